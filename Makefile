@@ -1,0 +1,44 @@
+# On a fresh machine with Python 3.11 or newer: `make serve` runs the service, `make test` tests it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet install
+SOURCES := backend client_sdk tests
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	pyproject.toml client_sdk/pyproject.toml --group build
+
+.PHONY: setup serve test check format lint lock
+
+serve: .venv/.runtime
+	$(BIN)/tiles serve $(ARGS)
+
+test: .venv/.development
+	$(BIN)/pytest --numprocesses auto $(ARGS)
+
+check: lint test
+
+setup: .venv/.development
+
+lint: .venv/.development
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: .venv/.development
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# Renews every pin within the ranges of the two pyproject.toml.
+lock: .venv/.development
+	$(COMPILE) --upgrade --output-file requirements.txt
+	$(COMPILE) --upgrade --group dev --constraint requirements.txt --output-file requirements-dev.txt
+
+.venv/.runtime: requirements.txt pyproject.toml client_sdk/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PIP) --require-hashes --requirement requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable . --editable client_sdk
+	touch $@
+
+.venv/.development: .venv/.runtime requirements-dev.txt
+	$(PIP) --require-hashes --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,20 @@
+"""TILES accounts: a name and an email address, and nothing else."""
+
+from flask import Flask
+
+from backend import api, config, db, hashing, pages, throttle, tokens, transport, web
+
+
+def create_app(settings: config.Settings | None = None) -> Flask:
+    """Return the application for these settings, or for those of the environment.
+
+    Raises:
+        config.SettingsError: a setting makes no sense.
+    """
+    app = Flask(__name__)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    config.init_app(app, settings or config.load())
+    for part in (db, tokens, hashing, throttle, transport):
+        part.init_app(app)
+    web.init_app(app, api.door, pages.door)
+    return app

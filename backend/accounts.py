@@ -1,0 +1,178 @@
+"""Register and authenticate: how a person comes in."""
+
+import unicodedata
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import select, update
+
+from backend import clock, mail, sessions, tokens
+from backend.config import settings
+from backend.db import AnyRow, db, insert_unless_taken, reading, transaction
+from backend.errors import (
+    EmailInUse,
+    FieldError,
+    InvalidToken,
+    WeakPassword,
+    WrongCredentials,
+)
+from backend.hashing import hasher
+from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account
+from backend.sessions import ACCOUNT_COLUMNS
+from backend.strength import weaknesses
+from backend.throttle import throttle
+from backend.tokens import Purpose
+
+
+def clean_name(name: str) -> str:
+    """Return a name as it is stored: trimmed and in NFC.
+
+    Raises:
+        ValueError: it is empty, too long, or has characters that control how text is shown.
+    """
+    name = unicodedata.normalize("NFC", name.strip())
+    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in BIDI_CONTROLS for c in name):
+        msg = "write a name without line breaks and other control characters"
+        raise ValueError(msg)
+    if not any(unicodedata.category(c)[0] not in "ZC" for c in name) or len(name) > NAME_LENGTH:
+        msg = f"write a name of 1 to {NAME_LENGTH} characters"
+        raise ValueError(msg)
+    return name
+
+
+# They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def clean_email(email: str) -> str:
+    """Return an address as it is stored, its domain in lower case and Unicode.
+
+    The part before the @ is ASCII, so that two addresses which differ never compare as equal.
+
+    Raises:
+        ValueError: it is no address that mail can be sent to.
+    """
+    try:
+        found = validate_email(email, check_deliverability=False, test_environment=True, allow_smtputf8=False)
+    except EmailNotValidError:
+        msg = "write an email address, such as ada@example.org"
+        raise ValueError(msg) from None
+    if len(found.normalized) > EMAIL_LENGTH:
+        msg = f"write an email address of at most {EMAIL_LENGTH} characters"
+        raise ValueError(msg)
+    return found.normalized
+
+
+def new_password_hash(password: str, *, name: str | None, email: str, pointer: str = "/password") -> str:
+    """Return the hash of a password that is not easy to guess.
+
+    Raises:
+        WeakPassword: it is, for each of the reasons.
+        Overloaded: the hasher's line is full.
+    """
+    reasons = weaknesses(password, minimum=settings().password_min_length, name=name, email=email)
+    if reasons:
+        raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])
+    return hasher().hash(password)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who signed in, and the session that came of it."""
+
+    account: AnyRow
+    session: sessions.NewSession
+
+
+def request_registration(*, name: str, email: str, client: str | None) -> None:
+    """Have a link mailed with which the registration can be finished; nothing is known of anybody yet."""
+    throttle().charge("registration", client=client, address=email.lower())
+    with transaction():
+        mail.enqueue("registration", name=name, email=email)
+
+
+def confirm_registration(*, token: str, password: str, client: str | None) -> None:
+    """Make the account that a mailed link stands for.
+
+    Raises:
+        InvalidToken: the link does not work, or worked before.
+        EmailInUse: the address got an account by another link meanwhile.
+        WeakPassword: the link stays good for another try.
+    """
+    new = _redeem_registration(token, password, client)
+    with transaction():
+        _create(new)
+
+
+def confirm_registration_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
+    """Make the account that a mailed link stands for, and its first session; raises what the above raises."""
+    new = _redeem_registration(token, password, client)
+    with transaction():
+        account = _create(new)
+        opened = sessions.begin(account, new["created_at"])
+    if opened is None:
+        raise InvalidToken
+    return SignedIn(account, opened)
+
+
+def _redeem_registration(token: str, password: str, client: str | None) -> dict[str, Any]:
+    throttle().charge("token", client=client)
+    content = tokens.redeem(Purpose.REGISTRATION, token)
+    name, email = content["name"], str(content["email"])
+    new = {"id": uuid.UUID(content["account"]), "name": name, "email": email}
+    with reading():
+        _refuse_taken(new)
+    return new | {
+        "password_hash": new_password_hash(password, name=name, email=email),
+        "credentials_id": uuid.uuid4(),
+        "email_updates": True,
+        "created_at": clock.now(),
+    }
+
+
+def _create(new: dict[str, Any]) -> AnyRow:
+    # Of many that come together with one token, or for one address, the unique values let one in.
+    account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*ACCOUNT_COLUMNS)).one_or_none()
+    if account is None:
+        _refuse_taken(new)
+        raise InvalidToken
+    return account
+
+
+def _refuse_taken(new: dict[str, Any]) -> None:
+    """Say why no account can be made: the link was used, or the address has one by another link."""
+    if db.session.scalar(select(Account.id).where(Account.id == new["id"])):
+        raise InvalidToken
+    if db.session.scalar(select(Account.id).where(Account.is_open_with(new["email"]))):
+        raise EmailInUse
+
+
+def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
+    """Sign in: the same look-up and the same hash work whether or not the account exists.
+
+    Raises:
+        WrongCredentials: whatever the reason.
+    """
+    address = email.lower()
+    throttle().charge("sign-in", client=client, address=address, service="all")
+    throttle().charge("sign-in-failures", address=address)
+    with reading() as session:
+        account = session.execute(select(*ACCOUNT_COLUMNS).where(Account.is_open_with(email))).one_or_none()
+    right = hasher().verify(account.password_hash if account else None, password)
+    if account is None or not right:
+        raise WrongCredentials
+    fresh = hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
+    with transaction() as session:
+        opened = sessions.begin(account, clock.now())
+        if fresh:
+            session.execute(
+                update(Account)
+                .where(Account.id == account.id, Account.credentials_id == account.credentials_id)
+                .values(password_hash=fresh)
+            )
+    if opened is None:
+        raise WrongCredentials
+    throttle().clear("sign-in-failures", address=address)
+    return SignedIn(account, opened)

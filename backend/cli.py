@@ -1,0 +1,147 @@
+"""The command line: `tiles`, for the operator and the data manager. It parses, calls one function, prints."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import FlaskGroup, with_appcontext
+
+from backend import create_app, db, mail, worker
+from backend.config import SettingsError, settings
+from backend.logs import configure
+from backend.throttle import OFF
+from backend.transport import MAILBOX, ServerUnavailable
+
+GRACE_SECONDS = 20
+
+
+def main() -> None:
+    """Run a command; a setting that makes no sense is said in one line, not in a traceback."""
+    try:
+        tiles.main()
+    except SettingsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(cls=FlaskGroup, create_app=create_app, add_version_option=False)
+def tiles() -> None:
+    """TILES accounts: a name and an email address, and nothing else.
+
+    Settings come from the environment (TILES_...) or from config.toml in the instance folder; README.md lists them.
+    """
+
+
+def _as_json(function: Callable[..., None]) -> Callable[..., None]:
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+    return option(function)
+
+
+def _print(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+
+
+@tiles.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
+@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 256), help="Threads in each process.")
+@with_appcontext
+def serve(host: str, port: int, workers: int, threads: int) -> None:
+    """Migrate the database, start the HTTP server and the mail worker, and print the address.
+
+    SIGTERM and Ctrl-C let requests and the mail in hand finish.
+    """
+    configure()
+    db.upgrade()
+    given = settings()
+    if given.mail_server is None:
+        click.echo("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
+        click.echo(f"{given.instance_path / MAILBOX}")
+    if given.rate_limits == OFF:
+        click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
+    click.echo(f"TILES accounts at http://{host}:{port} (links in mails start with {given.public_url})")
+    sys.stdout.flush()
+    # A process of its own kind: the supervisor then carries nothing of the application.
+    os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
+        sys.executable, "-m", "granian", "backend.server:application", "--factory", "--interface", "wsgi",
+        "--host", host, "--port", str(port), "--workers", str(workers), "--blocking-threads", str(threads),
+        "--http", "1", "--no-ws", "--log-level", "error", "--respawn-failed-workers",
+        "--workers-kill-timeout", str(GRACE_SECONDS),
+    ])  # fmt: skip
+
+
+@tiles.group("mail")
+def mail_group() -> None:
+    """The mail queue."""
+
+
+@mail_group.command("work")
+@with_appcontext
+def mail_work() -> None:
+    """Send mails until stopped; run as many of these as you like.
+
+    SIGTERM and Ctrl-C let the mail in hand finish.
+    """
+    configure()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    worker.work(current_app._get_current_object(), stop)  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way to it
+
+
+@mail_group.command("deliver")
+@_as_json
+@with_appcontext
+def mail_deliver(*, as_json: bool) -> None:
+    """Send the mails that are due now, once; exits 1 when the mail server is away."""
+    try:
+        tried = mail.deliver()
+    except ServerUnavailable as error:
+        msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
+        raise click.ClickException(msg) from None
+    finally:
+        db.scrub_log()
+    _print({"tried": tried}, as_json=as_json)
+
+
+@mail_group.command("status")
+@_as_json
+@with_appcontext
+def mail_status(*, as_json: bool) -> None:
+    """Show how many mails wait, are put off and were given up, and the oldest's age."""
+    _print(asdict(mail.status()), as_json=as_json)
+
+
+@mail_group.command("retry")
+@_as_json
+@with_appcontext
+def mail_retry(*, as_json: bool) -> None:
+    """Put every mail that was put off or given up in the queue anew."""
+    _print({"queued": mail.retry()}, as_json=as_json)
+
+
+@tiles.group("db")
+def db_group() -> None:
+    """The database."""
+
+
+@db_group.command("upgrade")
+@_as_json
+@with_appcontext
+def db_upgrade(*, as_json: bool) -> None:
+    """Bring the database schema to this release's version; safe to run twice, or at the same time."""
+    before, after = db.upgrade()
+    _print({"from": before, "to": after}, as_json=as_json)

@@ -1,0 +1,281 @@
+"""Every setting, its default and one line of meaning; nothing else reads the environment."""
+
+import difflib
+import logging
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from email.utils import formataddr, parseaddr
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from email_validator import EmailNotValidError, validate_email
+from flask import Flask, current_app
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "TILES_"
+SERVICE = "TILES"
+MINIMUM_KEY_LENGTH = 32
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+log = logging.getLogger(__name__)
+
+
+class SettingsError(Exception):
+    """A setting makes no sense: the message names it and says what to write instead."""
+
+
+def _database_url(value: str) -> str:
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        msg = "write a database URL, such as postgresql://user:password@host/name"
+        raise ValueError(msg) from None
+    if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername == "sqlite" and url.database not in {None, "", ":memory:"}:
+        return value
+    msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
+    raise ValueError(msg)
+
+
+def _public_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        msg = "write an http or https URL without query or fragment, such as https://accounts.example.org"
+        raise ValueError(msg)
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        msg = "write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0"
+        raise ValueError(msg)
+    return value
+
+
+def _email(value: str) -> str:
+    try:
+        return validate_email(value, check_deliverability=False, test_environment=True).normalized
+    except EmailNotValidError:
+        msg = "write an email address, such as privacy@example.org"
+        raise ValueError(msg) from None
+
+
+def _sender(value: str) -> str:
+    name, address = parseaddr(value)
+    return formataddr((name or SERVICE, _email(address)))
+
+
+def _keys(value: object) -> object:
+    """Read the comma-separated list that an environment variable can hold."""
+    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+
+def _strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(key.get_secret_value()) < MINIMUM_KEY_LENGTH for key in keys):
+        msg = (
+            f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each, such as `openssl rand -hex 32` prints"
+        )
+        raise ValueError(msg)
+    return keys
+
+
+Email = Annotated[str, AfterValidator(_email)]
+
+
+class Settings(BaseModel):
+    """All settings, checked; a field's name in upper case behind `TILES_` is the environment variable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    instance_path: Path = Field(
+        default=Path("instance"),
+        description="folder for what the service makes: database, key, development mailbox; readable by its owner only",
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        default="",
+        description="`postgresql://…` or `sqlite:///…`; empty is SQLite in the instance folder",
+    )
+    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), AfterValidator(_strong)] = Field(
+        default=(),
+        description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
+    )
+    public_url: Annotated[str, AfterValidator(_public_url)] = Field(
+        default="http://127.0.0.1:8000",
+        description="where people reach the service; every mailed link starts with it",
+    )
+    mail_server: str | None = Field(
+        default=None,
+        description="SMTP server; without one, mails go to the instance folder's `mailbox/` and to the terminal",
+    )
+    mail_port: int | None = Field(
+        default=None, ge=1, le=65535, description="empty is 465 with SSL, 587 with TLS, else 25"
+    )
+    mail_username: str | None = Field(default=None, description="for SMTP authentication")
+    mail_password: SecretStr | None = Field(default=None, description="for SMTP authentication")
+    mail_use_tls: bool = Field(default=False, description="STARTTLS, the certificate verified")
+    mail_use_ssl: bool = Field(default=False, description="TLS from the first byte, the certificate verified")
+    mail_default_sender: Annotated[str, AfterValidator(_sender)] | None = Field(
+        default=None, description="the From of every mail; empty is `tiles@` the public URL's host"
+    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        default=None, description="where limits are counted for all processes; empty counts in each process"
+    )
+    data_manager_email: Email | None = Field(default=None, description="who answers for personal data; shown in pages")
+    support_email: Email | None = Field(default=None, description="who helps people; shown in mails and pages")
+    password_min_length: int = Field(default=15, ge=8, le=64, description="code points a password needs at least")
+    argon2_memory_kib: int = Field(default=19456, ge=8, le=4_194_304, description="memory of one hash, KiB")
+    argon2_time_cost: int = Field(default=2, ge=1, le=100, description="passes over that memory")
+    argon2_parallelism: int = Field(default=1, ge=1, le=64, description="lanes of one hash")
+    session_idle_days: int = Field(default=30, ge=1, le=3650, description="a session unused for so long ends")
+    session_max_days: int = Field(default=180, ge=1, le=3650, description="a session ends after this, used or not")
+    rate_limits: str = Field(
+        default="",
+        description="changes to the table of limits, such as `sign-in/client=200/5 minutes`; `off` is for load tests",
+    )
+    trusted_proxies: int = Field(
+        default=0, ge=0, le=10, description="reverse proxies in front that set X-Forwarded-For"
+    )
+
+    @property
+    def database(self) -> str:
+        """The URL of the database in use."""
+        return self.database_url or f"sqlite:///{self.instance_path.absolute() / 'tiles.sqlite3'}"
+
+    @property
+    def sender(self) -> str:
+        """The From of every mail."""
+        return self.mail_default_sender or formataddr((SERVICE, f"tiles@{urlsplit(self.public_url).hostname}"))
+
+    @property
+    def smtp_port(self) -> int:
+        """The port of the mail server in use (RFC 8314 section 7.3, RFC 6409)."""
+        return self.mail_port or (465 if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
+
+    @model_validator(mode="after")
+    def _mail_makes_sense(self) -> Self:
+        if self.mail_use_tls and self.mail_use_ssl:
+            msg = "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both"
+            raise ValueError(msg)
+        if (self.mail_username is None) != (self.mail_password is None):
+            msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
+            raise ValueError(msg)
+        clear = not (self.mail_use_tls or self.mail_use_ssl)
+        if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:
+            msg = "TILES_MAIL_USE_TLS: set it (or TILES_MAIL_USE_SSL), or the password would travel in clear"
+            raise ValueError(msg)
+        return self
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from the environment and, where that is silent, from `config.toml`.
+
+    Raises:
+        SettingsError: a value makes no sense, with its name and what to write instead.
+    """
+    given = {
+        name.removeprefix(PREFIX).lower(): value.strip()
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and value.strip()
+    }
+    instance_path = Path(given.get("instance_path", Settings.model_fields["instance_path"].default))
+    for name in sorted(given.keys() - Settings.model_fields.keys()):
+        log.warning("%s is not a setting%s", PREFIX + name.upper(), _suggest(name))
+        del given[name]
+    values = _read_file(instance_path / "config.toml") | given
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
+    return _prepare(settings)
+
+
+def _suggest(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        msg = (
+            f'{path}: cannot be read as TOML; write lines such as public_url = "https://accounts.example.org" ({error})'
+        )
+        raise SettingsError(msg) from None
+    return {name.lower().removeprefix(PREFIX.lower()): value for name, value in table.items()}
+
+
+def _explain(entry: ErrorDetails) -> str:
+    location, message = entry["loc"], entry["msg"].removeprefix("Value error, ")
+    if not location:
+        return str(message)
+    name = str(location[0])
+    if entry["type"] == "extra_forbidden":
+        return f"{PREFIX}{name.upper()}: not a setting{_suggest(name)}; take it out of config.toml"
+    return f"{PREFIX}{name.upper()}: {message}"
+
+
+def _prepare(settings: Settings) -> Settings:
+    """Make the instance folder and, where no keys are set, use the key that it made for itself."""
+    path = settings.instance_path / "secret_key"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.secret_keys:
+            return settings
+        if not path.exists():
+            _write_once(path, secrets.token_urlsafe(32))
+        keys = _strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
+    except OSError as error:
+        msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({error.strerror})"
+        raise SettingsError(msg) from None
+    except ValueError:
+        keys = ()
+    if not keys:
+        msg = f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
+        raise SettingsError(msg)
+    return settings.model_copy(update={"secret_keys": keys})
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Make the file whole or not at all, so that of several starting processes all read the same key."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    """Give the app its settings."""
+    app.extensions["tiles.settings"] = settings
+
+
+def settings() -> Settings:
+    """Return the settings of the current app."""
+    found: Settings = current_app.extensions["tiles.settings"]
+    return found

@@ -1,0 +1,279 @@
+"""The mail queue: enqueue in the request's own transaction; compose and deliver in a worker.
+
+A row says only what a mail is about. The look-up, the token and the text are made when the mail is sent, and
+the row goes once the mail was handed over. A worker that dies leaves its claims to expire: a mail may then go
+out twice, with the same Message-ID, but none is lost.
+"""
+
+import hashlib
+import logging
+import smtplib
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parseaddr
+from threading import Event
+from typing import Any
+
+from email_validator import validate_email
+from flask import render_template
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend import clock, tokens
+from backend.config import SERVICE, settings
+from backend.db import AnyRow, changed, db, reading, transaction
+from backend.errors import stack_of
+from backend.models import Account, Mail
+from backend.tokens import LIFETIMES, Purpose
+from backend.transport import Courier, Message, ServerUnavailable, code_of
+
+BATCH = 10
+# A claim outlasts some slow sends. A worker that was killed leaves its batch unsent for as long.
+CLAIM = timedelta(seconds=30)
+FIRST_RETRY = timedelta(seconds=15)
+LONGEST_RETRY = timedelta(hours=1)
+# A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
+GIVE_UP = timedelta(days=2)
+FORGET_ABANDONED = timedelta(days=7)
+SMTP_PERMANENT = "smtp-500"
+
+log = logging.getLogger(__name__)
+
+
+def enqueue(
+    kind: str,
+    *,
+    email: str | None = None,
+    name: str | None = None,
+    account_id: uuid.UUID | None = None,
+) -> None:
+    """Put a mail in the queue, in the caller's transaction: it will be sent if that commits."""
+    now = clock.now()
+    row = {"email": email, "name": name, "account_id": account_id, "created_at": now, "due_at": now}
+    db.session.execute(insert(Mail).values(id=uuid.uuid4(), kind=kind, attempts=0, **row))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A mail as composed: to whom, which template, and what the template needs."""
+
+    recipient: str
+    template: str
+    context: dict[str, Any]
+
+
+def _link(page: str, purpose: Purpose, token: str) -> dict[str, Any]:
+    hours = int(LIFETIMES[purpose].total_seconds() // 3600)
+    return {"link": f"{settings().public_url}/{page}#{token}", "token": token, "hours": hours}
+
+
+def _account(condition: ColumnElement[bool]) -> AnyRow | None:
+    columns = (Account.id, Account.email, Account.closed_at, Account.credentials_id)
+    with reading() as session:
+        return session.execute(select(*columns).where(condition)).one_or_none()
+
+
+def _reset_link(account: AnyRow) -> dict[str, Any]:
+    token = tokens.issue_for(Purpose.PASSWORD_RESET, account)
+    return _link("password-reset", Purpose.PASSWORD_RESET, token)
+
+
+def _registration(mail: AnyRow) -> Draft:
+    if account := _account(Account.is_open_with(mail.email)):
+        return Draft(account.email, "registration_existing", _reset_link(account))
+    # The row's random id becomes the account's: a second use of the link, or of a repeat of it, finds it taken.
+    content = {"account": str(mail.id), "name": mail.name, "email": mail.email}
+    token = tokens.issue(Purpose.REGISTRATION, content)
+    return Draft(mail.email, "registration", _link("registration", Purpose.REGISTRATION, token))
+
+
+def _password_reset(mail: AnyRow) -> Draft | None:
+    account = _account(Account.is_open_with(mail.email))
+    # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
+    return Draft(account.email, "password_reset", _reset_link(account)) if account else None
+
+
+def _password_changed(mail: AnyRow) -> Draft | None:
+    account = _account(Account.id == mail.account_id)
+    context = {"reset_url": f"{settings().public_url}/password-reset"}
+    return Draft(account.email, "password_changed", context) if account else None
+
+
+_COMPOSE: dict[str, Callable[[AnyRow], Draft | None]] = {
+    "registration": _registration,
+    "password_reset": _password_reset,
+    "password_changed": _password_changed,
+}
+
+
+def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
+    shared = {
+        "service": SERVICE,
+        "public_url": settings().public_url,
+        "support_email": settings().support_email,
+    }
+    context = {**shared, **draft.context}
+    subject, _, body = render_template(f"mail/{draft.template}.txt", **context).partition("\n")
+    recipient = validate_email(draft.recipient, check_deliverability=False, test_environment=True)
+    message = Message(
+        subject=subject.removeprefix("Subject:").strip(),
+        # Flask-Mail would write an international domain by the older of the two standards.
+        recipients=[recipient.ascii_email or draft.recipient],
+        body=body.lstrip("\n"),
+        html=render_template(f"mail/{draft.template}.html", **context),
+        sender=settings().sender,
+        date=clock.now().timestamp(),
+        extra_headers={"Auto-Submitted": "auto-generated"},
+    )
+    host = parseaddr(settings().sender)[1].rpartition("@")[2]
+    # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.
+    message.msgId = f"<{hashlib.sha256(mail_id.bytes).hexdigest()[:32]}@{host}>"
+    return message
+
+
+def _waiting() -> ColumnElement[bool]:
+    return Mail.abandoned_at.is_(None)
+
+
+def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
+    """Take some due mails for this worker alone; on PostgreSQL it passes over what others are taking."""
+    now, claim = clock.now(), uuid.uuid4()
+    due = _waiting() & (Mail.due_at <= now)
+    with reading() as session:
+        if session.scalar(select(Mail.id).where(due).limit(1)) is None:
+            return claim, []
+    first = select(Mail.id).where(due).order_by(Mail.due_at).limit(BATCH)
+    with transaction() as session:
+        taken = session.execute(
+            update(Mail)
+            .where(Mail.id.in_(first.with_for_update(skip_locked=True)))
+            .values(claim=claim, due_at=now + CLAIM)
+            .returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id,
+                       Mail.created_at, Mail.attempts)
+            .execution_options(synchronize_session=False)
+        )  # fmt: skip
+        return claim, list(taken)
+
+
+def _finish(mail_id: uuid.UUID, claim: uuid.UUID) -> None:
+    with transaction() as session:
+        session.execute(delete(Mail).where(Mail.id == mail_id, Mail.claim == claim))
+
+
+def _release(claim: uuid.UUID) -> None:
+    """Give back what was claimed and not tried."""
+    with transaction() as session:
+        session.execute(update(Mail).where(Mail.claim == claim, _waiting()).values(claim=None, due_at=clock.now()))
+
+
+def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, *, for_good: bool = False) -> None:
+    """Try the mail again later, each time after twice the wait; or give it up, where it may be seen."""
+    now = clock.now()
+    wait = min(FIRST_RETRY * 2 ** min(mail.attempts, 16), LONGEST_RETRY)
+    log.warning("mail %s %s: %s", mail.kind, "abandoned" if for_good else "put off", failure)
+    with transaction() as session:
+        session.execute(
+            update(Mail)
+            .where(Mail.id == mail.id, Mail.claim == claim)
+            .values(attempts=mail.attempts + 1, failure=failure, claim=None, due_at=now + wait,
+                    abandoned_at=now if for_good else None)
+        )  # fmt: skip
+
+
+def _send(mail: AnyRow, courier: Courier) -> None:
+    draft = _COMPOSE[mail.kind](mail)
+    if draft is not None:
+        courier.send(_render(draft, mail.id))
+
+
+def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier) -> None:
+    try:
+        _send(mail, courier)
+    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
+        code = code_of(error)
+        _put_off(mail, claim, code, for_good=code >= SMTP_PERMANENT)
+    except (OSError, smtplib.SMTPException) as error:
+        _put_off(mail, claim, code_of(error))
+    except (ServerUnavailable, SQLAlchemyError):
+        raise
+    except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
+        log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))  # noqa: TRY400 - names nobody
+        _put_off(mail, claim, "internal")
+    else:
+        _finish(mail.id, claim)
+
+
+def deliver(stop: Event | None = None) -> int:
+    """Send what is due, over one connection, until nothing is; return how many mails were tried.
+
+    Raises:
+        ServerUnavailable: the mail server is away; what was not sent stays in the queue.
+    """
+    tried = 0
+    with closing(Courier()) as courier:
+        while True:
+            claim, batch = _claim()
+            if not batch:
+                return tried
+            # Half the claim is left for the last mail of the batch; the rest is taken anew.
+            until = clock.now() + CLAIM / 2
+            try:
+                for mail in batch:
+                    if clock.now() > until or (stop and stop.is_set()):
+                        break
+                    _deliver_one(mail, claim, courier)
+                    tried += 1
+            finally:
+                _release(claim)
+            if stop and stop.is_set():
+                return tried
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The queue at a glance: how many mails wait, are put off and were given up, and the oldest's age."""
+
+    waiting: int
+    retrying: int
+    abandoned: int
+    oldest_seconds: int
+
+
+def status() -> Status:
+    """Return what is in the queue now."""
+    with reading() as session:
+        row = session.execute(
+            select(
+                func.count().filter(_waiting() & (Mail.attempts == 0)),
+                func.count().filter(_waiting() & (Mail.attempts > 0)),
+                func.count().filter(~_waiting()),
+                func.min(Mail.created_at).filter(_waiting()),
+            )
+        ).one()
+    waiting, retrying, abandoned, oldest = row
+    age = int((clock.now() - oldest).total_seconds()) if oldest else 0
+    return Status(waiting, retrying, abandoned, age)
+
+
+def retry() -> int:
+    """Put every mail that was put off or given up in the queue anew; return how many."""
+    now = clock.now()
+    with transaction():
+        return changed(
+            update(Mail)
+            .where((Mail.attempts > 0) | ~_waiting())
+            .values(abandoned_at=None, attempts=0, created_at=now, due_at=now, claim=None)
+        )
+
+
+def tidy() -> None:
+    """Give up what has waited too long, and forget the address in what was given up long ago."""
+    now = clock.now()
+    with transaction() as session:
+        session.execute(
+            update(Mail).where(_waiting(), Mail.created_at < now - GIVE_UP).values(abandoned_at=now, claim=None)
+        )
+        session.execute(delete(Mail).where(Mail.abandoned_at < now - FORGET_ABANDONED))

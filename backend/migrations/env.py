@@ -1,0 +1,13 @@
+"""How Alembic runs: always on the connection that `db.upgrade` has locked and hands over."""
+
+from alembic import context
+
+from backend import models  # noqa: F401 - fills the metadata
+from backend.db import Base, db
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=db.metadatas.get(None, Base.metadata),
+    render_as_batch=True,
+)
+context.run_migrations()

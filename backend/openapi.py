@@ -1,0 +1,196 @@
+"""Operations of the JSON API: what each takes and answers, and the OpenAPI 3.1 document drawn from that.
+
+The Flask libraries that write such a document also read the bodies, and read broken JSON as an empty object;
+none describes problem documents. So the declarations are ours, and the schemas are pydantic's.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import wraps
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from flask import Blueprint, Response
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from backend import web
+from backend.errors import (
+    InternalError,
+    InvalidRequest,
+    MalformedJson,
+    Overloaded,
+    PayloadTooLarge,
+    Problem,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+
+SCHEMAS = "#/components/schemas/"
+OF_A_BODY = (MalformedJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
+OF_ALL = (InternalError, Overloaded)
+
+
+class FieldErrorDocument(BaseModel):
+    """One field that broke its rule."""
+
+    pointer: str = Field(description="JSON Pointer (RFC 6901) into the request's body")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """A problem document (RFC 9457). It never repeats what was sent."""
+
+    type: str = Field(description="URL of a page that explains the problem")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="stable; decide by this one")
+    errors: list[FieldErrorDocument] = Field(default=[], description="what is wrong with which field")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path: its words, its types and its refusals."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    description: str
+    tag: str
+    status: HTTPStatus
+    body: type[web.Body] | None
+    answer: type[BaseModel] | None
+    session: bool
+    problems: tuple[type[Problem], ...]
+
+
+@dataclass
+class Operations:
+    """A door's operations, in the order in which they are declared."""
+
+    blueprint: Blueprint
+    declared: list[Operation] = field(default_factory=list)
+
+    def add(  # noqa: PLR0913 - each says one thing of the contract
+        self,
+        method: str,
+        path: str,
+        *,
+        tag: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        body: type[web.Body] | None = None,
+        answer: type[BaseModel] | None = None,
+        session: bool = False,
+        problems: tuple[type[Problem], ...] = (),
+    ) -> Callable[[Callable[..., BaseModel | None]], Callable[..., Response]]:
+        """Declare an operation: its function is given `viewer` and `body` where it has them, and returns the answer."""
+
+        def declare(function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
+            summary, _, description = (function.__doc__ or "").partition("\n")
+            refusals = (
+                *((Unauthenticated,) if session else ()),
+                *(OF_A_BODY if body else ()),
+                *problems,
+                *OF_ALL,
+            )
+            self.declared.append(
+                Operation(method, path, function.__name__, summary, " ".join(description.split()),
+                          tag, status, body, answer, session, refusals)
+            )  # fmt: skip
+
+            @wraps(function)
+            def view(**arguments: Any) -> Response:
+                if session:
+                    arguments["viewer"] = web.viewer()
+                if body:
+                    arguments["body"] = web.read_json(body)
+                found = function(**arguments)
+                text = found.model_dump_json() if found is not None else ""
+                return Response(text, status, mimetype="application/json" if text else None)
+
+            self.blueprint.add_url_rule(path, view_func=view, methods=[method])
+            return view
+
+        return declare
+
+    def document(self, public_url: str) -> dict[str, Any]:
+        """Return the OpenAPI 3.1 document of these operations."""
+        paths: dict[str, Any] = {}
+        for operation in self.declared:
+            path = operation.path.replace("<uuid:", "{").replace(">", "}")
+            paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "TILES accounts",
+                "version": version("tiles-accounts"),
+                "summary": "A name and an email address, and nothing else.",
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "servers": [{"url": public_url}],
+            "paths": paths,
+            "components": {
+                "schemas": _schemas(self.declared),
+                "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
+            },
+        }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": {str(operation.status.value): _success(operation)} | _refusals(operation.problems),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.session:
+        described["security"] = [{"session": []}]
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": _content(operation.body)}
+    if "<uuid:" in operation.path:
+        name = operation.path.partition("<uuid:")[2].partition(">")[0]
+        schema = {"type": "string", "format": "uuid"}
+        described["parameters"] = [{"name": name, "in": "path", "required": True, "schema": schema}]
+    return described
+
+
+def _content(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
+    return {media_type: {"schema": {"$ref": SCHEMAS + model.__name__}}}
+
+
+def _success(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": operation.status.phrase}
+    if operation.answer:
+        described["content"] = _content(operation.answer)
+    return described
+
+
+def _refusals(problems: Iterable[type[Problem]]) -> dict[str, Any]:
+    by_status: dict[int, list[type[Problem]]] = {}
+    for problem in problems:
+        by_status.setdefault(problem.status, []).append(problem)
+    return {
+        str(status): {
+            "description": "; ".join(f"`{problem.code}`: {problem.title}" for problem in found),
+            "content": _content(ProblemDocument, web.PROBLEM_TYPE),
+        }
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
+    bodies = {operation.body for operation in operations if operation.body}
+    answers = {operation.answer for operation in operations if operation.answer} | {ProblemDocument}
+    named = lambda model: model.__name__  # noqa: E731
+    _, schema = models_json_schema(
+        [(body, "validation") for body in sorted(bodies, key=named)]
+        + [(answer, "serialization") for answer in sorted(answers, key=named)],
+        ref_template=SCHEMAS + "{model}",
+    )
+    found: dict[str, Any] = schema["$defs"]
+    return found

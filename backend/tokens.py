@@ -1,0 +1,95 @@
+"""Mailed tokens: signed, bound to one purpose, for a time, and to the state that they may change.
+
+A token needs no table. One about an account carries a digest of the account's state, so that any change of
+state kills it; the feature that redeems it makes the change conditional on that same state.
+"""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from flask import Flask, current_app
+from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
+
+from backend import clock
+from backend.config import settings
+from backend.db import AnyRow
+from backend.errors import InvalidToken
+from backend.models import Account
+
+
+class Purpose(StrEnum):
+    """What a token may be used for; it is the salt of the signature."""
+
+    REGISTRATION = "registration"
+    PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose, no password
+
+
+# A registration waits for a person to find the mail, and proves a mailbox only; a reset opens an account.
+LIFETIMES = {
+    Purpose.REGISTRATION: timedelta(hours=24),
+    Purpose.PASSWORD_RESET: timedelta(hours=1),
+}
+
+
+class _Signer(TimestampSigner):
+    """Signs with the project's own clock."""
+
+    def get_timestamp(self) -> int:
+        return int(clock.now().timestamp())
+
+    def timestamp_to_datetime(self, ts: int) -> datetime:
+        return datetime.fromtimestamp(ts, tz=UTC)
+
+
+def init_app(app: Flask) -> None:
+    """Make a serializer for each purpose from the app's keys."""
+    with app.app_context():
+        # itsdangerous signs with the last key of its list, the settings name the newest first.
+        keys = [key.get_secret_value() for key in reversed(settings().secret_keys)]
+    app.extensions["tiles.tokens"] = {
+        purpose: URLSafeTimedSerializer(
+            keys,
+            salt=purpose.value,
+            serializer_kwargs={"ensure_ascii": False},
+            signer=_Signer,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
+        for purpose in Purpose
+    }
+
+
+def _serializer(purpose: Purpose) -> URLSafeTimedSerializer:
+    found: URLSafeTimedSerializer = current_app.extensions["tiles.tokens"][purpose]
+    return found
+
+
+def issue(purpose: Purpose, content: dict[str, str | None]) -> str:
+    """Return a token that carries the content, for its purpose and its lifetime from now."""
+    token = _serializer(purpose).dumps(content)
+    return token if isinstance(token, str) else token.decode("ascii")
+
+
+def redeem(purpose: Purpose, token: str) -> dict[str, str | None]:
+    """Return what a token carries. Whether it was used already is for the caller's update to find out.
+
+    Raises:
+        InvalidToken: it is made up, altered, cut off, expired, or of another purpose.
+    """
+    try:
+        content = _serializer(purpose).loads(token, max_age=int(LIFETIMES[purpose].total_seconds()))
+    except (BadData, UnicodeError):
+        raise InvalidToken from None
+    return dict(content)
+
+
+def issue_for(purpose: Purpose, account: Account | AnyRow) -> str:
+    """Return a token about an account that dies with the account's present state."""
+    return issue(purpose, {"account": str(account.id), "state": state(purpose, account)})
+
+
+def state(purpose: Purpose, account: Account | AnyRow) -> str:
+    """Return a digest of what a token about an account is bound to; it tells nothing about the account."""
+    status = "closed" if account.closed_at else "open"
+    parts = (purpose.value, str(account.id), account.email.lower(), status, str(account.credentials_id))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

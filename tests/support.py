@@ -1,0 +1,262 @@
+"""What tests share that is no fixture: the real peers, and the service seen from outside."""
+
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event
+from werkzeug.test import TestResponse
+
+from backend import db, mail
+
+PASSWORD = "quiet lemon gravel piano"
+OTHER_PASSWORD = "seven wooden boats drift"
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
+    """Return what is found as soon as it is; fail when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := find():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"nothing was found within {seconds} s")
+
+
+class MailServer:
+    """A real SMTP server on loopback. It keeps what it is given; `refuse` answers RCPT instead, when set."""
+
+    def __init__(self, **options: Any) -> None:
+        self.host, self.port = "127.0.0.1", free_port()
+        self.messages: list[EmailMessage] = []
+        self.envelopes: list[Envelope] = []
+        self.connections = 0
+        self.refuse: str | None = None
+        self.refuse_data: str | None = None
+        self._controller = Controller(self, hostname=self.host, port=self.port, **options)
+
+    async def handle_EHLO(  # noqa: N802 - the library's name
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        self.connections += 1
+        session.host_name = hostname
+        return responses
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.refuse:
+            return self.refuse
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        if self.refuse_data:
+            return self.refuse_data
+        content = envelope.content
+        assert isinstance(content, bytes)
+        self.envelopes.append(envelope)
+        self.messages.append(message_from_bytes(content, policy=policy.default))
+        return "250 OK"
+
+    def __enter__(self) -> Self:
+        self._controller.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self._controller.stop()
+
+
+class RedisServer:
+    """A real Redis server on loopback that keeps nothing on disk; `stop` and `start` play an outage."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program, self.folder, self.port = program, folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def text_of(message: EmailMessage) -> str:
+    """Return a mail's text part."""
+    part = message.get_body(("plain",))
+    assert part is not None
+    text: str = part.get_content()
+    return text.replace("\r\n", "\n")
+
+
+def html_of(message: EmailMessage) -> str:
+    """Return a mail's HTML part."""
+    part = message.get_body(("html",))
+    assert part is not None
+    text: str = part.get_content()
+    return text.replace("\r\n", "\n")
+
+
+def token_of(message: EmailMessage) -> str:
+    """Return the token in the link that stands alone on a line of a mail's text."""
+    found = re.search(r"^https?://\S+/[a-z-]+#(\S+)$", text_of(message), re.MULTILINE)
+    assert found, text_of(message)
+    return found.group(1)
+
+
+@dataclass
+class Person:
+    """Somebody with an account, and the session that came with it."""
+
+    name: str
+    email: str
+    password: str
+    token: str
+    session: dict[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.session['token']}"}
+
+
+class Service:
+    """The service as its people use it: the HTTP door, and the mails that its worker sends."""
+
+    def __init__(self, app: Flask, mail_server: MailServer) -> None:
+        self.app, self.mail_server = app, mail_server
+
+    @property
+    def http(self) -> FlaskClient:
+        return self.app.test_client()
+
+    def deliver(self) -> list[EmailMessage]:
+        """Let the worker send what is due; return what arrived because of it."""
+        before = len(self.mail_server.messages)
+        with self.app.app_context():
+            mail.deliver()
+        return self.mail_server.messages[before:]
+
+    def mail(self) -> EmailMessage:
+        """Deliver, and return the one mail that arrived."""
+        (message,) = self.deliver()
+        return message
+
+    def ask_to_register(self, *, name: str = "Ada Lovelace", email: str = "ada@example.org") -> str:
+        """Register up to the mail, and return the token from its link."""
+        response = self.http.post("/v1/registrations", json={"name": name, "email": email})
+        assert response.status_code == 202, response.text
+        return token_of(self.mail())
+
+    def confirm(self, token: str, password: str = PASSWORD) -> TestResponse:
+        return self.http.post("/v1/registrations/confirm", json={"token": token, "password": password})
+
+    def register(
+        self, *, name: str = "Ada Lovelace", email: str = "ada@example.org", password: str = PASSWORD
+    ) -> Person:
+        """Register, from the form to the first session."""
+        token = self.ask_to_register(name=name, email=email)
+        response = self.confirm(token, password)
+        assert response.status_code == 201, response.text
+        return Person(name, email, password, token, response.json["session"])
+
+    def sign_in(self, email: str = "ada@example.org", password: str = PASSWORD) -> TestResponse:
+        return self.http.post("/v1/sessions", json={"email": email, "password": password})
+
+    def ask_for_reset(self, email: str = "ada@example.org") -> str:
+        """Ask for a reset, and return the token from the mailed link."""
+        response = self.http.post("/v1/password-resets", json={"email": email})
+        assert response.status_code == 202, response.text
+        return token_of(self.mail())
+
+    def reset(self, token: str, password: str = OTHER_PASSWORD) -> TestResponse:
+        return self.http.post("/v1/password-resets/confirm", json={"token": token, "password": password})
+
+    def account(self, headers: dict[str, str]) -> TestResponse:
+        return self.http.get("/v1/account", headers=headers)
+
+    @contextmanager
+    def statements(self) -> Iterator[list[str]]:
+        """Collect the SQL that is executed meanwhile."""
+        seen: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            seen.append(statement)
+
+        with self.app.app_context():
+            engine = db.db.engine
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return a table as it is stored."""
+        with self.app.app_context(), db.reading() as session:
+            return [row._asdict() for row in session.execute(db.text(f"SELECT * FROM {table}"))]
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer is a problem document with this status and code; return it."""
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/problem+json"
+    document: dict[str, Any] = response.json
+    assert document["status"] == status
+    assert document["code"] == code
+    assert document["type"] == f"https://accounts.tiles.test/problems/{code}"
+    assert document["title"]
+    assert document["detail"]
+    return document
+
+
+def client_context(certificate_authority: Path) -> ssl.SSLContext:
+    """Return a TLS context that trusts one authority only."""
+    return ssl.create_default_context(cafile=str(certificate_authority))
