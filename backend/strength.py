@@ -40,7 +40,7 @@ _SEQUENCE = (
     "use words that do not belong together."
 )
 
-_COMPOSED_OF_AT_MOST = 4
+_LONGEST_DECOMPOSITION = 4  # of a character that NFKC composes, such as U+1F84
 _DISTINCT = 5
 _NEXT, _PREVIOUS, _RIGHT, _LEFT = 1, -1, 2, -2
 
@@ -59,28 +59,28 @@ _BETWEEN_WORDS = re.compile(rf"[\s{re.escape(_AROUND)}]+")
 _NUMBER = re.compile(r"\d+")
 _LEET = (str.maketrans("@4301!5$7+", "aaeoiisstt"), str.maketrans("@4301!5$7+", "aaeollsstt"))
 
-_LATIN_MARKS = re.compile("[\u0300-\u036f]")
+_MARKS = re.compile("[\u0300-\u036f]")
 _STROKES = str.maketrans("øłđı", "oldi")
 
 
 def normalize(password: str) -> str:
-    """The form that is counted, judged and hashed: NFKC, and nothing else changed (NIST SP 800-63B-4, 3.1.1.2).
+    """Return the form that is counted, judged and hashed: NFKC, and nothing else (NIST SP 800-63B-4, 3.1.1.2).
 
-    It takes as long as the square of a run of combining marks: ask for the weaknesses, or the length, first.
+    The time grows with the square of a run of combining marks: bound the length first, as `weaknesses` does.
     """
     return unicodedata.normalize("NFKC", password)
 
 
 def weaknesses(password: str, *, minimum: int, name: str | None, email: str) -> list[str]:
-    """Every reason to refuse the password, each a sentence for the person who typed it; none when it is fine.
+    """Return every reason to refuse the password, each a sentence for the person who typed it; none when it is fine.
 
-    No sentence repeats anything of the password, the name or the email. Nothing is raised for any string, and one of
-    more than MAXIMUM code points is not looked at any further. `minimum` counts code points after NFKC.
+    No sentence repeats anything of the password, the name or the email. No string raises, lone surrogates included,
+    and one of more than MAXIMUM code points is looked at no further. `minimum` counts code points after NFKC.
 
     Sources: NIST SP 800-63B-4, 3.1.1.2 (length, blocklist, context, reasons); ASVS 5.0, 6.2.1, 6.2.4, 6.2.5, 6.2.11
     and 6.2.12.
     """
-    if len(password) > _COMPOSED_OF_AT_MOST * MAXIMUM or len(text := normalize(password)) > MAXIMUM:
+    if len(password) > _LONGEST_DECOMPOSITION * MAXIMUM or len(text := normalize(password)) > MAXIMUM:
         return [_TOO_LONG]
     plain = _plain(text)
     bare = _bare(plain)
@@ -95,13 +95,13 @@ def weaknesses(password: str, *, minimum: int, name: str | None, email: str) -> 
 
 
 def _plain(text: str) -> str:
-    """Without case and spaces."""
+    """Return the text without case and spaces."""
     return "".join(normalize(text.casefold()).split())
 
 
 def _bare(plain: str) -> str:
-    """Without the marks and strokes of Latin, Greek and Cyrillic letters; marks that are letters elsewhere stay."""
-    unmarked = _LATIN_MARKS.sub("", unicodedata.normalize("NFD", plain))
+    """Return the text without the marks and strokes of European letters; the vowel signs of other scripts stay."""
+    unmarked = _MARKS.sub("", unicodedata.normalize("NFD", plain))
     return unicodedata.normalize("NFC", unmarked).translate(_STROKES)
 
 
@@ -127,7 +127,7 @@ def _is_listed(word: str) -> bool:
 
 
 def _guesses(bare: str) -> set[str]:
-    """What somebody with a list of common passwords would have had to start from."""
+    """Return what somebody with a list of common passwords could have started from."""
     core = bare.strip(_AROUND)
     guesses = {bare, core}
     guesses.update(form.translate(leet) for form in (core, bare.rstrip(_AROUND)) for leet in _LEET)
@@ -139,13 +139,13 @@ def _guesses(bare: str) -> set[str]:
 
 
 def _unit(text: str) -> str:
-    """The shortest beginning that gives the whole text when repeated, the last time perhaps in part."""
+    """Return the shortest beginning that gives the text when repeated, the last time perhaps in part."""
     periods = (size for size in range(1, len(text) // 2 + 1) if text.startswith(text[size:]))
     return text[: next(periods, len(text))]
 
 
 def _personal_words(name: str, email: str) -> list[str]:
-    """The words that stand for the person or the service, also backwards, the longest first."""
+    """Return the words that stand for the person or the service, also backwards, the longest first."""
     local, _, domain = email.rpartition("@")
     labels, _, _ = domain.rpartition(".")
     wholes = (_SERVICE, name, email, local, domain)
@@ -156,7 +156,7 @@ def _personal_words(name: str, email: str) -> list[str]:
 
 
 def _is_telling(word: str) -> bool:
-    """Whether finding the word is no accident: two letters of Latin are, two of Han may be a whole name."""
+    """Return whether finding the word is no accident: two Latin letters may be, two Han characters are a name."""
     return len(word) >= (3 if word.isascii() else 2)
 
 
@@ -166,7 +166,7 @@ def _is_personal(bare: str, words: list[str], enough: int) -> bool:
 
 
 def _little_remains(text: str, words: list[str], enough: int) -> bool:
-    """Whether the text has any of the words, and without them is a common password or less than enough.
+    """Return whether the text has any of the words, and without them is a common password or less than enough.
 
     Each number counts for one character, and so does each punctuation mark, however often it is there.
     """
@@ -190,21 +190,23 @@ def _regularity(plain: str, minimum: int, enough: int) -> dict[str, bool]:
 
 
 def _surprises(texts: Iterable[str]) -> int:
-    """How many characters are left when each repeated character and each run counts for one."""
+    """Return how many characters are left when each repeated character and each run counts for one."""
     return sum(map(_unpredicted, texts))
 
 
 def _unpredicted(text: str) -> int:
     changes = [character for character, _ in groupby(text)]
-    runs = [(step, len(list(same))) for step, same in groupby(pairwise(changes), key=_step)]
-    return len(changes) - sum(length for step, length in runs if step and length > 1)
+    steps = map(_steps, pairwise(changes))
+    goes_on = (bool(step & next_step) for step, next_step in pairwise(steps))
+    runs = (len(list(run)) + 1 for going_on, run in groupby(goes_on) if going_on)
+    return len(changes) - sum(runs)
 
 
-def _step(pair: tuple[str, str]) -> int:
-    """How the second character follows from the first; 0 when it does not."""
+def _steps(pair: tuple[str, str]) -> set[int]:
+    """Return the ways in which the second character follows from the first."""
+    steps = {_NEXT, _PREVIOUS} & {ord(pair[1]) - ord(pair[0])}
     if pair in _NEIGHBOURS:
-        return _RIGHT
+        steps.add(_RIGHT)
     if pair[::-1] in _NEIGHBOURS:
-        return _LEFT
-    distance = ord(pair[1]) - ord(pair[0])
-    return distance if distance in {_NEXT, _PREVIOUS} else 0
+        steps.add(_LEFT)
+    return steps
