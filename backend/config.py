@@ -54,11 +54,16 @@ def _database_url(value: str) -> str:
 
 
 def _public_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        msg = "write an http or https URL without query or fragment, such as https://accounts.example.org"
+    url = value.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        whole = parts.hostname and f"{parts.scheme}://{parts.netloc}" == url and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or parts.scheme not in {"http", "https"} or "@" in parts.netloc:
+        msg = "write an http or https URL without a path, such as https://accounts.example.org"
         raise ValueError(msg)
-    return value.rstrip("/")
+    return url
 
 
 def _redis_url(value: str) -> str:
@@ -160,7 +165,9 @@ class Settings(BaseModel):
     @property
     def sender(self) -> str:
         """The From of every mail."""
-        return self.mail_default_sender or formataddr((SERVICE, f"tiles@{urlsplit(self.public_url).hostname}"))
+        host = urlsplit(self.public_url).hostname or ""
+        named = not (host.replace(".", "").isdigit() or ":" in host)
+        return self.mail_default_sender or formataddr((SERVICE, f"tiles@{host if named else 'localhost'}"))
 
     @property
     def smtp_port(self) -> int:

@@ -234,7 +234,11 @@ def deliver(stop: Event | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The queue at a glance: how many mails wait, are put off and were given up, and the oldest's age."""
+    """The queue at a glance: how many mails wait, are put off and were given up.
+
+    `oldest_seconds` is the age of the oldest that was never tried: it grows while the mail server is away, and not
+    because one person's mailbox refuses.
+    """
 
     waiting: int
     retrying: int
@@ -250,7 +254,7 @@ def status() -> Status:
                 func.count().filter(_waiting() & (Mail.attempts == 0)),
                 func.count().filter(_waiting() & (Mail.attempts > 0)),
                 func.count().filter(~_waiting()),
-                func.min(Mail.created_at).filter(_waiting()),
+                func.min(Mail.created_at).filter(_waiting() & (Mail.attempts == 0)),
             )
         ).one()
     waiting, retrying, abandoned, oldest = row

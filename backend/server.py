@@ -1,6 +1,6 @@
 """What each process of `tiles serve` runs: the application, and the worker beside it."""
 
-import atexit
+from multiprocessing.util import Finalize
 
 from flask import Flask
 
@@ -12,6 +12,7 @@ def application() -> Flask:
     """Make the application for the HTTP server and start the worker beside it."""
     configure()
     app = create_app()
-    atexit.register(worker.start(app))
+    # The HTTP server forks its processes by multiprocessing, which runs its own finalizers and no others.
+    Finalize(None, worker.start(app), exitpriority=0)
     worker.watch_parent()
     return app

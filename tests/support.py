@@ -1,12 +1,15 @@
 """What tests share that is no fixture: the real peers, and the service seen from outside."""
 
+import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -14,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import httpx2
+import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from flask import Flask
@@ -260,3 +265,122 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
 def client_context(certificate_authority: Path) -> ssl.SSLContext:
     """Return a TLS context that trusts one authority only."""
     return ssl.create_default_context(cafile=str(certificate_authority))
+
+
+TILES = Path(sys.executable).with_name("tiles")
+
+
+def environment(instance_path: Path, **settings: object) -> dict[str, str]:
+    """Return an environment for `tiles` whose only settings are these, with Argon2 at its cheapest."""
+    given: dict[str, object] = {
+        "instance_path": instance_path,
+        "argon2_memory_kib": 8,
+        "argon2_time_cost": 1,
+        **settings,
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TILES_")}
+    return inherited | {f"TILES_{name.upper()}": str(value) for name, value in given.items()}
+
+
+class ServerProcess:
+    """`tiles serve` as an operator runs it: processes of its own, settings from the environment, a log in a file.
+
+    Used as a context it is started, ready when the block begins, and gone with all its processes when it ends.
+    Each `start` is a new process on the same instance folder, the same port and the same log.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
+        self.port = free_port()
+        self.instance_path, self.log_path = folder / "instance", folder / "serve.log"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [TILES, "serve", "--port", str(self.port), *arguments]
+        self._environment = environment(self.instance_path, **{"public_url": self.url, **settings})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leaders: list[int] = []
+
+    @property
+    def log(self) -> str:
+        """Everything that the process wrote, to both streams."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: the supervisor of those that answer."""
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start without waiting for anything."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._leaders.append(self._process.pid)
+
+    def wait_until_ready(self, seconds: float = 20) -> None:
+        """Return when `/readyz` answers 200."""
+
+        def ready() -> bool:
+            assert self._process
+            assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log}"
+            try:
+                return httpx2.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            except httpx2.TransportError:
+                return False
+
+        wait_for(ready, seconds)
+
+    def processes(self) -> list[int]:
+        """Return the processes of this server that still live: all that share a session with what was started."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                state, _parent, _group, leader = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(leader) in self._leaders and state != "Z":
+                    found.append(int(stat.parent.name))
+        return found
+
+    def terminate(self, seconds: float = 30) -> int:
+        """Send SIGTERM, as a service manager does, and return the exit status."""
+        assert self._process
+        self._process.terminate()
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the process that was started, and to it alone."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def kill_all(self) -> None:
+        """Send SIGKILL to every process at once, as when the machine loses power."""
+        while living := self.processes():
+            for pid in living:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if self._process:
+            self._process.wait()
+        self._leaders.clear()
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.kill_all()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.kill_all()
+
+
+# For a claim in which the database has no part: one of the two is enough.
+any_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the headers that send a session."""
+    return {"Authorization": f"Bearer {token}"}
