@@ -282,6 +282,18 @@ def environment(instance_path: Path, **settings: object) -> dict[str, str]:
     return inherited | {f"TILES_{name.upper()}": str(value) for name, value in given.items()}
 
 
+def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of `tiles` to its end."""
+    return subprocess.run(
+        [TILES, *arguments],
+        env=environment(instance_path, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class ServerProcess:
     """`tiles serve` as an operator runs it: processes of its own, settings from the environment, a log in a file.
 

@@ -96,6 +96,8 @@ class Calls:
     @ClientMethod
     def end_session(self, *, id: str) -> Call[None]:  # noqa: A002 (the contract's word)
         """End the session with this id, one of `sessions()`. Raises NotFound."""
+        if not id.strip("."):  # in a path "." and ".." mean another one: that of all sessions
+            raise ValueError("id: write the id of a session, as in sessions()[0].id")
         return Call("DELETE", f"/v1/sessions/{quote(id, safe='')}", 204, nothing, with_session=True)
 
     @ClientMethod

@@ -153,8 +153,7 @@ def read_refusal(answer: httpx2.Response) -> errors.ServiceRefused:
     if not isinstance(problem, dict):
         raise MemberError(name="the problem document")
     kind = errors.REFUSALS.get(str(problem.get("code")), errors.ServiceRefused)
-    known = {"status": answer.status_code, "retry_after": retry_after(answer)}
-    return read_as(kind, {"errors": [], **problem, **known})
+    return read_as(kind, {"errors": [], **problem, "status": answer.status_code, "retry_after": retry_after(answer)})
 
 
 def retry_after(answer: httpx2.Response) -> float | None:
