@@ -11,7 +11,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from backend import accounts, mail, passwords, sessions, web
 from backend.accounts import SignedIn, clean_email, clean_name
-from backend.config import settings
 from backend.db import AnyRow, is_current
 from backend.errors import (
     EmailInUse,
@@ -284,4 +283,4 @@ def readyz() -> Readiness:
 @door.get("/openapi.json")
 def openapi() -> ResponseReturnValue:
     """Answer with the OpenAPI 3.1 document."""
-    return current_app.json.response(operations.document(settings().public_url))
+    return current_app.json.response(operations.document)

@@ -6,7 +6,7 @@ none describes problem documents. So the declarations are ours, and the schemas 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cached_property, wraps
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +28,11 @@ from backend.errors import (
 )
 
 SCHEMAS = "#/components/schemas/"
+DESCRIPTION = (
+    "JSON in, JSON out, in UTF-8. Times are RFC 3339 in UTC. A session is sent as `Authorization: Bearer TOKEN`. "
+    "A member that is not named here is refused, and every refusal is a problem document (RFC 9457): decide by its "
+    "`code`."
+)
 OF_A_BODY = (MalformedJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
 OF_ALL = (InternalError, Overloaded)
 
@@ -116,8 +121,9 @@ class Operations:
 
         return declare
 
-    def document(self, public_url: str) -> dict[str, Any]:
-        """Return the OpenAPI 3.1 document of these operations."""
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI 3.1 document of these operations, made once."""
         paths: dict[str, Any] = {}
         for operation in self.declared:
             path = operation.path.replace("<uuid:", "{").replace(">", "}")
@@ -128,9 +134,10 @@ class Operations:
                 "title": "TILES accounts",
                 "version": version("tiles-accounts"),
                 "summary": "A name and an email address, and nothing else.",
+                "description": DESCRIPTION,
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
-            "servers": [{"url": public_url}],
+            "servers": [{"url": "/"}],
             "paths": paths,
             "components": {
                 "schemas": _schemas(self.declared),

@@ -37,6 +37,11 @@ def _field(name: str) -> str:
     return request.form.get(name, "").strip()
 
 
+def _token() -> str:
+    # Mail programs wrap a long code, and copying it takes the line breaks along.
+    return "".join(request.form.get("token", "").split())
+
+
 def _new_password() -> str:
     password = request.form.get("password", "")
     if not 1 <= len(password) <= MAXIMUM:
@@ -94,7 +99,7 @@ def registration() -> str:
 @door.post("/registration")
 def confirm_registration() -> ResponseReturnValue:
     """Make the account; the person signs in with the app."""
-    token = _field("token")
+    token = _token()
 
     def act() -> None:
         accounts.confirm_registration(token=token, password=_new_password(), client=web.client())
@@ -128,7 +133,7 @@ def request_password_reset() -> ResponseReturnValue:
 @door.post("/password-reset/confirm")
 def confirm_password_reset() -> ResponseReturnValue:
     """Replace the password."""
-    token = _field("token")
+    token = _token()
 
     def act() -> None:
         passwords.reset(token=token, password=_new_password(), client=web.client())
@@ -163,20 +168,24 @@ def problem(code: str) -> str:
 @door.get("/docs")
 def docs() -> str:
     """Show the API's documentation, drawn from its OpenAPI document."""
-    return render_template("docs.html", api=operations.document(settings().public_url))
+    return render_template("docs.html", api=operations.document)
 
 
 @door.app_template_filter("resolve")
 def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
     """Return what a `$ref` of the OpenAPI document refers to, or the schema itself."""
     name = schema.get("$ref", "").rpartition("/")[2]
-    schemas = operations.document(settings().public_url)["components"]["schemas"]
-    return schemas[name] if name else schema
+    found: dict[str, Any] = operations.document["components"]["schemas"][name] if name else schema
+    return found
 
 
 @door.get("/.well-known/change-password")
+@door.get("/password-reset/confirm")
 def change_password() -> ResponseReturnValue:
-    """Lead a password manager to where a password is changed (W3C, A Well-Known URL for Changing Passwords)."""
+    """Lead a password manager to where a password is changed (W3C, A Well-Known URL for Changing Passwords).
+
+    And whoever reloads the second step from the address bar to where the first one is.
+    """
     return redirect("/password-reset", 303)
 
 
