@@ -26,24 +26,30 @@ from backend.throttle import throttle
 from backend.tokens import Purpose
 
 
+# Letters by their category that show nothing: Hangul fillers.
+BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")
+# They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def clean_name(name: str) -> str:
     """Return a name as it is stored: trimmed and in NFC.
 
     Raises:
-        ValueError: it is empty, too long, or has characters that control how text is shown.
+        ValueError: nothing of it can be seen, it is too long, or has characters that control how text is shown.
     """
     name = unicodedata.normalize("NFC", name.strip())
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in BIDI_CONTROLS for c in name):
         msg = "write a name without line breaks and other control characters"
         raise ValueError(msg)
-    if not any(unicodedata.category(c)[0] not in "ZC" for c in name) or len(name) > NAME_LENGTH:
+    if len(name) > NAME_LENGTH or not any(map(_is_visible, name)):
         msg = f"write a name of 1 to {NAME_LENGTH} characters"
         raise ValueError(msg)
     return name
 
 
-# They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
-BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS" and character not in BLANK_LETTERS
 
 
 def clean_email(email: str) -> str:
@@ -55,7 +61,9 @@ def clean_email(email: str) -> str:
         ValueError: it is no address that mail can be sent to.
     """
     try:
-        found = validate_email(email, check_deliverability=False, test_environment=True, allow_smtputf8=False)
+        found = validate_email(
+            email, check_deliverability=False, test_environment=True, allow_smtputf8=False, strict=True
+        )
     except EmailNotValidError:
         msg = "write an email address, such as ada@example.org"
         raise ValueError(msg) from None
