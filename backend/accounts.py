@@ -25,9 +25,8 @@ from backend.strength import weaknesses
 from backend.throttle import throttle
 from backend.tokens import Purpose
 
-
-# Letters by their category that show nothing: Hangul fillers.
-BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")
+# Letters and symbols by their category that show nothing: Hangul fillers, blank Braille.
+BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 # They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -38,7 +37,8 @@ def clean_name(name: str) -> str:
     Raises:
         ValueError: nothing of it can be seen, it is too long, or has characters that control how text is shown.
     """
-    name = unicodedata.normalize("NFC", name.strip())
+    # Composing takes the square of the length, and puts at most four characters into one.
+    name = unicodedata.normalize("NFC", name.strip()[: 4 * NAME_LENGTH + 1])
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in BIDI_CONTROLS for c in name):
         msg = "write a name without line breaks and other control characters"
         raise ValueError(msg)
@@ -49,7 +49,7 @@ def clean_name(name: str) -> str:
 
 
 def _is_visible(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LNPS" and character not in BLANK_LETTERS
+    return unicodedata.category(character)[0] in "LNPS" and character not in BLANK
 
 
 def clean_email(email: str) -> str:
@@ -62,7 +62,11 @@ def clean_email(email: str) -> str:
     """
     try:
         found = validate_email(
-            email, check_deliverability=False, test_environment=True, allow_smtputf8=False, strict=True
+            email[: 2 * EMAIL_LENGTH],
+            check_deliverability=False,
+            test_environment=True,
+            allow_smtputf8=False,
+            strict=True,
         )
     except EmailNotValidError:
         msg = "write an email address, such as ada@example.org"
@@ -151,9 +155,12 @@ def _create(new: dict[str, Any]) -> AnyRow:
 
 def _refuse_taken(new: dict[str, Any]) -> None:
     """Say why no account can be made: the link was used, or the address has one by another link."""
-    if db.session.scalar(select(Account.id).where(Account.id == new["id"])):
+    # In one statement: between two, the account could come to be and seem to be somebody else's.
+    taken = select(Account.id).where((Account.id == new["id"]) | Account.is_open_with(new["email"]))
+    found = db.session.scalars(taken).all()
+    if new["id"] in found:
         raise InvalidToken
-    if db.session.scalar(select(Account.id).where(Account.is_open_with(new["email"]))):
+    if found:
         raise EmailInUse
 
 
@@ -165,11 +172,12 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     """
     address = email.lower()
     throttle().charge("sign-in", client=client, address=address, service="all")
-    throttle().charge("sign-in-failures", address=address)
+    throttle().check("sign-in-failures", address=address)
     with reading() as session:
         account = session.execute(select(*ACCOUNT_COLUMNS).where(Account.is_open_with(email))).one_or_none()
     right = hasher().verify(account.password_hash if account else None, password)
     if account is None or not right:
+        throttle().charge("sign-in-failures", address=address)
         raise WrongCredentials
     fresh = hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
     with transaction() as session:

@@ -25,7 +25,7 @@ from backend.errors import (
 from backend.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.openapi import Operations
 from backend.sessions import Viewer
-from backend.strength import MAXIMUM
+from backend.strength import MAXIMUM, clean_password
 from backend.web import Body
 
 OLDEST_MAIL_SECONDS = 3600
@@ -44,7 +44,11 @@ Email = Annotated[
     AfterValidator(clean_email),
     WithJsonSchema({"type": "string", "format": "email", "maxLength": EMAIL_LENGTH}),
 ]
-Password = Annotated[str, Field(min_length=1, max_length=MAXIMUM)]
+Password = Annotated[
+    str,
+    AfterValidator(clean_password),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAXIMUM}),
+]
 Token = Annotated[str, Field(min_length=1)]
 
 
@@ -256,7 +260,6 @@ class Readiness(Answer):
     """The service is able to serve."""
 
     status: Literal["ready"] = "ready"
-    mail_queue_seconds: int = Field(description="age of the oldest mail that waits")
 
 
 @operations.add("GET", "/healthz", tag="Operation", answer=Health)
@@ -274,10 +277,10 @@ def readyz() -> Readiness:
     if not is_current():
         raise Overloaded("The database schema is not this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
-    waiting = mail.status().oldest_seconds
-    if waiting > OLDEST_MAIL_SECONDS:
+    # How long a mail waits is not said: it would tell whose address has an account.
+    if mail.status().oldest_seconds > OLDEST_MAIL_SECONDS:
         raise Overloaded("Mails have been waiting for over an hour.", retry_after=READY_RETRY_SECONDS)
-    return Readiness(mail_queue_seconds=waiting)
+    return Readiness()
 
 
 @door.get("/openapi.json")

@@ -1,8 +1,10 @@
 """The command line: `tiles`, for the operator and the data manager. It parses, calls one function, prints."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -12,10 +14,13 @@ from typing import Any
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
+from sqlalchemy.exc import DBAPIError
 
 from backend import create_app, db, mail, worker
-from backend.config import SettingsError, settings
+from backend.config import OWNER_ONLY, SettingsError, settings
+from backend.hashing import LINE
 from backend.logs import configure
+from backend.models import Mail
 from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
@@ -23,20 +28,39 @@ GRACE_SECONDS = 20
 
 
 def main() -> None:
-    """Run a command; a setting that makes no sense is said in one line, not in a traceback."""
+    """Run a command; what an operator can mend is said in a line, not in a traceback."""
+    os.umask(OWNER_ONLY)
     try:
         tiles.main()
     except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except DBAPIError as error:
+        click.echo(
+            "Error: TILES_DATABASE_URL: the database cannot be used; see that it is there, lets this user in, and was "
+            f"brought up to date with `tiles db upgrade` ({type(error).__name__})",
+            err=True,
+        )
+        sys.exit(1)
 
 
-@click.group(cls=FlaskGroup, create_app=create_app, add_version_option=False)
+class _Group(FlaskGroup):
+    """Flask's group, but knowing its commands without the application: help needs no settings and makes nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(self.commands)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        return self.commands.get(name)
+
+
+@click.group(cls=_Group, create_app=create_app, add_version_option=False)
 def tiles() -> None:
     """TILES accounts: a name and an email address, and nothing else.
 
     Settings come from the environment (TILES_...) or from config.toml in the instance folder; README.md lists them.
     """
+    configure()
 
 
 def _as_json(function: Callable[..., None]) -> Callable[..., None]:
@@ -50,21 +74,23 @@ def _print(found: dict[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, found))
     for name, value in found.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {value}")
+        click.echo(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
 
 
 @tiles.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
-@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 256), help="Threads in each process.")
+@click.option(
+    "--threads", default=2 * LINE, show_default=True, type=click.IntRange(1, 256), help="Threads in each process."
+)
 @with_appcontext
 def serve(host: str, port: int, workers: int, threads: int) -> None:
     """Migrate the database, start the HTTP server and the mail worker, and print the address.
 
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
-    configure()
+    address = _free_address(host, port)
     db.upgrade()
     given = settings()
     if given.mail_server is None:
@@ -72,15 +98,29 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
         click.echo(f"{given.instance_path / MAILBOX}")
     if given.rate_limits == OFF:
         click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
-    click.echo(f"TILES accounts at http://{host}:{port} (links in mails start with {given.public_url})")
+    shown = f"[{address}]" if ":" in address else address
+    click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     sys.stdout.flush()
     # A process of its own kind: the supervisor then carries nothing of the application.
     os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
         sys.executable, "-m", "granian", "backend.server:application", "--factory", "--interface", "wsgi",
-        "--host", host, "--port", str(port), "--workers", str(workers), "--blocking-threads", str(threads),
+        "--host", address, "--port", str(port), "--workers", str(workers), "--blocking-threads", str(threads),
         "--http", "1", "--no-ws", "--log-level", "error", "--respawn-failed-workers",
         "--workers-kill-timeout", str(GRACE_SECONDS),
     ])  # fmt: skip
+
+
+def _free_address(host: str, port: int) -> str:
+    """Return the numeric address to listen on. The HTTP server itself would share a port with another of its kind."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else f"{host} cannot be listened on"
+        raise click.ClickException(f"{reason} ({error.strerror}): choose another with --host and --port") from None
+    return str(address[0])
 
 
 @tiles.group("mail")
@@ -95,7 +135,6 @@ def mail_work() -> None:
 
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -113,7 +152,7 @@ def mail_deliver(*, as_json: bool) -> None:
         msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
         raise click.ClickException(msg) from None
     finally:
-        db.scrub_log()
+        db.scrub(Mail)
     _print({"tried": tried}, as_json=as_json)
 
 

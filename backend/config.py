@@ -30,6 +30,8 @@ from sqlalchemy.exc import ArgumentError
 PREFIX = "TILES_"
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
+OWNER_ONLY = 0o077
+"""The umask of everything that writes: personal data are for the service's own user."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class SettingsError(Exception):
 def _database_url(value: str) -> str:
     try:
         url = make_url(value)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         msg = "write a database URL, such as postgresql://user:password@host/name"
         raise ValueError(msg) from None
     if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
@@ -67,7 +69,11 @@ def _public_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+    try:
+        usable = urlsplit(value).scheme in {"redis", "rediss"} and urlsplit(value).port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         msg = "write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0"
         raise ValueError(msg)
     return value
@@ -149,7 +155,7 @@ class Settings(BaseModel):
     argon2_parallelism: int = Field(default=1, ge=1, le=64, description="lanes of one hash")
     session_idle_days: int = Field(default=30, ge=1, le=3650, description="a session unused for so long ends")
     session_max_days: int = Field(default=180, ge=1, le=3650, description="a session ends after this, used or not")
-    rate_limits: str = Field(
+    rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
         default="",
         description="changes to the table of limits, such as `sign-in/client=200/5 minutes`; `off` is for load tests",
     )
@@ -173,6 +179,12 @@ class Settings(BaseModel):
     def smtp_port(self) -> int:
         """The port of the mail server in use (RFC 8314 section 7.3, RFC 6409)."""
         return self.mail_port or (465 if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
+
+    @model_validator(mode="after")
+    def _memory_suffices(self) -> Self:
+        if self.argon2_memory_kib < 8 * self.argon2_parallelism:
+            raise ValueError("TILES_ARGON2_MEMORY_KIB: write at least 8 for each lane (RFC 9106 section 3.1)")
+        return self
 
     @model_validator(mode="after")
     def _mail_makes_sense(self) -> Self:
@@ -228,7 +240,10 @@ def _read_file(path: Path) -> dict[str, Any]:
             f'{path}: cannot be read as TOML; write lines such as public_url = "https://accounts.example.org" ({error})'
         )
         raise SettingsError(msg) from None
-    return {name.lower().removeprefix(PREFIX.lower()): value for name, value in table.items()}
+    values = {name.lower().removeprefix(PREFIX.lower()): value for name, value in table.items()}
+    if "instance_path" in values:
+        raise SettingsError(f"{PREFIX}INSTANCE_PATH: set it in the environment; {path} is already in that folder")
+    return values
 
 
 def _explain(entry: ErrorDetails) -> str:

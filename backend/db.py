@@ -16,7 +16,21 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
-from sqlalchemy import Connection, CursorResult, DateTime, Dialect, Engine, Executable, Row, Uuid, event, text
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    DateTime,
+    Dialect,
+    Engine,
+    Executable,
+    Row,
+    Uuid,
+    delete,
+    event,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase, registry, scoped_session
@@ -27,6 +41,7 @@ from backend.config import settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_BUSY_SECONDS = 10
+REWRITTEN_ROWS = 10_000
 POSTGRESQL_MIGRATION_LOCK = 0x54494C4553
 
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
@@ -113,7 +128,8 @@ AnyRow = Row[*tuple[Any, ...]]
 
 def changed(statement: Executable) -> int:
     """Execute a statement in the open transaction and return how many rows it changed."""
-    result = db.session.execute(statement)
+    # Without being told, the PostgreSQL driver's count of an INSERT ... SELECT is thrown away.
+    result = db.session.execute(statement, execution_options={"preserve_rowcount": True})
     assert isinstance(result, CursorResult)
     return result.rowcount
 
@@ -122,7 +138,7 @@ def changed(statement: Executable) -> int:
 def transaction() -> Iterator[scoped_session[Session]]:
     """Write: everything inside is stored durably at the end, or nothing is.
 
-    On SQLite writers of this process queue on a lock, which is fair and quicker than SQLite's own sleeping.
+    On SQLite writers of this process queue on a lock, which is quicker than SQLite's own sleeping.
     """
     session = db.session
     session.rollback()
@@ -141,7 +157,7 @@ def transaction() -> Iterator[scoped_session[Session]]:
 
 @contextmanager
 def reading() -> Iterator[scoped_session[Session]]:
-    """Read: one consistent view, given back at the end so that nothing slow holds it open."""
+    """Read, and give the connection back at the end, so that nothing slow holds it. Each statement sees its moment."""
     try:
         yield db.session
     finally:
@@ -158,15 +174,43 @@ def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def scrub_log() -> bool:
-    """Empty SQLite's write-ahead log, where deleted bytes would else remain; true when nothing is left in it."""
-    if db.engine.dialect.name != "sqlite":
+def scrub(*tables: type[Base]) -> bool:
+    """Leave nothing of deleted rows in SQLite's files: true when nothing is, on PostgreSQL without doing anything.
+
+    SQLite overwrites what it deletes, with two exceptions. A row that moved to another page leaves its bytes in the
+    gap of the old one: so these tables' rows are written anew while they are few. And the write-ahead log keeps what
+    was written until it is emptied.
+    """
+    if db.engine.dialect.name != "sqlite" or not _log_size():
         return True
+    for table in tables:
+        _rewrite(table)
     with _sqlite_writer, db.engine.connect() as connection:
         raw = connection.connection.driver_connection
         assert raw is not None
-        busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        # Somebody who reads for long is not waited for, as nobody could write meanwhile: the next round tries again.
+        raw.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
         return not busy
+
+
+def _log_size() -> int:
+    try:
+        return Path(f"{db.engine.url.database}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _rewrite(table: type[Base]) -> None:
+    with transaction() as session:
+        rows = session.execute(select(table.__table__).limit(REWRITTEN_ROWS + 1)).mappings().all()
+        if 0 < len(rows) <= REWRITTEN_ROWS:
+            # Emptied whole, a table gives its pages back, and those are overwritten.
+            session.execute(delete(table))
+            session.execute(insert(table), [dict(row) for row in rows])
 
 
 def _alembic() -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from flask import Flask, current_app
 
 from backend.config import Settings, settings
@@ -17,8 +17,8 @@ from backend.strength import normalize
 
 SALT_BYTES = 16
 HASH_BYTES = 32
-# Each one in line costs nobody memory, only the wait: at some 25 ms a hash, a full line is about two seconds.
-WAITING_PER_CORE = 64
+# At most half of the threads that `tiles serve` gives a process: the others answer whoever needs no hash.
+LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 
@@ -41,7 +41,7 @@ class Hasher:
         self._nobody = self._hash_of_nobody(settings)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._places = threading.BoundedSemaphore(cores)
-        self._line = threading.BoundedSemaphore(cores * (1 + WAITING_PER_CORE))
+        self._line = threading.BoundedSemaphore(LINE)
 
     @staticmethod
     def _hash_of_nobody(settings: Settings) -> str:
@@ -71,7 +71,10 @@ class Hasher:
             Overloaded: the line is full.
         """
         with self._turn():
-            return self._hasher.hash(normalize(password))
+            try:
+                return self._hasher.hash(normalize(password))
+            except HashingError:  # no memory for it
+                raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
 
     def verify(self, encoded: str | None, password: str) -> bool:
         """Tell whether a password has this hash; without a hash, do the same work and say no.

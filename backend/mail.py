@@ -7,6 +7,7 @@ out twice, with the same Message-ID, but none is lost.
 
 import hashlib
 import logging
+import random
 import smtplib
 import uuid
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import stack_of
 from backend.models import Account, Mail
 from backend.tokens import LIFETIMES, Purpose
-from backend.transport import Courier, Message, ServerUnavailable, code_of
+from backend.transport import Courier, Message, code_of, reply_of
 
 BATCH = 10
 # A claim outlasts some slow sends. A worker that was killed leaves its batch unsent for as long.
@@ -38,7 +39,7 @@ LONGEST_RETRY = timedelta(hours=1)
 # A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
 GIVE_UP = timedelta(days=2)
 FORGET_ABANDONED = timedelta(days=7)
-SMTP_PERMANENT = "smtp-500"
+SMTP_PERMANENT = 500
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,10 @@ def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
                        Mail.created_at, Mail.attempts)
             .execution_options(synchronize_session=False)
         )  # fmt: skip
-        return claim, list(taken)
+        batch = list(taken)
+    # Whoever has mails sent before and after somebody else's learns less from when they arrive.
+    random.shuffle(batch)
+    return claim, batch
 
 
 def _finish(mail_id: uuid.UUID, claim: uuid.UUID) -> None:
@@ -183,25 +187,34 @@ def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, *, for_good: bool = F
         )  # fmt: skip
 
 
-def _send(mail: AnyRow, courier: Courier) -> None:
-    draft = _COMPOSE[mail.kind](mail)
-    if draft is not None:
-        courier.send(_render(draft, mail.id))
-
-
-def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier) -> None:
+def _composed(mail: AnyRow, claim: uuid.UUID) -> Message | None:
+    """Make a claimed mail; None when there is nothing to send, or it cannot be made."""
     try:
-        _send(mail, courier)
-    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
-        code = code_of(error)
-        _put_off(mail, claim, code, for_good=code >= SMTP_PERMANENT)
-    except (OSError, smtplib.SMTPException) as error:
-        _put_off(mail, claim, code_of(error))
-    except (ServerUnavailable, SQLAlchemyError):
+        draft = _COMPOSE[mail.kind](mail)
+        if draft is not None:
+            return _render(draft, mail.id)
+    except SQLAlchemyError:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
         log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))  # noqa: TRY400 - names nobody
         _put_off(mail, claim, "internal")
+        return None
+    _finish(mail.id, claim)
+    return None
+
+
+def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier) -> None:
+    # Before anything is looked up: while the server is away, a mail to nobody waits like any other.
+    courier.open()
+    message = _composed(mail, claim)
+    if message is None:
+        return
+    try:
+        courier.send(message)
+    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
+        _put_off(mail, claim, code_of(error), for_good=reply_of(error) >= SMTP_PERMANENT)
+    except OSError as error:
+        _put_off(mail, claim, code_of(error))
     else:
         _finish(mail.id, claim)
 
@@ -268,7 +281,7 @@ def retry() -> int:
     with transaction():
         return changed(
             update(Mail)
-            .where((Mail.attempts > 0) | ~_waiting())
+            .where((Mail.attempts > 0) | ~_waiting(), Mail.claim.is_(None))
             .values(abandoned_at=None, attempts=0, created_at=now, due_at=now, claim=None)
         )
 

@@ -86,7 +86,7 @@ class Account(Base):
 
         It repeats the expression and the condition of the index below: a partial index serves no other look-up.
         """
-        return (func.lower(cls.email) == email.lower()) & cls.closed_at.is_(None)
+        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_(None)
 
     __table_args__ = ({"info": {"purpose": "One row for each person with an account"}},)
 

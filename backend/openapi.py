@@ -34,6 +34,8 @@ DESCRIPTION = (
     "`code`."
 )
 OF_A_BODY = (MalformedJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
+OF_NO_BODY = (InvalidRequest,)
+OF_A_SESSION = (Unauthenticated,)
 OF_ALL = (InternalError, Overloaded)
 
 
@@ -95,27 +97,13 @@ class Operations:
 
         def declare(function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
             summary, _, description = (function.__doc__ or "").partition("\n")
-            refusals = (
-                *((Unauthenticated,) if session else ()),
-                *(OF_A_BODY if body else ()),
-                *problems,
-                *OF_ALL,
+            described = " ".join(description.split())
+            refusals = (*(OF_A_SESSION if session else ()), *(OF_A_BODY if body else OF_NO_BODY), *problems, *OF_ALL)
+            operation = Operation(
+                method, path, function.__name__, summary, described, tag, status, body, answer, session, refusals
             )
-            self.declared.append(
-                Operation(method, path, function.__name__, summary, " ".join(description.split()),
-                          tag, status, body, answer, session, refusals)
-            )  # fmt: skip
-
-            @wraps(function)
-            def view(**arguments: Any) -> Response:
-                if session:
-                    arguments["viewer"] = web.viewer()
-                if body:
-                    arguments["body"] = web.read_json(body)
-                found = function(**arguments)
-                text = found.model_dump_json() if found is not None else ""
-                return Response(text, status, mimetype="application/json" if text else None)
-
+            self.declared.append(operation)
+            view = _view(operation, function)
             self.blueprint.add_url_rule(path, view_func=view, methods=[method])
             return view
 
@@ -144,6 +132,28 @@ class Operations:
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
         }
+
+
+def _view(operation: Operation, function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
+    @wraps(function)
+    def view(**arguments: Any) -> Response:
+        if operation.session:
+            arguments["viewer"] = web.viewer()
+        if operation.body:
+            arguments["body"] = web.read_json(operation.body)
+        else:
+            web.refuse_body()
+        return _answer(function(**arguments), operation.status)
+
+    return view
+
+
+def _answer(found: BaseModel | None, status: HTTPStatus) -> Response:
+    if found is not None:
+        return Response(found.model_dump_json(), status, mimetype="application/json")
+    response = Response(status=status)
+    del response.headers["Content-Type"]
+    return response
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

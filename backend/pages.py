@@ -15,7 +15,7 @@ from backend.api import operations
 from backend.config import settings
 from backend.errors import FieldError, InvalidRequest, InvalidToken, NotFound, Problem, problems
 from backend.privacy import inventory
-from backend.strength import MAXIMUM
+from backend.strength import clean_password
 
 # RFC 9116 section 2.5.5 recommends less than a year; this file renews itself.
 SECURITY_TXT_LIFETIME = timedelta(days=90)
@@ -44,10 +44,10 @@ def _token() -> str:
 
 def _new_password() -> str:
     password = request.form.get("password", "")
-    if not 1 <= len(password) <= MAXIMUM:
-        rule = f"write a password of at most {MAXIMUM} characters"
-        raise InvalidRequest(errors=[FieldError("/password", rule)])
-    return password
+    try:
+        return clean_password(password)
+    except ValueError as error:
+        raise InvalidRequest(errors=[FieldError("/password", str(error))]) from None
 
 
 def _email() -> str:
@@ -80,8 +80,18 @@ def _submit(action: Callable[[], None], template: str, **context: Any) -> Respon
     return None
 
 
-def _message(title: str, *paragraphs: str, link: tuple[str, str] | None = None) -> str:
-    return render_template("message.html", title=title, paragraphs=paragraphs, link=link)
+def _message(title: str, *paragraphs: str) -> str:
+    return render_template("message.html", title=title, paragraphs=paragraphs)
+
+
+@door.before_request
+def _read_forms_of_our_own() -> None:
+    """Keep a foreign page from having its visitors ask for mails, each under a limit of their own."""
+    if request.method != "POST":
+        return
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise InvalidRequest("Open this page itself, and send the form from there.")
+    web.read_body()
 
 
 @door.get("/")
@@ -150,6 +160,7 @@ def privacy() -> str:
     return render_template("privacy.html", inventory=inventory())
 
 
+@door.get("/problems")
 @door.get("/problems/")
 def all_problems() -> str:
     """List the problem codes."""

@@ -63,6 +63,17 @@ _MARKS = re.compile("[\u0300-\u036f]")
 _STROKES = str.maketrans("øłđı", "oldi")
 
 
+def clean_password(password: str) -> str:
+    """Return a password as it was sent, if it can be one.
+
+    Raises:
+        ValueError: it is empty or too long.
+    """
+    if not 1 <= len(password) <= MAXIMUM * _LONGEST_DECOMPOSITION or len(normalize(password)) > MAXIMUM:
+        raise ValueError(f"write a password of 1 to {MAXIMUM} characters")
+    return password
+
+
 def normalize(password: str) -> str:
     """Return the form that is counted, judged and hashed: NFKC, and nothing else (NIST SP 800-63B-4, 3.1.1.2).
 

@@ -55,6 +55,7 @@ class _SMTP(flask_mail.Connection):
         try:
             if self.mail.use_tls:
                 host.starttls(context=context)
+            host.ehlo_or_helo_if_needed()
             if self.mail.username and self.mail.password:
                 host.login(self.mail.username, self.mail.password)
         except BaseException:
@@ -70,42 +71,52 @@ class Courier:
         """Open nothing yet."""
         self._connection: _SMTP | None = None
 
+    def open(self) -> None:
+        """Have a connection, if there is a mail server.
+
+        Raises:
+            ServerUnavailable: there is no trusted connection to be had now.
+        """
+        # smtplib closes its socket by itself after a 421.
+        if self._connection is not None and (host := self._connection.host) and host.sock is None:
+            self._connection = None
+        if self._connection is not None or settings().mail_server is None:
+            return
+        connection = _SMTP(current_app.extensions["mail"])
+        try:
+            connection.__enter__()
+        except (OSError, smtplib.SMTPException) as error:
+            raise ServerUnavailable(code_of(error)) from None
+        self._connection = connection
+
     def send(self, message: Message) -> None:
         """Hand one mail over; it has left when this returns.
 
         Raises:
-            ServerUnavailable: there is no trusted connection to be had now.
+            ServerUnavailable: there is no trusted connection to be had now, or the server refuses us as a sender.
             OSError, smtplib.SMTPException: the server did not take this mail.
         """
-        if settings().mail_server is None:
+        self.open()
+        if self._connection is None:
             _keep(message)
             return
-        connection = self._open()
         try:
-            connection.send(message)
-        except (OSError, smtplib.SMTPServerDisconnected):
+            self._connection.send(message)
+        except smtplib.SMTPSenderRefused as error:
+            self.close()
+            raise ServerUnavailable(code_of(error)) from None
+        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException):
+            raise
+        except OSError:  # among them every other SMTPException
             self.close()
             raise
-
-    def _open(self) -> _SMTP:
-        # smtplib closes its socket by itself after a 421.
-        if self._connection is not None and (host := self._connection.host) and host.sock is None:
-            self._connection = None
-        if self._connection is None:
-            connection = _SMTP(current_app.extensions["mail"])
-            try:
-                connection.__enter__()
-            except (OSError, smtplib.SMTPException) as error:
-                raise ServerUnavailable(code_of(error)) from None
-            self._connection = connection
-        return self._connection
 
     def close(self) -> None:
         """Take leave of the server, if there is one on the line."""
         connection, self._connection = self._connection, None
         if connection is None or connection.host is None:
             return
-        with suppress(OSError, smtplib.SMTPException):
+        with suppress(OSError):
             connection.host.quit()
         connection.host.close()
 
@@ -116,8 +127,17 @@ def _keep(message: Message) -> None:
     click.echo(f"\n--- mail to {message.recipients[0]}: {message.subject} ---\n\n{message.body}\n---\n")
 
 
+def reply_of(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseException) -> int:
+    """Return the server's reply code; from 500 on it is for good (RFC 5321 section 4.2.1)."""
+    if isinstance(error, smtplib.SMTPResponseException):
+        return error.smtp_code
+    return max(code for code, _ in error.recipients.values())
+
+
 def code_of(error: OSError | smtplib.SMTPException) -> str:  # noqa: PLR0911 - a table
     """Return why a mail server did not take something, as a code: no text of the server, which may name people."""
+    if isinstance(error, smtplib.SMTPServerDisconnected) and isinstance(error.__context__, TimeoutError):
+        return "timeout"
     match error:
         case ssl.SSLCertVerificationError():
             return f"certificate-{error.verify_code}"
@@ -125,10 +145,8 @@ def code_of(error: OSError | smtplib.SMTPException) -> str:  # noqa: PLR0911 - a
             return "tls"
         case TimeoutError():
             return "timeout"
-        case smtplib.SMTPRecipientsRefused(recipients=refused):
-            return f"smtp-{max(code for code, _ in refused.values())}"
-        case smtplib.SMTPResponseException(smtp_code=code):
-            return f"smtp-{code}"
+        case smtplib.SMTPRecipientsRefused() | smtplib.SMTPResponseException():
+            return f"smtp-{reply_of(error)}"
         case smtplib.SMTPNotSupportedError():
             return "not-supported"
         case smtplib.SMTPServerDisconnected():

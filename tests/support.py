@@ -1,5 +1,6 @@
 """What tests share that is no fixture: the real peers, and the service seen from outside."""
 
+import io
 import os
 import re
 import signal
@@ -301,8 +302,8 @@ class ServerProcess:
     Each `start` is a new process on the same instance folder, the same port and the same log.
     """
 
-    def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *arguments: str, port: int | None = None, **settings: object) -> None:
+        self.port = port or free_port()
         self.instance_path, self.log_path = folder / "instance", folder / "serve.log"
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [TILES, "serve", "--port", str(self.port), *arguments]
@@ -352,11 +353,16 @@ class ServerProcess:
                     found.append(int(stat.parent.name))
         return found
 
+    def wait(self, seconds: float = 30) -> int:
+        """Return the exit status of the process that was started."""
+        assert self._process
+        return self._process.wait(seconds)
+
     def terminate(self, seconds: float = 30) -> int:
         """Send SIGTERM, as a service manager does, and return the exit status."""
         assert self._process
         self._process.terminate()
-        return self._process.wait(seconds)
+        return self.wait(seconds)
 
     def kill(self) -> None:
         """Send SIGKILL to the process that was started, and to it alone."""
@@ -391,8 +397,34 @@ class ServerProcess:
 
 # For a claim in which the database has no part: one of the two is enough.
 any_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+# Before the first migration.
+empty_database = pytest.mark.parametrize("database_url", ["empty_sqlite", "empty_postgresql"], indirect=True)
 
 
 def bearer(token: str) -> dict[str, str]:
     """Return the headers that send a session."""
     return {"Authorization": f"Bearer {token}"}
+
+
+# What bad input is made of, so that it is known again where it should not be.
+WORD, NUMBER = "kilimanjaro", 4815162342
+# An id of nothing.
+NOBODY = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"
+
+
+def announced(data: bytes) -> dict[str, Any]:
+    """Return what a test client needs to send a body with its length."""
+    return {"data": data}
+
+
+def chunked(data: bytes) -> dict[str, Any]:
+    """Return what a test client needs to send a body in chunks, its length unannounced, as the HTTP server does it."""
+    return {
+        "input_stream": io.BytesIO(data),
+        "headers": {"Transfer-Encoding": "chunked"},
+        "environ_overrides": {"wsgi.input_terminated": True},
+    }
+
+
+# The fixture that sends what is bad: a method, a path, and what a test client takes besides.
+Send = Callable[..., TestResponse]

@@ -8,6 +8,5 @@ from backend.db import Base, db
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=db.metadatas.get(None, Base.metadata),
-    render_as_batch=True,
 )
 context.run_migrations()

@@ -1,0 +1,154 @@
+"""What a name, an address and a password may be: what is typed, what is stored, and what signs in."""
+
+import random
+import string
+import unicodedata
+
+import pytest
+from support import OTHER_PASSWORD, Service, any_database, assert_problem, text_of
+
+# Names
+
+
+NAMES = [
+    ("Ada", "Ada"),
+    ("  Ada  Lovelace ", "Ada  Lovelace"),
+    ("\u00a0\u3000Ada\r\n", "Ada"),
+    ("A", "A"),
+    ("Zoe\u0308 \u212b", "Zo\u00eb \u00c5"),
+    ("\u1112\u1161\u11ab", "\ud55c"),
+    ("\ufb01 \u2460", "\ufb01 \u2460"),
+    ("e\u0301" * 200, "\u00e9" * 200),
+    ("\U0001f600" * 200, "\U0001f600" * 200),
+    ("\u0958" * 100, "\u0915\u093c" * 100),
+    ("  " + "x" * 200 + "  ", "x" * 200),
+    ("\U0001f469\u200d\U0001f52c Ada", "\U0001f469\u200d\U0001f52c Ada"),
+    ("\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", "\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645"),
+    ("\u200f\u05d0\u05d1", "\u200f\u05d0\u05d1"),
+    ("Robert'); DROP TABLE accounts;--", "Robert'); DROP TABLE accounts;--"),
+    ("<b>{{ 7 * 7 }}</b> %s ${x}", "<b>{{ 7 * 7 }}</b> %s ${x}"),
+    ("null", "null"),
+    ("\U00020bb7\u91ce\u5bb6", "\U00020bb7\u91ce\u5bb6"),
+]
+
+
+def test_a_name_is_stored_trimmed_and_composed_and_otherwise_as_typed(service: Service) -> None:
+    for number, (typed, stored) in enumerate(NAMES):
+        token = service.ask_to_register(name=typed, email=f"{number}@example.org")
+        assert service.confirm(token, OTHER_PASSWORD).json["account"]["name"] == stored
+    assert {row["name"] for row in service.rows("accounts")} == {stored for _, stored in NAMES}
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored", "also"),
+    [
+        ("ada@example.org", "ada@example.org", "ADA@EXAMPLE.ORG"),
+        ("Ada.Lovelace@EXAMPLE.org", "Ada.Lovelace@example.org", "ada.lovelace@example.ORG"),
+        ("ada+tiles@example.org", "ada+tiles@example.org", "Ada+Tiles@example.org"),
+        ("o'neil_1-2@example.org", "o'neil_1-2@example.org", "O'NEIL_1-2@example.org"),
+        ("a@b.cd", "a@b.cd", "A@B.CD"),
+        ("ada@B\u00dcCHER.example", "ada@b\u00fccher.example", "ADA@xn--bcher-kva.EXAMPLE"),
+        ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example", "ada@bu\u0308cher.example"),
+        ("ada@\uff25xample\u3002org", "ada@example.org", "ada@example.org"),
+        ("ada@fa\u00df.example", "ada@fa\u00df.example", "ada@xn--fa-hia.example"),
+        ("ada@\u0391\u03a3.example", "ada@\u03b1\u03c3.example", "ada@\u03b1\u03c3.example"),
+        ("ada@\u4f8b\u3048.\u30c6\u30b9\u30c8", "ada@\u4f8b\u3048.\u30c6\u30b9\u30c8", "ADA@xn--r8jz45g.xn--zckzah"),
+        # Cherokee's capitals are what an international domain holds, and what no two databases fold alike.
+        ("ada@\u13e3\u13b3\u13a9.example", "ada@\u13e3\u13b3\u13a9.example", "ADA@\uabb3\uab83\uab79.example"),
+        (
+            f"{'x' * 64}@{'y' * 63}.{'z' * 63}.{'w' * 57}.org",
+            f"{'x' * 64}@{'y' * 63}.{'z' * 63}.{'w' * 57}.org",
+            f"{'X' * 64}@{'Y' * 63}.{'z' * 63}.{'w' * 57}.org",
+        ),
+    ],
+    ids=["plain", "capitals", "plus", "marks", "short", "international", "punycode", "full width", "sharp s", "sigma",
+         "Japanese", "Cherokee", "254 characters"],
+)  # fmt: skip
+def test_an_address_is_stored_as_typed_but_for_its_domain_and_found_in_any_case(
+    service: Service, typed: str, stored: str, also: str
+) -> None:
+    assert service.register(email=typed).email == typed
+    assert service.rows("accounts")[0]["email"] == stored
+    for spelling in (typed, stored, also):
+        assert service.sign_in(spelling).status_code == 201
+    service.http.post("/v1/registrations", json={"name": "Eve", "email": also})
+    assert "/password-reset#" in text_of(service.mail())
+
+
+@any_database
+def test_two_addresses_that_only_look_alike_are_two_people(service: Service) -> None:
+    for email in ("ada@example.org", "ada@ex\u0430mple.org", "ad.a@example.org", "ada+1@example.org"):
+        service.register(email=email)
+    assert len(service.rows("accounts")) == 4
+
+
+# Passwords
+
+
+def passphrase(length: int) -> str:
+    """Return letters in which nobody finds a rule."""
+    return "".join(random.Random(length).choices(string.ascii_letters, k=length))
+
+
+# One code point each, and none follows from the one before.
+EMOJI = "🙂🍋🎻🦊🌵🚲🧩🪁🍩🐙🌋🧲🎩🪵🦜🛶"
+# 200 code points; more than 256 when each accent is one of its own.
+ACCENTS = "".join(random.Random(1).choices("\u00e9\u00f6\u00fb\u00e0n\u00ee\u0161\u0159", k=200))
+
+
+@any_database
+@pytest.mark.parametrize(
+    "password",
+    [passphrase(15), passphrase(256), EMOJI[:15], "".join(random.Random(1).choices(EMOJI, k=256)),
+     "tab\tand\0NUL and\x7fdelete", "\u202equiet lemon gravel", "пять синих домов вдали"],
+    ids=["15", "256", "15 emoji", "256 emoji", "controls", "bidi", "Cyrillic"],
+)  # fmt: skip
+def test_a_password_from_15_to_256_code_points_counts_to_its_end(service: Service, password: str) -> None:
+    service.register(password=password)
+    assert service.sign_in(password=password).status_code == 201
+    assert service.sign_in(password=password[:-1]).status_code == 401
+
+
+@any_database
+def test_spaces_and_case_belong_to_a_password(service: Service) -> None:
+    service.register(password=" quiet  lemon gravel ")
+    assert service.sign_in(password=" quiet  lemon gravel ").status_code == 201
+    for other in ("quiet  lemon gravel", " quiet lemon gravel ", " Quiet  lemon gravel "):
+        assert service.sign_in(password=other).status_code == 401
+
+
+@any_database
+@pytest.mark.parametrize("password", [passphrase(14), EMOJI[:14], "cafe\u0301 lemon gr"], ids=["14", "emoji", "NFD"])
+def test_a_password_of_14_code_points_is_too_short(service: Service, password: str) -> None:
+    document = assert_problem(service.confirm(service.ask_to_register(), password), 422, "weak-password")
+    assert [entry["pointer"] for entry in document["errors"]] == ["/password"]
+
+
+@any_database
+@pytest.mark.parametrize("password", [passphrase(257), "\ufdfa" * 15], ids=["257", "257 when normalized"])
+def test_a_password_over_256_code_points_is_refused(service: Service, password: str) -> None:
+    response = service.confirm(service.ask_to_register(), password)
+    assert response.json["code"] in {"invalid-request", "weak-password"}
+    assert [entry["pointer"] for entry in response.json["errors"]] == ["/password"]
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("chosen", "typed"),
+    [
+        ("na\u00efve caf\u00e9 \u00e0 la mode", "nai\u0308ve cafe\u0301 a\u0300 la mode"),
+        ("quiet lemon gravel piano", "\uff51\uff55\uff49\uff45\uff54 lemon gravel\u3000piano"),
+        ("ef\ufb01cient gravel harbour", "efficient gravel harbour"),
+        ("quiet\u00a0lemon gravel piano", "quiet lemon gravel piano"),
+        ("\u212bngstr\u00f6m gravel piano", "\u00c5ngstro\u0308m gravel piano"),
+        (ACCENTS, unicodedata.normalize("NFD", ACCENTS)),
+        (unicodedata.normalize("NFD", ACCENTS), ACCENTS),
+    ],
+    ids=["NFD", "full width", "ligature", "no-break space", "Angstrom", "composed", "decomposed"],
+)
+def test_a_password_signs_in_however_its_letters_are_composed(service: Service, chosen: str, typed: str) -> None:
+    service.register(password=chosen)
+    assert service.sign_in(password=typed).status_code == 201

