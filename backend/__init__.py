@@ -11,9 +11,10 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     Raises:
         config.SettingsError: a setting makes no sense.
     """
-    app = Flask(__name__)
+    given = settings or config.load()
+    app = Flask(__name__, instance_path=str(given.instance_path.absolute()))
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    config.init_app(app, settings or config.load())
+    config.init_app(app, given)
     for part in (db, tokens, hashing, throttle, transport):
         part.init_app(app)
     web.init_app(app, api.door, pages.door)

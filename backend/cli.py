@@ -98,6 +98,8 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
         click.echo(f"{given.instance_path / MAILBOX}")
     if given.rate_limits == OFF:
         click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
+    if workers > 1 and given.redis_url is None:
+        click.echo("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
     shown = f"[{address}]" if ":" in address else address
     click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     sys.stdout.flush()
@@ -146,8 +148,10 @@ def mail_work() -> None:
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
+    tried = 0
     try:
-        tried = mail.deliver()
+        while sent := mail.deliver():
+            tried += sent
     except ServerUnavailable as error:
         msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
         raise click.ClickException(msg) from None

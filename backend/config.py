@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import secrets
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from flask import Flask, current_app
 from pydantic import (
     AfterValidator,
@@ -32,6 +33,7 @@ SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
+HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -59,11 +61,11 @@ def _public_url(value: str) -> str:
     url = value.rstrip("/")
     try:
         parts = urlsplit(url)
-        whole = parts.hostname and f"{parts.scheme}://{parts.netloc}" == url and parts.port != 0
+        whole = HOST.fullmatch(parts.netloc) and f"{parts.scheme}://{parts.netloc}" == url and parts.port != 0
     except ValueError:
         whole = False
-    if not whole or parts.scheme not in {"http", "https"} or "@" in parts.netloc:
-        msg = "write an http or https URL without a path, such as https://accounts.example.org"
+    if not whole or parts.scheme not in {"http", "https"}:
+        msg = "write an http or https URL without a path, such as https://accounts.example.org (xn--… if international)"
         raise ValueError(msg)
     return url
 
@@ -79,17 +81,29 @@ def _redis_url(value: str) -> str:
     return value
 
 
-def _email(value: str) -> str:
+def _address(value: str) -> ValidatedEmail:
     try:
-        return validate_email(value, check_deliverability=False, test_environment=True).normalized
+        return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
     except EmailNotValidError:
         msg = "write an email address, such as privacy@example.org"
         raise ValueError(msg) from None
 
 
+def _email(value: str) -> str:
+    return _address(value).normalized
+
+
 def _sender(value: str) -> str:
     name, address = parseaddr(value)
-    return formataddr((name or SERVICE, _email(address)))
+    return formataddr((name or SERVICE, _address(address).ascii_email or address))
+
+
+def _mail_server(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", value):
+        raise ValueError(
+            "write a host name or an address alone, such as smtp.example.org; TILES_MAIL_PORT has the port"
+        )
+    return value
 
 
 def _keys(value: object) -> object:
@@ -130,7 +144,7 @@ class Settings(BaseModel):
         default="http://127.0.0.1:8000",
         description="where people reach the service; every mailed link starts with it",
     )
-    mail_server: str | None = Field(
+    mail_server: Annotated[str, AfterValidator(_mail_server)] | None = Field(
         default=None,
         description="SMTP server; without one, mails go to the instance folder's `mailbox/` and to the terminal",
     )

@@ -17,7 +17,7 @@ from backend.strength import normalize
 
 SALT_BYTES = 16
 HASH_BYTES = 32
-# At most half of the threads that `tiles serve` gives a process: the others answer whoever needs no hash.
+# Half of the threads that `tiles serve` gives a process by default: the others answer whoever needs no hash.
 LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5

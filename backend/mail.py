@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parseaddr
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 from email_validator import validate_email
 from flask import render_template
@@ -29,11 +29,12 @@ from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import stack_of
 from backend.models import Account, Mail
 from backend.tokens import LIFETIMES, Purpose
-from backend.transport import Courier, Message, code_of, reply_of
+from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
 
 BATCH = 10
-# A claim outlasts some slow sends. A worker that was killed leaves its batch unsent for as long.
-CLAIM = timedelta(seconds=30)
+# Half of a claim outlasts a slow server's time-out. A worker that was killed leaves its batch unsent for as long.
+CLAIM = timedelta(seconds=45)
+MOST_BATCHES = 20
 FIRST_RETRY = timedelta(seconds=15)
 LONGEST_RETRY = timedelta(hours=1)
 # A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
@@ -44,8 +45,11 @@ SMTP_PERMANENT = 500
 log = logging.getLogger(__name__)
 
 
+Kind = Literal["registration", "password_reset", "password_changed"]
+
+
 def enqueue(
-    kind: str,
+    kind: Kind,
     *,
     email: str | None = None,
     name: str | None = None,
@@ -103,7 +107,7 @@ def _password_changed(mail: AnyRow) -> Draft | None:
     return Draft(account.email, "password_changed", context) if account else None
 
 
-_COMPOSE: dict[str, Callable[[AnyRow], Draft | None]] = {
+_COMPOSE: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "registration": _registration,
     "password_reset": _password_reset,
     "password_changed": _password_changed,
@@ -196,8 +200,7 @@ def _composed(mail: AnyRow, claim: uuid.UUID) -> Message | None:
     except SQLAlchemyError:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
-        log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))  # noqa: TRY400 - names nobody
-        _put_off(mail, claim, "internal")
+        _give_to_log(mail, claim, error)
         return None
     _finish(mail.id, claim)
     return None
@@ -215,22 +218,31 @@ def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier) -> None:
         _put_off(mail, claim, code_of(error), for_good=reply_of(error) >= SMTP_PERMANENT)
     except OSError as error:
         _put_off(mail, claim, code_of(error))
+    except ServerUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - one mail that cannot be written down must not stop all others
+        _give_to_log(mail, claim, error)
     else:
         _finish(mail.id, claim)
 
 
+def _give_to_log(mail: AnyRow, claim: uuid.UUID, error: Exception) -> None:
+    log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))
+    _put_off(mail, claim, "internal")
+
+
 def deliver(stop: Event | None = None) -> int:
-    """Send what is due, over one connection, until nothing is; return how many mails were tried.
+    """Send what is due, over one connection, until nothing is or enough was; return how many mails were tried.
 
     Raises:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
     """
     tried = 0
     with closing(Courier()) as courier:
-        while True:
+        for _ in range(MOST_BATCHES):
             claim, batch = _claim()
             if not batch:
-                return tried
+                break
             # Half the claim is left for the last mail of the batch; the rest is taken anew.
             until = clock.now() + CLAIM / 2
             try:
@@ -242,7 +254,8 @@ def deliver(stop: Event | None = None) -> int:
             finally:
                 _release(claim)
             if stop and stop.is_set():
-                return tried
+                break
+    return tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +303,9 @@ def tidy() -> None:
     """Give up what has waited too long, and forget the address in what was given up long ago."""
     now = clock.now()
     with transaction() as session:
+        # Not what some worker is sending just now.
+        idle = Mail.claim.is_(None) | (Mail.due_at <= now)
         session.execute(
-            update(Mail).where(_waiting(), Mail.created_at < now - GIVE_UP).values(abandoned_at=now, claim=None)
+            update(Mail).where(_waiting(), idle, Mail.created_at < now - GIVE_UP).values(abandoned_at=now, claim=None)
         )
         session.execute(delete(Mail).where(Mail.abandoned_at < now - FORGET_ABANDONED))

@@ -190,13 +190,15 @@ def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@door.get("/.well-known/change-password")
 @door.get("/password-reset/confirm")
-def change_password() -> ResponseReturnValue:
-    """Lead a password manager to where a password is changed (W3C, A Well-Known URL for Changing Passwords).
+def password_reset_again() -> ResponseReturnValue:
+    """Lead whoever reloads the second step, from the address bar, to where both are."""
+    return redirect("/password-reset", 303)
 
-    And whoever reloads the second step from the address bar to where the first one is.
-    """
+
+@door.get("/.well-known/change-password")
+def change_password() -> ResponseReturnValue:
+    """Lead a password manager to where a password is changed (W3C, A Well-Known URL for Changing Passwords)."""
     return redirect("/password-reset", 303)
 
 

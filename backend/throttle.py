@@ -93,6 +93,7 @@ class _Counter:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._limiter = FixedWindowRateLimiter(storage)
+        self._lock = threading.Lock()
         self._keys: dict[int, tuple[int, bytes]] = {}
 
     def _window_key(self, item: RateLimitItem) -> bytes:
@@ -101,11 +102,12 @@ class _Counter:
         if isinstance(self._storage, RedisStorage):
             rest = (window + 1) * seconds - int(time.time())
             return self._shared_key(f"tiles:window:{seconds}:{window}", rest)
-        known, key = self._keys.get(seconds, (None, b""))
-        if known != window:
-            key = secrets.token_bytes(32)
-            self._keys[seconds] = (window, key)
-        return key
+        with self._lock:
+            known, key = self._keys.get(seconds, (None, b""))
+            if known != window:
+                key = secrets.token_bytes(32)
+                self._keys[seconds] = (window, key)
+            return key
 
     def _shared_key(self, name: str, seconds: int) -> bytes:
         """Agree with every other process on a random key that nobody keeps after its window."""
@@ -184,13 +186,17 @@ class Throttle:
                     raise TooManyRequests(retry_after=wait)
 
     def _count(self, action: _Action, item: RateLimitItem, name: str, subject: str) -> int:
-        if self._shared is not self._own and time.time() >= self._alone_until:
-            try:
-                return action(self._shared, item, name, subject)
-            except RedisError as error:
-                # A Redis that hangs would cost every request its time-out, several times over.
-                self._alone_until = time.time() + ALONE_SECONDS
-                log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
+        if self._shared is self._own or time.time() < self._alone_until:
+            return action(self._own, item, name, subject)
+        if action is _Counter.clear:
+            # What was counted here while Redis was away is forgotten with the rest.
+            self._own.clear(item, name, subject)
+        try:
+            return action(self._shared, item, name, subject)
+        except RedisError as error:
+            # A Redis that hangs would cost every request its time-out, several times over.
+            self._alone_until = time.time() + ALONE_SECONDS
+            log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
         return action(self._own, item, name, subject)
 
 
@@ -214,10 +220,12 @@ def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
             raise SettingsError(msg)
         table[name] = value
     try:
-        return {name: parse_many(value) for name, value in table.items()}
+        limits = {name: parse_many(value) for name, value in table.items()}
     except ValueError:
-        msg = "TILES_RATE_LIMITS: write a limit as 10/5 minutes; several, divided by ;"
-        raise SettingsError(msg) from None
+        limits = {}
+    if not limits or any(item.amount < 1 for items in limits.values() for item in items):
+        raise SettingsError("TILES_RATE_LIMITS: write a limit as 10/5 minutes, of 1 or more; several, divided by ;")
+    return limits
 
 
 def client_key(address: str | None) -> str:

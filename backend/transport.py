@@ -16,7 +16,8 @@ from flask import Flask, current_app
 
 from backend.config import settings
 
-SMTP_SECONDS = 10.0
+# Content filters think for some seconds before they take a mail; a slower server is sent the mail twice.
+SMTP_SECONDS = 20.0
 MAILBOX = "mailbox"
 
 

@@ -52,8 +52,8 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "X-Permitted-Cross-Domain-Policies": "none",
 }
-# A year, the least that browsers' preload lists ask for (RFC 6797).
-TRANSPORT_SECURITY = "max-age=31536000; includeSubDomains"
+# A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say.
+TRANSPORT_SECURITY = "max-age=31536000"
 
 log = logging.getLogger(__name__)
 B = TypeVar("B", bound="Body")
@@ -71,7 +71,7 @@ def refuse_body() -> None:
     Raises:
         InvalidRequest: the request has a body.
     """
-    if request.content_length:
+    if request.content_length or "Transfer-Encoding" in request.headers:
         raise InvalidRequest("This operation takes no body.")
 
 
@@ -206,7 +206,9 @@ def _framework_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _database_away(error: DBAPIError | PoolTimeout) -> Response:
-    log.error("the database cannot be used: %s", type(error).__name__)
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    log.error("the database cannot be used: %s %s", type(error).__name__, code)
     return problem_response(Overloaded(retry_after=DATABASE_RETRY_SECONDS))
 
 

@@ -35,14 +35,15 @@ def work(app: Flask, stop: threading.Event) -> None:
     while not stop.wait(pause):
         try:
             with app.app_context():
-                if time.monotonic() >= next_tidy:
-                    tidy()
-                    next_tidy = time.monotonic() + TIDY_SECONDS
                 try:
-                    mail.deliver(stop)
+                    tried = mail.deliver(stop)
                 finally:
+                    # Sending comes first: what waited through a long stop of the service gets its chance.
+                    if time.monotonic() >= next_tidy:
+                        tidy()
+                        next_tidy = time.monotonic() + TIDY_SECONDS
                     scrub(Mail)
-            pause = POLL_SECONDS
+            pause = 0.0 if tried else POLL_SECONDS
         except ServerUnavailable as error:
             pause = _longer(pause)
             log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
@@ -55,7 +56,7 @@ def work(app: Flask, stop: threading.Event) -> None:
 
 
 def _longer(pause: float) -> float:
-    return min(pause * 2, LONGEST_PAUSE_SECONDS)
+    return min(max(pause, POLL_SECONDS) * 2, LONGEST_PAUSE_SECONDS)
 
 
 def start(app: Flask) -> Callable[[], None]:
