@@ -63,7 +63,8 @@ def _by_field(problem: Problem) -> dict[str, list[str]]:
         return {"token": [f"{problem.title}. {problem.remedy}"]}
     found: dict[str, list[str]] = {}
     for entry in problem.errors:
-        found.setdefault(entry.pointer.removeprefix("/"), []).append(entry.detail)
+        sentence = entry.detail[:1].upper() + entry.detail[1:]
+        found.setdefault(entry.pointer.removeprefix("/"), []).append(sentence)
     return found or {"": [f"{problem.title}. {problem.detail}"]}
 
 
