@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -103,9 +104,12 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     shown = f"[{address}]" if ":" in address else address
     click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     sys.stdout.flush()
-    # A process of its own kind: the supervisor then carries nothing of the application.
+    # A process of its own kind: the supervisor then carries nothing of the application. It is told where this package
+    # is, or it would look for one of this name in the working directory first.
+    package = Path(__file__).parent
     os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
-        sys.executable, "-m", "granian", "backend.server:application", "--factory", "--interface", "wsgi",
+        sys.executable, "-P", "-m", "granian", f"{package / 'server.py'}:application", "--factory",
+        "--working-dir", str(package.parent), "--interface", "wsgi",
         "--host", address, "--port", str(port), "--workers", str(workers), "--blocking-threads", str(threads),
         "--http", "1", "--no-ws", "--log-level", "error", "--respawn-failed-workers",
         "--workers-kill-timeout", str(GRACE_SECONDS),

@@ -375,3 +375,14 @@ def test_processes_that_start_together_on_an_empty_database_migrate_it_once(tmp_
     assert [process.returncode for process in together] == [0, 0, 0]
     assert sum('"from": null' in text for text in told) == 1
     assert [path.name for path in (tmp_path / "instance").iterdir() if "key" in path.name] == ["secret_key"]
+
+
+def test_a_package_of_the_same_name_in_the_working_directory_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backend").mkdir()
+    for name in ("__init__", "server"):
+        (tmp_path / "backend" / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    with ServerProcess(tmp_path) as server:
+        assert "the wrong one" not in server.log
