@@ -11,18 +11,20 @@ from sqlalchemy import select, update
 
 from backend import clock, mail, sessions, tokens
 from backend.config import settings
-from backend.db import AnyRow, db, insert_unless_taken, reading, transaction
+from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.errors import (
     EmailInUse,
     FieldError,
+    InvalidRequest,
     InvalidToken,
     Overloaded,
+    Unauthenticated,
     WeakPassword,
     WrongCredentials,
 )
 from backend.hashing import hasher
-from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account
-from backend.sessions import ACCOUNT_COLUMNS
+from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, Policy
+from backend.sessions import Viewer, account_columns
 from backend.strength import weaknesses
 from backend.throttle import throttle
 from backend.tokens import Purpose
@@ -148,7 +150,7 @@ def _redeem_registration(token: str, password: str, client: str | None) -> dict[
 
 def _create(new: dict[str, Any]) -> AnyRow:
     # Of many that come together with one token, or for one address, the unique values let one in.
-    account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*ACCOUNT_COLUMNS)).one_or_none()
+    account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*account_columns())).one_or_none()
     if account is None:
         _refuse_taken(new)
         raise InvalidToken
@@ -176,7 +178,7 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     throttle().charge("sign-in", client=client, address=address, service="all")
     throttle().check("sign-in-failures", address=address)
     with reading() as session:
-        account = session.execute(select(*ACCOUNT_COLUMNS).where(Account.is_open_with(email))).one_or_none()
+        account = session.execute(select(*account_columns()).where(Account.is_open_with(email))).one_or_none()
     right = hasher().verify(account.password_hash if account else None, password)
     if account is None or not right:
         throttle().charge("sign-in-failures", address=address)
@@ -198,3 +200,23 @@ def _renewed_hash(account: AnyRow, password: str) -> str | None:
     with suppress(Overloaded):
         return hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
     return None
+
+
+def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:
+    """Change the name (None removes it), the wish for mails, or the accepted policy; return the account.
+
+    Raises:
+        InvalidRequest: no policy with this version was published.
+        Unauthenticated: the account was closed meanwhile.
+    """
+    accepted = changes.get("accepted_policy")
+    with transaction() as session:
+        if accepted and not session.scalar(select(Policy.version).where(Policy.version == accepted)):
+            raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
+        mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
+        if changes and not changed(update(Account).where(mine).values(**changes)):
+            raise Unauthenticated
+        account = session.execute(select(*account_columns()).where(mine)).one_or_none()
+    if account is None:
+        raise Unauthenticated
+    return account

@@ -1,17 +1,32 @@
 """The JSON door: what each operation takes and answers. It parses, calls one function, answers."""
 
 import uuid
-from datetime import date
 from http import HTTPStatus
-from typing import Annotated, Literal
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from backend import accounts, mail, passwords, sessions, web
-from backend.accounts import SignedIn, clean_email, clean_name
-from backend.db import AnyRow, is_current
+from backend import accounts, feedback, mail, passwords, policy, sessions, web
+from backend.config import settings
+from backend.contract import (
+    Accepted,
+    Account,
+    AccountAndSession,
+    AccountChange,
+    Address,
+    Credentials,
+    Health,
+    ListedSession,
+    Message,
+    NewPassword,
+    PasswordChange,
+    PolicyInForce,
+    Readiness,
+    Registration,
+    Sessions,
+    Stored,
+)
+from backend.db import is_current
 from backend.errors import (
     EmailInUse,
     InvalidToken,
@@ -22,137 +37,14 @@ from backend.errors import (
     WrongCredentials,
     WrongPassword,
 )
-from backend.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.openapi import Operations
 from backend.sessions import Viewer
-from backend.strength import MAXIMUM, clean_password
-from backend.web import Body
 
 OLDEST_MAIL_SECONDS = 3600
 READY_RETRY_SECONDS = 5
 
 door = Blueprint("api", __name__)
 operations = Operations(door)
-
-Name = Annotated[
-    str,
-    AfterValidator(clean_name),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}),
-]
-Email = Annotated[
-    str,
-    AfterValidator(clean_email),
-    WithJsonSchema({"type": "string", "format": "email", "maxLength": EMAIL_LENGTH}),
-]
-Password = Annotated[
-    str,
-    AfterValidator(clean_password),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAXIMUM}),
-]
-Token = Annotated[str, Field(min_length=1)]
-
-
-class Registration(Body):
-    """Who wants an account."""
-
-    name: Name
-    email: Email
-
-
-class Address(Body):
-    """An email address."""
-
-    email: Email
-
-
-class NewPassword(Body):
-    """A mailed token, and the password that it allows to choose."""
-
-    token: Token
-    password: Password
-
-
-class Credentials(Body):
-    """What somebody signs in with."""
-
-    email: Email
-    password: Password
-
-
-class PasswordChange(Body):
-    """The password as it is, and as it shall be."""
-
-    current_password: Password
-    new_password: Password
-
-
-class Answer(BaseModel):
-    """What the service answers."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class Accepted(Answer):
-    """The request was taken; what comes of it comes by mail."""
-
-
-class Policy(Answer):
-    """Which version of the privacy policy the person accepted, and which is in force."""
-
-    accepted: str | None
-    current: str | None
-
-
-class Account(Answer):
-    """All that the service knows about a person."""
-
-    name: str | None
-    email: str
-    email_updates: bool
-    created_at: AwareDatetime
-    policy: Policy
-
-    @classmethod
-    def of(cls, row: AnyRow) -> "Account":
-        """Answer with an account as it was read."""
-        policy = Policy(accepted=row.accepted_policy, current=None)
-        return cls.model_validate({**row._asdict(), "policy": policy})
-
-
-class Session(Answer):
-    """A new session. Its token is shown here and never again."""
-
-    token: str
-    id: uuid.UUID
-    expires_at: AwareDatetime
-
-
-class AccountAndSession(Answer):
-    """Who signed in, and the session that came of it."""
-
-    account: Account
-    session: Session
-
-    @classmethod
-    def of(cls, signed_in: SignedIn) -> "AccountAndSession":
-        """Answer to somebody who signed in."""
-        return cls(account=Account.of(signed_in.account), session=Session.model_validate(signed_in.session))
-
-
-class ListedSession(Answer):
-    """A session as its owner sees it."""
-
-    id: uuid.UUID
-    created_at: AwareDatetime
-    last_used_on: date
-    expires_at: AwareDatetime
-    current: bool
-
-
-class Sessions(Answer):
-    """The sessions that are good now, the newest first."""
-
-    sessions: list[ListedSession]
 
 
 @operations.add("POST", "/v1/registrations", tag="Registering", status=HTTPStatus.ACCEPTED,
@@ -199,7 +91,7 @@ def confirm_password_reset(body: NewPassword) -> None:
     passwords.reset(token=body.token, password=body.password, client=web.client())
 
 
-@operations.add("PUT", "/v1/account/password", tag="Passwords", status=HTTPStatus.NO_CONTENT, session=True,
+@operations.add("PUT", "/v1/account/password", tag="Passwords", status=HTTPStatus.NO_CONTENT, session="required",
                 body=PasswordChange, problems=(WrongPassword, WeakPassword, TooManyRequests))  # fmt: skip
 def change_password(viewer: Viewer, body: PasswordChange) -> None:
     """Replace a password that is known.
@@ -218,48 +110,63 @@ def sign_in(body: Credentials) -> AccountAndSession:
     return AccountAndSession.of(signed_in)
 
 
-@operations.add("GET", "/v1/sessions", tag="Sessions", answer=Sessions, session=True)
+@operations.add("GET", "/v1/sessions", tag="Sessions", answer=Sessions, session="required")
 def list_sessions(viewer: Viewer) -> Sessions:
     """List the account's sessions."""
     found = [ListedSession.model_validate(entry) for entry in sessions.listed(viewer)]
     return Sessions(sessions=found)
 
 
-@operations.add("DELETE", "/v1/sessions/current", tag="Sessions", status=HTTPStatus.NO_CONTENT, session=True)
+@operations.add("DELETE", "/v1/sessions/current", tag="Sessions", status=HTTPStatus.NO_CONTENT, session="required")
 def sign_out(viewer: Viewer) -> None:
     """End this session."""
     sessions.end(viewer, viewer.session_id)
 
 
 @operations.add("DELETE", "/v1/sessions/<uuid:id>", tag="Sessions", status=HTTPStatus.NO_CONTENT,
-                session=True, problems=(NotFound,))  # fmt: skip
+                session="required", problems=(NotFound,))  # fmt: skip
 def end_session(viewer: Viewer, id: uuid.UUID) -> None:  # noqa: A002 - the contract's word
     """End one of the account's sessions."""
     sessions.end(viewer, id)
 
 
-@operations.add("DELETE", "/v1/sessions", tag="Sessions", status=HTTPStatus.NO_CONTENT, session=True)
+@operations.add("DELETE", "/v1/sessions", tag="Sessions", status=HTTPStatus.NO_CONTENT, session="required")
 def end_all_sessions(viewer: Viewer) -> None:
     """End every session of the account, this one too."""
     sessions.end_all(viewer)
 
 
-@operations.add("GET", "/v1/account", tag="Account", answer=Account, session=True)
+@operations.add("GET", "/v1/account", tag="Account", answer=Account, session="required")
 def show_account(viewer: Viewer) -> Account:
     """Show all that is known about the person."""
     return Account.of(viewer.account)
 
 
-class Health(Answer):
-    """The process is up."""
+@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange)
+def change_account(viewer: Viewer, body: AccountChange) -> Account:
+    """Change or remove the name, choose whether mails about TILES come, accept a policy version."""
+    return Account.of(accounts.change(viewer, **body.model_dump(exclude_unset=True)))
 
-    status: Literal["up"] = "up"
+
+@operations.add("POST", "/v1/feedback", tag="Feedback", status=HTTPStatus.CREATED, session="optional",
+                body=Message, answer=Stored, headers=("Idempotency-Key",), problems=(TooManyRequests,))  # fmt: skip
+def send_feedback(viewer: Viewer | None, body: Message) -> Stored:
+    """Send feedback, signed in or not.
+
+    With an `Idempotency-Key` the same message sent again is stored once, and answered the same.
+    """
+    key = web.idempotency_key()
+    return Stored.model_validate(feedback.submit(viewer, message=body.message, key=key, client=web.client()))
 
 
-class Readiness(Answer):
-    """The service is able to serve."""
-
-    status: Literal["ready"] = "ready"
+@operations.add("GET", "/v1/policy", tag="Policy", answer=PolicyInForce, problems=(NotFound,))
+def show_policy() -> PolicyInForce:
+    """Show which version of the privacy policy is in force; not-found before the first."""
+    found = policy.current()
+    if found is None:
+        raise NotFound
+    url = f"{settings().public_url}/privacy"
+    return PolicyInForce(version=found.version, effective_on=found.effective_on, sha256=found.sha256, url=url)
 
 
 @operations.add("GET", "/healthz", tag="Operation", answer=Health)

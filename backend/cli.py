@@ -9,15 +9,16 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from backend import create_app, db, mail, worker
+from backend import create_app, db, feedback, mail, policy, worker
 from backend.config import OWNER_ONLY, SettingsError, settings
 from backend.hashing import LINE
 from backend.logs import configure
@@ -26,6 +27,7 @@ from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
 GRACE_SECONDS = 20
+SHOWN = 80
 
 
 def main() -> None:
@@ -192,3 +194,61 @@ def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
     before, after = db.upgrade()
     _print({"from": before, "to": after}, as_json=as_json)
+
+
+@tiles.group("policy")
+def policy_group() -> None:
+    """The privacy policy."""
+
+
+@policy_group.command("publish")
+@click.argument("file", type=click.File(encoding="utf-8"))
+@click.option("--version", required=True, help="What the version is called, such as 2026-11.")
+@click.option("--effective", required=True, type=click.DateTime(["%Y-%m-%d"]), help="From which day (UTC) it counts.")
+@_as_json
+@with_appcontext
+def policy_publish(file: IO[str], version: str, effective: datetime, *, as_json: bool) -> None:
+    """Publish the plain text in FILE as a version of the policy; it cannot be changed afterwards.
+
+    From its day on it is shown at /privacy and named by GET /v1/policy. Publishing the same again changes nothing.
+    """
+    try:
+        published = policy.publish(version=version, effective_on=effective.date(), text=file.read())
+    except (policy.PolicyError, UnicodeDecodeError) as error:
+        raise click.ClickException(str(error)) from None
+    _print(asdict(published) | {"effective_on": published.effective_on.isoformat()}, as_json=as_json)
+
+
+@tiles.group("feedback")
+def feedback_group() -> None:
+    """What people wrote from the app."""
+
+
+def _feedback() -> list[dict[str, Any]]:
+    return [
+        {**row._asdict(), "id": str(row.id), "received_at": f"{row.received_at:%Y-%m-%dT%H:%M:%SZ}"}
+        for row in feedback.listed()
+    ]
+
+
+@feedback_group.command("list")
+@_as_json
+@with_appcontext
+def feedback_list(*, as_json: bool) -> None:
+    """Show the messages, the newest first, each with the beginning of what it says."""
+    found = _feedback()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for entry in found:
+        signed_in = "signed in" if entry["signed_in"] else "anonymous"
+        click.echo(f"{entry['received_at']}  {signed_in:<9}  {' '.join(entry['message'].split())[:SHOWN]}")
+
+
+@feedback_group.command("export")
+@click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="A file; else the terminal.")
+@with_appcontext
+def feedback_export(output: IO[str]) -> None:
+    """Write all messages, whole, as one JSON document."""
+    json.dump({"feedback": _feedback()}, output, ensure_ascii=False, indent=2)
+    output.write("\n")

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, LargeBinary, String, func
+from sqlalchemy import ColumnElement, ForeignKey, Index, LargeBinary, ScalarSelect, String, Text, func, select
 from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
 
 from backend.db import Base
@@ -24,6 +24,7 @@ class Category(StrEnum):
     PERSONAL = "personal"
     PSEUDONYMOUS = "pseudonymous"
     TECHNICAL = "technical"
+    PUBLIC = "public"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,10 @@ class Declaration:
 LIFE = "as long as the account"
 SESSION = "until the session ends: signed out, a new password, idle, or too old"
 HANDOVER = "until the mail is handed over, or 7 days after it was given up"
+KEPT = "until the data manager deletes it; what was sent signed in, as long as the account"
+PUBLIC = "for good: it is public"
 DELETED = "deleted"
+UNTOUCHED = "none: it is about nobody"
 
 
 def _column(
@@ -59,6 +63,10 @@ def _pseudonymous(purpose: str, retention: str, *args: Any, **options: Any) -> M
 
 def _technical(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
     return _column(Category.TECHNICAL, purpose, retention, DELETED, *args, **options)
+
+
+def _public(purpose: str, *args: Any, **options: Any) -> MappedColumn[Any]:
+    return _column(Category.PUBLIC, purpose, PUBLIC, UNTOUCHED, *args, **options)
 
 
 class Account(Base):
@@ -98,6 +106,44 @@ Index(
     sqlite_where=Account.closed_at.is_(None),
     postgresql_where=Account.closed_at.is_(None),
 )
+
+
+class Policy(Base):
+    """A version of the privacy policy, as it was published."""
+
+    __tablename__ = "policies"
+
+    version: Mapped[str] = _public("Names the version", String(40), primary_key=True)
+    effective_on: Mapped[date] = _public("From which day (UTC) it is in force")
+    sha256: Mapped[str] = _public("Shows that the text is the one that was announced", String(64))
+    text: Mapped[str] = _public("What it says", Text)
+    published_at: Mapped[datetime] = _public("When it was published")
+
+    @classmethod
+    def in_force_on(cls, day: date) -> ScalarSelect[str]:
+        """Return the version that is in force on a day: of those begun, the one that began last."""
+        begun = select(cls.version).where(cls.effective_on <= day)
+        return begun.order_by(cls.effective_on.desc(), cls.published_at.desc()).limit(1).scalar_subquery()
+
+    __table_args__ = ({"info": {"purpose": "One row for each version of the privacy policy"}},)
+
+
+class Feedback(Base):
+    """What somebody wrote to us from the app."""
+
+    __tablename__ = "feedback"
+
+    id: Mapped[uuid.UUID] = _pseudonymous("Names the message; random", KEPT, primary_key=True)
+    account_id: Mapped[uuid.UUID | None] = _pseudonymous(
+        "Who wrote it, if the app was signed in", KEPT, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    )
+    message: Mapped[str] = _personal("Improving the app", KEPT, Text)
+    received_at: Mapped[datetime] = _personal("When it came", KEPT)
+    key_sha256: Mapped[bytes | None] = _technical(
+        "Recognises a message that is sent twice", KEPT, LargeBinary(32), unique=True
+    )
+
+    __table_args__ = ({"info": {"purpose": "One row for each message from the app"}},)
 
 
 class Session(Base):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from flask import Blueprint, Response
 from pydantic import BaseModel, Field
@@ -27,6 +27,8 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 
+HEADER_LENGTH = 255
+Access = Literal["none", "optional", "required"]
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = (
     "JSON in, JSON out, in UTF-8. Times are RFC 3339 in UTC. A session is sent as `Authorization: Bearer TOKEN`. "
@@ -35,7 +37,6 @@ DESCRIPTION = (
 )
 OF_A_BODY = (MalformedJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
 OF_NO_BODY = (InvalidRequest,)
-OF_A_SESSION = (Unauthenticated,)
 OF_ALL = (InternalError, Overloaded)
 
 
@@ -57,21 +58,39 @@ class ProblemDocument(BaseModel):
     errors: list[FieldErrorDocument] = Field(default=[], description="what is wrong with which field")
 
 
-@dataclass(frozen=True, slots=True)
+class Details(TypedDict, total=False):
+    """What an operation may take and answer beyond the least."""
+
+    status: HTTPStatus
+    body: type[web.Body]
+    answer: type[BaseModel]
+    session: Access
+    headers: tuple[str, ...]
+    problems: tuple[type[Problem], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path: its words, its types and its refusals."""
 
     method: str
     path: str
+    tag: str
     name: str
     summary: str
     description: str
-    tag: str
-    status: HTTPStatus
-    body: type[web.Body] | None
-    answer: type[BaseModel] | None
-    session: bool
-    problems: tuple[type[Problem], ...]
+    status: HTTPStatus = HTTPStatus.OK
+    body: type[web.Body] | None = None
+    answer: type[BaseModel] | None = None
+    session: Access = "none"
+    headers: tuple[str, ...] = ()
+    problems: tuple[type[Problem], ...] = ()
+
+    @property
+    def refusals(self) -> tuple[type[Problem], ...]:
+        """Every problem that it may answer with."""
+        of_session = () if self.session == "none" else (Unauthenticated,)
+        return (*of_session, *(OF_A_BODY if self.body else OF_NO_BODY), *self.problems, *OF_ALL)
 
 
 @dataclass
@@ -81,27 +100,15 @@ class Operations:
     blueprint: Blueprint
     declared: list[Operation] = field(default_factory=list)
 
-    def add(  # noqa: PLR0913 - each says one thing of the contract
-        self,
-        method: str,
-        path: str,
-        *,
-        tag: str,
-        status: HTTPStatus = HTTPStatus.OK,
-        body: type[web.Body] | None = None,
-        answer: type[BaseModel] | None = None,
-        session: bool = False,
-        problems: tuple[type[Problem], ...] = (),
+    def add(
+        self, method: str, path: str, *, tag: str, **details: Unpack[Details]
     ) -> Callable[[Callable[..., BaseModel | None]], Callable[..., Response]]:
         """Declare an operation: its function is given `viewer` and `body` where it has them, and returns the answer."""
 
         def declare(function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
-            summary, _, description = (function.__doc__ or "").partition("\n")
-            described = " ".join(description.split())
-            refusals = (*(OF_A_SESSION if session else ()), *(OF_A_BODY if body else OF_NO_BODY), *problems, *OF_ALL)
-            operation = Operation(
-                method, path, function.__name__, summary, described, tag, status, body, answer, session, refusals
-            )
+            summary, _, text = (function.__doc__ or "").partition("\n")
+            words = {"name": function.__name__, "summary": summary, "description": " ".join(text.split())}
+            operation = Operation(method=method, path=path, tag=tag, **words, **details)
             self.declared.append(operation)
             view = _view(operation, function)
             self.blueprint.add_url_rule(path, view_func=view, methods=[method])
@@ -137,8 +144,8 @@ class Operations:
 def _view(operation: Operation, function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
     @wraps(function)
     def view(**arguments: Any) -> Response:
-        if operation.session:
-            arguments["viewer"] = web.viewer()
+        if operation.session != "none":
+            arguments["viewer"] = web.viewer() if operation.session == "required" else web.viewer_if_any()
         if operation.body:
             arguments["body"] = web.read_json(operation.body)
         else:
@@ -161,18 +168,24 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": operation.name,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "responses": {str(operation.status.value): _success(operation)} | _refusals(operation.problems),
+        "responses": {str(operation.status.value): _success(operation)} | _refusals(operation.refusals),
     }
     if operation.description:
         described["description"] = operation.description
-    if operation.session:
-        described["security"] = [{"session": []}]
+    if operation.session != "none":
+        described["security"] = [{"session": []}, *([{}] if operation.session == "optional" else [])]
     if operation.body:
         described["requestBody"] = {"required": True, "content": _content(operation.body)}
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": HEADER_LENGTH}}
+        for name in operation.headers
+    ]
     if "<uuid:" in operation.path:
         name = operation.path.partition("<uuid:")[2].partition(">")[0]
         schema = {"type": "string", "format": "uuid"}
-        described["parameters"] = [{"name": name, "in": "path", "required": True, "schema": schema}]
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
+    if parameters:
+        described["parameters"] = parameters
     return described
 
 

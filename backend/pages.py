@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
-from backend import accounts, clock, passwords, web
+from backend import accounts, clock, passwords, policy, web
 from backend.api import operations
 from backend.config import settings
 from backend.errors import FieldError, InvalidRequest, InvalidToken, NotFound, Problem, problems
@@ -158,7 +158,7 @@ def confirm_password_reset() -> ResponseReturnValue:
 @door.get("/privacy")
 def privacy() -> str:
     """Show what is promised and what is stored."""
-    return render_template("privacy.html", inventory=inventory())
+    return render_template("privacy.html", inventory=inventory(), policy=policy.current())
 
 
 @door.get("/problems")

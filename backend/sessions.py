@@ -5,6 +5,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, literal, select, update
 
@@ -12,13 +13,18 @@ from backend import clock
 from backend.config import settings
 from backend.db import AnyRow, changed, reading, transaction
 from backend.errors import NotFound, Unauthenticated
-from backend.models import Account, Session
+from backend.models import Account, Policy, Session
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32
 
-# What a request about an account may need of it, read in one statement with the session.
-ACCOUNT_COLUMNS = (
+
+def account_columns() -> tuple[Any, ...]:
+    """Return what a request about an account may need of it, to be read in one statement."""
+    return (*_COLUMNS, Policy.in_force_on(clock.now().date()).label("current_policy"))
+
+
+_COLUMNS = (
     Account.id,
     Account.name,
     Account.email,
@@ -92,7 +98,7 @@ def identify(token: str) -> Viewer:
     now = clock.now()
     with reading() as session:
         row = session.execute(
-            select(*ACCOUNT_COLUMNS, Session.id.label("session_id"), Session.last_used_on)
+            select(*account_columns(), Session.id.label("session_id"), Session.last_used_on)
             .join(Session, Session.account_id == Account.id)
             .where(
                 Session.token_sha256 == _digest(token),

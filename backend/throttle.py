@@ -30,6 +30,8 @@ LIMITS = {
     "password-reset/address": "3/hour; 5/day",
     "token/client": "60/hour",
     "password/account": "10/5 minutes",
+    "feedback/client": "10/hour",
+    "feedback/account": "10/hour",
 }
 OFF = "off"
 IPV6_CLIENT_PREFIX = 64

@@ -154,6 +154,20 @@ def viewer() -> sessions.Viewer:
     return sessions.identify(token.strip())
 
 
+def viewer_if_any() -> sessions.Viewer | None:
+    """Return whose request this is, or None where it does not say.
+
+    Raises:
+        Unauthenticated: it says so with a session that is none.
+    """
+    return viewer() if "Authorization" in request.headers else None
+
+
+def idempotency_key() -> str | None:
+    """Return the key under which the same request may come again (IETF draft, The Idempotency-Key HTTP Header)."""
+    return request.headers.get("Idempotency-Key")
+
+
 def problem_response(problem: Problem) -> Response:
     """Return the problem document (RFC 9457), or a page for a person who opened an address in a browser."""
     if _is_for_a_person():

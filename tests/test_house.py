@@ -30,9 +30,9 @@ LADDER = [
     ["server", "cli"],
     ["pages", "worker"],
     ["api"],
-    ["openapi"],
+    ["openapi", "contract"],
     ["web"],
-    ["passwords", "privacy"],
+    ["passwords", "privacy", "policy", "feedback"],
     ["accounts"],
     ["sessions", "mail", "throttle"],
     ["transport", "tokens", "hashing"],
@@ -40,8 +40,10 @@ LADDER = [
     ["db"],
     ["clock", "errors", "config", "logs"],
 ]
-DOORS = {"api", "pages", "cli", "web", "openapi"}
+DOORS = {"api", "pages", "cli", "web", "openapi", "contract"}
 FEATURES = {
+    "feedback",
+    "policy",
     "accounts",
     "passwords",
     "sessions",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import db, mail, models
+from backend import db, mail, models, policy
 from backend.hashing import Hasher
 from backend.transport import ServerUnavailable
 
@@ -48,13 +48,16 @@ def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
     return {name: service.rows(name) for name in db.Base.metadata.tables}
 
 
-EXAMPLES = {
+EXAMPLES: dict[str, Any] = {
     "name": "Ada Lovelace",
     "email": "ada@example.org",
     "password": PASSWORD,
     "current_password": "not that one",
     "new_password": OTHER_PASSWORD,
     "token": "made-up",
+    "email_updates": False,
+    "accepted_policy": "2026-01",
+    "message": "More tiles, please.",
 }
 
 
@@ -79,6 +82,8 @@ def test_promise_1_only_a_name_and_an_email_are_asked_for(service: Service) -> N
 def test_promise_1_a_member_that_the_contract_does_not_name_is_refused_everywhere(
     service: Service, ada: Person
 ) -> None:
+    with service.app.app_context():
+        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=date(2026, 1, 1), text="We store little.")
     asked = list(bodies(service))
     assert len(asked) >= 6
     for method, path, body in asked:

@@ -1,0 +1,180 @@
+"""The types of the JSON contract: what operations take and answer, and how their fields are cleaned."""
+
+import uuid
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from backend import feedback
+from backend.accounts import SignedIn, clean_email, clean_name
+from backend.db import AnyRow
+from backend.models import EMAIL_LENGTH, NAME_LENGTH
+from backend.strength import MAXIMUM, clean_password
+from backend.web import Body
+
+Name = Annotated[
+    str,
+    AfterValidator(clean_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}),
+]
+Email = Annotated[
+    str,
+    AfterValidator(clean_email),
+    WithJsonSchema({"type": "string", "format": "email", "maxLength": EMAIL_LENGTH}),
+]
+Password = Annotated[
+    str,
+    AfterValidator(clean_password),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAXIMUM}),
+]
+Token = Annotated[str, Field(min_length=1)]
+
+
+class Registration(Body):
+    """Who wants an account."""
+
+    name: Name
+    email: Email
+
+
+class Address(Body):
+    """An email address."""
+
+    email: Email
+
+
+class NewPassword(Body):
+    """A mailed token, and the password that it allows to choose."""
+
+    token: Token
+    password: Password
+
+
+class Credentials(Body):
+    """What somebody signs in with."""
+
+    email: Email
+    password: Password
+
+
+class PasswordChange(Body):
+    """The password as it is, and as it shall be."""
+
+    current_password: Password
+    new_password: Password
+
+
+class AccountChange(Body):
+    """What shall be another; what is not named stays. A name of null is removed."""
+
+    name: Name | None = None
+    email_updates: bool = False
+    accepted_policy: Annotated[str, Field(min_length=1, max_length=40)] = ""
+
+
+class Message(Body):
+    """What somebody wants to tell us."""
+
+    message: Annotated[
+        str,
+        AfterValidator(feedback.clean_message),
+        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": feedback.MESSAGE_LENGTH}),
+    ]
+
+
+class Answer(BaseModel):
+    """What the service answers."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Accepted(Answer):
+    """The request was taken; what comes of it comes by mail."""
+
+
+class Policy(Answer):
+    """Which version of the privacy policy the person accepted, and which is in force."""
+
+    accepted: str | None
+    current: str | None
+
+
+class Account(Answer):
+    """All that the service knows about a person."""
+
+    name: str | None
+    email: str
+    email_updates: bool
+    created_at: AwareDatetime
+    policy: Policy
+
+    @classmethod
+    def of(cls, row: AnyRow) -> "Account":
+        """Answer with an account as it was read."""
+        policy = Policy(accepted=row.accepted_policy, current=row.current_policy)
+        return cls.model_validate({**row._asdict(), "policy": policy})
+
+
+class Session(Answer):
+    """A new session. Its token is shown here and never again."""
+
+    token: str
+    id: uuid.UUID
+    expires_at: AwareDatetime
+
+
+class AccountAndSession(Answer):
+    """Who signed in, and the session that came of it."""
+
+    account: Account
+    session: Session
+
+    @classmethod
+    def of(cls, signed_in: SignedIn) -> "AccountAndSession":
+        """Answer to somebody who signed in."""
+        return cls(account=Account.of(signed_in.account), session=Session.model_validate(signed_in.session))
+
+
+class ListedSession(Answer):
+    """A session as its owner sees it."""
+
+    id: uuid.UUID
+    created_at: AwareDatetime
+    last_used_on: date
+    expires_at: AwareDatetime
+    current: bool
+
+
+class Sessions(Answer):
+    """The sessions that are good now, the newest first."""
+
+    sessions: list[ListedSession]
+
+
+class Stored(Answer):
+    """That the message was stored, under which id and when."""
+
+    id: uuid.UUID
+    received_at: AwareDatetime
+
+
+class PolicyInForce(Answer):
+    """A version of the privacy policy; `sha256` is that of its text in UTF-8."""
+
+    version: str
+    effective_on: date
+    sha256: str
+    url: str
+
+
+class Health(Answer):
+    """The process is up."""
+
+    status: Literal["up"] = "up"
+
+
+class Readiness(Answer):
+    """The service is able to serve."""
+
+    status: Literal["ready"] = "ready"

@@ -1,0 +1,97 @@
+"""Feedback: what people write to us from the app, stored once."""
+
+import hashlib
+import unicodedata
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from backend import clock
+from backend.db import AnyRow, db, insert_unless_taken, reading, transaction
+from backend.errors import FieldError, InvalidRequest, Unauthenticated
+from backend.models import Account, Feedback
+from backend.sessions import Viewer
+from backend.throttle import throttle
+
+MESSAGE_LENGTH = 4000
+KEY_LENGTH = 255
+
+
+def clean_message(message: str) -> str:
+    """Return a message as it is stored: in NFC, without white space around it.
+
+    Raises:
+        ValueError: it is empty, too long, or has control characters other than line breaks and tabs.
+    """
+    message = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
+    if not 1 <= len(message) <= MESSAGE_LENGTH:
+        msg = f"write 1 to {MESSAGE_LENGTH:,} characters"
+        raise ValueError(msg)
+    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in message):
+        msg = "write text without control characters other than line breaks and tabs"
+        raise ValueError(msg)
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a message was stored, under which id and when."""
+
+    id: uuid.UUID
+    received_at: datetime
+
+
+def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> Receipt:
+    """Store a message once; the same key with the same message again gives the same receipt.
+
+    Raises:
+        InvalidRequest: the key is none, or was used for another message.
+        Unauthenticated: the account was closed meanwhile.
+    """
+    account_id = viewer.account.id if viewer else None
+    throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
+    key_sha256 = _digest(account_id, key) if key is not None else None
+    row = {"id": uuid.uuid4(), "message": message, "received_at": clock.now(), "key_sha256": key_sha256}
+    with transaction():
+        if account_id and not _lock_open(account_id):
+            raise Unauthenticated
+        stored = db.session.execute(
+            insert_unless_taken(Feedback)
+            .values(account_id=account_id, **row)
+            .returning(Feedback.id, Feedback.received_at)
+        ).one_or_none()
+    return Receipt(*stored) if stored else _stored_before(key_sha256, message)
+
+
+def _digest(account_id: uuid.UUID | None, key: str) -> bytes:
+    if not (1 <= len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
+        rule = f"write an Idempotency-Key of 1 to {KEY_LENGTH} printable ASCII characters, a new one for each message"
+        raise InvalidRequest(errors=[FieldError("", rule)])
+    return hashlib.sha256(f"{account_id}\0{key}".encode()).digest()
+
+
+def _lock_open(account_id: uuid.UUID) -> bool:
+    """Hold an open account as it is until this transaction ends, so that nothing is stored about one being erased."""
+    open_account = select(Account.id).where(Account.id == account_id, Account.closed_at.is_(None))
+    return db.session.scalar(open_account.with_for_update(read=True)) is not None
+
+
+def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:
+    with reading() as session:
+        found = session.execute(
+            select(Feedback.id, Feedback.received_at, Feedback.message).where(Feedback.key_sha256 == key_sha256)
+        ).one_or_none()
+    if found is None or found.message != message:
+        rule = "this Idempotency-Key was used for another message: use a new one for each"
+        raise InvalidRequest(errors=[FieldError("", rule)])
+    return Receipt(found.id, found.received_at)
+
+
+def listed() -> list[AnyRow]:
+    """Return every message: id, when, whether it was sent signed in, and what it says; the newest first."""
+    signed_in = Feedback.account_id.is_not(None).label("signed_in")
+    with reading() as session:
+        columns = (Feedback.id, Feedback.received_at, signed_in, Feedback.message)
+        return list(session.execute(select(*columns).order_by(Feedback.received_at.desc())))

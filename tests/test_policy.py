@@ -1,0 +1,97 @@
+"""The privacy policy: published in versions, in force from a day, the same everywhere it is shown."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from support import Person, Service, assert_problem, run_tiles
+
+from backend import clock, policy
+from backend.policy import PolicyError
+
+TEXT = "We store a name & an email address.\n\nNothing else.\n"
+
+
+def publish(service: Service, version: str, effective_on: date, text: str = TEXT) -> policy.Published:
+    with service.app.app_context():
+        return policy.publish(version=version, effective_on=effective_on, text=text)
+
+
+def test_before_the_first_version_there_is_none(service: Service) -> None:
+    assert_problem(service.http.get("/v1/policy"), 404, "not-found")
+    assert "policy in force" not in service.http.get("/privacy").text
+
+
+def test_the_version_in_force_is_named_and_shown(service: Service) -> None:
+    publish(service, "2026-01", date(2026, 1, 1))
+    sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
+    assert service.http.get("/v1/policy").json == {
+        "version": "2026-01",
+        "effective_on": "2026-01-01",
+        "sha256": sha256,
+        "url": "https://accounts.tiles.test/privacy",
+    }
+    page = service.http.get("/privacy").text
+    assert sha256 in page
+    assert "<p>We store a name &amp; an email address.</p>" in page
+
+
+def test_a_version_is_in_force_from_its_day(
+    service: Service, ada: Person, move_clock: Callable[[timedelta], None]
+) -> None:
+    today = clock.now().date()
+    publish(service, "old", today - timedelta(days=30))
+    publish(service, "new", today + timedelta(days=1))
+    assert service.http.get("/v1/policy").json["version"] == "old"
+    move_clock(timedelta(days=1))
+    assert service.http.get("/v1/policy").json["version"] == "new"
+    assert service.account(ada.headers).json["policy"]["current"] == "new"
+
+
+def test_publishing_the_same_again_changes_nothing(service: Service) -> None:
+    first = publish(service, "2026-01", date(2026, 1, 1))
+    before = service.rows("policies")
+    assert publish(service, "2026-01", date(2026, 1, 1)) == first
+    assert service.rows("policies") == before
+
+
+@pytest.mark.parametrize(
+    ("version", "day", "text"),
+    [
+        ("2026-01", date(2026, 1, 1), "Another text."),
+        ("2026-01", date(2026, 2, 1), TEXT),
+        ("", date(2026, 1, 1), TEXT),
+        ("a version", date(2026, 1, 1), TEXT),
+        ("v" * 41, date(2026, 1, 1), TEXT),
+        ("2026-02", date(2026, 1, 1), " \n"),
+    ],
+    ids=["another text", "another day", "no name", "a space", "too long", "no text"],
+)
+def test_what_was_published_cannot_be_changed_nor_nonsense_be_published(
+    service: Service, version: str, day: date, text: str
+) -> None:
+    publish(service, "2026-01", date(2026, 1, 1))
+    before = service.rows("policies")
+    with pytest.raises(PolicyError):
+        publish(service, version, day, text)
+    assert service.rows("policies") == before
+
+
+def test_the_data_manager_publishes_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "policy.txt"
+    file.write_text(TEXT, "utf-8")
+    run_tiles(tmp_path / "instance", "db", "upgrade")
+    command = ("policy", "publish", str(file), "--version", "2026-01", "--effective", "2026-01-01")
+    published = run_tiles(tmp_path / "instance", *command, "--json")
+    assert json.loads(published.stdout) == {
+        "version": "2026-01",
+        "effective_on": "2026-01-01",
+        "sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
+    }
+    file.write_text("Another text.", "utf-8")
+    refused = run_tiles(tmp_path / "instance", *command)
+    assert refused.returncode == 1
+    assert "choose a new name" in refused.stderr
