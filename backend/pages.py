@@ -158,7 +158,12 @@ def confirm_password_reset() -> ResponseReturnValue:
 @door.get("/privacy")
 def privacy() -> str:
     """Show what is promised and what is stored."""
-    return render_template("privacy.html", inventory=inventory(), policy=policy.current())
+    try:
+        in_force, unknown = policy.current(), False
+    except web.DATABASE_AWAY:
+        # What is stored can be said without the store.
+        in_force, unknown = None, True
+    return render_template("privacy.html", inventory=inventory(), policy=in_force, policy_unknown=unknown)
 
 
 @door.get("/problems")

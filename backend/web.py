@@ -55,6 +55,9 @@ SECURITY_HEADERS = {
 # A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say.
 TRANSPORT_SECURITY = "max-age=31536000"
 
+# What says that the database cannot be used now, and not that we asked it wrongly.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout)
+
 log = logging.getLogger(__name__)
 B = TypeVar("B", bound="Body")
 
@@ -259,7 +262,7 @@ def init_app(app: Flask, *doors: Blueprint) -> None:
     app.after_request(_end)
     app.register_error_handler(Problem, problem_response)
     app.register_error_handler(HTTPException, _framework_error)
-    for away in (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout):
+    for away in DATABASE_AWAY:
         app.register_error_handler(away, _database_away)
     app.register_error_handler(Exception, _unexpected)
     with app.app_context():
