@@ -35,6 +35,7 @@ LADDER = [
     ["passwords", "privacy", "policy", "feedback"],
     ["accounts"],
     ["sessions", "mail", "throttle"],
+    ["compose"],
     ["transport", "tokens", "hashing"],
     ["models", "strength"],
     ["db"],
@@ -42,6 +43,7 @@ LADDER = [
 ]
 DOORS = {"api", "pages", "cli", "web", "openapi", "contract"}
 FEATURES = {
+    "compose",
     "feedback",
     "policy",
     "accounts",
