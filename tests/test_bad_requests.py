@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from support import NOBODY, WORD, Send, Service, announced, assert_problem, chunked
+from support import NOBODY, WORD, Person, Send, Service, announced, assert_problem, chunked
 
 from backend.api import operations
 
@@ -159,3 +159,23 @@ def test_a_form_over_16_kib_is_too_large(
         options["headers"] = {"Accept": "text/html"} | options.get("headers", {})
         response = send("POST", path, content_type=content_type, **options)
         assert (response.status_code, response.mimetype) == (413, "text/html")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/account"), ("DELETE", "/v1/sessions/current")])
+@pytest.mark.parametrize("way", [announced, chunked])
+def test_a_body_where_none_is_read_is_refused(
+    service: Service, ada: Person, method: str, path: str, way: Callable[[bytes], dict[str, Any]]
+) -> None:
+    options = way(b'{"kilimanjaro": 1}')
+    options["headers"] = {**options.get("headers", {}), **ada.headers}
+    response = service.http.open(path, method=method, **options)
+    assert_problem(response, 422, "invalid-request")
+    assert "kilimanjaro" not in response.text
+    assert service.account(ada.headers).status_code == 200
+
+
+def test_a_form_that_another_site_sends_is_refused(service: Service) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    response = service.http.post("/password-reset", data={"email": "ada@example.org"}, headers=headers)
+    assert_problem(response, 422, "invalid-request")
+    assert service.rows("mails") == []

@@ -480,3 +480,16 @@ def test_off_limits_nothing(make_service: Callable[..., Service], off: str) -> N
 def test_limits_that_make_no_sense_stop_the_start(make_service: Callable[..., Service], changes: str) -> None:
     with pytest.raises(SettingsError, match=r"^TILES_RATE_LIMITS: "):
         make_service(rate_limits=changes)
+
+
+def test_what_is_counted_in_a_process_is_bounded_however_many_names_are_tried(
+    make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "MOST_KEYS", 100)
+    service = make_service(rate_limits="password-reset/client=100000/hour")
+    with service.app.app_context():
+        counter = throttle.throttle()
+        for number in range(1_000):
+            counter.charge("password-reset", client="127.0.0.1", address=f"{number}@example.org")
+        windows = counter._own._storage._windows.values()  # noqa: SLF001 - no answer shows what memory holds
+    assert all(len(counts) <= 100 for _, counts in windows)

@@ -1,0 +1,67 @@
+"""Readiness: whether the service is able to serve, told to anybody, and nothing else with it."""
+
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support import Person, Service, any_database, assert_problem, free_port
+
+from backend import db, mail
+from backend.models import Mail
+from backend.transport import ServerUnavailable
+
+
+def test_a_service_that_is_able_to_serve_says_so_and_no_number(service: Service) -> None:
+    assert service.http.get("/readyz").json == {"status": "ready"}
+
+
+def test_mails_that_have_waited_untried_for_an_hour_make_it_unready(
+    service: Service, move_clock: Callable[[timedelta], None]
+) -> None:
+    service.http.post("/v1/password-resets", json={"email": "nobody@example.org"})
+    move_clock(timedelta(minutes=59))
+    assert service.http.get("/readyz").status_code == 200
+    move_clock(timedelta(minutes=2))
+    assert_problem(service.http.get("/readyz"), 503, "overloaded")
+    service.deliver()
+    assert service.http.get("/readyz").status_code == 200
+
+
+def test_one_mailbox_that_refuses_does_not_make_it_unready(
+    service: Service, move_clock: Callable[[timedelta], None]
+) -> None:
+    service.mail_server.refuse = "451 4.7.1 Greylisted"
+    service.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"})
+    service.deliver()
+    move_clock(timedelta(hours=3))
+    assert service.http.get("/readyz").status_code == 200
+
+
+def test_while_the_mail_server_is_away_a_mail_to_nobody_waits_like_any_other(
+    make_service: Callable[..., Service], service: Service, ada: Person
+) -> None:
+    away = make_service(mail_port=free_port())
+    for email in (ada.email, "nobody@example.org"):
+        away.http.post("/v1/password-resets", json={"email": email})
+    with away.app.app_context(), pytest.raises(ServerUnavailable):
+        mail.deliver()
+    assert {row["email"]: row["attempts"] for row in away.rows("mails")} == {ada.email: 0, "nobody@example.org": 0}
+    assert [message["To"] for message in service.deliver()] == [ada.email]
+    assert service.rows("mails") == []
+
+
+@any_database
+def test_somebody_who_reads_for_long_stops_no_writer(service: Service, tmp_path: Path) -> None:
+    reader = sqlite3.connect(tmp_path / "tiles.sqlite3", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM accounts").fetchone()
+    service.http.post("/v1/password-resets", json={"email": "nobody@example.org"})
+    with service.app.app_context():
+        assert not db.scrub(Mail)
+    assert service.http.post("/v1/password-resets", json={"email": "nobody@example.org"}).status_code == 202
+    reader.execute("COMMIT")
+    reader.close()
+    with service.app.app_context():
+        assert db.scrub(Mail)
