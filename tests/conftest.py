@@ -261,3 +261,14 @@ def empty_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         yield postgresql.get_uri(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Take back what a command that runs in this process does to the log of the whole process."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)

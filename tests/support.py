@@ -1,6 +1,7 @@
 """What tests share that is no fixture: the real peers, and the service seen from outside."""
 
 import io
+import logging
 import os
 import re
 import signal
@@ -50,6 +51,10 @@ def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
             return found
         time.sleep(0.05)
     raise AssertionError(f"nothing was found within {seconds} s")
+
+
+# The mail server's own log names everybody: it is the peer's, and no test of ours reads it.
+logging.getLogger("mail.log").propagate = False
 
 
 class MailServer:
