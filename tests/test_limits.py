@@ -380,7 +380,9 @@ def test_the_keys_change_with_the_window_and_end_with_it(
     ask_for_reset(service)
     before = stored_in(clean_redis)
     keys = {value: lives / 1000 for value, lives in before.values() if len(value) == 32}
-    assert sorted(map(round, keys.values())) == [window - moment.now % window for window in (HOUR, DAY)]
+    rests = [window - moment.now % window for window in (HOUR, DAY)]
+    # Redis counts by its own clock, which goes on meanwhile: not a second after the window, and not long before.
+    assert all(rest - 60 < lives <= rest for lives, rest in zip(sorted(keys.values()), rests, strict=True))
     moment.move(DAY)
     ask_for_reset(service)
     since = {name: value for name, (value, _) in stored_in(clean_redis).items() if name not in before}
