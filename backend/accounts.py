@@ -1,4 +1,4 @@
-"""Register and authenticate: how a person comes in."""
+"""Register, authenticate, change settings: what a person does with an account day by day."""
 
 import unicodedata
 import uuid
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
-from backend import clock, mail, sessions, tokens
+from backend import audit, clock, mail, sessions, tokens
 from backend.config import settings
 from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.errors import (
@@ -23,7 +25,7 @@ from backend.errors import (
     WrongCredentials,
 )
 from backend.hashing import hasher
-from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, Policy
+from backend.models import EMAIL_LENGTH, NAME_LENGTH, UNDO, Account, Policy
 from backend.sessions import Viewer, account_columns
 from backend.strength import weaknesses
 from backend.throttle import throttle
@@ -149,6 +151,9 @@ def _redeem_registration(token: str, password: str, client: str | None) -> dict[
 
 
 def _create(new: dict[str, Any]) -> AnyRow:
+    # An erased account left its id in the audit: the link that made it makes no second one.
+    if audit.is_erased(new["id"]):
+        raise InvalidToken
     # Of many that come together with one token, or for one address, the unique values let one in.
     account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*account_columns())).one_or_none()
     if account is None:
@@ -200,6 +205,90 @@ def _renewed_hash(account: AnyRow, password: str) -> str | None:
     with suppress(Overloaded):
         return hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
     return None
+
+
+def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:
+    """Return the account that a token is about, if its state is still the one that the token is bound to.
+
+    Whoever acts on it makes the change conditional on that state, by `is_as(account)`.
+
+    Raises:
+        InvalidToken: the link does not work, or worked before.
+    """
+    content = tokens.redeem(purpose, token)
+    with reading() as session:
+        account = session.execute(
+            select(*account_columns()).where(Account.id == uuid.UUID(content["account"]))
+        ).one_or_none()
+    if account is None or tokens.state(purpose, account) != content["state"]:
+        raise InvalidToken
+    return account, content
+
+
+def is_as(account: AnyRow) -> ColumnElement[bool]:
+    """Return the condition that an account is still as it was read, and that its erasure has not begun."""
+    return and_(
+        Account.id == account.id,
+        Account.email == account.email,
+        Account.credentials_id == account.credentials_id,
+        Account.closed_at.is_not(None) if account.closed_at else Account.closed_at.is_(None),
+        Account.erasing_since.is_(None),
+    )
+
+
+def take_address(account: AnyRow, email: str, **values: Any) -> None:
+    """In the caller's transaction: let an account as it was read be the open one with an address.
+
+    Raises:
+        InvalidToken: the account has changed since, by whatever.
+        EmailInUse: another open account has the address.
+    """
+    other = aliased(Account)
+    taken = select(other.id).where(other.is_open_with(email), other.id != account.id).exists()
+    try:
+        if changed(update(Account).where(is_as(account), ~taken).values(email=email, **values)):
+            return
+    except IntegrityError:
+        # It was taken between the condition and the change.
+        raise EmailInUse from None
+    raise EmailInUse if db.session.scalar(select(taken).where(is_as(account))) else InvalidToken
+
+
+def tell_previous_address(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: give the address before the last change a new link to take the account back.
+
+    What ends every older link would else end this one too, and whoever stole an account could keep it by changing
+    the password after the address.
+    """
+    recent = (Account.id == account_id) & (Account.email_changed_at > clock.now() - UNDO)
+    if previous := db.session.scalar(select(Account.previous_email).where(recent)):
+        mail.enqueue("email_changed", email=previous, account_id=account_id)
+
+
+def unsubscribe(*, token: str, client: str | None) -> None:
+    """Stop mails about TILES to whoever a mail's link was sent to; again and again, it stays done.
+
+    Raises:
+        InvalidToken: it is not the link of one of our mails.
+    """
+    try:
+        account_id = uuid.UUID(tokens.redeem(Purpose.UNSUBSCRIBE, token)["account"])
+    except InvalidToken:
+        # Only what was made up is limited: a mail provider unsubscribes all its people from a few machines.
+        throttle().charge("token", client=client)
+        raise
+    with transaction():
+        changed(update(Account).where(Account.id == account_id, Account.email_updates).values(email_updates=False))
+
+
+def forget_previous_addresses() -> None:
+    """Forget the addresses that can no longer take an account back."""
+    over = Account.email_changed_at <= clock.now() - UNDO
+    with reading() as session:
+        if session.scalar(select(Account.id).where(over).limit(1)) is None:
+            return
+    with transaction() as session:
+        session.execute(update(Account).where(over).values(previous_email=None, email_changed_at=None))
 
 
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:

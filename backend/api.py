@@ -6,7 +6,7 @@ from http import HTTPStatus
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
 
-from backend import accounts, feedback, mail, passwords, policy, sessions, web
+from backend import accounts, closing, email_change, erasure, feedback, mail, passwords, policy, privacy, sessions, web
 from backend.config import settings
 from backend.contract import (
     Accepted,
@@ -14,16 +14,23 @@ from backend.contract import (
     AccountAndSession,
     AccountChange,
     Address,
+    Closed,
+    Closing,
     Credentials,
+    EmailChange,
+    Export,
     Health,
     ListedSession,
+    MailedToken,
     Message,
     NewPassword,
     PasswordChange,
     PolicyInForce,
     Readiness,
+    Receipt,
     Registration,
     Sessions,
+    SignedReceipt,
     Stored,
 )
 from backend.db import is_current
@@ -146,6 +153,91 @@ def show_account(viewer: Viewer) -> Account:
 def change_account(viewer: Viewer, body: AccountChange) -> Account:
     """Change or remove the name, choose whether mails about TILES come, accept a policy version."""
     return Account.of(accounts.change(viewer, **body.model_dump(exclude_unset=True)))
+
+
+@operations.add("POST", "/v1/account/email-changes", tag="Account", status=HTTPStatus.ACCEPTED, session="required",
+                body=EmailChange, answer=Accepted, problems=(WrongPassword, TooManyRequests))  # fmt: skip
+def request_email_change(viewer: Viewer, body: EmailChange) -> Accepted:
+    """Ask for another email address.
+
+    A mail with a link follows to the new address. A new password ends the request.
+    """
+    email_change.request(viewer, email=body.email, password=body.password)
+    return Accepted()
+
+
+@operations.add("POST", "/v1/email-changes/confirm", tag="Account", status=HTTPStatus.NO_CONTENT,
+                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
+def confirm_email_change(body: MailedToken) -> None:
+    """Put the new address in the place of the old one.
+
+    The old address gets a notice with a link that takes it back, good for 72 hours. The token works once, for an hour.
+    """
+    email_change.confirm(token=body.token, client=web.client())
+
+
+@operations.add("POST", "/v1/email-changes/undo", tag="Account", status=HTTPStatus.NO_CONTENT,
+                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
+def undo_email_change(body: MailedToken) -> None:
+    """Put the old address back.
+
+    Every session ends, and a link for a new password is mailed to it. The token works once, for 72 hours.
+    """
+    email_change.undo(token=body.token, client=web.client())
+
+
+@operations.add("GET", "/v1/account/export", tag="Account", answer=Export, session="required")
+def export_account(viewer: Viewer) -> Export:
+    """Return everything that is held about the account, table by table, with what each column is for."""
+    return Export.model_validate(privacy.export(viewer.account.id))
+
+
+@operations.add("POST", "/v1/account/close", tag="Erasure", session="required", body=Closing, answer=Closed,
+                problems=(WrongPassword, TooManyRequests))  # fmt: skip
+def close_account(viewer: Viewer, body: Closing) -> Closed:
+    """Close the account, and with `erase` have everything erased.
+
+    Every session ends. A mail says how it stands, with a link that opens the account again until it is erased.
+    """
+    return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase))
+
+
+@operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=HTTPStatus.ACCEPTED,
+                body=Address, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
+def request_erasure(body: Address) -> Accepted:
+    """Ask for a link with which an account can be erased, without the app.
+
+    A mail follows if the address has or had an account. The answer is the same if not.
+    """
+    closing.request_erasure(email=body.email, client=web.client())
+    return Accepted()
+
+
+@operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", body=MailedToken, answer=Closed,
+                problems=(InvalidToken, TooManyRequests))  # fmt: skip
+def confirm_erasure(body: MailedToken) -> Closed:
+    """Close the account that a mailed link stands for, and have everything erased.
+
+    The token works once, for 24 hours.
+    """
+    return Closed.model_validate(closing.confirm_erasure(token=body.token, client=web.client()))
+
+
+@operations.add("POST", "/v1/erasure-requests/cancel", tag="Erasure", status=HTTPStatus.NO_CONTENT,
+                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
+def cancel_erasure(body: MailedToken) -> None:
+    """Open a closed account again.
+
+    The token is that of the closing mail, and works once, until the account is erased.
+    """
+    closing.cancel(token=body.token, client=web.client())
+
+
+@operations.add("POST", "/v1/erasure-receipts/verify", tag="Erasure", body=SignedReceipt, answer=Receipt,
+                problems=(InvalidToken, TooManyRequests))  # fmt: skip
+def verify_erasure_receipt(body: SignedReceipt) -> Receipt:
+    """Show what the receipt of an erasure says, if it is genuine and unaltered."""
+    return Receipt.model_validate(erasure.verify(receipt=body.receipt, client=web.client()))
 
 
 @operations.add("POST", "/v1/feedback", tag="Feedback", status=HTTPStatus.CREATED, session="optional",

@@ -1,25 +1,24 @@
 """The command line: `tiles`, for the operator and the data manager. It parses, calls one function, prints."""
 
 import errno
-import json
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
 
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from backend import create_app, db, feedback, mail, policy, worker
+from backend import cli_data, cli_public, create_app, db, erasure, mail, privacy, worker
 from backend.config import OWNER_ONLY, SettingsError, settings
+from backend.console import as_json_option, progress, show
+from backend.errors import Impossible
 from backend.hashing import LINE
 from backend.logs import configure
 from backend.models import Mail
@@ -27,7 +26,6 @@ from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
 GRACE_SECONDS = 20
-SHOWN = 80
 
 
 def main() -> None:
@@ -35,7 +33,7 @@ def main() -> None:
     os.umask(OWNER_ONLY)
     try:
         tiles.main()
-    except SettingsError as error:
+    except (SettingsError, Impossible) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except DBAPIError as error:
@@ -66,20 +64,6 @@ def tiles() -> None:
     configure()
 
 
-def _as_json(function: Callable[..., None]) -> Callable[..., None]:
-    option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-    return option(function)
-
-
-def _print(found: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    width = max(map(len, found))
-    for name, value in found.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
-
-
 @tiles.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
@@ -89,12 +73,15 @@ def _print(found: dict[str, Any], *, as_json: bool) -> None:
 )
 @with_appcontext
 def serve(host: str, port: int, workers: int, threads: int) -> None:
-    """Migrate the database, start the HTTP server and the mail worker, and print the address.
+    """Migrate the database, erase again what a restored backup brought back, start the HTTP server and the worker.
 
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
     address = _free_address(host, port)
     db.upgrade()
+    again = erasure.replay().erased_again
+    if again:
+        click.echo(f"{again} erased accounts had come back with a restored database, and were erased again.")
     given = settings()
     if given.mail_server is None:
         click.echo("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
@@ -150,36 +137,36 @@ def mail_work() -> None:
 
 
 @mail_group.command("deliver")
-@_as_json
+@as_json_option
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
     tried = 0
     try:
-        while sent := mail.deliver():
+        while sent := worker.deliver():
             tried += sent
     except ServerUnavailable as error:
         msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
         raise click.ClickException(msg) from None
     finally:
         db.scrub(Mail)
-    _print({"tried": tried}, as_json=as_json)
+    show({"tried": tried}, as_json=as_json)
 
 
 @mail_group.command("status")
-@_as_json
+@as_json_option
 @with_appcontext
 def mail_status(*, as_json: bool) -> None:
     """Show how many mails wait, are put off and were given up, and the oldest's age."""
-    _print(asdict(mail.status()), as_json=as_json)
+    show(asdict(mail.status()), as_json=as_json)
 
 
 @mail_group.command("retry")
-@_as_json
+@as_json_option
 @with_appcontext
 def mail_retry(*, as_json: bool) -> None:
     """Put every mail that was put off or given up in the queue anew."""
-    _print({"queued": mail.retry()}, as_json=as_json)
+    show({"queued": mail.retry()}, as_json=as_json)
 
 
 @tiles.group("db")
@@ -188,67 +175,40 @@ def db_group() -> None:
 
 
 @db_group.command("upgrade")
-@_as_json
+@as_json_option
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
     before, after = db.upgrade()
-    _print({"from": before, "to": after}, as_json=as_json)
+    show({"from": before, "to": after}, as_json=as_json)
 
 
-@tiles.group("policy")
-def policy_group() -> None:
-    """The privacy policy."""
-
-
-@policy_group.command("publish")
-@click.argument("file", type=click.File(encoding="utf-8"))
-@click.option("--version", required=True, help="What the version is called, such as 2026-11.")
-@click.option("--effective", required=True, type=click.DateTime(["%Y-%m-%d"]), help="From which day (UTC) it counts.")
-@_as_json
+@db_group.command("scrub")
+@as_json_option
 @with_appcontext
-def policy_publish(file: IO[str], version: str, effective: datetime, *, as_json: bool) -> None:
-    """Publish the plain text in FILE as a version of the policy; it cannot be changed afterwards.
+def db_scrub(*, as_json: bool) -> None:
+    r"""Write the database anew, so that no file of it holds bytes of what was deleted.
 
-    From its day on it is shown at /privacy and named by GET /v1/policy. Publishing the same again changes nothing.
+    \b
+    SQLite: the service does this by itself after erasures. Writers wait while the file is written, about a second
+    for 100 MB; readers go on.
+    PostgreSQL: each table with data about people is locked while it is written anew (VACUUM FULL): nobody reads or
+    writes it meanwhile, about a second for 100 MB. Needs free space as large as the largest table, and the right to
+    vacuum. It waits 10 seconds at most for a lock, and then says which table was not done. What the write-ahead log,
+    replicas and backups hold is not its business.
     """
-    try:
-        published = policy.publish(version=version, effective_on=effective.date(), text=file.read())
-    except (policy.PolicyError, UnicodeDecodeError) as error:
-        raise click.ClickException(str(error)) from None
-    _print(asdict(published) | {"effective_on": published.effective_on.isoformat()}, as_json=as_json)
-
-
-@tiles.group("feedback")
-def feedback_group() -> None:
-    """What people wrote from the app."""
-
-
-def _feedback() -> list[dict[str, Any]]:
-    return [
-        {**row._asdict(), "id": str(row.id), "received_at": f"{row.received_at:%Y-%m-%dT%H:%M:%SZ}"}
-        for row in feedback.listed()
-    ]
-
-
-@feedback_group.command("list")
-@_as_json
-@with_appcontext
-def feedback_list(*, as_json: bool) -> None:
-    """Show the messages, the newest first, each with the beginning of what it says."""
-    found = _feedback()
+    tables = privacy.tables_about_people()
+    seconds, begun = {}, time.monotonic()
+    with progress(len(tables), "Writing anew") as bar:
+        for name in db.rewrite(tables):
+            seconds[name] = round(time.monotonic() - begun, 2)
+            begun = time.monotonic()
+            bar.update(1)
     if as_json:
-        click.echo(json.dumps(found))
-        return
-    for entry in found:
-        signed_in = "signed in" if entry["signed_in"] else "anonymous"
-        click.echo(f"{entry['received_at']}  {signed_in:<9}  {' '.join(entry['message'].split())[:SHOWN]}")
+        show({"locked_seconds": seconds}, as_json=True)
+    else:
+        show({name: f"was locked for {taken} s" for name, taken in seconds.items()}, as_json=False)
 
 
-@feedback_group.command("export")
-@click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="A file; else the terminal.")
-@with_appcontext
-def feedback_export(output: IO[str]) -> None:
-    """Write all messages, whole, as one JSON document."""
-    json.dump({"feedback": _feedback()}, output, ensure_ascii=False, indent=2)
-    output.write("\n")
+for command in (cli_data.data, *cli_public.commands):
+    tiles.add_command(command)

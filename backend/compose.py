@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parseaddr
 from typing import Any, Literal
 
@@ -11,14 +11,24 @@ from email_validator import validate_email
 from flask import render_template
 from sqlalchemy import ColumnElement, select
 
-from backend import clock, tokens
+from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
 from backend.db import AnyRow, reading
-from backend.models import Account
+from backend.models import Account, Announcement, AuditEntry, Hold, Policy
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 
-Kind = Literal["registration", "password_reset", "password_changed"]
+Kind = Literal[
+    "registration",
+    "password_reset",
+    "password_changed",
+    "email_change",
+    "email_changed",
+    "erasure_request",
+    "account_closed",
+    "erased",
+    "announcement",
+]
 
 
 def compose(mail: AnyRow) -> Message | None:
@@ -29,42 +39,50 @@ def compose(mail: AnyRow) -> Message | None:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A mail as composed: to whom, which template, and what the template needs."""
+    """A mail as composed: to whom, which template, what the template needs, and headers of its own."""
 
     recipient: str
     template: str
     context: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
-def _link(page: str, purpose: Purpose, token: str) -> dict[str, Any]:
-    hours = int(LIFETIMES[purpose].total_seconds() // 3600)
-    return {"link": f"{settings().public_url}/{page}#{token}", "token": token, "hours": hours}
+def _link(purpose: Purpose, token: str) -> dict[str, Any]:
+    """Return a link to the page that is named like the purpose."""
+    lifetime = LIFETIMES.get(purpose)
+    hours = int(lifetime.total_seconds() // 3600) if lifetime else None
+    return {"link": f"{settings().public_url}/{purpose}#{token}", "token": token, "hours": hours}
+
+
+def _link_for(purpose: Purpose, account: AnyRow, **content: str) -> dict[str, Any]:
+    return _link(purpose, tokens.issue_for(purpose, account, **content))
 
 
 def _account(condition: ColumnElement[bool]) -> AnyRow | None:
-    columns = (Account.id, Account.email, Account.closed_at, Account.credentials_id)
+    """Return the account that a mail is about; of several closed ones, the one that was closed last."""
+    wanted = select(
+        Account.id, Account.email, Account.closed_at, Account.credentials_id, Account.email_updates,
+        Account.erasure_requested_at, Account.erase_after, Hold.latest(clock.now()).label("held_until"),
+    ).where(condition, Account.erasing_since.is_(None)).order_by(Account.closed_at.desc()).limit(1)  # fmt: skip
     with reading() as session:
-        return session.execute(select(*columns).where(condition)).one_or_none()
-
-
-def _reset_link(account: AnyRow) -> dict[str, Any]:
-    token = tokens.issue_for(Purpose.PASSWORD_RESET, account)
-    return _link("password-reset", Purpose.PASSWORD_RESET, token)
+        return session.execute(wanted).one_or_none()
 
 
 def _registration(mail: AnyRow) -> Draft:
     if account := _account(Account.is_open_with(mail.email)):
-        return Draft(account.email, "registration_existing", _reset_link(account))
+        return Draft(account.email, "registration_existing", _link_for(Purpose.PASSWORD_RESET, account))
     # The row's random id becomes the account's: a second use of the link, or of a repeat of it, finds it taken.
     content = {"account": str(mail.id), "name": mail.name, "email": mail.email}
     token = tokens.issue(Purpose.REGISTRATION, content)
-    return Draft(mail.email, "registration", _link("registration", Purpose.REGISTRATION, token))
+    return Draft(mail.email, "registration", _link(Purpose.REGISTRATION, token))
 
 
 def _password_reset(mail: AnyRow) -> Draft | None:
     account = _account(Account.is_open_with(mail.email))
     # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
-    return Draft(account.email, "password_reset", _reset_link(account)) if account else None
+    if account is None:
+        return None
+    return Draft(account.email, "password_reset", _link_for(Purpose.PASSWORD_RESET, account))
 
 
 def _password_changed(mail: AnyRow) -> Draft | None:
@@ -73,10 +91,93 @@ def _password_changed(mail: AnyRow) -> Draft | None:
     return Draft(account.email, "password_changed", context) if account else None
 
 
+def _email_change(mail: AnyRow) -> Draft | None:
+    account = _account(Account.id == mail.account_id)
+    # A password that is newer than the request ends the request.
+    if account is None or account.credentials_id != mail.about:
+        return None
+    return Draft(mail.email, "email_change", _link_for(Purpose.EMAIL_CHANGE, account, email=mail.email))
+
+
+def _email_changed(mail: AnyRow) -> Draft | None:
+    account = _account((Account.id == mail.account_id) & Account.closed_at.is_(None))
+    if account is None:
+        return None
+    return Draft(mail.email, "email_changed", _link_for(Purpose.EMAIL_CHANGE_UNDO, account, email=mail.email))
+
+
+def _erasure_request(mail: AnyRow) -> Draft | None:
+    account = _account(Account.is_open_with(mail.email)) or _account(Account.is_closed_with(mail.email))
+    if account is None:
+        return None
+    context = {"grace_days": settings().erasure_grace_days, **_link_for(Purpose.ERASURE, account)}
+    return Draft(account.email, "erasure_request", context)
+
+
+def _account_closed(mail: AnyRow) -> Draft | None:
+    account = _account((Account.id == mail.account_id) & Account.closed_at.is_not(None))
+    if account is None:
+        return None
+    erase_on = max(filter(None, (account.erase_after, account.held_until))) if account.erase_after else None
+    context = {
+        "closed_on": account.closed_at.date(),
+        "erase_on": erase_on.date() if erase_on else None,
+        "held_until": account.held_until.date() if account.held_until else None,
+        "asked": account.erasure_requested_at is not None,
+        "erasure_url": f"{settings().public_url}/erasure",
+        **(_link_for(Purpose.ERASURE_CANCEL, account) if erase_on else {"link": None, "token": None}),
+    }
+    return Draft(mail.email or account.email, "account_closed", context)
+
+
+def _erased(mail: AnyRow) -> Draft | None:
+    with reading() as session:
+        entry = session.execute(
+            select(AuditEntry.account_id, AuditEntry.at, AuditEntry.details).where(AuditEntry.id == mail.about)
+        ).one_or_none()
+    if entry is None:
+        return None
+    context = {
+        "erased_on": entry.at.date(),
+        "removed": entry.details["removed"],
+        "kept": entry.details["kept"],
+        "receipt": receipts.issue(entry),
+        "verify_url": f"{settings().public_url}/v1/erasure-receipts/verify",
+        "data_manager_email": settings().data_manager_email,
+    }
+    return Draft(mail.email, "erased", context)
+
+
+def _announcement(mail: AnyRow) -> Draft | None:
+    wants = (Account.id == mail.account_id) & Account.email_updates & Account.closed_at.is_(None)
+    account = _account(wants)
+    with reading() as session:
+        found = session.execute(
+            select(Announcement.subject, Announcement.text, Policy.version, Policy.effective_on, Policy.sha256)
+            .outerjoin(Policy, Policy.version == Announcement.policy_version)
+            .where(Announcement.id == mail.about)
+        ).one_or_none()
+    if account is None or found is None:
+        return None
+    url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
+    headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    context = {**found._asdict(), "unsubscribe_url": url, "privacy_url": f"{settings().public_url}/privacy"}
+    if found.version:
+        return Draft(account.email, "policy_changed", context, headers)
+    context["paragraphs"] = [part.strip() for part in found.text.split("\n\n") if part.strip()]
+    return Draft(account.email, "announcement", context, headers)
+
+
 _COMPOSE: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "registration": _registration,
     "password_reset": _password_reset,
     "password_changed": _password_changed,
+    "email_change": _email_change,
+    "email_changed": _email_changed,
+    "erasure_request": _erasure_request,
+    "account_closed": _account_closed,
+    "erased": _erased,
+    "announcement": _announcement,
 }
 
 
@@ -97,7 +198,7 @@ def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
         html=render_template(f"mail/{draft.template}.html", **context),
         sender=settings().sender,
         date=clock.now().timestamp(),
-        extra_headers={"Auto-Submitted": "auto-generated"},
+        extra_headers={"Auto-Submitted": "auto-generated", **draft.headers},
     )
     host = parseaddr(settings().sender)[1].rpartition("@")[2]
     # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.

@@ -169,6 +169,12 @@ class Settings(BaseModel):
     argon2_parallelism: int = Field(default=1, ge=1, le=64, description="lanes of one hash")
     session_idle_days: int = Field(default=30, ge=1, le=3650, description="a session unused for so long ends")
     session_max_days: int = Field(default=180, ge=1, le=3650, description="a session ends after this, used or not")
+    erasure_grace_days: int = Field(
+        default=14, ge=0, le=30, description="an erasure that was asked for waits so long, and can be taken back"
+    )
+    closed_retention_days: int = Field(
+        default=365, ge=0, le=3650, description="a closed account is erased after this; 0 keeps it until that is asked"
+    )
     rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
         default="",
         description="changes to the table of limits, such as `sign-in/client=200/5 minutes`; `off` is for load tests",

@@ -4,7 +4,7 @@ import uuid
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from backend import feedback
 from backend.accounts import SignedIn, clean_email, clean_name
@@ -71,6 +71,32 @@ class AccountChange(Body):
     name: Name | None = None
     email_updates: bool = False
     accepted_policy: Annotated[str, Field(min_length=1, max_length=40)] = ""
+
+
+class EmailChange(Body):
+    """The address that shall take the place of the present one, and the password again."""
+
+    email: Email
+    password: Password
+
+
+class MailedToken(Body):
+    """A mailed token."""
+
+    token: Token
+
+
+class Closing(Body):
+    """The password again, and whether everything is to be erased."""
+
+    password: Password
+    erase: bool = False
+
+
+class SignedReceipt(Body):
+    """The receipt from the mail that confirmed an erasure."""
+
+    receipt: Token
 
 
 class Message(Body):
@@ -157,6 +183,52 @@ class Stored(Answer):
 
     id: uuid.UUID
     received_at: AwareDatetime
+
+
+class Closed(Answer):
+    """When the account was closed, and from when on it is erased; null: not before somebody asks for it."""
+
+    closed_at: AwareDatetime
+    erase_after: AwareDatetime | None
+
+
+class ExportedTable(Answer):
+    """What one table holds about the account: every column of every row, and what each column is for."""
+
+    table: str
+    purpose: str
+    columns: dict[str, str]
+    rows: list[dict[str, JsonValue]]
+
+
+class Export(Answer):
+    """Everything that is held about the account."""
+
+    exported_at: AwareDatetime
+    stored: list[ExportedTable]
+
+
+class Removed(Answer):
+    """How many rows of a store were removed."""
+
+    store: str
+    rows: int
+
+
+class Kept(Removed):
+    """How many rows of a store were kept, and on which legal basis."""
+
+    basis: str
+
+
+class Receipt(Answer):
+    """What was erased and what was kept; `account` is a random number. `requested_at` is null when nobody asked."""
+
+    account: uuid.UUID
+    requested_at: AwareDatetime | None
+    erased_at: AwareDatetime
+    removed: list[Removed]
+    kept: list[Kept]
 
 
 class PolicyInForce(Answer):

@@ -161,6 +161,10 @@ class InternalError(Problem):
     remedy = "Try again later; write to us if it stays."
 
 
+class Impossible(Exception):
+    """What an operator or the data manager asked for cannot be done; the message says why and what to do instead."""
+
+
 def problems() -> dict[str, type[Problem]]:
     """Return every problem there is, by its code."""
     return {kind.code: kind for kind in Problem.__subclasses__()}

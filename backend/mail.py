@@ -44,10 +44,11 @@ def enqueue(
     email: str | None = None,
     name: str | None = None,
     account_id: uuid.UUID | None = None,
+    about: uuid.UUID | None = None,
 ) -> None:
     """Put a mail in the queue, in the caller's transaction: it will be sent if that commits."""
     now = clock.now()
-    row = {"email": email, "name": name, "account_id": account_id, "created_at": now, "due_at": now}
+    row = {"email": email, "name": name, "account_id": account_id, "about": about, "created_at": now, "due_at": now}
     db.session.execute(insert(Mail).values(id=uuid.uuid4(), kind=kind, attempts=0, **row))
 
 
@@ -68,7 +69,7 @@ def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
             update(Mail)
             .where(Mail.id.in_(first.with_for_update(skip_locked=True)))
             .values(claim=claim, due_at=now + CLAIM)
-            .returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id,
+            .returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about,
                        Mail.created_at, Mail.attempts)
             .execution_options(synchronize_session=False)
         )  # fmt: skip

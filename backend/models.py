@@ -1,72 +1,45 @@
 """Every table on one page, each column with its declaration.
 
-The privacy page and the tests read these declarations and nothing else: a column without one fails the tests.
+Export, erasure, the privacy page and the inventory read these declarations and nothing else: a column without one
+fails the tests.
 """
 
 import uuid
-from dataclasses import dataclass
-from datetime import date, datetime
-from enum import StrEnum
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, LargeBinary, ScalarSelect, String, Text, func, select
-from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    ScalarSelect,
+    String,
+    Text,
+    Uuid,
+    func,
+    select,
+)
+from sqlalchemy.orm import Mapped
 
 from backend.db import Base
+from backend.declarations import Category, kept, personal, pseudonymous, public, secret, technical
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
-
-
-class Category(StrEnum):
-    """What kind of data a column holds."""
-
-    PERSONAL = "personal"
-    PSEUDONYMOUS = "pseudonymous"
-    TECHNICAL = "technical"
-    PUBLIC = "public"
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """What a column holds, what for, for how long, and what erasing the account does to it."""
-
-    category: Category
-    purpose: str
-    retention: str
-    erasure: str
-
+REASON_LENGTH = 500
+# How long an address that was replaced can take the account back (DESIGN: the undo link of an email change).
+UNDO = timedelta(hours=72)
 
 LIFE = "as long as the account"
 SESSION = "until the session ends: signed out, a new password, idle, or too old"
 HANDOVER = "until the mail is handed over, or 7 days after it was given up"
-KEPT = "until the data manager deletes it; what was sent signed in, as long as the account"
-PUBLIC = "for good: it is public"
-DELETED = "deleted"
-UNTOUCHED = "none: it is about nobody"
-
-
-def _column(
-    category: Category, purpose: str, retention: str, erasure: str, /, *args: Any, **options: Any
-) -> MappedColumn[Any]:
-    declaration = Declaration(category, purpose, retention, erasure)
-    return mapped_column(*args, info={"declaration": declaration}, **options)
-
-
-def _personal(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    return _column(Category.PERSONAL, purpose, retention, DELETED, *args, **options)
-
-
-def _pseudonymous(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    return _column(Category.PSEUDONYMOUS, purpose, retention, DELETED, *args, **options)
-
-
-def _technical(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    return _column(Category.TECHNICAL, purpose, retention, DELETED, *args, **options)
-
-
-def _public(purpose: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    return _column(Category.PUBLIC, purpose, PUBLIC, UNTOUCHED, *args, **options)
+FEEDBACK = "until the data manager deletes it; what was sent signed in, as long as the account"
+HOLD = "until the hold ends or is lifted"
+RECORD = "3 years"
+GUESSING = "with it the password could be guessed"
+FOLLOWING = "with it somebody could pass for the person"
 
 
 class Account(Base):
@@ -74,19 +47,33 @@ class Account(Base):
 
     __tablename__ = "accounts"
 
-    id: Mapped[uuid.UUID] = _pseudonymous("Ties what belongs together; random", LIFE, primary_key=True)
-    name: Mapped[str | None] = _personal("What the app calls the person; may be removed", LIFE, String(NAME_LENGTH))
-    email: Mapped[str] = _personal("Signing in and resetting the password", LIFE, String(EMAIL_LENGTH))
-    password_hash: Mapped[str] = _personal("Checks the password without knowing it (Argon2id)", LIFE, String(255))
-    credentials_id: Mapped[uuid.UUID] = _technical(
-        "New with every password, and so ends every older session and mailed link", LIFE
+    id: Mapped[uuid.UUID] = pseudonymous("Ties what belongs together; random", LIFE, primary_key=True)
+    name: Mapped[str | None] = personal("What the app calls the person; may be removed", LIFE, String(NAME_LENGTH))
+    email: Mapped[str] = personal("Signing in and resetting the password", LIFE, String(EMAIL_LENGTH))
+    previous_email: Mapped[str | None] = personal(
+        "The address before the last change, which can take the account back", "72 hours", String(EMAIL_LENGTH)
     )
-    email_updates: Mapped[bool] = _personal("Whether the person wants mails about TILES", LIFE)
-    accepted_policy: Mapped[str | None] = _personal(
+    email_changed_at: Mapped[datetime | None] = personal("When the address was changed", "72 hours")
+    password_hash: Mapped[str] = secret(
+        Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
+    )
+    credentials_id: Mapped[uuid.UUID] = secret(
+        Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
+    )
+    email_updates: Mapped[bool] = personal("Whether the person wants mails about TILES", LIFE)
+    accepted_policy: Mapped[str | None] = personal(
         "The version of the privacy policy that the person accepted", LIFE, String(40)
     )
-    created_at: Mapped[datetime] = _personal("Shown to the person", LIFE)
-    closed_at: Mapped[datetime | None] = _personal("When the account was closed", LIFE)
+    created_at: Mapped[datetime] = personal("Shown to the person", LIFE)
+    closed_at: Mapped[datetime | None] = personal("When the account was closed", LIFE)
+    erasure_requested_at: Mapped[datetime | None] = personal("When the person asked for erasure", LIFE)
+    erase_after: Mapped[datetime | None] = personal("From when on it is erased, unless a legal hold delays it", LIFE)
+    erasing_since: Mapped[datetime | None] = technical("That the erasure has begun, and cannot be taken back", LIFE)
+
+    @classmethod
+    def is_closed_with(cls, email: str) -> ColumnElement[bool]:
+        """Return the condition that an account is closed and has this address, whatever its case."""
+        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
 
     @classmethod
     def is_open_with(cls, email: str) -> ColumnElement[bool]:
@@ -108,16 +95,58 @@ Index(
 )
 
 
+Index(
+    "accounts_closed_email",
+    func.lower(Account.email),
+    sqlite_where=Account.closed_at.is_not(None),
+    postgresql_where=Account.closed_at.is_not(None),
+)
+Index(
+    "accounts_email_changed_at",
+    Account.email_changed_at,
+    sqlite_where=Account.email_changed_at.is_not(None),
+    postgresql_where=Account.email_changed_at.is_not(None),
+)
+Index(
+    "accounts_erase_after",
+    Account.erase_after,
+    sqlite_where=Account.erase_after.is_not(None),
+    postgresql_where=Account.erase_after.is_not(None),
+)
+
+
+class Hold(Base):
+    """A legal duty to keep an account for now: while one lasts, nothing of the account is erased."""
+
+    __tablename__ = "holds"
+
+    id: Mapped[uuid.UUID] = pseudonymous("Names the hold; random", HOLD, primary_key=True)
+    account_id: Mapped[uuid.UUID] = pseudonymous(
+        "Whose account must be kept", HOLD, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    )
+    basis: Mapped[str] = personal("The legal basis", HOLD, String(REASON_LENGTH))
+    placed_at: Mapped[datetime] = personal("When it was placed", HOLD)
+    until: Mapped[datetime] = personal("When it ends by itself", HOLD)
+
+    @classmethod
+    def latest(cls, now: datetime) -> ScalarSelect[datetime]:
+        """Return until when the account of the surrounding statement must be kept; NULL where nothing says so."""
+        lasting = (cls.account_id == Account.id) & (cls.until > now)
+        return select(func.max(cls.until)).where(lasting).correlate(Account).scalar_subquery()
+
+    __table_args__ = ({"info": {"purpose": "One row for each legal hold that lasts"}},)
+
+
 class Policy(Base):
     """A version of the privacy policy, as it was published."""
 
     __tablename__ = "policies"
 
-    version: Mapped[str] = _public("Names the version", String(40), primary_key=True)
-    effective_on: Mapped[date] = _public("From which day (UTC) it is in force")
-    sha256: Mapped[str] = _public("Shows that the text is the one that was announced", String(64))
-    text: Mapped[str] = _public("What it says", Text)
-    published_at: Mapped[datetime] = _public("When it was published")
+    version: Mapped[str] = public("Names the version", String(40), primary_key=True)
+    effective_on: Mapped[date] = public("From which day (UTC) it is in force")
+    sha256: Mapped[str] = public("Shows that the text is the one that was announced", String(64))
+    text: Mapped[str] = public("What it says", Text)
+    published_at: Mapped[datetime] = public("When it was published")
 
     @classmethod
     def in_force_on(cls, day: date) -> ScalarSelect[str]:
@@ -133,14 +162,19 @@ class Feedback(Base):
 
     __tablename__ = "feedback"
 
-    id: Mapped[uuid.UUID] = _pseudonymous("Names the message; random", KEPT, primary_key=True)
-    account_id: Mapped[uuid.UUID | None] = _pseudonymous(
-        "Who wrote it, if the app was signed in", KEPT, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    id: Mapped[uuid.UUID] = pseudonymous("Names the message; random", FEEDBACK, primary_key=True)
+    account_id: Mapped[uuid.UUID | None] = pseudonymous(
+        "Who wrote it, if the app was signed in", FEEDBACK, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
-    message: Mapped[str] = _personal("Improving the app", KEPT, Text)
-    received_at: Mapped[datetime] = _personal("When it came", KEPT)
-    key_sha256: Mapped[bytes | None] = _technical(
-        "Recognises a message that is sent twice", KEPT, LargeBinary(32), unique=True
+    message: Mapped[str] = personal("Improving the app", FEEDBACK, Text)
+    received_at: Mapped[datetime] = personal("When it came", FEEDBACK)
+    key_sha256: Mapped[bytes | None] = secret(
+        Category.TECHNICAL,
+        "Recognises a message that is sent twice",
+        FEEDBACK,
+        "it says nothing to a person",
+        LargeBinary(32),
+        unique=True,
     )
 
     __table_args__ = ({"info": {"purpose": "One row for each message from the app"}},)
@@ -151,18 +185,23 @@ class Session(Base):
 
     __tablename__ = "sessions"
 
-    id: Mapped[uuid.UUID] = _pseudonymous(
-        "Names the session when the person ends it; random", SESSION, primary_key=True
-    )
-    account_id: Mapped[uuid.UUID] = _pseudonymous(
+    id: Mapped[uuid.UUID] = pseudonymous("Names the session when the person ends it; random", SESSION, primary_key=True)
+    account_id: Mapped[uuid.UUID] = pseudonymous(
         "Whose session it is", SESSION, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
-    token_sha256: Mapped[bytes] = _technical(
-        "Recognises the session's token without holding it", SESSION, LargeBinary(32), unique=True
+    token_sha256: Mapped[bytes] = secret(
+        Category.TECHNICAL,
+        "Recognises the session's token without holding it",
+        SESSION,
+        FOLLOWING,
+        LargeBinary(32),
+        unique=True,
     )
-    credentials_id: Mapped[uuid.UUID] = _technical("Ends the session with the password", SESSION)
-    created_at: Mapped[datetime] = _personal("Ends old sessions; shown to the person", SESSION)
-    last_used_on: Mapped[date] = _personal("Ends idle sessions; shown to the person; a day, no time", SESSION)
+    credentials_id: Mapped[uuid.UUID] = secret(
+        Category.TECHNICAL, "Ends the session with the password", SESSION, FOLLOWING
+    )
+    created_at: Mapped[datetime] = personal("Ends old sessions; shown to the person", SESSION)
+    last_used_on: Mapped[date] = personal("Ends idle sessions; shown to the person; a day, no time", SESSION)
 
     __table_args__ = ({"info": {"purpose": "One row for each signed-in app"}},)
 
@@ -172,23 +211,78 @@ class Mail(Base):
 
     __tablename__ = "mails"
 
-    id: Mapped[uuid.UUID] = _pseudonymous("Names the row; random", HANDOVER, primary_key=True)
-    kind: Mapped[str] = _technical("Which mail it is", HANDOVER, String(40))
-    email: Mapped[str | None] = _personal("Where it goes, when no account says so", HANDOVER, String(EMAIL_LENGTH))
-    name: Mapped[str | None] = _personal(
+    id: Mapped[uuid.UUID] = pseudonymous("Names the row; random", HANDOVER, primary_key=True)
+    kind: Mapped[str] = technical("Which mail it is", HANDOVER, String(40))
+    email: Mapped[str | None] = personal("Where it goes, when no account says so", HANDOVER, String(EMAIL_LENGTH))
+    name: Mapped[str | None] = personal(
         "The name given on registering, on its way into the mailed link", HANDOVER, String(NAME_LENGTH)
     )
-    account_id: Mapped[uuid.UUID | None] = _pseudonymous(
+    account_id: Mapped[uuid.UUID | None] = pseudonymous(
         "Whose account it is about", HANDOVER, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
-    created_at: Mapped[datetime] = _technical("How long it has waited", HANDOVER)
-    due_at: Mapped[datetime] = _technical("When to try, or to try again", HANDOVER)
-    claim: Mapped[uuid.UUID | None] = _technical("Which worker is sending it", HANDOVER)
-    attempts: Mapped[int] = _technical("How often it was tried", HANDOVER, default=0)
-    failure: Mapped[str | None] = _technical("Why the last try failed: a code, no text", HANDOVER, String(40))
-    abandoned_at: Mapped[datetime | None] = _technical("When it was given up", HANDOVER)
+    about: Mapped[uuid.UUID | None] = pseudonymous("Which record the mail tells of; random", HANDOVER)
+    created_at: Mapped[datetime] = technical("How long it has waited", HANDOVER)
+    due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
+    claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)
+    attempts: Mapped[int] = technical("How often it was tried", HANDOVER, default=0)
+    failure: Mapped[str | None] = technical("Why the last try failed: a code, no text", HANDOVER, String(40))
+    abandoned_at: Mapped[datetime | None] = technical("When it was given up", HANDOVER)
 
     __table_args__ = (
         Index("mails_due", "abandoned_at", "due_at"),
         {"info": {"purpose": "One row for each mail that still has to be sent"}},
     )
+
+
+class Announcement(Base):
+    """A mail to everybody who wants mails about TILES, and how far sending it has come."""
+
+    __tablename__ = "announcements"
+
+    id: Mapped[uuid.UUID] = public("Names the announcement; random", primary_key=True)
+    sha256: Mapped[str] = public("Recognises the same announcement given twice", String(64), unique=True)
+    policy_version: Mapped[str | None] = public("Which policy version it announces, if it does", String(40))
+    subject: Mapped[str | None] = public("Its subject", String(REASON_LENGTH))
+    text: Mapped[str | None] = public("What it says", Text)
+    created_at: Mapped[datetime] = public("When it was given")
+    reached: Mapped[uuid.UUID | None] = public("How far it has come among the accounts")
+    queued: Mapped[int] = public("How many mails it made")
+    finished_at: Mapped[datetime | None] = public("When the last mail was queued")
+
+    __table_args__ = ({"info": {"purpose": "One row for each announcement"}},)
+
+
+class Disclosure(Base):
+    """That an account's data were handed to an authority: to whom and why, not what they said."""
+
+    __tablename__ = "disclosures"
+
+    id: Mapped[uuid.UUID] = kept(Category.PSEUDONYMOUS, "Names the disclosure; random", RECORD, primary_key=True)
+    account_id: Mapped[uuid.UUID] = kept(
+        Category.PSEUDONYMOUS, "Whose data; a random number that says nothing once the account is erased", RECORD,
+        Uuid, index=True,
+    )  # fmt: skip
+    authority: Mapped[str] = kept(Category.PSEUDONYMOUS, "Who was given the data", RECORD, String(REASON_LENGTH))
+    basis: Mapped[str] = kept(Category.PSEUDONYMOUS, "The legal basis", RECORD, String(REASON_LENGTH))
+    disclosed_at: Mapped[datetime] = kept(Category.PSEUDONYMOUS, "When", RECORD)
+
+    __table_args__ = ({"info": {"purpose": "One row for each lawful disclosure to an authority"}},)
+
+
+class AuditEntry(Base):
+    """That something was done with an account: what, when, and whether by the person, the manager or the service."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[uuid.UUID] = kept(Category.PSEUDONYMOUS, "Names the entry; random", RECORD, primary_key=True)
+    account_id: Mapped[uuid.UUID] = kept(
+        Category.PSEUDONYMOUS, "Which account; a random number that says nothing once the account is erased", RECORD,
+        Uuid, index=True,
+    )  # fmt: skip
+    act: Mapped[str] = kept(Category.PSEUDONYMOUS, "What was done", RECORD, String(40))
+    actor: Mapped[str] = kept(Category.PSEUDONYMOUS, "By the person, the data manager or the service", RECORD,
+                              String(20))  # fmt: skip
+    at: Mapped[datetime] = kept(Category.PSEUDONYMOUS, "When", RECORD)
+    details: Mapped[dict[str, Any]] = kept(Category.PSEUDONYMOUS, "Dates and counts that belong to it", RECORD, JSON)
+
+    __table_args__ = ({"info": {"purpose": "One row for each act about an account that has to be shown"}},)

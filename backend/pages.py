@@ -1,24 +1,25 @@
 """The pages: what a person sees behind a mailed link, and the few pages that explain the service.
 
-They use no cookie and need no JavaScript. GET shows, POST acts, so a mail scanner can open every link.
+They use no cookie and need no JavaScript. GET shows, POST acts, so a mail scanner can open every link. Asking for a
+mail is answered elsewhere than the mail's link leads: else a link that is opened over the answer would load nothing.
 """
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, Response, current_app, redirect, render_template, request
+from flask import Blueprint, Response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
-from backend import accounts, clock, passwords, policy, web
+from backend import accounts, clock, closing, email_change, forms, passwords, policy, web
 from backend.api import operations
 from backend.config import settings
-from backend.errors import FieldError, InvalidRequest, InvalidToken, NotFound, Problem, problems
+from backend.errors import InvalidRequest, InvalidToken, NotFound, problems
+from backend.models import RECORD
 from backend.privacy import inventory
-from backend.strength import clean_password
 
 # RFC 9116 section 2.5.5 recommends less than a year; this file renews itself.
 SECURITY_TXT_LIFETIME = timedelta(days=90)
+NOTHING_CAME = "Nothing came? Look into the spam folder, and check that the address is the one you registered with."
 
 door = Blueprint("pages", __name__)
 
@@ -30,59 +31,10 @@ def _everywhere() -> dict[str, Any]:
         "support_email": given.support_email,
         "data_manager_email": given.data_manager_email,
         "min_length": given.password_min_length,
+        "grace_days": given.erasure_grace_days,
+        "closed_retention_days": given.closed_retention_days,
+        "record": RECORD,
     }
-
-
-def _field(name: str) -> str:
-    return request.form.get(name, "").strip()
-
-
-def _token() -> str:
-    # Mail programs wrap a long code, and copying it takes the line breaks along.
-    return "".join(request.form.get("token", "").split())
-
-
-def _new_password() -> str:
-    password = request.form.get("password", "")
-    try:
-        return clean_password(password)
-    except ValueError as error:
-        raise InvalidRequest(errors=[FieldError("/password", str(error))]) from None
-
-
-def _email() -> str:
-    try:
-        return accounts.clean_email(_field("email"))
-    except ValueError as error:
-        raise InvalidRequest(errors=[FieldError("/email", str(error))]) from None
-
-
-def _by_field(problem: Problem) -> dict[str, list[str]]:
-    """Sort what is wrong by the form's fields; what concerns no field is under the empty name."""
-    if isinstance(problem, InvalidToken):
-        return {"token": [f"{problem.title}. {problem.remedy}"]}
-    found: dict[str, list[str]] = {}
-    for entry in problem.errors:
-        sentence = entry.detail[:1].upper() + entry.detail[1:]
-        found.setdefault(entry.pointer.removeprefix("/"), []).append(sentence)
-    return found or {"": [f"{problem.title}. {problem.detail}"]}
-
-
-def _submit(action: Callable[[], None], template: str, **context: Any) -> Response | None:
-    """Do what a form asks for; on a refusal return the same page with what was written and what to mend."""
-    try:
-        action()
-    except Problem as problem:
-        page = render_template(template, errors=_by_field(problem), **context)
-        response = current_app.make_response((page, problem.status))
-        if problem.retry_after is not None:
-            response.headers["Retry-After"] = str(problem.retry_after)
-        return response
-    return None
-
-
-def _message(title: str, *paragraphs: str) -> str:
-    return render_template("message.html", title=title, paragraphs=paragraphs)
 
 
 @door.before_request
@@ -90,7 +42,9 @@ def _read_forms_of_our_own() -> None:
     """Keep a foreign page from having its visitors ask for mails, each under a limit of their own."""
     if request.method != "POST":
         return
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+    # A mail program on the web unsubscribes from its own page (RFC 8058); the token in the path is its permission.
+    foreign = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.endpoint != "pages.confirm_unsubscribe"
+    if foreign:
         raise InvalidRequest("Open this page itself, and send the form from there.")
     web.read_body()
 
@@ -110,14 +64,17 @@ def registration() -> str:
 @door.post("/registration")
 def confirm_registration() -> ResponseReturnValue:
     """Make the account; the person signs in with the app."""
-    token = _token()
+    token = forms.token()
 
-    def act() -> None:
-        accounts.confirm_registration(token=token, password=_new_password(), client=web.client())
+    def act() -> str:
+        accounts.confirm_registration(token=token, password=forms.new_password(), client=web.client())
+        return forms.message(
+            "Your account is ready",
+            "Open the TILES app and sign in with your email address and your new password.",
+            step=(4, "sign in"),
+        )
 
-    return _submit(act, "registration.html", token=token) or _message(
-        "Your account is ready", "Open the TILES app and sign in with your email address and your new password."
-    )
+    return forms.submit(act, "registration.html", token=token)
 
 
 @door.get("/password-reset")
@@ -129,30 +86,167 @@ def password_reset() -> str:
 @door.post("/password-reset")
 def request_password_reset() -> ResponseReturnValue:
     """Have a reset mailed."""
-    email = _field("email")
 
-    def act() -> None:
-        passwords.request_reset(email=_email(), client=web.client())
+    def act() -> ResponseReturnValue:
+        passwords.request_reset(email=forms.email(), client=web.client())
+        return redirect("/password-reset/sent", 303)
 
-    return _submit(act, "password_reset.html", email=email, token="", step="request") or _message(
+    return forms.submit(act, "password_reset.html", email=forms.field("email"), token="", step="request")
+
+
+@door.get("/password-reset/sent")
+def password_reset_sent() -> str:
+    """Say where to look, whether or not there is an account."""
+    return forms.message(
         "Look into your mailbox",
         "If there is an account with this address, a mail with a link is on its way. The link works for one hour.",
-        "Nothing came? Look into the spam folder, and check that the address is the one you registered with.",
+        NOTHING_CAME,
+        step=(2, "your mailbox"),
     )
 
 
 @door.post("/password-reset/confirm")
 def confirm_password_reset() -> ResponseReturnValue:
     """Replace the password."""
-    token = _token()
+    token = forms.token()
 
-    def act() -> None:
-        passwords.reset(token=token, password=_new_password(), client=web.client())
+    def act() -> str:
+        passwords.reset(token=token, password=forms.new_password(), client=web.client())
+        return forms.message(
+            "Your password is changed",
+            "You are signed out everywhere. Open the TILES app and sign in with the new password.",
+            step=(4, "sign in"),
+        )
 
-    return _submit(act, "password_reset.html", email="", token=token, step="confirm") or _message(
-        "Your password is changed",
-        "You are signed out everywhere. Open the TILES app and sign in with the new password.",
+    return forms.submit(act, "password_reset.html", email="", token=token, step="confirm")
+
+
+@door.get("/email-change")
+def new_address() -> str:
+    """Show the button behind the link that proves a new address."""
+    return render_template("email_change.html", errors={}, token="")
+
+
+@door.post("/email-change")
+def confirm_new_address() -> ResponseReturnValue:
+    """Put the new address in the place of the old one."""
+    token = forms.token()
+
+    def act() -> str:
+        email_change.confirm(token=token, client=web.client())
+        return forms.message(
+            "Your address is changed", "From now on, sign in with the new one. Your password stays as it is."
+        )
+
+    return forms.submit(act, "email_change.html", token=token)
+
+
+@door.get("/email-change-undo")
+def old_address() -> str:
+    """Show the button behind the link that an address gets which was replaced."""
+    return render_template("email_change_undo.html", errors={}, token="")
+
+
+@door.post("/email-change-undo")
+def take_back_old_address() -> ResponseReturnValue:
+    """Give the account its old address back."""
+    token = forms.token()
+
+    def act() -> str:
+        email_change.undo(token=token, client=web.client())
+        return forms.message(
+            "Your account has its old address back",
+            "Everybody is signed out. A mail with a link to choose a new password is on its way to that address. "
+            "Choose one now: whoever changed the address may know the old password.",
+            "Change the password of your mailbox too. Somebody else may be reading it.",
+            link=("/password-reset", "No mail? Ask for another"),
+        )
+
+    return forms.submit(act, "email_change_undo.html", token=token)
+
+
+@door.get("/erasure")
+def erasure() -> str:
+    """Show both steps, and what is erased and what is kept: app stores ask for this page."""
+    return render_template("erasure.html", errors={}, token="", email="", step="both")
+
+
+@door.post("/erasure")
+def request_erasure() -> ResponseReturnValue:
+    """Have a link mailed with which the erasure is confirmed."""
+
+    def act() -> ResponseReturnValue:
+        closing.request_erasure(email=forms.email(), client=web.client())
+        return redirect("/erasure/sent", 303)
+
+    return forms.submit(act, "erasure.html", email=forms.field("email"), token="", step="request")
+
+
+@door.get("/erasure/sent")
+def erasure_sent() -> str:
+    """Say where to look, whether or not there is an account."""
+    return forms.message(
+        "Look into your mailbox",
+        "If there is an account with this address, a mail with a link is on its way. The link works for 24 hours, "
+        "and nothing is erased before you confirm with it.",
+        NOTHING_CAME,
+        step=(2, "your mailbox"),
     )
+
+
+@door.post("/erasure/confirm")
+def confirm_erasure() -> ResponseReturnValue:
+    """Close the account and have it erased."""
+    token = forms.token()
+
+    def act() -> str:
+        closed = closing.confirm_erasure(token=token, client=web.client())
+        return render_template("erasure_confirmed.html", erase_after=closed.erase_after)
+
+    return forms.submit(act, "erasure.html", email="", token=token, step="confirm")
+
+
+@door.get("/erasure-cancel")
+def erasure_cancel() -> str:
+    """Show the button behind the link that opens a closed account again."""
+    return render_template("erasure_cancel.html", errors={}, token="")
+
+
+@door.post("/erasure-cancel")
+def cancel_erasure() -> ResponseReturnValue:
+    """Open the account again."""
+    token = forms.token()
+
+    def act() -> str:
+        closing.cancel(token=token, client=web.client())
+        return forms.message(
+            "Your account is open again",
+            "Open the TILES app and sign in as before.",
+            "Was it not you who closed it? Then choose a new password now.",
+            link=("/password-reset", "Choose a new password"),
+        )
+
+    return forms.submit(act, "erasure_cancel.html", token=token)
+
+
+@door.get("/unsubscribe/<token>")
+def unsubscribe(token: str) -> str:  # noqa: ARG001 - whoever only looks stays subscribed
+    """Show the button behind the link in every mail about TILES."""
+    return render_template("unsubscribe.html", errors={})
+
+
+@door.post("/unsubscribe/<token>")
+def confirm_unsubscribe(token: str) -> ResponseReturnValue:
+    """Switch the mails off, for the page's button and for a mail program's one click (RFC 8058)."""
+
+    def act() -> str:
+        try:
+            accounts.unsubscribe(token=token, client=web.client())
+        except InvalidToken:
+            raise InvalidToken("Open it from the mail again, all of it, or switch the mails off in the app.") from None
+        return forms.message("You are unsubscribed", "No more mails about TILES will come to you.")
+
+    return forms.submit(act, "unsubscribe.html")
 
 
 @door.get("/privacy")
@@ -197,9 +291,10 @@ def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @door.get("/password-reset/confirm")
-def password_reset_again() -> ResponseReturnValue:
+@door.get("/erasure/confirm")
+def both_steps() -> ResponseReturnValue:
     """Lead whoever reloads the second step, from the address bar, to where both are."""
-    return redirect("/password-reset", 303)
+    return redirect(request.path.removesuffix("/confirm"), 303)
 
 
 @door.get("/.well-known/change-password")

@@ -2,11 +2,11 @@
 
 import uuid
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
-from backend import mail, tokens
-from backend.accounts import new_password_hash
-from backend.db import AnyRow, changed, reading, transaction
+from backend import mail
+from backend.accounts import is_as, new_password_hash, redeem_for, tell_previous_address
+from backend.db import AnyRow, changed, transaction
 from backend.errors import InvalidToken, Unauthenticated, WrongPassword
 from backend.hashing import hasher
 from backend.models import Account, Session
@@ -33,13 +33,12 @@ def reset(*, token: str, password: str, client: str | None) -> None:
         WeakPassword: the link stays good for another try.
     """
     throttle().charge("token", client=client)
-    account = _bound_account(Purpose.PASSWORD_RESET, token)
+    account, _ = redeem_for(Purpose.PASSWORD_RESET, token)
     password_hash = new_password_hash(password, name=account.name, email=account.email)
     with transaction() as session:
         if not _replace_password(account, password_hash):
             raise InvalidToken
         session.execute(delete(Session).where(Session.account_id == account.id))
-        mail.enqueue("password_changed", account_id=account.id)
     throttle().clear("sign-in-failures", address=account.email.lower())
 
 
@@ -62,31 +61,16 @@ def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
         mine = Session.id == viewer.session_id
         session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
         session.execute(delete(Session).where(Session.account_id == account.id, ~mine))
-        mail.enqueue("password_changed", account_id=account.id)
-
-
-def _bound_account(purpose: Purpose, token: str) -> AnyRow:
-    """Return the account that a token is about, if its state is still the one that the token is bound to."""
-    content = tokens.redeem(purpose, token)
-    columns = (Account.id, Account.name, Account.email, Account.closed_at, Account.credentials_id)
-    with reading() as session:
-        account = session.execute(select(*columns).where(Account.id == uuid.UUID(content["account"]))).one_or_none()
-    if account is None or tokens.state(purpose, account) != content["state"]:
-        raise InvalidToken
-    return account
 
 
 def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
-    """Replace the password of an account as it was read; None when it has changed since, by whatever."""
+    """Replace the password of an account as it was read, and tell; None when it has changed since, by whatever."""
     credentials_id = uuid.uuid4()
     replaced = changed(
-        update(Account)
-        .where(
-            Account.id == account.id,
-            Account.email == account.email,
-            Account.credentials_id == account.credentials_id,
-            Account.closed_at.is_(None),
-        )
-        .values(password_hash=password_hash, credentials_id=credentials_id)
+        update(Account).where(is_as(account)).values(password_hash=password_hash, credentials_id=credentials_id)
     )
-    return credentials_id if replaced else None
+    if not replaced:
+        return None
+    mail.enqueue("password_changed", account_id=account.id)
+    tell_previous_address(account.id)
+    return credentials_id

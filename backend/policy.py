@@ -9,13 +9,10 @@ from sqlalchemy import select
 
 from backend import clock
 from backend.db import AnyRow, db, insert_unless_taken, reading, transaction
+from backend.errors import Impossible
 from backend.models import Policy
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-
-
-class PolicyError(Exception):
-    """A version cannot be published so; the message says what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +28,12 @@ def publish(*, version: str, effective_on: date, text: str) -> Published:
     """Publish a version; publishing the same again changes nothing.
 
     Raises:
-        PolicyError: the version has another text or day already, its name is none, or the text is empty.
+        Impossible: the version has another text or day already, its name is none, or the text is empty.
     """
     if not VERSION.fullmatch(version):
-        raise PolicyError("name the version with up to 40 letters, digits, dots and hyphens, such as 2026-11")
+        raise Impossible("name the version with up to 40 letters, digits, dots and hyphens, such as 2026-11")
     if not text.strip():
-        raise PolicyError("the text is empty: give a file with the policy as plain text")
+        raise Impossible("the text is empty: give a file with the policy as plain text")
     new = Published(version, effective_on, hashlib.sha256(text.encode()).hexdigest())
     with transaction():
         db.session.execute(
@@ -45,7 +42,7 @@ def publish(*, version: str, effective_on: date, text: str) -> Published:
             )
         )
     if _published(version) != new:
-        raise PolicyError(f"version {version} is published with another text or day: choose a new name")
+        raise Impossible(f"version {version} is published with another text or day: choose a new name")
     return new
 
 

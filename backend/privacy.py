@@ -1,11 +1,19 @@
-"""What is stored about people, told from the declarations in `models` and from nothing else."""
+"""What is stored about people, told, handed out and found from the declarations of `models` and nothing else."""
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import ColumnElement, Table, func, or_, select
 
-from backend.db import Base
-from backend.models import Declaration
+from backend import clock
+from backend.db import AnyRow, Base, reading
+from backend.declarations import Category, Declaration
+from backend.models import Account, Mail
+
+ABOUT_PEOPLE = {Category.PERSONAL, Category.PSEUDONYMOUS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +48,106 @@ def inventory() -> list[DeclaredTable]:
 def _declared(table: Table) -> DeclaredTable:
     columns = []
     for column in table.columns:
-        declaration: Declaration = column.info["declaration"]
-        columns.append(
-            DeclaredColumn(
-                column.name,
-                declaration.category.value,
-                declaration.purpose,
-                declaration.retention,
-                declaration.erasure,
-            )
-        )
+        told: Declaration = column.info["declaration"]
+        columns.append(DeclaredColumn(column.name, told.category.value, told.purpose, told.retention, told.erasure))
     return DeclaredTable(table.name, table.info["purpose"], tuple(columns))
+
+
+def declarations(table: Table) -> dict[str, Declaration]:
+    """Return what is declared of each column of a table."""
+    return {column.name: column.info["declaration"] for column in table.columns}
+
+
+def tables_about_people() -> list[Table]:
+    """Return every table that may hold something about a person, each before those that it refers to."""
+    tables = reversed(Base.metadata.sorted_tables)
+    return [table for table in tables if any(told.category in ABOUT_PEOPLE for told in declarations(table).values())]
+
+
+def basis_of(table: Table) -> str | None:
+    """Return on which legal basis a table outlives the account; None where it goes with it.
+
+    Raises:
+        ValueError: its columns do not agree, so that nobody could say what erasing does to a row.
+    """
+    found = {told.basis for told in declarations(table).values()}
+    if len(found) > 1:
+        raise ValueError(f"{table.name}: some columns are kept and others are not")
+    return found.pop()
+
+
+def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
+    """Return the condition that a row of a table is about one of these accounts (each with its id and email).
+
+    Mails to its address that were asked for without a session are among them, but neither those of a new account
+    with that address, nor a receipt, nor the one with which somebody registers anew.
+    """
+    ids = [account.id for account in accounts]
+    if table is Account.__table__:
+        return table.c.id.in_(ids)
+    mine = table.c.account_id.in_(ids)
+    if table is not Mail.__table__:
+        return mine
+    other = select(Account.id).where(
+        func.lower(Account.email) == func.lower(Mail.email), Account.closed_at.is_(None), Account.id.not_in(ids)
+    )
+    addresses = {account.email.lower() for account in accounts}
+    asked = Mail.account_id.is_(None) & Mail.kind.not_in(["registration", "erased"])
+    return or_(mine, asked & func.lower(Mail.email).in_(addresses) & ~other.exists())
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedTable:
+    """What one table holds about an account: every column of every row, and what each column is for."""
+
+    table: str
+    purpose: str
+    columns: dict[str, str]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Everything that is held about an account."""
+
+    exported_at: datetime
+    stored: list[ExportedTable]
+
+
+def export(account_id: uuid.UUID) -> Export:
+    """Return everything that is held about an account, complete by construction: table by table, column by column.
+
+    A value that nobody should carry about, such as the hash of the password, is replaced by the reason.
+    """
+    with reading() as session:
+        accounts = session.execute(select(Account.id, Account.email).where(Account.id == account_id)).all()
+        stored = [
+            ExportedTable(
+                table.name,
+                table.info["purpose"],
+                {name: f"{told.purpose} ({told.retention})" for name, told in declarations(table).items()},
+                [_shown(table, row) for row in session.execute(select(table).where(rows_about(table, accounts)))],
+            )
+            for table in reversed(tables_about_people())
+        ]
+    return Export(clock.now(), stored)
+
+
+def _shown(table: Table, row: AnyRow) -> dict[str, Any]:
+    told, values = declarations(table), row._mapping  # noqa: SLF001 - how a row is read by its names
+    return {
+        column.name: f"not shown: {told[column.name].withheld}"
+        if told[column.name].withheld and values[column] is not None
+        else _plain(values[column])
+        for column in table.columns
+    }
+
+
+def _plain(value: object) -> object:
+    match value:
+        case datetime():
+            return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+        case uuid.UUID() | date():
+            return str(value)
+        case _:
+            return value

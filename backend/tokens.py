@@ -7,6 +7,7 @@ state kills it; the feature that redeems it makes the change conditional on that
 import hashlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from flask import Flask, current_app
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
@@ -15,7 +16,7 @@ from backend import clock
 from backend.config import settings
 from backend.db import AnyRow
 from backend.errors import InvalidToken
-from backend.models import Account
+from backend.models import UNDO, Account
 
 
 class Purpose(StrEnum):
@@ -23,12 +24,22 @@ class Purpose(StrEnum):
 
     REGISTRATION = "registration"
     PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose, no password
+    EMAIL_CHANGE = "email-change"
+    EMAIL_CHANGE_UNDO = "email-change-undo"
+    ERASURE = "erasure"
+    ERASURE_CANCEL = "erasure-cancel"
+    UNSUBSCRIBE = "unsubscribe"
+    RECEIPT = "erasure-receipt"
 
 
-# A registration waits for a person to find the mail, and proves a mailbox only; a reset opens an account.
+# A registration waits for a person to find the mail, and proves a mailbox only; a reset opens an account. What is not
+# named here has no end of its own: it ends with the state it is bound to, or not at all.
 LIFETIMES = {
     Purpose.REGISTRATION: timedelta(hours=24),
     Purpose.PASSWORD_RESET: timedelta(hours=1),
+    Purpose.EMAIL_CHANGE: timedelta(hours=1),
+    Purpose.EMAIL_CHANGE_UNDO: UNDO,
+    Purpose.ERASURE: timedelta(hours=24),
 }
 
 
@@ -64,28 +75,29 @@ def _serializer(purpose: Purpose) -> URLSafeTimedSerializer:
     return found
 
 
-def issue(purpose: Purpose, content: dict[str, str | None]) -> str:
+def issue(purpose: Purpose, content: dict[str, Any]) -> str:
     """Return a token that carries the content, for its purpose and its lifetime from now."""
     token = _serializer(purpose).dumps(content)
     return token if isinstance(token, str) else token.decode("ascii")
 
 
-def redeem(purpose: Purpose, token: str) -> dict[str, str | None]:
+def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
     """Return what a token carries. Whether it was used already is for the caller's update to find out.
 
     Raises:
         InvalidToken: it is made up, altered, cut off, expired, or of another purpose.
     """
+    lifetime = LIFETIMES.get(purpose)
     try:
-        content = _serializer(purpose).loads(token, max_age=int(LIFETIMES[purpose].total_seconds()))
+        content = _serializer(purpose).loads(token, max_age=int(lifetime.total_seconds()) if lifetime else None)
     except (BadData, UnicodeError):
         raise InvalidToken from None
     return dict(content)
 
 
-def issue_for(purpose: Purpose, account: Account | AnyRow) -> str:
+def issue_for(purpose: Purpose, account: Account | AnyRow, **content: str) -> str:
     """Return a token about an account that dies with the account's present state."""
-    return issue(purpose, {"account": str(account.id), "state": state(purpose, account)})
+    return issue(purpose, {"account": str(account.id), "state": state(purpose, account), **content})
 
 
 def state(purpose: Purpose, account: Account | AnyRow) -> str:

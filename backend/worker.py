@@ -1,17 +1,17 @@
-"""What is done without anybody asking: sending mails, and forgetting what is no longer needed."""
+"""What is done without anybody asking: sending mails, erasing what is due, forgetting what is no longer needed."""
 
 import logging
 import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend import mail, sessions
-from backend.db import scrub
+from backend import accounts, announcements, audit, db, desk, erasure, mail, sessions
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
@@ -19,31 +19,63 @@ from backend.transport import ServerUnavailable
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
+COMPACTION_PAUSES = 50
 
 log = logging.getLogger(__name__)
 
 
 def tidy() -> None:
-    """Forget ended sessions and mails that were given up."""
+    """Forget ended sessions and holds, mails that were given up, and whatever else has had its time."""
     sessions.forget_ended()
+    accounts.forget_previous_addresses()
+    desk.forget_ended_holds()
+    audit.tidy()
     mail.tidy()
 
 
+def deliver(stop: threading.Event | None = None) -> int:
+    """Send what is due, and when nothing is, make the next mails of an announcement; return how many of either.
+
+    Raises:
+        ServerUnavailable: the mail server is away; what was not sent stays in the queue.
+    """
+    return mail.deliver(stop) or announcements.queue_some()
+
+
+class Compaction:
+    """Writes SQLite's file anew after erasures, so seldom that it takes a fiftieth of the time at most."""
+
+    def __init__(self) -> None:
+        """Be free to do it at once."""
+        self._next = 0.0
+
+    def run(self) -> None:
+        """Do it if there are remains, and it is time."""
+        begun = time.monotonic()
+        if begun < self._next or not db.has_remains():
+            return
+        deque(db.rewrite(()), maxlen=0)
+        self._next = time.monotonic() + COMPACTION_PAUSES * (time.monotonic() - begun)
+
+
 def work(app: Flask, stop: threading.Event) -> None:
-    """Send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
-    pause, next_tidy = POLL_SECONDS, 0.0
+    """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
+    pause, next_tidy, compaction = POLL_SECONDS, 0.0, Compaction()
     while not stop.wait(pause):
         try:
             with app.app_context():
                 try:
-                    tried = mail.deliver(stop)
+                    # Before anything that a mail server could hold up.
+                    done = erase_due(stop)
+                    compaction.run()
+                    done += deliver(stop)
                 finally:
                     # Sending comes first: what waited through a long stop of the service gets its chance.
                     if time.monotonic() >= next_tidy:
                         tidy()
                         next_tidy = time.monotonic() + TIDY_SECONDS
-                    scrub(Mail)
-            pause = 0.0 if tried else POLL_SECONDS
+                    db.scrub(Mail)
+            pause = 0.0 if done else POLL_SECONDS
         except ServerUnavailable as error:
             pause = _longer(pause)
             log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
@@ -53,6 +85,15 @@ def work(app: Flask, stop: threading.Event) -> None:
         except Exception as error:  # noqa: BLE001 - the queue must outlive a mistake in one round
             pause = _longer(pause)
             log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
+
+
+def erase_due(stop: threading.Event) -> int:
+    """Erase some of what is due; without a ledger nothing is erased, and everything else goes on."""
+    try:
+        return erasure.erase_due(stop)
+    except OSError as error:
+        log.error("no account can be erased: the ledger cannot be written (%s)", error.strerror)  # noqa: TRY400
+        return 0
 
 
 def _longer(pause: float) -> float:

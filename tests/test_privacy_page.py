@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from support import Service, any_database
 
 from backend.db import Base
-from backend.models import Declaration
+from backend.declarations import Declaration
 
 pytestmark = any_database
 

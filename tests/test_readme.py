@@ -73,7 +73,11 @@ def shown(default: object) -> str:
 
 
 def test_the_settings_are_those_of_the_code() -> None:
-    documented = {name: (default, meaning) for name, default, meaning in rows("setting")}
+    documented = {}
+    for names, defaults, meanings in rows("setting"):
+        each = names.split(", ")
+        several = [cell.split(" · ") if " · " in cell else [cell] * len(each) for cell in (defaults, meanings)]
+        documented |= {name: told for name, *told in zip(each, *several, strict=True)}
     for name, field in Settings.model_fields.items():
         default, meaning = documented.pop(PREFIX + name.upper())
         assert meaning == field.description
@@ -90,7 +94,7 @@ def test_the_operations_are_those_of_the_code() -> None:
 def test_the_commands_are_those_of_the_code() -> None:
     documented = set()
     for command, _ in rows("command"):
-        words = re.sub(r" (\[|FILE|--).*", "", command.strip("`")).split(" ")
+        words = re.sub(r" (\[|FILE|ADDRESS|--).*", "", command.strip("`")).split(" ")
         documented |= {" ".join([*words[:-1], last]) for last in words[-1].split("\\|")}
     groups = {name: command for name, command in tiles.commands.items() if name not in {"run", "shell", "routes"}}
     ours = set()

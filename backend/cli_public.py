@@ -1,0 +1,171 @@
+"""Commands about what is public or was written to us: policy, announcements, inventory, feedback."""
+
+import time
+import unicodedata
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from flask.cli import with_appcontext
+
+from backend import announcements, feedback, policy
+from backend.console import (
+    Command,
+    Day,
+    Group,
+    as_json_option,
+    dump,
+    output_option,
+    plain,
+    progress,
+    show,
+    show_rows,
+    write,
+)
+from backend.errors import Impossible
+from backend.privacy import inventory
+
+SHOWN = 80
+# A byte order mark, as some editors write it, is not part of the text.
+TEXT = click.File(encoding="utf-8-sig")
+
+
+def _read(file: IO[str]) -> str:
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        raise Impossible("the file is not text in UTF-8") from None
+    if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in text):
+        raise Impossible("the file is not plain text: it holds control characters other than line breaks and tabs")
+    return text
+
+
+@click.group("policy", cls=Group)
+def policy_group() -> None:
+    """The privacy policy."""
+
+
+@policy_group.command("publish")
+@click.argument("file", type=TEXT)
+@click.option("--version", required=True, help="What the version is called, such as 2026-11.")
+@click.option("--effective", required=True, type=Day(), help="From which day (UTC) it counts.")
+@as_json_option
+@with_appcontext
+def policy_publish(file: IO[str], version: str, effective: datetime, *, as_json: bool) -> None:
+    """Publish a version of the privacy policy, once and for all.
+
+    FILE (- is standard input) holds it as plain text in UTF-8, with empty lines between paragraphs. From its day on it
+    is shown at /privacy and named by GET /v1/policy. It cannot be changed afterwards; publishing the same again changes
+    nothing. To tell people by mail too: `tiles announce --policy VERSION`.
+    """
+    published = policy.publish(version=version, effective_on=effective.date(), text=_read(file))
+    show(asdict(published), as_json=as_json)
+
+
+@click.command("announce", cls=Command)
+@click.argument("file", type=TEXT, required=False)
+@click.option("--subject", help="The mail's subject.")
+@click.option("--policy", "version", metavar="VERSION", help="Instead of FILE: a published version of the policy.")
+@click.option("--follow", is_flag=True, help="Show how far it has come until all mails are made; Ctrl-C stops showing.")
+@as_json_option
+@with_appcontext
+def announce(file: IO[str] | None, subject: str | None, version: str | None, *, follow: bool, as_json: bool) -> None:
+    """Mail a text, or a policy version, to all who want mails.
+
+    FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. Each mail has a link to
+    unsubscribe. Nobody is asked whether you are sure, and what was announced cannot be taken back.
+
+    The service (`tiles serve` or `tiles mail work`) makes the mails batch by batch, so that no reset waits behind them,
+    and goes on after an interruption where it was. The same subject and text again is the same announcement: nobody
+    gets it twice, and how far it has come is shown. Who wants no mails gets none about a policy either.
+    """
+    if (file is None) == (version is None) or (file is None) != (subject is None):
+        raise click.UsageError("give FILE and --subject, or --policy alone")
+    if version is not None:
+        begun = announcements.announce_policy(version)
+    else:
+        assert file is not None
+        assert subject is not None
+        begun = announcements.announce(subject=subject, text=_read(file))
+    show(asdict(_follow(begun) if follow else begun), as_json=as_json)
+
+
+def _follow(begun: announcements.Progress) -> announcements.Progress:
+    seen = announcements.progress(begun.announcement)
+    try:
+        with progress(seen.recipients, "Announcing") as bar:
+            while not seen.finished:
+                bar.update(seen.queued - bar.pos)
+                time.sleep(1)
+                seen = announcements.progress(begun.announcement)
+            bar.update(seen.queued - bar.pos)
+    except KeyboardInterrupt:
+        click.echo("The service goes on with it.", err=True)
+    return seen
+
+
+@click.command("inventory")
+@as_json_option
+@with_appcontext
+def show_inventory(*, as_json: bool) -> None:
+    """Show every column that is stored, and what is declared of it.
+
+    What it is, what for, for how long, and what erasing the account does to it. It is drawn from the same declarations
+    as the privacy page, the export and the erasure.
+    """
+    found = inventory()
+    if as_json:
+        click.echo(dump([asdict(table) for table in found]))
+        return
+    for table in found:
+        click.echo(f"{table.name}: {table.purpose}")
+        show_rows([asdict(column) for column in table.columns], as_json=False, empty="")
+        click.echo()
+
+
+@click.group("feedback", cls=Group)
+def feedback_group() -> None:
+    """What people wrote from the app."""
+
+
+def _feedback() -> list[dict[str, Any]]:
+    return [row._asdict() for row in feedback.listed()]
+
+
+@feedback_group.command("list")
+@as_json_option
+@with_appcontext
+def feedback_list(*, as_json: bool) -> None:
+    """Show the messages, the newest first.
+
+    Each with the beginning of what it says; --json shows it whole. No message tells who wrote it.
+    """
+    found = _feedback()
+    if as_json:
+        click.echo(dump(found))
+        return
+    for entry in found:
+        signed_in = "signed in" if entry["signed_in"] else "anonymous"
+        click.echo(f"{plain(entry['received_at'])}  {signed_in:<9}  {_beginning(entry['message'])}")
+    if not found:
+        click.echo("Nobody has written yet.", err=True)
+
+
+def _beginning(message: str) -> str:
+    # Some characters that are never seen change the order of those that are.
+    seen = "".join(c if c.isprintable() else " " for c in message[: 2 * SHOWN])
+    line = " ".join(seen.split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+
+
+@feedback_group.command("export")
+@output_option
+@with_appcontext
+def feedback_export(output: Path | None) -> None:
+    """Write all messages, whole, as one JSON document."""
+    write({"feedback": _feedback()}, output)
+
+
+commands = (policy_group, announce, show_inventory, feedback_group)

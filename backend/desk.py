@@ -1,0 +1,233 @@
+"""The data manager's desk: find, export, close, erase, hold, release, disclose; each act leaves an audit entry."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, or_, select
+
+from backend import audit, clock, closing, erasure, mail, privacy
+from backend.accounts import clean_email
+from backend.closing import Closed
+from backend.db import AnyRow, changed, reading, transaction
+from backend.errors import Impossible
+from backend.models import REASON_LENGTH, Account, Disclosure, Hold
+from backend.sessions import account_columns
+
+MANAGER: audit.Actor = "data manager"
+SHORTEST_NAME = 3
+
+
+def _accounts(condition: ColumnElement[bool]) -> list[AnyRow]:
+    held_until = Hold.latest(clock.now()).label("held_until")
+    columns = (*account_columns(), Account.erasure_requested_at, Account.erase_after, Account.erasing_since, held_until)
+    with reading() as session:
+        return list(session.execute(select(*columns).where(condition).order_by(Account.created_at)))
+
+
+def _named(who: str) -> ColumnElement[bool]:
+    try:
+        return Account.id == uuid.UUID(who)
+    except ValueError:
+        pass
+    try:
+        email = clean_email(who)
+    except ValueError:
+        raise Impossible("name the account by its email address or its id") from None
+    # Each half has its index.
+    return or_(Account.is_open_with(email), Account.is_closed_with(email))
+
+
+def _one(who: str) -> AnyRow:
+    found = _accounts(_named(who))
+    if not found:
+        raise Impossible("there is no account with this address or id; erased ones are not known any more")
+    if len(found) > 1:
+        ids = "\n".join(f"  {row.id}  {'closed' if row.closed_at else 'open'}" for row in found)
+        raise Impossible(f"several accounts have or had this address; name one by its id:\n{ids}")
+    return found[0]
+
+
+def find(who: str) -> list[AnyRow]:
+    """Return the accounts, open and closed, with an address or an id: what is known of each, and what waits for it.
+
+    Raises:
+        Impossible: it is neither an address nor an id.
+    """
+    found = _accounts(_named(who))
+    with transaction():
+        for account in found:
+            audit.note("found", account.id, actor=MANAGER)
+    return found
+
+
+def export(who: str) -> privacy.Export:
+    """Return everything that is held about an account.
+
+    Raises:
+        Impossible: there is not exactly one such account.
+    """
+    account = _one(who)
+    with transaction():
+        audit.note("exported", account.id, actor=MANAGER)
+    return privacy.export(account.id)
+
+
+def close(who: str) -> Closed:
+    """Close an account, which is then kept as long as closed accounts are; the person is told.
+
+    Raises:
+        Impossible: there is not exactly one such account, or it is closed already.
+    """
+    account = _one(who)
+    if account.closed_at:
+        raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
+    return _shut(account, erase=False)
+
+
+def erase(who: str, *, at_once: bool = False) -> Closed:
+    """Close an account and have it erased after the grace period, or from now on; the person is told.
+
+    Raises:
+        Impossible: there is not exactly one such account; or a legal hold keeps it, and it should be erased at once.
+    """
+    account = _one(who)
+    if at_once and account.held_until:
+        raise Impossible(
+            f"a legal hold keeps this account until {account.held_until:%Y-%m-%d}: release it first, or ask without "
+            "--now, and it is erased when the hold has ended"
+        )
+    return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
+
+
+def _shut(account: AnyRow, **how: Any) -> Closed:
+    with transaction():
+        closed = closing.shut(account, actor=MANAGER, **how)
+    if closed is None:
+        raise Impossible("this account has changed in this moment, or is being erased: look with `tiles data find`")
+    return closed
+
+
+def hold(who: str, *, basis: str, until: datetime) -> uuid.UUID:
+    """Keep an account from being erased for now; where its erasure waits, the person is told.
+
+    Raises:
+        Impossible: there is not exactly one such account, the day is over, or the text names the person.
+    """
+    account, now = _one(who), clock.now()
+    if until <= now:
+        raise Impossible("name a day in the future: a hold ends by itself")
+    _refuse_naming(account, basis)
+    hold_id = uuid.uuid4()
+    with transaction() as session:
+        # Whoever marks the account for erasure waits for this, or is seen here.
+        free = (Account.id == account.id) & Account.erasing_since.is_(None)
+        if not session.scalar(select(Account.id).where(free).with_for_update()):
+            raise Impossible("it is too late: this account is being erased")
+        session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
+        audit.note("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
+        _tell_if_waiting(account)
+    return hold_id
+
+
+def release(who: str) -> int:
+    """Lift every legal hold on an account, and return how many; where its erasure waits, the person is told.
+
+    Raises:
+        Impossible: there is not exactly one such account, or no hold.
+    """
+    account = _one(who)
+    with transaction():
+        lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
+        if not lifted:
+            raise Impossible("there is no legal hold on this account")
+        audit.note("released", account.id, actor=MANAGER, holds=lifted)
+        _tell_if_waiting(account)
+    return lifted
+
+
+def _tell_if_waiting(account: AnyRow) -> None:
+    if account.erase_after:
+        mail.enqueue("account_closed", account_id=account.id)
+
+
+def disclose(who: str, *, authority: str, basis: str) -> privacy.Export:
+    """Record that everything held about an account is handed to an authority, and return it.
+
+    Raises:
+        Impossible: there is not exactly one such account, or a text names the person.
+    """
+    account = _one(who)
+    _refuse_naming(account, f"{authority} {basis}")
+    row = {"id": uuid.uuid4(), "account_id": account.id, "authority": authority, "basis": basis}
+    found = privacy.export(account.id)
+    with transaction() as session:
+        session.execute(insert(Disclosure).values(**row, disclosed_at=clock.now()))
+        audit.note("disclosed", account.id, actor=MANAGER)
+    return found
+
+
+def _refuse_naming(account: AnyRow, text: str) -> None:
+    """Keep the person out of what may outlive the account."""
+    if len(text) > REASON_LENGTH or not text.strip():
+        raise Impossible(f"write 1 to {REASON_LENGTH} characters about why")
+    named = [account.email, *([account.name] if account.name and len(account.name) >= SHORTEST_NAME else [])]
+    if any(part.casefold() in text.casefold() for part in named):
+        raise Impossible("leave the person's name and address out: this may be kept longer than they are")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An erasure that waits: for which account, since when, until when, and whether that is over.
+
+    `asked_at` is None where nobody asked and the time of a closed account is over.
+    """
+
+    account: uuid.UUID
+    asked_at: datetime | None
+    age_days: int | None
+    due: datetime
+    held_until: datetime | None
+    overdue: bool
+
+
+def requests(*, overdue: bool = False) -> list[Request]:
+    """Return the erasures that were asked for and wait, and all that are late; the one due first is first.
+
+    A legal hold puts off when an erasure is due. With `overdue`, only what is late.
+    """
+    now = clock.now()
+    late, asked = erasure.is_due(now), Account.erasure_requested_at.is_not(None) & Account.erase_after.is_not(None)
+    condition = late if overdue else late | asked
+    with reading() as session:
+        columns = (Account.id, Account.erasure_requested_at, Account.erase_after, Hold.latest(now))
+        rows = session.execute(select(*columns).where(condition).order_by(Account.erase_after)).all()
+    return [_request(now, row) for row in rows]
+
+
+def _request(now: datetime, row: AnyRow) -> Request:
+    account, asked, due, held = row
+    age = (now - asked).days if asked else None
+    return Request(account, asked, age, max(due, held or due), held, overdue=due <= now and held is None)
+
+
+def audit_trail(who: str | None) -> list[AnyRow]:
+    """Return what was done, the newest first: with all accounts, or with those of an address, or an id, erased or not.
+
+    Raises:
+        Impossible: it is neither an address nor an id.
+    """
+    if who is None:
+        return audit.entries()
+    try:
+        ids = [uuid.UUID(who)]
+    except ValueError:
+        ids = [account.id for account in _accounts(_named(who))]
+    return audit.entries(ids)
+
+
+def forget_ended_holds() -> None:
+    """Forget the legal holds that have ended by themselves."""
+    with transaction() as session:
+        session.execute(delete(Hold).where(Hold.until <= clock.now()))

@@ -1,0 +1,71 @@
+"""The erasure ledger: a file outside the database that says which accounts were erased, by their random ids alone.
+
+It is older than no backup of the database: what a restore brings back is erased again from here.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from backend.config import settings
+from backend.errors import Impossible
+
+NAME = "erasures.jsonl"
+BASIS = "keeping a restored backup from bringing the account back, GDPR Art. 5(1)(f) and 17(1)"
+
+
+def path() -> Path:
+    """Return where the ledger of this instance is."""
+    return settings().instance_path / NAME
+
+
+def append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
+    """Write accounts down, durably, before they are erased; a line that was cut off by a crash does no harm.
+
+    Raises:
+        OSError: the file cannot be written, and nothing may be erased.
+    """
+    moment = f"{erased_at:%Y-%m-%dT%H:%M:%SZ}"
+    lines = "".join(json.dumps({"account": str(id_), "erased_at": moment}) + "\n" for id_ in account_ids)
+    file = os.open(path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        # The line break first: what a crash cut off stays a line of its own.
+        os.write(file, b"\n" + lines.encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    folder = os.open(path().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(ledger: Path | None = None) -> Iterator[tuple[uuid.UUID, datetime]]:
+    """Return every erased account and when, from this instance's ledger or another; nothing where there is none.
+
+    Raises:
+        Impossible: the file that was named is not there, or is no ledger.
+    """
+    found = ledger or path()
+    try:
+        lines = found.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        if ledger is None:
+            return
+        raise Impossible(f"{found}: there is no such file") from None
+    except (OSError, UnicodeDecodeError):
+        raise Impossible(f"{found}: cannot be read as a ledger") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            yield uuid.UUID(entry["account"]), datetime.fromisoformat(entry["erased_at"])
+        except (ValueError, KeyError, TypeError):
+            # A crash cuts off the end of a line, and what it stood for was not erased then.
+            if not line.startswith("{"):
+                raise Impossible(f"{found}: line {number} is none of a ledger") from None
