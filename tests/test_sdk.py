@@ -1,11 +1,15 @@
 """The SDK against the real service, over a real socket, with the links out of really sent mails."""
 
 import asyncio
+import hashlib
+import re
 from collections.abc import Iterator
+from datetime import date, timedelta
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, token_of, wait_for
+from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of, token_of, wait_for
 
 from tiles_client import AsyncClient, Client, ServiceUnreachable, errors
 
@@ -23,13 +27,24 @@ def server(tmp_path_factory: pytest.TempPathFactory, peer: MailServer) -> Iterat
         yield process
 
 
-def mailed_token(peer: MailServer, email: str, subject: str) -> str:
-    """Wait for the newest mail to somebody about something; return the token from its link."""
+def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
+    """Wait for the newest mail to somebody about something."""
     found = wait_for(
         lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
     )
     peer.messages.remove(found[-1])
-    return token_of(found[-1])
+    return found[-1]
+
+
+def mailed_token(peer: MailServer, email: str, subject: str) -> str:
+    """Wait for the newest mail to somebody about something; return the token from its link."""
+    return token_of(mailed(peer, email, subject))
+
+
+def register(tiles: Client, peer: MailServer, email: str) -> None:
+    """Register somebody, who is signed in then."""
+    tiles.register(name="Ada Lovelace", email=email)
+    tiles.confirm_registration(token=mailed_token(peer, email, "registering"), password=PASSWORD)
 
 
 def test_a_person_lives_through_the_synchronous_client(server: ServerProcess, peer: MailServer) -> None:
@@ -81,6 +96,131 @@ def test_a_person_lives_through_the_asynchronous_client(server: ServerProcess, p
             assert tiles.session_token is None
 
     asyncio.run(live())
+
+
+def test_of_the_account_what_is_passed_is_changed_and_the_rest_stays(server: ServerProcess, peer: MailServer) -> None:
+    with Client(base_url=server.url) as tiles:
+        register(tiles, peer, "emmy@example.org")
+        before = tiles.account()
+        assert tiles.change_account() == before
+        assert tiles.change_account(name="Emmy Noether").name == "Emmy Noether"
+        changed = tiles.change_account(email_updates=not before.email_updates)
+        assert (changed.name, changed.email_updates) == ("Emmy Noether", not before.email_updates)
+        assert tiles.change_account(name=None).name is None
+        assert tiles.account().email_updates is not before.email_updates
+        with pytest.raises(errors.InvalidRequest) as refused:
+            tiles.change_account(accepted_policy="never published")
+        assert [entry.pointer for entry in refused.value.errors] == ["/accepted_policy"]
+
+
+def test_a_policy_is_read_and_accepted(server: ServerProcess, peer: MailServer, tmp_path: Path) -> None:
+    text = "We store a name and an email address.\n"
+    path = tmp_path / "policy.txt"
+    path.write_text(text)
+    with Client(base_url=server.url) as tiles:
+        with pytest.raises(errors.NotFound):
+            tiles.policy()
+        given = ["--version", "2026-01", "--effective", "2026-01-01", str(path)]
+        published = run_tiles(server.instance_path, "policy", "publish", *given)
+        assert published.returncode == 0, published.stderr
+        policy = tiles.policy()
+        assert (policy.version, policy.effective_on) == ("2026-01", date(2026, 1, 1))
+        assert (policy.sha256, policy.url) == (hashlib.sha256(text.encode()).hexdigest(), f"{server.url}/privacy")
+        register(tiles, peer, "maria@example.org")
+        assert (tiles.account().policy.accepted, tiles.account().policy.current) == (None, "2026-01")
+        assert tiles.change_account(accepted_policy=policy.version).policy.accepted == "2026-01"
+
+
+def test_the_address_is_changed_and_taken_back(server: ServerProcess, peer: MailServer) -> None:
+    with Client(base_url=server.url) as tiles, Client(base_url=server.url) as mailbox:
+        register(tiles, peer, "sofia@example.org")
+        with pytest.raises(errors.WrongPassword):
+            tiles.request_email_change(email="new@example.org", password=OTHER_PASSWORD)
+        tiles.request_email_change(email="new@example.org", password=PASSWORD)
+        token = mailed_token(peer, "new@example.org", "Confirm your new")
+        mailbox.confirm_email_change(token=token)
+        assert tiles.account().email == "new@example.org"
+        with pytest.raises(errors.InvalidToken):
+            mailbox.confirm_email_change(token=token)
+        mailbox.undo_email_change(token=mailed_token(peer, "sofia@example.org", "was changed"))
+        with pytest.raises(errors.Unauthenticated):
+            tiles.account()
+        assert tiles.session_token is None
+        token = mailed_token(peer, "sofia@example.org", "Reset")
+        mailbox.confirm_password_reset(token=token, password=OTHER_PASSWORD)
+        assert tiles.sign_in(email="sofia@example.org", password=OTHER_PASSWORD).account.email == "sofia@example.org"
+
+
+def test_an_account_is_exported_closed_and_opened_again(server: ServerProcess, peer: MailServer) -> None:
+    with Client(base_url=server.url) as tiles:
+        register(tiles, peer, "lise@example.org")
+        exported = tiles.export_account()
+        assert "lise@example.org" in str(exported)
+        assert PASSWORD not in str(exported)
+        with pytest.raises(errors.WrongPassword):
+            tiles.close_account(password=OTHER_PASSWORD)
+        assert tiles.session_token
+        closed = tiles.close_account(password=PASSWORD)
+        assert closed.erase_after == closed.closed_at + timedelta(days=365)
+        assert tiles.session_token is None
+        with pytest.raises(errors.WrongCredentials):
+            tiles.sign_in(email="lise@example.org", password=PASSWORD)
+        token = mailed_token(peer, "lise@example.org", "is closed")
+        tiles.cancel_erasure(token=token)
+        with pytest.raises(errors.InvalidToken):
+            tiles.cancel_erasure(token=token)
+        tiles.sign_in(email="lise@example.org", password=PASSWORD)
+        closed = tiles.close_account(password=PASSWORD, erase=True)
+        assert closed.erase_after == closed.closed_at + timedelta(days=14)
+
+
+def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: MailServer) -> None:
+    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "off", "erasure_grace_days": 0}
+
+    async def erase(url: str) -> None:
+        async with AsyncClient(base_url=url) as tiles:
+            await tiles.request_erasure(email="rosalind@example.org")
+            token = await asyncio.to_thread(mailed_token, peer, "rosalind@example.org", "Erase your")
+            closed = await tiles.confirm_erasure(token=token)
+            assert closed.erase_after == closed.closed_at
+            with pytest.raises(errors.InvalidToken):
+                await tiles.confirm_erasure(token=token)
+            mail = await asyncio.to_thread(mailed, peer, "rosalind@example.org", "have been erased")
+            found = re.search(r"receipt, signed by the service:\s+(\S+)", text_of(mail))
+            assert found
+            receipt = await tiles.verify_erasure_receipt(receipt=found.group(1))
+            assert receipt.requested_at == closed.closed_at.replace(microsecond=0)
+            assert receipt.erased_at >= receipt.requested_at
+            assert {entry.store: entry.rows for entry in receipt.removed}["accounts"] == 1
+            assert all(entry.basis for entry in receipt.kept)
+            with pytest.raises(errors.InvalidToken):
+                await tiles.verify_erasure_receipt(receipt="x" + found.group(1))
+
+    with ServerProcess(tmp_path, **settings) as prompt, Client(base_url=prompt.url) as tiles:
+        register(tiles, peer, "rosalind@example.org")
+        asyncio.run(erase(prompt.url))
+        with pytest.raises(errors.Unauthenticated):
+            tiles.account()
+
+
+def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: MailServer) -> None:
+    with Client(base_url=server.url) as tiles:
+        first = tiles.send_feedback(message="More tiles, please.", key="k-1")
+        assert tiles.send_feedback(message="More tiles, please.", key="k-1") == first
+        assert tiles.send_feedback(message="More tiles, please.") != tiles.send_feedback(message="More tiles, please.")
+        with pytest.raises(errors.InvalidRequest):
+            tiles.send_feedback(message="Fewer tiles, please.", key="k-1")
+        register(tiles, peer, "dorothy@example.org")
+        mine = tiles.send_feedback(message="Round tiles, please.", key="k-1")
+        assert tiles.send_feedback(message="Round tiles, please.", key="k-1") == mine
+        assert "Round tiles, please." in str(tiles.export_account())
+        with Client(base_url=server.url, session_token=tiles.session_token) as other:
+            other.end_all_sessions()
+        with pytest.raises(errors.Unauthenticated):
+            tiles.send_feedback(message="Square tiles, please.", key="k-2")
+        tiles.send_feedback(message="Square tiles, please.", key="k-2")
+    listed = run_tiles(server.instance_path, "feedback", "list", "--json").stdout
+    assert [listed.count(f"{shape} tiles") for shape in ("Round", "Square", "Fewer")] == [1, 1, 0]
 
 
 def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServer) -> None:

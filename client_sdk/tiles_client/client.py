@@ -1,54 +1,14 @@
-"""The two clients, and every call: defined once, plain on Client, to be awaited on AsyncClient."""
+"""The two clients, and every call: told once, plain on Client, to be awaited on AsyncClient."""
 
-from __future__ import annotations
+# mypy: disable-error-code="empty-body"
 
 import time
-from collections.abc import Callable, Coroutine
-from functools import partial, wraps
-from typing import Concatenate, Generic, ParamSpec, Self, overload
-from urllib.parse import quote
+from typing import Self
 
 import httpx2
 
 from .core import Call, Core, Outcome, Patience
-from .models import Account, Session, Sessions, SignedIn, T, read_as
-
-P = ParamSpec("P")
-
-
-class ClientMethod(Generic[P, T]):
-    """Turns a method that plans a call into one that carries it out, each client in its own way."""
-
-    def __init__(self, plan: Callable[Concatenate[Calls, P], Call[T]]) -> None:
-        """Take the method that plans, and with it the name, the arguments and the docstring."""
-        self._plan = plan
-
-    @overload
-    def __get__(self, client: Client, owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[object, object, T]]: ...
-    def __get__(self, client: Client | AsyncClient | None, owner: type) -> Callable[..., object]:
-        """Return the method of this client; of the class, the one that plans."""
-        if client is None:
-            return self._plan
-
-        @wraps(self._plan)
-        def carry_out(*args: P.args, **kwargs: P.kwargs) -> object:
-            return client._perform(self._plan(client, *args, **kwargs))  # noqa: SLF001
-
-        return carry_out
-
-
-account, signed_in = partial(read_as, Account), partial(read_as, SignedIn)
-
-
-def sessions(value: object) -> tuple[Session, ...]:
-    """Read `{sessions: […]}`."""
-    return read_as(Sessions, value).sessions
-
-
-def nothing(_: object) -> None:
-    """Read an answer of which only the status matters."""
+from .models import Account, Closed, ErasureReceipt, Policy, Session, SignedIn, StoredFeedback
 
 
 class Calls:
@@ -58,63 +18,105 @@ class Calls:
     Unauthenticated, when nobody is signed in. Each names what else to expect.
     """
 
-    @ClientMethod
-    def register(self, *, name: str, email: str) -> Call[None]:
+    @Call("POST", "/v1/registrations", 202)
+    def register(self, *, name: str, email: str) -> None:
         """Have a link mailed to choose a password from; the account exists once that is done."""
-        return Call("POST", "/v1/registrations", 202, nothing, {"name": name, "email": email})
 
-    @ClientMethod
-    def confirm_registration(self, *, token: str, password: str) -> Call[SignedIn]:
+    @Call("POST", "/v1/registrations/confirm", 201)
+    def confirm_registration(self, *, token: str, password: str) -> SignedIn:
         """Create the account and sign in. Raises InvalidToken, WeakPassword and EmailInUse."""
-        return Call("POST", "/v1/registrations/confirm", 201, signed_in, {"token": token, "password": password})
 
-    @ClientMethod
-    def request_password_reset(self, *, email: str) -> Call[None]:
+    @Call("POST", "/v1/password-resets", 202)
+    def request_password_reset(self, *, email: str) -> None:
         """Have a link mailed to choose a new password from, if there is such an account."""
-        return Call("POST", "/v1/password-resets", 202, nothing, {"email": email})
 
-    @ClientMethod
-    def confirm_password_reset(self, *, token: str, password: str) -> Call[None]:
+    @Call("POST", "/v1/password-resets/confirm", 204)
+    def confirm_password_reset(self, *, token: str, password: str) -> None:
         """Set a new password and end every session. Raises InvalidToken and WeakPassword."""
-        return Call("POST", "/v1/password-resets/confirm", 204, nothing, {"token": token, "password": password})
 
-    @ClientMethod
-    def sign_in(self, *, email: str, password: str) -> Call[SignedIn]:
+    @Call("POST", "/v1/sessions", 201)
+    def sign_in(self, *, email: str, password: str) -> SignedIn:
         """Begin a session, which this client uses from then on. Raises WrongCredentials."""
-        return Call("POST", "/v1/sessions", 201, signed_in, {"email": email, "password": password})
 
-    @ClientMethod
-    def sessions(self) -> Call[tuple[Session, ...]]:
+    @Call("GET", "/v1/sessions", 200, member="sessions", with_session=True, repeatable=True)
+    def sessions(self) -> tuple[Session, ...]:
         """Return every place where the account is signed in."""
-        return Call("GET", "/v1/sessions", 200, sessions, with_session=True, repeatable=True)
 
-    @ClientMethod
-    def sign_out(self) -> Call[None]:
+    @Call("DELETE", "/v1/sessions/current", 204, with_session=True, ends_session=True)
+    def sign_out(self) -> None:
         """End this session and forget its token, which is kept while the service cannot be reached."""
-        return Call("DELETE", "/v1/sessions/current", 204, nothing, with_session=True, ends_session=True)
 
-    @ClientMethod
-    def end_session(self, *, id: str) -> Call[None]:  # noqa: A002 (the contract's word)
+    @Call("DELETE", "/v1/sessions/{id}", 204, with_session=True)
+    def end_session(self, *, id: str) -> None:  # noqa: A002 (the contract's word)
         """End the session with this id, one of `sessions()`. Raises NotFound."""
         if not id.strip("."):  # in a path "." and ".." mean another one: that of all sessions
             raise ValueError("id: write the id of a session, as in sessions()[0].id")
-        return Call("DELETE", f"/v1/sessions/{quote(id, safe='')}", 204, nothing, with_session=True)
 
-    @ClientMethod
-    def end_all_sessions(self) -> Call[None]:
+    @Call("DELETE", "/v1/sessions", 204, with_session=True, ends_session=True)
+    def end_all_sessions(self) -> None:
         """End every session of the account, this one too, and forget its token."""
-        return Call("DELETE", "/v1/sessions", 204, nothing, with_session=True, ends_session=True)
 
-    @ClientMethod
-    def account(self) -> Call[Account]:
+    @Call("GET", "/v1/account", 200, with_session=True, repeatable=True)
+    def account(self) -> Account:
         """Return the account that is signed in."""
-        return Call("GET", "/v1/account", 200, account, with_session=True, repeatable=True)
 
-    @ClientMethod
-    def change_password(self, *, current_password: str, new_password: str) -> Call[None]:
+    @Call("PATCH", "/v1/account", 200, with_session=True, repeatable=True)
+    def change_account(
+        self, *, name: str | None = ..., email_updates: bool = ..., accepted_policy: str = ...
+    ) -> Account:
+        """Change what is passed, and nothing else, and return the account; a name of None is removed."""
+
+    @Call("PUT", "/v1/account/password", 204, with_session=True)
+    def change_password(self, *, current_password: str, new_password: str) -> None:
         """Set a new password and end all other sessions. Raises WrongPassword and WeakPassword."""
-        body = {"current_password": current_password, "new_password": new_password}
-        return Call("PUT", "/v1/account/password", 204, nothing, body, with_session=True)
+
+    @Call("POST", "/v1/account/email-changes", 202, with_session=True)
+    def request_email_change(self, *, email: str, password: str) -> None:
+        """Have a link mailed to this address, which it makes the account's. Raises WrongPassword."""
+
+    @Call("POST", "/v1/email-changes/confirm", 204)
+    def confirm_email_change(self, *, token: str) -> None:
+        """Change the address; the old one is told, with a link to undo it. Raises InvalidToken and EmailInUse."""
+
+    @Call("POST", "/v1/email-changes/undo", 204)
+    def undo_email_change(self, *, token: str) -> None:
+        """Put the old address back, end every session and mail a reset link. Raises InvalidToken and EmailInUse."""
+
+    @Call("GET", "/v1/account/export", 200, with_session=True, repeatable=True)
+    def export_account(self) -> dict[str, object]:
+        """Return everything that is held about the account, as the JSON document that the service makes of it."""
+
+    @Call("POST", "/v1/account/close", 200, with_session=True, ends_session=True)
+    def close_account(self, *, password: str, erase: bool = False) -> Closed:
+        """Close the account, or have it erased too, and end every session. Raises WrongPassword."""
+
+    @Call("POST", "/v1/erasure-requests", 202)
+    def request_erasure(self, *, email: str) -> None:
+        """Have a link mailed to erase the account from, if there is or was one; nobody need be signed in."""
+
+    @Call("POST", "/v1/erasure-requests/confirm", 200)
+    def confirm_erasure(self, *, token: str) -> Closed:
+        """Close the account and have it erased. Raises InvalidToken."""
+
+    @Call("POST", "/v1/erasure-requests/cancel", 204)
+    def cancel_erasure(self, *, token: str) -> None:
+        """Open the account again, by the link that told of its closing. Raises InvalidToken and EmailInUse."""
+
+    @Call("POST", "/v1/erasure-receipts/verify", 200, repeatable=True)
+    def verify_erasure_receipt(self, *, receipt: str) -> ErasureReceipt:
+        """Return what the receipt from the last mail says. Raises InvalidToken for one that is not genuine."""
+
+    @Call("POST", "/v1/feedback", 201, with_session=True, keyed=True, repeatable=True)
+    def send_feedback(self, *, message: str, key: str | None = None) -> StoredFeedback:
+        """Send a message, as the account's or, when nobody is signed in, as nobody's.
+
+        However often it is sent with a `key` of your own, it is stored once: keep the two together while offline.
+        Raises Unauthenticated where the session has ended: then sign in first, or send it again as nobody's.
+        """
+
+    @Call("GET", "/v1/policy", 200, repeatable=True)
+    def policy(self) -> Policy:
+        """Return the privacy policy in force. Raises NotFound before the first."""
 
 
 class Client(Calls, Core[httpx2.Client, httpx2.BaseTransport]):
@@ -139,8 +141,8 @@ class Client(Calls, Core[httpx2.Client, httpx2.BaseTransport]):
         """Close the connections."""
         self.close()
 
-    def _perform(self, call: Call[T]) -> T:
-        patience, request = Patience(repeatable=call.repeatable), self._request(call)
+    def _perform(self, call: Call, arguments: dict[str, object]) -> object:
+        patience, request = Patience(repeatable=call.repeatable), self._request(call, arguments)
         while True:
             try:
                 outcome: Outcome = self._http.send(request)
@@ -168,10 +170,10 @@ class AsyncClient(Calls, Core[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
         """Close the connections."""
         await self.aclose()
 
-    async def _perform(self, call: Call[T]) -> T:
+    async def _perform(self, call: Call, arguments: dict[str, object]) -> object:
         import asyncio  # noqa: PLC0415 (here it is loaded; at the top, Client would load it in vain)
 
-        patience, request = Patience(repeatable=call.repeatable), self._request(call)
+        patience, request = Patience(repeatable=call.repeatable), self._request(call, arguments)
         while True:
             try:
                 outcome: Outcome = await self._http.send(request)

@@ -3,14 +3,11 @@
 No `repr` shows a token, a name or an address, so that none of them ends in a log by accident.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from datetime import date, datetime
 from types import UnionType
-from typing import TypeVar, get_args, get_origin, get_type_hints
-
-T = TypeVar("T")
+from typing import get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +58,75 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Sessions:
-    """Every place where the account is signed in."""
+class Closed:
+    """When the account was closed, and from when on it is erased; None: not before somebody asks for it."""
 
-    sessions: tuple[Session, ...]
+    closed_at: datetime
+    erase_after: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How many rows of a store an erasure removed."""
+
+    store: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Removed):
+    """How many rows of a store it kept instead, and on which legal basis."""
+
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReceipt:
+    """What an erasure did. `account` was the account's random id; `requested_at` is None when nobody asked for it."""
+
+    account: str
+    requested_at: datetime | None
+    erased_at: datetime
+    removed: tuple[Removed, ...]
+    kept: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeedback:
+    """That a message was stored, under which id and when."""
+
+    id: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A version of the privacy policy; `sha256` is that of its text in UTF-8, and `url` is a page that shows it."""
+
+    version: str
+    effective_on: date
+    sha256: str
+    url: str
 
 
 class MemberError(ValueError):
     """A member of an answer is missing or wrong. It is named, its value not: it may be a secret."""
 
-    def __init__(self, name: str) -> None:
-        """Name the member."""
-        super().__init__(f"{name} is missing or wrong")
 
-
-def read_as(kind: Callable[..., T], value: object, name: str = "the JSON object") -> T:
-    """Read a decoded JSON object as this dataclass, ignoring what it does not name; MemberError says what is wrong."""
-    if not isinstance(value, dict):
-        raise MemberError(name)
-    members = get_type_hints(kind)
-    if missing := members.keys() - value.keys():
-        raise MemberError(min(missing))
-    return kind(*(_fit(hint, value[member], member) for member, hint in members.items()))
-
-
-def _fit(hint: object, value: object, name: str) -> object:
-    inner = get_args(hint)
+def fit(hint: object, value: object, name: str = "the JSON object") -> object:
+    """Read decoded JSON as this type, ignoring members that a dataclass does not name; where it is None, all of it."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
     if isinstance(hint, UnionType):  # X | None
-        return None if value is None else _fit(inner[0], value, name)
-    if get_origin(hint) is tuple and isinstance(value, list):  # tuple[X, ...]
-        return tuple(_fit(inner[0], item, name) for item in value)
-    if not isinstance(hint, type):
-        raise MemberError(name)
-    if is_dataclass(hint):
-        return read_as(hint, value, name)
-    if issubclass(hint, date) and isinstance(value, str):
+        return None if value is None else fit(inner[0], value, name)
+    if kind is tuple and isinstance(value, list):  # tuple[X, ...]
+        return tuple(fit(inner[0], item, name) for item in value)
+    if not isinstance(kind, type):
+        return None
+    if is_dataclass(kind) and isinstance(value, dict):
+        return kind(*(fit(hint, value.get(member, ...), member) for member, hint in get_type_hints(kind).items()))
+    if issubclass(kind, date) and isinstance(value, str):
         with suppress(ValueError):
-            value = hint.fromisoformat(value)
-    if not isinstance(value, hint) or (isinstance(value, datetime) and value.tzinfo is None):
-        raise MemberError(name)
+            value = kind.fromisoformat(value)
+    if not isinstance(value, kind) or (isinstance(value, datetime) and value.tzinfo is None):
+        raise MemberError(f"{name} is missing or wrong")
     return value
