@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import ColumnElement, and_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, and_, delete, select, update
 from sqlalchemy.orm import aliased
 
 from backend import audit, clock, mail, sessions, tokens
 from backend.config import settings
-from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
+from backend.db import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
 from backend.errors import (
     EmailInUse,
     FieldError,
@@ -25,7 +24,7 @@ from backend.errors import (
     WrongCredentials,
 )
 from backend.hashing import hasher
-from backend.models import EMAIL_LENGTH, NAME_LENGTH, UNDO, Account, Policy
+from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, Policy, PreviousAddress
 from backend.sessions import Viewer, account_columns
 from backend.strength import weaknesses
 from backend.throttle import throttle
@@ -151,6 +150,7 @@ def _redeem_registration(token: str, password: str, client: str | None) -> dict[
 
 
 def _create(new: dict[str, Any]) -> AnyRow:
+    lock_address(new["email"])
     # An erased account left its id in the audit: the link that made it makes no second one.
     if audit.is_erased(new["id"]):
         raise InvalidToken
@@ -225,6 +225,11 @@ def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:
     return account, content
 
 
+def lock_address(email: str) -> None:
+    """Let nobody else take an address, or close accounts that have it, until the caller's transaction ends."""
+    lock(f"address {email.lower()}")
+
+
 def is_as(account: AnyRow) -> ColumnElement[bool]:
     """Return the condition that an account is still as it was read, and that its erasure has not begun."""
     return and_(
@@ -243,26 +248,22 @@ def take_address(account: AnyRow, email: str, **values: Any) -> None:
         InvalidToken: the account has changed since, by whatever.
         EmailInUse: another open account has the address.
     """
+    lock_address(email)
     other = aliased(Account)
     taken = select(other.id).where(other.is_open_with(email), other.id != account.id).exists()
-    try:
-        if changed(update(Account).where(is_as(account), ~taken).values(email=email, **values)):
-            return
-    except IntegrityError:
-        # It was taken between the condition and the change.
-        raise EmailInUse from None
-    raise EmailInUse if db.session.scalar(select(taken).where(is_as(account))) else InvalidToken
+    if not changed(update(Account).where(is_as(account), ~taken).values(email=email, **values)):
+        raise EmailInUse if db.session.scalar(select(taken).where(is_as(account))) else InvalidToken
 
 
-def tell_previous_address(account_id: uuid.UUID) -> None:
-    """In the caller's transaction: give the address before the last change a new link to take the account back.
+def tell_previous_addresses(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: give each address that may take the account back a new link to do so.
 
-    What ends every older link would else end this one too, and whoever stole an account could keep it by changing
-    the password after the address.
+    What has ended every older link ended theirs too. Without this, whoever stole an account by changing its address
+    could keep it by changing the password next, or by closing it.
     """
-    recent = (Account.id == account_id) & (Account.email_changed_at > clock.now() - UNDO)
-    if previous := db.session.scalar(select(Account.previous_email).where(recent)):
-        mail.enqueue("email_changed", email=previous, account_id=account_id)
+    mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
+    for previous in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
+        mail.enqueue("email_changed", account_id=account_id, about=previous)
 
 
 def unsubscribe(*, token: str, client: str | None) -> None:
@@ -283,12 +284,8 @@ def unsubscribe(*, token: str, client: str | None) -> None:
 
 def forget_previous_addresses() -> None:
     """Forget the addresses that can no longer take an account back."""
-    over = Account.email_changed_at <= clock.now() - UNDO
-    with reading() as session:
-        if session.scalar(select(Account.id).where(over).limit(1)) is None:
-            return
     with transaction() as session:
-        session.execute(update(Account).where(over).values(previous_email=None, email_changed_at=None))
+        session.execute(delete(PreviousAddress).where(~PreviousAddress.may_take_back(clock.now())))
 
 
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:

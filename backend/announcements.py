@@ -91,7 +91,8 @@ def queue_some() -> int:
     if running.reached:
         following = following.where(Account.id > running.reached)
     with transaction() as session:
-        ids = session.scalars(following).all()
+        # None of them is erased before its mail is in the queue.
+        ids = session.scalars(following.with_for_update(read=True, key_share=True)).all()
         step = {"reached": ids[-1], "queued": Announcement.queued + len(ids)} if ids else {"finished_at": now}
         # Of several workers at the same place one goes on.
         here = (Announcement.id == running.id) & Announcement.reached.is_not_distinct_from(running.reached)

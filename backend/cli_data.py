@@ -82,7 +82,7 @@ def export(who: str, output: Path | None) -> None:
     """Write a copy of everything that is held about an account.
 
     It is one JSON document, the same that the person can take in the app. Hand it to nobody but the person: be sure who
-    asks before you send it.
+    asks before you send it. A file is not erased with the account: delete it yourself.
     """
     write(asdict(desk.export(who)), output)
 

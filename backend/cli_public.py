@@ -56,9 +56,9 @@ def policy_group() -> None:
 def policy_publish(file: IO[str], version: str, effective: datetime, *, as_json: bool) -> None:
     """Publish a version of the privacy policy, once and for all.
 
-    FILE (- is standard input) holds it as plain text in UTF-8, with empty lines between paragraphs. From its day on it
-    is shown at /privacy and named by GET /v1/policy. It cannot be changed afterwards; publishing the same again changes
-    nothing. To tell people by mail too: `tiles announce --policy VERSION`.
+    FILE (- is standard input) holds it as plain text in UTF-8, with empty lines between paragraphs. It is shown at
+    /privacy, and from its day on it is the one in force, which GET /v1/policy names. It cannot be changed afterwards;
+    publishing the same again changes nothing. To tell people by mail too: `tiles announce --policy VERSION`.
     """
     published = policy.publish(version=version, effective_on=effective.date(), text=_read(file))
     show(asdict(published), as_json=as_json)

@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import audit, clock, mail
-from backend.accounts import is_as, redeem_for, take_address, tell_previous_address
+from backend.accounts import is_as, lock_address, redeem_for, take_address, tell_previous_addresses
 from backend.audit import Actor
 from backend.config import settings
 from backend.db import AnyRow, db, transaction
 from backend.errors import InvalidToken, Unauthenticated, WrongPassword
 from backend.hashing import hasher
-from backend.models import UNDO, Account, Hold, Session
+from backend.models import Account, Hold, Session
 from backend.sessions import Viewer, account_columns
 from backend.throttle import throttle
 from backend.tokens import Purpose
@@ -70,6 +70,7 @@ def confirm_erasure(*, token: str, client: str | None) -> Closed:
     throttle().charge("token", client=client)
     account, _ = redeem_for(Purpose.ERASURE, token)
     with transaction() as session:
+        lock_address(account.email)
         closed = shut(account, erase=True, actor="person")
         if closed is None:
             raise InvalidToken
@@ -94,7 +95,7 @@ def cancel(*, token: str, client: str | None) -> None:
     account, _ = redeem_for(Purpose.ERASURE_CANCEL, token)
     with transaction():
         take_address(account, account.email, closed_at=None, erasure_requested_at=None, erase_after=None)
-        tell_previous_address(account.id)
+        tell_previous_addresses(account.id)
         audit.note("reopened", account.id, actor="person")
 
 
@@ -112,24 +113,18 @@ def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None 
         values["erase_after"] = case((Account.erase_after < due, Account.erase_after), else_=due)
     elif account.closed_at is None and (days := settings().closed_retention_days):
         values["erase_after"] = now + timedelta(days=days)
-    columns = (Account.closed_at, Account.erase_after, Account.previous_email, Account.email_changed_at)
-    row = db.session.execute(update(Account).where(is_as(account)).values(**values).returning(*columns)).one_or_none()
+    closing = update(Account).where(is_as(account)).values(**values)
+    row = db.session.execute(closing.returning(Account.closed_at, Account.erase_after)).one_or_none()
     if row is None:
         return None
     db.session.execute(delete(Session).where(Session.account_id == account.id))
-    _tell(account.id, row)
+    mail.enqueue("account_closed", account_id=account.id)
+    tell_previous_addresses(account.id)
     if account.closed_at is None:
         audit.note("closed", account.id, actor=actor)
     if erase:
         audit.note("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
     return Closed(row.closed_at, _delayed(account.id, row.erase_after))
-
-
-def _tell(account_id: uuid.UUID, row: AnyRow) -> None:
-    mail.enqueue("account_closed", account_id=account_id)
-    # Whoever stole an account by changing the address shall not be able to erase it unseen.
-    if row.previous_email and row.email_changed_at > clock.now() - UNDO:
-        mail.enqueue("account_closed", account_id=account_id, email=row.previous_email)
 
 
 def _delayed(account_id: uuid.UUID, erase_after: datetime | None) -> datetime | None:

@@ -1,9 +1,11 @@
 """What each mail says: looked up, given its token and written down in the moment in which it is sent."""
 
 import hashlib
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from email.utils import parseaddr
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from sqlalchemy import ColumnElement, select
 from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
 from backend.db import AnyRow, reading
-from backend.models import Account, Announcement, AuditEntry, Hold, Policy
+from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 
@@ -100,10 +102,23 @@ def _email_change(mail: AnyRow) -> Draft | None:
 
 
 def _email_changed(mail: AnyRow) -> Draft | None:
-    account = _account((Account.id == mail.account_id) & Account.closed_at.is_(None))
-    if account is None:
+    now, account = clock.now(), _account(Account.id == mail.account_id)
+    with reading() as session:
+        previous = session.execute(
+            select(PreviousAddress.email, PreviousAddress.changed_at).where(
+                PreviousAddress.id == mail.about, PreviousAddress.may_take_back(now)
+            )
+        ).one_or_none()
+    # What an older address has taken back is nobody else's to take.
+    if account is None or previous is None:
         return None
-    return Draft(mail.email, "email_changed", _link_for(Purpose.EMAIL_CHANGE_UNDO, account, email=mail.email))
+    context = {
+        **_link_for(Purpose.EMAIL_CHANGE_UNDO, account, change=str(mail.about)),
+        "hours": math.ceil((previous.changed_at + UNDO - now) / timedelta(hours=1)),
+        "closed": account.closed_at is not None,
+        "erase_on": _erase_on(account),
+    }
+    return Draft(previous.email, "email_changed", context)
 
 
 def _erasure_request(mail: AnyRow) -> Draft | None:
@@ -118,16 +133,23 @@ def _account_closed(mail: AnyRow) -> Draft | None:
     account = _account((Account.id == mail.account_id) & Account.closed_at.is_not(None))
     if account is None:
         return None
-    erase_on = max(filter(None, (account.erase_after, account.held_until))) if account.erase_after else None
+    erase_on = _erase_on(account)
     context = {
         "closed_on": account.closed_at.date(),
-        "erase_on": erase_on.date() if erase_on else None,
+        "erase_on": erase_on,
         "held_until": account.held_until.date() if account.held_until else None,
         "asked": account.erasure_requested_at is not None,
         "erasure_url": f"{settings().public_url}/erasure",
         **(_link_for(Purpose.ERASURE_CANCEL, account) if erase_on else {"link": None, "token": None}),
     }
-    return Draft(mail.email or account.email, "account_closed", context)
+    return Draft(account.email, "account_closed", context)
+
+
+def _erase_on(account: AnyRow) -> date | None:
+    if account.erase_after is None:
+        return None
+    due: datetime = max(account.erase_after, account.held_until or account.erase_after)
+    return due.date()
 
 
 def _erased(mail: AnyRow) -> Draft | None:

@@ -168,6 +168,15 @@ def reading() -> Iterator[scoped_session[Session]]:
         db.session.rollback()
 
 
+def lock(name: str) -> None:
+    """Let one transaction at a time go on from here; on SQLite only one writes at all.
+
+    A unique value that is taken first and checked by its constraint would end in PostgreSQL's own log.
+    """
+    if db.engine.dialect.name == "postgresql":
+        db.session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
 def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that inserts nothing, and raises nothing, where a unique value is taken.
 

@@ -1,15 +1,15 @@
-"""Change the address: asked for with the password, confirmed from the new mailbox, taken back from the old one."""
+"""Change the address: asked for with the password, confirmed from the new mailbox, taken back from an old one."""
 
 import uuid
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, insert, select, update
 
-from backend import clock, mail
-from backend.accounts import redeem_for, take_address, tell_previous_address
-from backend.db import transaction
-from backend.errors import WrongPassword
+from backend import audit, clock, mail
+from backend.accounts import is_as, redeem_for, take_address, tell_previous_addresses
+from backend.db import db, reading, transaction
+from backend.errors import InvalidToken, Unauthenticated, WrongPassword
 from backend.hashing import hasher
-from backend.models import UNDO, Account, Session
+from backend.models import Account, PreviousAddress, Session
 from backend.sessions import Viewer
 from backend.throttle import throttle
 from backend.tokens import Purpose
@@ -22,13 +22,16 @@ def request(viewer: Viewer, *, email: str, password: str) -> None:
 
     Raises:
         WrongPassword: the password asked for again is another.
+        Unauthenticated: the account was closed or got another password meanwhile.
     """
     account = viewer.account
     throttle().charge("email-change", account=str(account.id), address=email.lower())
     throttle().charge("password", account=str(account.id))
     if not hasher().verify(account.password_hash, password):
         raise WrongPassword
-    with transaction():
+    with transaction() as session:
+        if not session.scalar(select(Account.id).where(is_as(account)).with_for_update(read=True)):
+            raise Unauthenticated
         # A password that is newer than this request ends it, though the link is made later.
         mail.enqueue("email_change", email=email, account_id=account.id, about=account.credentials_id)
 
@@ -44,20 +47,29 @@ def confirm(*, token: str, client: str | None) -> None:
     """
     throttle().charge("token", client=client)
     account, content = redeem_for(Purpose.EMAIL_CHANGE, token)
-    now = clock.now()
+    new, credentials_id = content["email"], uuid.uuid4()
     with transaction() as session:
-        recent = Account.email_changed_at > now - UNDO
-        earlier = session.scalar(select(Account.previous_email).where(Account.id == account.id, recent))
-        # Of several changes in a row the first address keeps its right: the second may be a thief's own.
-        remembered = {} if earlier else {"previous_email": account.email, "email_changed_at": now}
-        take_address(account, content["email"], **remembered)
-        if earlier:
-            mail.enqueue("email_changed", email=account.email, account_id=account.id)
-        tell_previous_address(account.id)
+        take_address(account, new, credentials_id=credentials_id)
+        mine = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
+        session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
+        _remember(account.id, account.email, new)
+        tell_previous_addresses(account.id)
+
+
+def _remember(account_id: uuid.UUID, old: str, new: str) -> None:
+    """Let the old address take the account back for a while; the new one need not."""
+    again = func.lower(PreviousAddress.email) == new.lower()
+    db.session.execute(delete(PreviousAddress).where(PreviousAddress.account_id == account_id, again))
+    if old.lower() != new.lower():
+        row = {"id": uuid.uuid4(), "account_id": account_id, "email": old, "changed_at": clock.now()}
+        db.session.execute(insert(PreviousAddress).values(row))
 
 
 def undo(*, token: str, client: str | None) -> None:
-    """Put the old address back, end every session, and have a link for a new password mailed to it.
+    """Put an old address back, end every session, and have a link for a new password mailed to it.
+
+    Whoever closed the account meanwhile did so in vain. Addresses that came later lose their right to take it back,
+    those before keep it.
 
     Raises:
         InvalidToken: the link does not work, or worked before.
@@ -65,11 +77,21 @@ def undo(*, token: str, client: str | None) -> None:
     """
     throttle().charge("token", client=client)
     account, content = redeem_for(Purpose.EMAIL_CHANGE_UNDO, token)
-    old = content["email"]
+    mine = PreviousAddress.account_id == account.id
+    with reading() as session:
+        previous = session.execute(
+            select(PreviousAddress.email, PreviousAddress.changed_at).where(
+                mine, PreviousAddress.id == uuid.UUID(content["change"]), PreviousAddress.may_take_back(clock.now())
+            )
+        ).one_or_none()
+    if previous is None:
+        raise InvalidToken
+    opened = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
     with transaction() as session:
-        previous = session.scalar(select(Account.previous_email).where(Account.id == account.id))
-        forgotten = {"previous_email": None, "email_changed_at": None} if previous in {None, old} else {}
-        take_address(account, old, credentials_id=uuid.uuid4(), **forgotten)
+        take_address(account, previous.email, credentials_id=uuid.uuid4(), **opened)
+        session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= previous.changed_at))
         session.execute(delete(Session).where(Session.account_id == account.id))
-        mail.enqueue("password_reset", email=old)
-        tell_previous_address(account.id)
+        mail.enqueue("password_reset", email=previous.email)
+        tell_previous_addresses(account.id)
+        if account.closed_at:
+            audit.note("reopened", account.id, actor="person")

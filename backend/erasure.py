@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Update, func, insert, select, update
 
 from backend import audit, clock, ledger, mail, receipts
 from backend.db import AnyRow, db, leave_remains, reading, transaction
@@ -35,29 +34,38 @@ def _is_held(now: datetime) -> ColumnElement[bool]:
     return select(Hold.id).where(Hold.account_id == Account.id, Hold.until > now).exists()
 
 
-def erase_due(stop: Event | None = None) -> int:
+def erase_due() -> int:
     """Erase some accounts that are due, the longest waiting first; return how many, 0 when none was left.
 
     Raises:
         OSError: the ledger cannot be written; nothing was erased.
     """
     now = clock.now()
-    free = Account.erasing_since.is_(None) | (Account.erasing_since < now - CLAIM)
-    wanted = select(Account.id).where(is_due(now), free).order_by(Account.erase_after).limit(BATCH)
     with reading() as session:
-        if session.scalar(wanted.limit(1)) is None:
+        if session.scalar(_wanted(now).limit(1)) is None:
             return 0
+    # Opened first: where there is no ledger, nothing is marked either.
+    with ledger.opened() as append:
+        taken = _take(now)
+        if not taken:
+            return 0
+        append(taken, now)
+    return _erase(Account.id.in_(taken) & Account.erasing_since.is_not(None), now)
+
+
+def _wanted(now: datetime) -> Select[uuid.UUID]:
+    free = Account.erasing_since.is_(None) | (Account.erasing_since < now - CLAIM)
+    return select(Account.id).where(is_due(now), free).order_by(Account.erase_after).limit(BATCH)
+
+
+def _take(now: datetime) -> list[uuid.UUID]:
+    """Mark accounts that are due: from here on nobody takes it back."""
     with transaction() as session:
-        marked = session.scalars(
-            _mark(now).where(Account.id.in_(wanted.with_for_update(skip_locked=True))).returning(Account.id)
-        ).all()
+        first = _wanted(now).with_for_update(skip_locked=True)
+        marked = session.scalars(_mark(now).where(Account.id.in_(first)).returning(Account.id)).all()
         # A hold that was placed while these were being marked counts; one that comes later is refused.
         spared = session.scalars(_mark(None).where(Account.id.in_(marked), _is_held(now)).returning(Account.id)).all()
-        taken = [id_ for id_ in marked if id_ not in spared]
-    if not taken or (stop and stop.is_set()):
-        return 0
-    ledger.append(taken, now)
-    return _erase(Account.id.in_(taken) & Account.erasing_since.is_not(None), now)
+    return [id_ for id_ in marked if id_ not in spared]
 
 
 def count_due() -> int:

@@ -6,7 +6,8 @@ It is older than no backup of the database: what a restore brings back is erased
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -22,21 +23,32 @@ def path() -> Path:
     return settings().instance_path / NAME
 
 
-def append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
-    """Write accounts down, durably, before they are erased; a line that was cut off by a crash does no harm.
+@contextmanager
+def opened() -> Iterator[Callable[[Iterable[uuid.UUID], datetime], None]]:
+    """Give what writes accounts down, durably, before they are erased; a line that a crash cuts off does no harm.
 
     Raises:
-        OSError: the file cannot be written, and nothing may be erased.
+        OSError: the file cannot be opened, or does not take all of it: nothing may be erased.
     """
-    moment = f"{erased_at:%Y-%m-%dT%H:%M:%SZ}"
-    lines = "".join(json.dumps({"account": str(id_), "erased_at": moment}) + "\n" for id_ in account_ids)
     file = os.open(path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        # The line break first: what a crash cut off stays a line of its own.
-        os.write(file, b"\n" + lines.encode())
+
+    def append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
+        moment = f"{erased_at:%Y-%m-%dT%H:%M:%SZ}"
+        lines = "".join(json.dumps({"account": str(id_), "erased_at": moment}) + "\n" for id_ in account_ids)
+        # The line break first: what was cut off before stays a line of its own.
+        rest = b"\n" + lines.encode()
+        while rest:
+            rest = rest[os.write(file, rest) :]
         os.fsync(file)
+
+    try:
+        _sync_folder()
+        yield append
     finally:
         os.close(file)
+
+
+def _sync_folder() -> None:
     folder = os.open(path().parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -60,7 +72,9 @@ def read(ledger: Path | None = None) -> Iterator[tuple[uuid.UUID, datetime]]:
     except (OSError, UnicodeDecodeError):
         raise Impossible(f"{found}: cannot be read as a ledger") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        # A power failure may leave zeros where the file had grown.
+        line = line.strip("\0 ")  # noqa: PLW2901
+        if not line:
             continue
         try:
             entry = json.loads(line)

@@ -36,6 +36,7 @@ LIFE = "as long as the account"
 SESSION = "until the session ends: signed out, a new password, idle, or too old"
 HANDOVER = "until the mail is handed over, or 7 days after it was given up"
 FEEDBACK = "until the data manager deletes it; what was sent signed in, as long as the account"
+CHANGE = "72 hours"
 HOLD = "until the hold ends or is lifted"
 RECORD = "3 years"
 GUESSING = "with it the password could be guessed"
@@ -50,10 +51,6 @@ class Account(Base):
     id: Mapped[uuid.UUID] = pseudonymous("Ties what belongs together; random", LIFE, primary_key=True)
     name: Mapped[str | None] = personal("What the app calls the person; may be removed", LIFE, String(NAME_LENGTH))
     email: Mapped[str] = personal("Signing in and resetting the password", LIFE, String(EMAIL_LENGTH))
-    previous_email: Mapped[str | None] = personal(
-        "The address before the last change, which can take the account back", "72 hours", String(EMAIL_LENGTH)
-    )
-    email_changed_at: Mapped[datetime | None] = personal("When the address was changed", "72 hours")
     password_hash: Mapped[str] = secret(
         Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
     )
@@ -102,17 +99,32 @@ Index(
     postgresql_where=Account.closed_at.is_not(None),
 )
 Index(
-    "accounts_email_changed_at",
-    Account.email_changed_at,
-    sqlite_where=Account.email_changed_at.is_not(None),
-    postgresql_where=Account.email_changed_at.is_not(None),
-)
-Index(
     "accounts_erase_after",
     Account.erase_after,
     sqlite_where=Account.erase_after.is_not(None),
     postgresql_where=Account.erase_after.is_not(None),
 )
+
+
+class PreviousAddress(Base):
+    """An address that an account had a short while ago, and which can take the account back."""
+
+    __tablename__ = "previous_addresses"
+
+    id: Mapped[uuid.UUID] = pseudonymous("Names the change; random", CHANGE, primary_key=True)
+    account_id: Mapped[uuid.UUID] = pseudonymous(
+        "Whose address it was", CHANGE, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    )
+    email: Mapped[str] = personal("Taking the account back, should somebody have stolen it", CHANGE,
+                                  String(EMAIL_LENGTH))  # fmt: skip
+    changed_at: Mapped[datetime] = personal("When another took its place", CHANGE)
+
+    @classmethod
+    def may_take_back(cls, now: datetime) -> ColumnElement[bool]:
+        """Return the condition that an address still can."""
+        return cls.changed_at > now - UNDO
+
+    __table_args__ = ({"info": {"purpose": "One row for each address that was changed within 72 hours"}},)
 
 
 class Hold(Base):
@@ -220,7 +232,9 @@ class Mail(Base):
     account_id: Mapped[uuid.UUID | None] = pseudonymous(
         "Whose account it is about", HANDOVER, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
-    about: Mapped[uuid.UUID | None] = pseudonymous("Which record the mail tells of; random", HANDOVER)
+    about: Mapped[uuid.UUID | None] = secret(
+        Category.PSEUDONYMOUS, "Which record the mail tells of; random", HANDOVER, FOLLOWING
+    )
     created_at: Mapped[datetime] = technical("How long it has waited", HANDOVER)
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
     claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)

@@ -87,22 +87,17 @@ def password_reset() -> str:
 def request_password_reset() -> ResponseReturnValue:
     """Have a reset mailed."""
 
-    def act() -> ResponseReturnValue:
+    def act() -> str:
         passwords.request_reset(email=forms.email(), client=web.client())
-        return redirect("/password-reset/sent", 303)
+        # The same whether or not there is an account.
+        return forms.message(
+            "Look into your mailbox",
+            "If there is an account with this address, a mail with a link is on its way. The link works for one hour.",
+            NOTHING_CAME,
+            step=(2, "your mailbox"),
+        )
 
     return forms.submit(act, "password_reset.html", email=forms.field("email"), token="", step="request")
-
-
-@door.get("/password-reset/sent")
-def password_reset_sent() -> str:
-    """Say where to look, whether or not there is an account."""
-    return forms.message(
-        "Look into your mailbox",
-        "If there is an account with this address, a mail with a link is on its way. The link works for one hour.",
-        NOTHING_CAME,
-        step=(2, "your mailbox"),
-    )
 
 
 @door.post("/password-reset/confirm")
@@ -175,23 +170,18 @@ def erasure() -> str:
 def request_erasure() -> ResponseReturnValue:
     """Have a link mailed with which the erasure is confirmed."""
 
-    def act() -> ResponseReturnValue:
+    def act() -> str:
         closing.request_erasure(email=forms.email(), client=web.client())
-        return redirect("/erasure/sent", 303)
+        # The same whether or not there is an account.
+        return forms.message(
+            "Look into your mailbox",
+            "If there is an account with this address, a mail with a link is on its way. The link works for 24 hours, "
+            "and nothing is erased before you confirm with it.",
+            NOTHING_CAME,
+            step=(2, "your mailbox"),
+        )
 
     return forms.submit(act, "erasure.html", email=forms.field("email"), token="", step="request")
-
-
-@door.get("/erasure/sent")
-def erasure_sent() -> str:
-    """Say where to look, whether or not there is an account."""
-    return forms.message(
-        "Look into your mailbox",
-        "If there is an account with this address, a mail with a link is on its way. The link works for 24 hours, "
-        "and nothing is erased before you confirm with it.",
-        NOTHING_CAME,
-        step=(2, "your mailbox"),
-    )
 
 
 @door.post("/erasure/confirm")
@@ -253,11 +243,13 @@ def confirm_unsubscribe(token: str) -> ResponseReturnValue:
 def privacy() -> str:
     """Show what is promised and what is stored."""
     try:
-        in_force, unknown = policy.current(), False
+        in_force, upcoming, unknown = policy.current(), policy.upcoming(), False
     except web.DATABASE_AWAY:
         # What is stored can be said without the store.
-        in_force, unknown = None, True
-    return render_template("privacy.html", inventory=inventory(), policy=in_force, policy_unknown=unknown)
+        in_force, upcoming, unknown = None, [], True
+    return render_template(
+        "privacy.html", inventory=inventory(), policy=in_force, upcoming=upcoming, policy_unknown=unknown
+    )
 
 
 @door.get("/problems")

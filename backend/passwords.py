@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy import delete, update
 
 from backend import mail
-from backend.accounts import is_as, new_password_hash, redeem_for, tell_previous_address
+from backend.accounts import is_as, new_password_hash, redeem_for, tell_previous_addresses
 from backend.db import AnyRow, changed, transaction
 from backend.errors import InvalidToken, Unauthenticated, WrongPassword
 from backend.hashing import hasher
@@ -72,5 +72,5 @@ def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     if not replaced:
         return None
     mail.enqueue("password_changed", account_id=account.id)
-    tell_previous_address(account.id)
+    tell_previous_addresses(account.id)
     return credentials_id

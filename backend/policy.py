@@ -58,3 +58,11 @@ def current() -> AnyRow | None:
     with reading() as session:
         in_force = Policy.in_force_on(clock.now().date())
         return session.execute(select(*columns).where(Policy.version == in_force)).one_or_none()
+
+
+def upcoming() -> list[AnyRow]:
+    """Return the versions that are published and not yet in force, and their texts, the next one first."""
+    columns = (Policy.version, Policy.effective_on, Policy.sha256, Policy.text)
+    with reading() as session:
+        later = Policy.effective_on > clock.now().date()
+        return list(session.execute(select(*columns).where(later).order_by(Policy.effective_on, Policy.published_at)))

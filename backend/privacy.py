@@ -79,8 +79,8 @@ def basis_of(table: Table) -> str | None:
 def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
     """Return the condition that a row of a table is about one of these accounts (each with its id and email).
 
-    Mails to its address that were asked for without a session are among them, but neither those of a new account
-    with that address, nor a receipt, nor the one with which somebody registers anew.
+    Mails to its address that were asked for without a session are among them, but neither those of another account
+    with that address, nor a receipt, nor the one with which somebody is just registering anew.
     """
     ids = [account.id for account in accounts]
     if table is Account.__table__:
@@ -88,11 +88,10 @@ def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
     mine = table.c.account_id.in_(ids)
     if table is not Mail.__table__:
         return mine
-    other = select(Account.id).where(
-        func.lower(Account.email) == func.lower(Mail.email), Account.closed_at.is_(None), Account.id.not_in(ids)
-    )
+    other = select(Account.id).where(func.lower(Account.email) == func.lower(Mail.email), Account.id.not_in(ids))
     addresses = {account.email.lower() for account in accounts}
-    asked = Mail.account_id.is_(None) & Mail.kind.not_in(["registration", "erased"])
+    given_up = Mail.abandoned_at.is_not(None)
+    asked = Mail.account_id.is_(None) & (Mail.kind != "erased") & ((Mail.kind != "registration") | given_up)
     return or_(mine, asked & func.lower(Mail.email).in_(addresses) & ~other.exists())
 
 

@@ -66,7 +66,7 @@ def work(app: Flask, stop: threading.Event) -> None:
             with app.app_context():
                 try:
                     # Before anything that a mail server could hold up.
-                    done = erase_due(stop)
+                    done = erase_due()
                     compaction.run()
                     done += deliver(stop)
                 finally:
@@ -87,10 +87,10 @@ def work(app: Flask, stop: threading.Event) -> None:
             log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
 
 
-def erase_due(stop: threading.Event) -> int:
+def erase_due() -> int:
     """Erase some of what is due; without a ledger nothing is erased, and everything else goes on."""
     try:
-        return erasure.erase_due(stop)
+        return erasure.erase_due()
     except OSError as error:
         log.error("no account can be erased: the ledger cannot be written (%s)", error.strerror)  # noqa: TRY400
         return 0

@@ -3,15 +3,30 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag
 from uuid import uuid4
 
 import httpx2
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
-from playwright.sync_api import Browser, Page, Request, expect
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, html_of, text_of, token_of, wait_for
+from playwright.sync_api import Browser, Page, Request, Route, expect
+from support import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    MailServer,
+    ServerProcess,
+    html_of,
+    run_tiles,
+    text_of,
+    token_of,
+    wait_for,
+)
+
+from backend import clock
 
 PATHS = [
     "/",
@@ -23,38 +38,95 @@ PATHS = [
     "/registration#a-code",
     "/password-reset",
     "/password-reset#a-code",
+    "/email-change",
+    "/email-change#a-code",
+    "/email-change-undo",
+    "/email-change-undo#a-code",
+    "/erasure",
+    "/erasure#a-code",
+    "/erasure-cancel",
+    "/erasure-cancel#a-code",
+    "/unsubscribe/a-code",
     "/nothing-is-here",
 ]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
-MAILS = ["registration", "registration_existing", "password_reset", "password_changed"]
+# Where the button of each mail leads; the last two have none.
+BUTTONS = {
+    "registration": "/registration#",
+    "registration_existing": "/password-reset#",
+    "password_reset": "/password-reset#",
+    "password_changed": "/password-reset",
+    "email_change": "/email-change#",
+    "email_changed": "/email-change-undo#",
+    "erasure_request": "/erasure#",
+    "account_closed": "/erasure-cancel#",
+    "policy_changed": "/privacy",
+}
+MAILS = [*BUTTONS, "announcement", "erased"]
+GRACE_DAYS = 14
 
 
 @dataclass
 class Site:
-    """The service from outside: its address, and the mails that came from it."""
+    """The service from outside: its address, the mails that came from it, and its command line."""
 
     url: str
     mail_server: MailServer
+    instance_path: Path
 
-    def mail(self, email: str, number: int = 1) -> EmailMessage:
-        """Return the first, second, ... mail to an address as soon as it has come."""
+    def mail(self, email: str, number: int = 1, *, subject: str = "") -> EmailMessage:
+        """Return the first, second, ... mail to an address, with a subject, as soon as it has come."""
 
         def arrived() -> list[EmailMessage]:
-            return [message for message in self.mail_server.messages if message["To"] == email][number - 1 :]
+            to = [message for message in self.mail_server.messages if message["To"] == email]
+            return [message for message in to if subject in message["Subject"]][number - 1 :]
 
         return wait_for(arrived)[0]
 
-    def post(self, path: str, status: int, **members: str) -> None:
-        response = httpx2.post(f"{self.url}/v1/{path}", json=members)
+    def post(self, path: str, status: int, *, session: str = "", **members: object) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {session}"} if session else {}
+        response = httpx2.post(f"{self.url}/v1/{path}", json=members, headers=headers)
         assert response.status_code == status, response.text
+        found: dict[str, Any] = response.json() if response.content else {}
+        return found
 
-    def ask_to_register(self, email: str, number: int = 1) -> EmailMessage:
+    def account(self, session: str) -> dict[str, Any]:
+        response = httpx2.get(f"{self.url}/v1/account", headers={"Authorization": f"Bearer {session}"})
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def tiles(self, *arguments: object) -> None:
+        """Run a command on the machine of the service."""
+        done = run_tiles(self.instance_path, *map(str, arguments))
+        assert done.returncode == 0, done.stderr
+
+    def ask_to_register(self, email: str, number: int = 1, *, subject: str = "") -> EmailMessage:
         self.post("registrations", 202, name="Ada Lovelace", email=email)
-        return self.mail(email, number)
+        return self.mail(email, number, subject=subject)
 
-    def register(self, email: str) -> None:
-        token = token_of(self.ask_to_register(email))
-        self.post("registrations/confirm", 201, token=token, password=PASSWORD)
+    def register(self, email: str) -> str:
+        """Register, and return the token of the session that came of it."""
+        return self.finish_registering(self.ask_to_register(email))
+
+    def finish_registering(self, message: EmailMessage) -> str:
+        made = self.post("registrations/confirm", 201, token=token_of(message), password=PASSWORD)
+        session: str = made["session"]["token"]
+        return session
+
+    def ask_to_change_email(self, session: str, new: str, password: str = PASSWORD) -> EmailMessage:
+        self.post("account/email-changes", 202, session=session, email=new, password=password)
+        return self.mail(new, subject="Confirm your new")
+
+    def close(self, email: str, session: str) -> EmailMessage:
+        self.post("account/close", 200, session=session, password=PASSWORD, erase=True)
+        return self.mail(email, subject="is closed")
+
+    def announce(self, folder: Path, subject: str) -> None:
+        """Mail something to everybody; return when all mails are made."""
+        text = folder / "announcement.txt"
+        text.write_text("TILES can do more now.\n\nSee https://tiles.example/news\nfor what it is.\n")
+        self.tiles("announce", text, "--subject", subject, "--follow")
 
 
 def button_link(message: EmailMessage) -> str:
@@ -68,7 +140,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with MailServer() as mail_server:
         peer = {"mail_server": mail_server.host, "mail_port": mail_server.port}
         with ServerProcess(tmp_path_factory.mktemp("pages"), rate_limits="off", **peer) as server:
-            yield Site(server.url, mail_server)
+            yield Site(server.url, mail_server, server.instance_path)
 
 
 @pytest.fixture
@@ -92,16 +164,32 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 @pytest.fixture(scope="module")
-def mails(site: Site) -> dict[str, EmailMessage]:
+def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmailMessage]:
     """One mail of each kind, as it was sent."""
-    email = f"{uuid4().hex}@example.org"
-    first = site.ask_to_register(email)
-    site.post("registrations/confirm", 201, token=token_of(first), password=PASSWORD)
-    existing = site.ask_to_register(email, 2)
-    site.post("password-resets", 202, email=email)
-    reset = site.mail(email, 3)
-    site.post("password-resets/confirm", 204, token=token_of(reset), password=OTHER_PASSWORD)
-    return dict(zip(MAILS, [first, existing, reset, site.mail(email, 4)], strict=True))
+    folder = tmp_path_factory.mktemp("mails")
+    email, new = (f"{uuid4().hex}@example.org" for _ in range(2))
+    found = {"registration": site.ask_to_register(email)}
+    session = site.finish_registering(found["registration"])
+    found["registration_existing"] = site.ask_to_register(email, 2)
+    site.announce(folder, "TILES can do more")
+    found["announcement"] = site.mail(email, subject="TILES can do more")
+    (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
+    site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01")
+    site.tiles("announce", "--policy", "2100-01", "--follow")
+    found["policy_changed"] = site.mail(email, subject="privacy policy changes")
+    found["email_change"] = site.ask_to_change_email(session, new)
+    site.post("email-changes/confirm", 204, token=token_of(found["email_change"]))
+    found["email_changed"] = site.mail(email, subject="address was changed")
+    site.post("password-resets", 202, email=new)
+    found["password_reset"] = site.mail(new, subject="Reset")
+    site.post("password-resets/confirm", 204, token=token_of(found["password_reset"]), password=OTHER_PASSWORD)
+    found["password_changed"] = site.mail(new, subject="password was changed")
+    site.post("erasure-requests", 202, email=new)
+    found["erasure_request"] = site.mail(new, subject="Erase")
+    site.post("erasure-requests/confirm", 200, token=token_of(found["erasure_request"]))
+    found["account_closed"] = site.mail(new, subject="is closed")
+    site.tiles("data", "erase", new, "--now", "--yes")
+    return found | {"erased": site.mail(new, subject="have been erased")}
 
 
 def create_account(page: Page, password: str = PASSWORD) -> None:
@@ -117,6 +205,18 @@ def ask_for_reset(page: Page, email: str) -> None:
 def change_password(page: Page) -> None:
     page.get_by_label("New password", exact=True).fill(OTHER_PASSWORD)
     page.get_by_role("button", name="Change my password").click()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def open_link(page: Page, message: EmailMessage) -> None:
+    """Open the link of a mail; without JavaScript, paste the code as well."""
+    page.goto(button_link(message))
+    code = page.get_by_label("Code from the mail")
+    if code.input_value() == "":
+        code.fill(token_of(message))
 
 
 def heading(page: Page, text: str) -> None:
@@ -227,13 +327,184 @@ def test_a_forgotten_password_is_replaced(
 
 
 def test_a_link_pasted_over_an_answer_is_taken(site: Site, page: Page) -> None:
-    page.goto(f"{site.url}/password-reset")
+    page.goto(f"{site.url}/registration")
+    create_account(page, "")
+    page.goto(f"{site.url}/registration#a-code")
+    expect(page.get_by_label("Code from the mail")).to_have_value("a-code")
+    assert page.url == f"{site.url}/registration"
+
+
+@pytest.mark.parametrize("path", ["/password-reset", "/erasure"])
+def test_a_link_pasted_over_the_hint_to_the_mailbox_shows_its_page(site: Site, page: Page, path: str) -> None:
+    page.goto(f"{site.url}{path}")
     ask_for_reset(page, "nobody@example.org")
     heading(page, "Look into your mailbox")
-    page.goto(f"{site.url}/password-reset#a-code")
-    expect(page.get_by_label("New password", exact=True)).to_be_visible()
-    expect(page.get_by_label("Code from the mail")).to_have_value("a-code")
-    assert page.url.rstrip("?") == f"{site.url}/password-reset"
+    page.goto(f"{site.url}{path}#a-code")
+    code = page.get_by_label("Code from the mail")
+    expect(code).to_have_value("a-code")
+    expect(code).to_be_hidden()
+
+
+def test_a_double_click_uses_a_link_once(site: Site, email: str, page: Page) -> None:
+    page.goto(button_link(site.ask_to_register(email)))
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    sent: list[Route] = []
+
+    def hold(route: Route) -> None:
+        sent.append(route)
+
+    page.route("**/registration", hold)
+    page.get_by_role("button", name="Create my account").evaluate(
+        "button => { button.click(); setTimeout(() => button.click(), 200); }"
+    )
+    page.wait_for_timeout(1000)
+    assert len(sent) == 1
+    sent[0].continue_()
+    heading(page, "Your account is ready")
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_an_address_is_changed_and_taken_back(
+    site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
+) -> None:
+    session, new = site.register(email), f"new-{email}"
+    page = open_page(java_script_enabled=javascript)
+    open_link(page, site.ask_to_change_email(session, new))
+    press(page, "Use this address")
+    heading(page, "Your address is changed")
+    site.post("sessions", 401, email=email, password=PASSWORD)
+    assert site.account(session)["email"] == new
+
+    open_link(page, site.mail(email, subject="address was changed"))
+    press(page, "Take my account back")
+    heading(page, "Your account has its old address back")
+    site.post("sessions", 401, email=new, password=PASSWORD)
+    open_link(page, site.mail(email, subject="Reset"))
+    change_password(page)
+    heading(page, "Your password is changed")
+    site.post("sessions", 201, email=email, password=OTHER_PASSWORD)
+
+
+def test_an_address_that_got_an_account_meanwhile_is_not_taken(site: Site, email: str, page: Page) -> None:
+    new = f"new-{email}"
+    message = site.ask_to_change_email(site.register(email), new)
+    site.finish_registering(site.ask_to_register(new, subject="Finish"))
+    open_link(page, message)
+    press(page, "Use this address")
+    expect(page.get_by_role("alert")).to_contain_text("There is an account with this address")
+    site.post("sessions", 201, email=email, password=PASSWORD)
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_an_account_is_erased_without_the_app_and_opened_again_until_then(
+    site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
+) -> None:
+    site.register(email)
+    page = open_page(java_script_enabled=javascript)
+    page.goto(f"{site.url}/erasure")
+    ask_for_reset(page, email)
+    heading(page, "Look into your mailbox")
+    page = open_page(java_script_enabled=javascript)
+    open_link(page, site.mail(email, subject="Erase"))
+    if javascript:
+        expect(page.get_by_label("Email address")).to_be_hidden()
+    press(page, "Erase my account")
+    heading(page, "Your account is closed")
+    due = clock.now() + timedelta(days=GRACE_DAYS)
+    expect(page.get_by_text(f"On {due.day} {due:%B %Y}")).to_be_visible()
+    site.post("sessions", 401, email=email, password=PASSWORD)
+
+    open_link(page, site.mail(email, subject="is closed"))
+    press(page, "Open my account again")
+    heading(page, "Your account is open again")
+    site.post("sessions", 201, email=email, password=PASSWORD)
+    page.get_by_role("link", name="Choose a new password").click()
+    heading(page, "Reset your password")
+
+
+def test_a_closed_account_stays_closed_when_its_address_has_a_new_one(site: Site, email: str, page: Page) -> None:
+    message = site.close(email, site.register(email))
+    site.finish_registering(site.ask_to_register(email, 2, subject="Finish"))
+    open_link(page, message)
+    press(page, "Open my account again")
+    expect(page.get_by_role("alert")).to_contain_text("There is an account with this address")
+
+
+@pytest.mark.parametrize("path", ["/password-reset/confirm", "/erasure/confirm"])
+def test_the_second_step_loaded_from_the_address_bar_shows_both(site: Site, page: Page, path: str) -> None:
+    page.goto(f"{site.url}{path}")
+    assert page.url == f"{site.url}{path.removesuffix('/confirm')}"
+    expect(page.get_by_label("Email address")).to_be_visible()
+
+
+@pytest.fixture
+def unsubscribe_link(site: Site, email: str, tmp_path: Path) -> tuple[str, str]:
+    """Where an announcement lets somebody unsubscribe, and that person's session."""
+    session = site.register(email)
+    assert site.account(session)["email_updates"]
+    subject = f"News {email[:8]}"
+    site.announce(tmp_path, subject)
+    message = site.mail(email, subject=subject)
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    link = message["List-Unsubscribe"].strip("<>")
+    assert f"\n{link}\n" in text_of(message)
+    assert link in html_of(message)
+    return link, session
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_a_person_unsubscribes_with_one_button_and_reading_alone_does_nothing(
+    site: Site, unsubscribe_link: tuple[str, str], open_page: Callable[..., Page], *, javascript: bool
+) -> None:
+    link, session = unsubscribe_link
+    page = open_page(java_script_enabled=javascript)
+    page.goto(link)
+    assert httpx2.head(link).status_code == 200
+    assert site.account(session)["email_updates"]
+    for _ in range(2):
+        page.goto(link)
+        press(page, "Unsubscribe")
+        heading(page, "You are unsubscribed")
+        assert not site.account(session)["email_updates"]
+
+
+def test_a_mail_program_unsubscribes_with_one_click(site: Site, unsubscribe_link: tuple[str, str]) -> None:
+    link, session = unsubscribe_link
+    for _ in range(2):
+        response = httpx2.post(
+            link,
+            data={"List-Unsubscribe": "One-Click"},
+            headers={"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+        )
+        assert response.status_code == 200
+        assert "Set-Cookie" not in response.headers
+        assert not site.account(session)["email_updates"]
+
+
+def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> None:
+    requests = requests_of(page)
+    for press_it, leave_by in [(False, "Privacy"), (True, "TILES accounts")]:
+        page.goto(f"{site.url}/unsubscribe/a-code")
+        assert page.locator("meta[name=robots]").get_attribute("content") == "noindex"
+        if press_it:
+            press(page, "Unsubscribe")
+            expect(page.get_by_role("alert")).to_contain_text("Open it from the mail again")
+        page.get_by_role("link", name=leave_by, exact=True).click()
+        page.wait_for_load_state()
+    others = [request for request in requests if "a-code" not in request.url]
+    assert len(others) >= 4
+    for request in others:
+        assert request.url.startswith(f"{site.url}/")
+        assert "a-code" not in f"{request.all_headers()}"
+
+
+def test_app_stores_find_how_to_erase_an_account(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/")
+    page.get_by_role("main").get_by_role("link", name="Erase my account").click()
+    heading(page, "Erase your TILES account")
+    assert page.locator("meta[name=robots]").count() == 0
+    for text in ("You do not need the app", "What is erased", "What is kept", f"{GRACE_DAYS} days after you confirm"):
+        expect(page.get_by_text(text).first).to_be_visible()
 
 
 def test_an_unknown_address_is_answered_with_the_very_same_page(site: Site, email: str, page: Page) -> None:
@@ -341,12 +612,56 @@ def test_every_answer_to_a_form_is_accessible(site: Site, examine: Callable[...,
         change_password(page)
         expect(page.get_by_role("alert")).to_be_visible()
 
-    def done(page: Page) -> None:
-        page.goto(f"{site.url}/password-reset")
-        ask_for_reset(page, "nobody@example.org")
-        heading(page, "Look into your mailbox")
+    for show in (weak, refused):
+        examine(show)
 
-    for show in (weak, refused, done):
+
+REFUSED = {
+    "/email-change": "Use this address",
+    "/email-change-undo": "Take my account back",
+    "/erasure": "Erase my account",
+    "/erasure-cancel": "Open my account again",
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_a_link_that_does_not_work_is_refused_accessibly(site: Site, path: str, examine: Callable[..., None]) -> None:
+    def refused(page: Page) -> None:
+        page.goto(f"{site.url}{path}#a-code")
+        press(page, REFUSED[path])
+        expect(page.get_by_role("alert")).to_contain_text("This link or code no longer works")
+        expect(page.get_by_label("Code from the mail")).to_have_value("a-code")
+
+    examine(refused)
+
+
+def test_what_a_button_did_is_told_accessibly(site: Site, examine: Callable[..., None]) -> None:
+    email = f"{uuid4().hex}@example.org"
+    session = site.register(email)
+    confirm = site.ask_to_change_email(session, f"new-{email}")
+
+    def changed(page: Page) -> None:
+        open_link(page, confirm)
+        press(page, "Use this address")
+        heading(page, "Your address is changed")
+
+    def taken_back(page: Page) -> None:
+        open_link(page, site.mail(email, subject="address was changed"))
+        press(page, "Take my account back")
+        heading(page, "Your account has its old address back")
+
+    def closed(page: Page) -> None:
+        site.post("erasure-requests", 202, email=email)
+        open_link(page, site.mail(email, subject="Erase"))
+        press(page, "Erase my account")
+        heading(page, "Your account is closed")
+
+    def opened(page: Page) -> None:
+        open_link(page, site.mail(email, subject="is closed"))
+        press(page, "Open my account again")
+        heading(page, "Your account is open again")
+
+    for show in (changed, taken_back, closed, opened):
         examine(show)
 
 
@@ -368,7 +683,18 @@ def test_a_mail_asks_for_nothing_and_fits_a_phone(mails: dict[str, EmailMessage]
 
 
 @pytest.mark.parametrize("name", MAILS)
+def test_a_mail_names_nobody_and_its_links_stand_alone(mails: dict[str, EmailMessage], name: str) -> None:
+    parts = [text_of(mails[name]), html_of(mails[name])]
+    assert not any("Ada" in part or "@example.org" in part for part in parts)
+    told = [line for line in text_of(mails[name]).splitlines() if "://" in line and "tiles.example" not in line]
+    assert told
+    assert [line for line in told if " " in line] == []
+    too_long = [line for line in text_of(mails[name]).splitlines() if " " in line and len(line) > 78]
+    assert too_long == []
+
+
+@pytest.mark.parametrize("name", BUTTONS)
 def test_the_button_of_a_mail_leads_where_its_text_leads(site: Site, mails: dict[str, EmailMessage], name: str) -> None:
     link = re.findall(r"^https?://\S+$", text_of(mails[name]), re.MULTILINE)[0]
     assert button_link(mails[name]) == link
-    assert link.startswith(f"{site.url}/registration#" if name == "registration" else f"{site.url}/password-reset")
+    assert link.startswith(f"{site.url}{BUTTONS[name]}")

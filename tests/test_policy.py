@@ -10,7 +10,7 @@ import pytest
 from support import Person, Service, assert_problem, run_tiles
 
 from backend import clock, policy
-from backend.policy import PolicyError
+from backend.errors import Impossible
 
 TEXT = "We store a name & an email address.\n\nNothing else.\n"
 
@@ -51,6 +51,16 @@ def test_a_version_is_in_force_from_its_day(
     assert service.account(ada.headers).json["policy"]["current"] == "new"
 
 
+def test_a_version_that_is_announced_can_be_read_before_its_day(service: Service) -> None:
+    today = clock.now().date()
+    publish(service, "old", today - timedelta(days=30))
+    publish(service, "new", today + timedelta(days=1), "We store even less.")
+    page = service.http.get("/privacy").text
+    assert page.index("<p>Nothing else.</p>") < page.index("<p>We store even less.</p>")
+    assert "Version old, in force" in page
+    assert "Version new takes the place" in page
+
+
 def test_publishing_the_same_again_changes_nothing(service: Service) -> None:
     first = publish(service, "2026-01", date(2026, 1, 1))
     before = service.rows("policies")
@@ -75,7 +85,7 @@ def test_what_was_published_cannot_be_changed_nor_nonsense_be_published(
 ) -> None:
     publish(service, "2026-01", date(2026, 1, 1))
     before = service.rows("policies")
-    with pytest.raises(PolicyError):
+    with pytest.raises(Impossible):
         publish(service, version, day, text)
     assert service.rows("policies") == before
 

@@ -10,16 +10,14 @@ depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
 NEW_COLUMNS = (
-    ("previous_email", sa.String(254)),
-    ("email_changed_at", MOMENT),
     ("erasure_requested_at", MOMENT),
     ("erase_after", MOMENT),
     ("erasing_since", MOMENT),
 )
-INDEXED_COLUMNS = ("email_changed_at", "erase_after")
 # PostgreSQL samples what columns hold into its statistics, where it would outlive the row. No query of ours needs them.
 UNSAMPLED_COLUMNS = {
-    "accounts": ("name", "email", "previous_email", "password_hash"),
+    "accounts": ("name", "email", "password_hash"),
+    "previous_addresses": ("email",),
     "feedback": ("message",),
     "mails": ("name", "email"),
     "holds": ("basis",),
@@ -33,8 +31,15 @@ def upgrade() -> None:
         op.add_column("accounts", sa.Column(name, kind))
     op.add_column("mails", sa.Column("about", sa.Uuid()))
     _make_partial_index("accounts_closed_email", [sa.text("lower(email)")], "closed_at IS NOT NULL")
-    for column in INDEXED_COLUMNS:
-        _make_partial_index(f"accounts_{column}", [column], f"{column} IS NOT NULL")
+    _make_partial_index("accounts_erase_after", ["erase_after"], "erase_after IS NOT NULL")
+    op.create_table(
+        "previous_addresses",
+        sa.Column("id", sa.Uuid(), primary_key=True),
+        sa.Column("account_id", sa.Uuid(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("email", sa.String(254), nullable=False),
+        sa.Column("changed_at", MOMENT, nullable=False),
+    )
+    op.create_index("ix_previous_addresses_account_id", "previous_addresses", ["account_id"])
     op.create_table(
         "holds",
         sa.Column("id", sa.Uuid(), primary_key=True),
@@ -94,10 +99,9 @@ def _sample_nothing_personal() -> None:
 
 def downgrade() -> None:
     """Drop the tables and the columns with all that they hold."""
-    for table in ("audit", "disclosures", "announcements", "holds"):
+    for table in ("audit", "disclosures", "announcements", "holds", "previous_addresses"):
         op.drop_table(table)
-    for column in INDEXED_COLUMNS:
-        op.drop_index(f"accounts_{column}", "accounts")
+    op.drop_index("accounts_erase_after", "accounts")
     op.drop_index("accounts_closed_email", "accounts")
     op.drop_column("mails", "about")
     for name, _ in reversed(NEW_COLUMNS):
