@@ -4,6 +4,7 @@ So a reset never waits behind an announcement, and an interruption neither loses
 """
 
 import hashlib
+import unicodedata
 import uuid
 from dataclasses import dataclass
 
@@ -33,11 +34,13 @@ def announce(*, subject: str, text: str) -> Progress:
     Raises:
         Impossible: the subject is not one line, or the text is empty.
     """
-    if not 1 <= len(subject.strip()) <= REASON_LENGTH or not subject.isprintable():
+    subject = subject.strip()
+    one_line = not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in subject)
+    if not 1 <= len(subject) <= REASON_LENGTH or not one_line:
         raise Impossible(f"write a subject of one line and at most {REASON_LENGTH} characters")
     if not text.strip():
         raise Impossible("the text is empty: give a file with plain text")
-    return _announce(f"{subject}\0{text}", subject=subject.strip(), text=text)
+    return _announce(f"{subject}\0{text}", subject=subject, text=text)
 
 
 def announce_policy(version: str) -> Progress:
@@ -47,7 +50,7 @@ def announce_policy(version: str) -> Progress:
         Impossible: no such version was published.
     """
     with reading() as session:
-        if not session.scalar(select(Policy.version).where(Policy.version == version)):
+        if not version.isascii() or not session.scalar(select(Policy.version).where(Policy.version == version)):
             raise Impossible(f"version {version} is not published: see `tiles policy publish --help`")
     return _announce(f"policy\0{version}", policy_version=version)
 
@@ -93,7 +96,11 @@ def queue_some() -> int:
     with transaction() as session:
         # None of them is erased before its mail is in the queue.
         ids = session.scalars(following.with_for_update(read=True, key_share=True)).all()
-        step = {"reached": ids[-1], "queued": Announcement.queued + len(ids)} if ids else {"finished_at": now}
+        step = (
+            {"reached": ids[-1], "queued": Announcement.queued + len(ids)}
+            if ids
+            else {"reached": None, "finished_at": now}
+        )
         # Of several workers at the same place one goes on.
         here = (Announcement.id == running.id) & Announcement.reached.is_not_distinct_from(running.reached)
         if not changed(update(Announcement).where(here, Announcement.finished_at.is_(None)).values(**step)):
@@ -105,4 +112,5 @@ def queue_some() -> int:
         ]  # fmt: skip
         if mails:
             session.execute(insert(Mail), mails)
-    return len(ids)
+    # Where one is finished the next may wait.
+    return len(ids) or queue_some()

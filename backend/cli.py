@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from backend import cli_data, cli_public, create_app, db, erasure, mail, privacy, worker
 from backend.config import OWNER_ONLY, SettingsError, settings
@@ -187,7 +187,7 @@ def db_upgrade(*, as_json: bool) -> None:
 @as_json_option
 @with_appcontext
 def db_scrub(*, as_json: bool) -> None:
-    r"""Write the database anew, so that no file of it holds bytes of what was deleted.
+    """Write the database anew, so that no file of it holds bytes of what was deleted.
 
     \b
     SQLite: the service does this by itself after erasures. Writers wait while the file is written, about a second
@@ -196,14 +196,19 @@ def db_scrub(*, as_json: bool) -> None:
     writes it meanwhile, about a second for 100 MB. Needs free space as large as the largest table, and the right to
     vacuum. It waits 10 seconds at most for a lock, and then says which table was not done. What the write-ahead log,
     replicas and backups hold is not its business.
-    """
+    """  # noqa: D301 - click reads the backspace
     tables = privacy.tables_about_people()
     seconds, begun = {}, time.monotonic()
-    with progress(len(tables), "Writing anew") as bar:
-        for name in db.rewrite(tables):
-            seconds[name] = round(time.monotonic() - begun, 2)
-            begun = time.monotonic()
-            bar.update(1)
+    try:
+        with progress(len(tables), "Writing anew") as bar:
+            for name in db.rewrite(tables):
+                seconds[name] = round(time.monotonic() - begun, 2)
+                begun = time.monotonic()
+                bar.update(1)
+    except OperationalError:
+        table = tables[len(seconds)].name
+        msg = f"{table} could not be locked, as somebody has been using it for long; try again when it is quieter"
+        raise click.ClickException(msg) from None
     if as_json:
         show({"locked_seconds": seconds}, as_json=True)
     else:

@@ -1,5 +1,7 @@
 """The data manager's desk: find, export, close, erase, hold, release, disclose; each act leaves an audit entry."""
 
+import re
+import unicodedata
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,13 +12,13 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select
 from backend import audit, clock, closing, erasure, mail, privacy
 from backend.accounts import clean_email
 from backend.closing import Closed
-from backend.db import AnyRow, changed, reading, transaction
+from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import Impossible
-from backend.models import REASON_LENGTH, Account, Disclosure, Hold
+from backend.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress
 from backend.sessions import account_columns
 
 MANAGER: audit.Actor = "data manager"
-SHORTEST_NAME = 3
+SHORTEST_NAME = 2
 
 
 def _accounts(condition: ColumnElement[bool]) -> list[AnyRow]:
@@ -121,9 +123,7 @@ def hold(who: str, *, basis: str, until: datetime) -> uuid.UUID:
     _refuse_naming(account, basis)
     hold_id = uuid.uuid4()
     with transaction() as session:
-        # Whoever marks the account for erasure waits for this, or is seen here.
-        free = (Account.id == account.id) & Account.erasing_since.is_(None)
-        if not session.scalar(select(Account.id).where(free).with_for_update()):
+        if not _is_free(account.id):
             raise Impossible("it is too late: this account is being erased")
         session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
         audit.note("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
@@ -159,22 +159,47 @@ def disclose(who: str, *, authority: str, basis: str) -> privacy.Export:
         Impossible: there is not exactly one such account, or a text names the person.
     """
     account = _one(who)
-    _refuse_naming(account, f"{authority} {basis}")
+    for text in (authority, basis):
+        _refuse_naming(account, text)
     row = {"id": uuid.uuid4(), "account_id": account.id, "authority": authority, "basis": basis}
     found = privacy.export(account.id)
     with transaction() as session:
+        if not _is_free(account.id):
+            raise Impossible("it is too late: this account is being erased")
         session.execute(insert(Disclosure).values(**row, disclosed_at=clock.now()))
         audit.note("disclosed", account.id, actor=MANAGER)
     return found
 
 
+def _is_free(account_id: uuid.UUID) -> bool:
+    """Tell whether an account's erasure has not begun; whoever would begin it waits for the caller's transaction."""
+    free = (Account.id == account_id) & Account.erasing_since.is_(None)
+    return db.session.scalar(select(Account.id).where(free).with_for_update()) is not None
+
+
 def _refuse_naming(account: AnyRow, text: str) -> None:
     """Keep the person out of what may outlive the account."""
-    if len(text) > REASON_LENGTH or not text.strip():
-        raise Impossible(f"write 1 to {REASON_LENGTH} characters about why")
-    named = [account.email, *([account.name] if account.name and len(account.name) >= SHORTEST_NAME else [])]
-    if any(part.casefold() in text.casefold() for part in named):
+    if len(text) > REASON_LENGTH or not text.strip() or not text.isprintable():
+        raise Impossible(f"write 1 to {REASON_LENGTH} characters in one line")
+    with reading() as session:
+        previous = session.scalars(
+            select(PreviousAddress.email).where(PreviousAddress.account_id == account.id)
+        ).all()  # fmt: skip
+    said = unicodedata.normalize("NFKC", text).casefold()
+    if _words(_proper(account.name or "")) & _words(text) or any(
+        email.casefold() in said for email in (account.email, *previous)
+    ):
         raise Impossible("leave the person's name and address out: this may be kept longer than they are")
+
+
+def _proper(name: str) -> str:
+    """Return of a name what names: not the "of" or "van der", unless there is nothing else."""
+    words = [word for word in name.split() if len(word) >= SHORTEST_NAME]
+    return " ".join([word for word in words if not word[0].islower()] or words)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 @dataclass(frozen=True, slots=True)

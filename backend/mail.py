@@ -63,7 +63,8 @@ def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
     with reading() as session:
         if session.scalar(select(Mail.id).where(due).limit(1)) is None:
             return claim, []
-    first = select(Mail.id).where(due).order_by(Mail.due_at).limit(BATCH)
+    # Whoever waits for a link comes before whoever is only told something.
+    first = select(Mail.id).where(due).order_by(Mail.kind == "announcement", Mail.due_at).limit(BATCH)
     with transaction() as session:
         taken = session.execute(
             update(Mail)

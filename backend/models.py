@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped
 
 from backend.db import Base
-from backend.declarations import Category, kept, personal, pseudonymous, public, secret, technical
+from backend.declarations import Category, kept, passing, personal, pseudonymous, public, secret, technical
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
@@ -259,7 +259,7 @@ class Announcement(Base):
     subject: Mapped[str | None] = public("Its subject", String(REASON_LENGTH))
     text: Mapped[str | None] = public("What it says", Text)
     created_at: Mapped[datetime] = public("When it was given")
-    reached: Mapped[uuid.UUID | None] = public("How far it has come among the accounts")
+    reached: Mapped[uuid.UUID | None] = passing("How far it has come: a random number", "until all its mails are made")
     queued: Mapped[int] = public("How many mails it made")
     finished_at: Mapped[datetime | None] = public("When the last mail was queued")
 

@@ -6,7 +6,9 @@ Flask-Mail alone opens STARTTLS and SMTPS without verifying the certificate and 
 import smtplib
 import ssl
 from contextlib import suppress
+from email import policy
 from email.charset import QP, Charset
+from email.mime.base import MIMEBase
 from email.mime.text import MIMEText
 from mailbox import Maildir
 
@@ -33,8 +35,22 @@ class ServerUnavailable(Exception):
         super().__init__(code)
 
 
+class _Policy(policy.EmailPolicy):
+    """Leaves a link in a header whole: Python would encode what exceeds a line, and no mail program decodes a link."""
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        if name == "List-Unsubscribe":
+            return f"{name}: {value}{self.linesep}".encode("ascii")
+        return super().fold_binary(name, value)
+
+
 class Message(flask_mail.Message):
     """A message whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6)."""
+
+    def _message(self) -> MIMEBase:
+        message = super()._message()
+        message.policy = _Policy(linesep="\r\n")
+        return message
 
     def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
         charset = Charset("utf-8")

@@ -1,0 +1,541 @@
+"""Announcements: to everybody who wants mails, once each, made batch by batch, and ended by one click."""
+
+import json
+import re
+import signal
+import subprocess
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from email.message import EmailMessage
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from flask.cli import ScriptInfo
+from journeys import MakeService, at_once, turning_away
+from sqlalchemy import event, insert
+from support import TILES, Person, Service, any_database, environment, html_of, text_of, wait_for
+
+from backend import announcements, clock, db, desk, mail, policy, worker
+from backend.announcements import BATCH, Progress
+from backend.cli import tiles
+from backend.models import Account
+
+ADA = "ada@example.org"
+NEWS = "Hello,\n\nthere are new tiles.\n"
+POST = {"List-Unsubscribe": "One-Click"}
+
+
+class Interrupted(Exception):
+    """The process ends in this moment."""
+
+
+def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:
+    with service.app.app_context():
+        return announcements.announce(subject=subject, text=text)
+
+
+def announce_policy(service: Service, version: str) -> Progress:
+    with service.app.app_context():
+        return announcements.announce_policy(version)
+
+
+def progress(service: Service, begun: Progress) -> Progress:
+    with service.app.app_context():
+        return announcements.progress(begun.announcement)
+
+
+def queue_some(service: Service) -> int:
+    with service.app.app_context():
+        return announcements.queue_some()
+
+
+def work_off(service: Service) -> list[EmailMessage]:
+    """Let the worker make and send mails until there is nothing left to do; return what arrived because of it."""
+    before = len(service.mail_server.messages)
+    with service.app.app_context():
+        while worker.deliver():
+            pass
+    return service.mail_server.messages[before:]
+
+
+def recipients(messages: list[EmailMessage]) -> list[str]:
+    return sorted(message["To"] for message in messages)
+
+
+def many(service: Service, number: int) -> list[str]:
+    """Make accounts that want mails, without their registrations; return the addresses."""
+    rows = [
+        {"id": uuid.uuid4(), "name": None, "email": f"person{index:04}@example.org", "password_hash": "none",
+         "credentials_id": uuid.uuid4(), "email_updates": True, "created_at": clock.now()}
+        for index in range(number)
+    ]  # fmt: skip
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(insert(Account), rows)
+    return [row["email"] for row in rows]
+
+
+def queued(service: Service) -> list[uuid.UUID]:
+    """Return for whom a mail of an announcement waits, as often as it does."""
+    return [uuid.UUID(str(row["account_id"])) for row in service.rows("mails") if row["kind"] == "announcement"]
+
+
+def switch(service: Service, person: Person, *, wanted: bool) -> None:
+    response = service.http.patch("/v1/account", json={"email_updates": wanted}, headers=person.headers)
+    assert response.status_code == 200
+
+
+def unsubscribe_path(message: EmailMessage) -> str:
+    link: str = message["List-Unsubscribe"]
+    return link.removeprefix("<https://accounts.tiles.test").removesuffix(">")
+
+
+@pytest.fixture
+def bob(service: Service) -> Person:
+    return service.register(name="Bob", email="bob@example.org")
+
+
+@pytest.fixture
+def news(service: Service, ada: Person) -> EmailMessage:
+    """The mail of an announcement to Ada."""
+    announce(service)
+    (message,) = work_off(service)
+    assert message["To"] == ada.email
+    return message
+
+
+# To whom
+
+
+def test_an_announcement_goes_to_everybody_who_wants_mails_and_to_nobody_else(
+    service: Service, ada: Person, bob: Person
+) -> None:
+    switch(service, bob, wanted=False)
+    service.register(name="Cy", email="cy@example.org")
+    service.ask_to_register(email="dee@example.org")
+    with service.app.app_context():
+        desk.close("cy@example.org")
+    service.deliver()
+    assert announce(service).recipients == 1
+    (message,) = work_off(service)
+    assert (message["To"], message["Subject"]) == (ada.email, "News")
+    assert text_of(message).startswith("Hello,\n\nthere are new tiles.\n\n")
+    assert "there are new tiles." in html_of(message)
+
+
+def test_whoever_leaves_while_the_mail_waits_gets_none(service: Service, ada: Person, bob: Person) -> None:
+    cy, dee = (service.register(name=name, email=f"{name}@example.org".lower()) for name in ("Cy", "Dee"))
+    announce(service)
+    assert queue_some(service) == 4
+    switch(service, bob, wanted=False)
+    with service.app.app_context():
+        desk.close(cy.email)
+        desk.erase(dee.email, at_once=True)
+        assert worker.erasure.erase_due() == 1
+    told = [message for message in work_off(service) if message["Subject"] == "News"]
+    assert recipients(told) == [ada.email]
+    assert service.rows("mails") == []
+
+
+def test_whoever_comes_back_gets_the_next_one(service: Service, ada: Person) -> None:
+    switch(service, ada, wanted=False)
+    announce(service, "First")
+    assert work_off(service) == []
+    switch(service, ada, wanted=True)
+    announce(service, "Second")
+    assert [message["Subject"] for message in work_off(service)] == ["Second"]
+
+
+def test_with_nobody_to_tell_it_is_finished_at_once(service: Service) -> None:
+    begun = announce(service)
+    assert (begun.queued, begun.recipients, begun.finished) == (0, 0, False)
+    assert work_off(service) == []
+    assert progress(service, begun) == Progress(begun.announcement, 0, 0, finished=True)
+
+
+# Batch by batch
+
+
+def test_mails_are_made_batch_by_batch_and_counted(service: Service) -> None:
+    total = 2 * BATCH + 7
+    many(service, total)
+    begun = announce(service)
+    assert begun == Progress(begun.announcement, 0, total, finished=False)
+    made = 0
+    for batch in (BATCH, BATCH, 7):
+        assert queue_some(service) == batch
+        made += batch
+        assert progress(service, begun) == Progress(begun.announcement, made, total, finished=False)
+    assert queue_some(service) == 0
+    assert progress(service, begun).finished
+    assert queue_some(service) == 0
+    assert set(Counter(queued(service)).values()) == {1}
+    assert len(queued(service)) == total
+
+
+def test_one_round_of_sending_sends_every_announcement(service: Service) -> None:
+    many(service, BATCH + 1)
+    first, second = announce(service, "First"), announce(service, "Second")
+    queue_some(service)
+    assert (progress(service, first).queued, progress(service, second).queued) == (BATCH, 0)
+    subjects = [message["Subject"] for message in work_off(service)]
+    assert Counter(subjects) == {"First": BATCH + 1, "Second": BATCH + 1}
+    assert subjects[: BATCH + 1] == ["First"] * (BATCH + 1)
+
+
+def test_a_reset_does_not_wait_behind_an_announcement(service: Service) -> None:
+    people = many(service, 2 * BATCH)
+    announce(service)
+    with service.app.app_context():
+        assert worker.deliver() == BATCH
+        service.http.post("/v1/password-resets", json={"email": people[0]})
+        before = len(service.mail_server.messages)
+        assert worker.deliver() == BATCH + 1
+    sent = service.mail_server.messages[before:]
+    assert [message["To"] for message in sent if "password" in message["Subject"]] == [people[0]]
+    assert len(work_off(service)) == BATCH
+
+
+@any_database
+def test_a_reset_does_not_wait_behind_an_announcement_that_the_mail_server_puts_off(
+    service: Service, move_clock: Callable[..., None]
+) -> None:
+    people = many(service, 6 * BATCH)
+    announce(service)
+    service.mail_server.refuse = "451 4.7.1 too many mails, try again later"
+    with service.app.app_context():
+        while worker.deliver():
+            pass
+    move_clock(mail.FIRST_RETRY * 2)
+    service.mail_server.refuse = None
+    service.http.post("/v1/password-resets", json={"email": people[0]})
+    before = len(service.mail_server.messages)
+    with service.app.app_context():
+        worker.deliver()
+    subjects = [message["Subject"] for message in service.mail_server.messages[before:]]
+    assert any("password" in subject for subject in subjects[: 2 * BATCH])
+
+
+@any_database
+def test_while_the_mail_server_is_away_no_more_mails_are_made(service: Service, make_service: MakeService) -> None:
+    many(service, 2 * BATCH)
+    announce(service)
+    assert queue_some(service) == BATCH
+    away = make_service(mail_server="127.0.0.1", mail_port=1)
+    with away.app.app_context():
+        for _ in range(3):
+            with pytest.raises(worker.ServerUnavailable):
+                worker.deliver()
+    assert len(queued(service)) == BATCH
+    assert len(work_off(service)) == 2 * BATCH
+
+
+def test_one_mailbox_that_cannot_be_reached_holds_up_nobody(service: Service) -> None:
+    people = many(service, BATCH + 5)
+    begun = announce(service)
+    with turning_away(service.mail_server, people[3]):
+        assert len(work_off(service)) == BATCH + 4
+    assert progress(service, begun).finished
+    assert len(queued(service)) == 1
+
+
+# Interrupted
+
+
+@contextmanager
+def interrupted(service: Service, after: int) -> Iterator[list[str]]:
+    """Let the process end, as it were, before a statement: that and what follows it never reaches the database."""
+    seen: list[str] = []
+
+    def end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+        if len(seen) > after:
+            raise Interrupted
+
+    with service.app.app_context():
+        engine = db.db.engine
+    event.listen(engine, "before_cursor_execute", end)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", end)
+
+
+def test_an_interruption_at_any_point_loses_nobody_and_repeats_nobody(service: Service) -> None:
+    total = BATCH + 3
+    many(service, total)
+    for number in count():
+        begun = announce(service, f"News {number}")
+        before = len(queued(service))
+        try:
+            with interrupted(service, number):
+                while queue_some(service):
+                    pass
+            whole = True
+        except Interrupted:
+            whole = False
+        while queue_some(service):
+            pass
+        assert len(queued(service)) == before + total
+        assert progress(service, begun) == Progress(begun.announcement, total, total, finished=True)
+        if whole:
+            break
+    assert number > 5
+    assert set(Counter(queued(service)).values()) == {number + 1}
+
+
+@any_database
+def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path: Path, database_url: str) -> None:
+    people = many(service, 3 * BATCH)
+    begun = announce(service)
+    settings = {"mail_server": service.mail_server.host, "mail_port": service.mail_server.port}
+    with subprocess.Popen(
+        [TILES, "mail", "work"], env=environment(tmp_path, database_url=database_url, **settings)
+    ) as process:
+        wait_for(lambda: progress(service, begun).queued)
+        process.send_signal(signal.SIGKILL)
+    assert progress(service, begun).queued <= 3 * BATCH
+    while queue_some(service):
+        pass
+    assert progress(service, begun).queued == 3 * BATCH
+    told = {message["To"] for message in service.mail_server.messages}
+    waiting = {str(row["account_id"]).replace("-", "") for row in service.rows("mails")}
+    emails = {str(row["id"]).replace("-", ""): row["email"] for row in service.rows("accounts")}
+    assert told | {emails[account] for account in waiting} == set(people)
+
+
+def test_several_workers_at_once_tell_everybody_once(service: Service, make_service: MakeService) -> None:
+    people = many(service, 4 * BATCH + 1)
+    begun = announce(service)
+
+    def work(own: Service) -> Callable[[], None]:
+        def until_finished() -> None:
+            while not progress(service, begun).finished:
+                with own.app.app_context():
+                    worker.deliver()
+
+        return until_finished
+
+    at_once(*(work(make_service()) for _ in range(4)))
+    work_off(service)
+    assert recipients(service.mail_server.messages) == people
+    assert progress(service, begun).queued == len(people)
+
+
+def test_of_several_workers_at_one_place_one_goes_on(service: Service) -> None:
+    many(service, BATCH)
+    begun = announce(service)
+    assert max(at_once(*[lambda: queue_some(service)] * 8)) == BATCH
+    while queue_some(service):
+        pass
+    assert progress(service, begun).queued == len(queued(service)) == BATCH
+
+
+# Once
+
+
+def test_the_same_text_again_is_the_same_announcement_and_sends_nothing(service: Service, ada: Person) -> None:
+    begun = announce(service)
+    assert announce(service).announcement == begun.announcement
+    assert recipients(work_off(service)) == [ada.email]
+    again = announce(service)
+    assert again == Progress(begun.announcement, 1, 1, finished=True)
+    assert work_off(service) == []
+    for subject, text in (("Other news", NEWS), ("News", NEWS + "More.\n")):
+        assert announce(service, subject, text).announcement != begun.announcement
+        assert len(work_off(service)) == 1
+
+
+@any_database
+def test_white_space_around_the_subject_makes_no_other_announcement(service: Service) -> None:
+    assert announce(service, " News ").announcement == announce(service, "News").announcement
+
+
+def test_of_many_who_announce_the_same_at_once_one_does(service: Service, ada: Person) -> None:
+    begun = at_once(*[lambda: announce(service)] * 8)
+    assert len({one.announcement for one in begun}) == 1
+    assert recipients(work_off(service)) == [ada.email]
+
+
+# A version of the policy
+
+
+def test_a_policy_version_is_announced_once_with_its_day_and_digest(service: Service, ada: Person) -> None:
+    with service.app.app_context():
+        published = policy.publish(version="2027-01", effective_on=date(2027, 1, 31), text="We store less.\n")
+    begun = announce_policy(service, "2027-01")
+    (message,) = work_off(service)
+    assert message["To"] == ada.email
+    assert message["Subject"] == "The TILES privacy policy changes on 31 January 2027"
+    for part in (text_of(message), html_of(message)):
+        for told in ("31 January 2027", "2027-01", published.sha256, "https://accounts.tiles.test/privacy",
+                     "https://accounts.tiles.test/erasure"):  # fmt: skip
+            assert told in part
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert announce_policy(service, "2027-01").announcement == begun.announcement
+    assert work_off(service) == []
+
+
+# One click (RFC 8058); what the page does is in test_unsubscribe.py
+
+
+def test_the_headers_are_those_of_one_click(service: Service, news: EmailMessage) -> None:
+    assert news["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert re.fullmatch(r"<https://accounts\.tiles\.test/unsubscribe/[\w.-]+>", news["List-Unsubscribe"])
+    content = service.mail_server.envelopes[-1].content
+    assert isinstance(content, bytes)
+    # As it goes over the wire: not encoded, which no mail program would read, and each header once.
+    headers = content.replace(b"\r\n", b"\n").partition(b"\n\n")[0].replace(b"\n ", b" ")
+    found = [line.split(b":", 1) for line in headers.splitlines() if line.lower().startswith(b"list-unsubscribe")]
+    assert [(name, value.strip().decode()) for name, value in sorted(found)] == [
+        (b"List-Unsubscribe", news["List-Unsubscribe"]),
+        (b"List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
+    ]
+    link = news["List-Unsubscribe"].strip("<>")
+    assert f"\n{link}\n" in text_of(news)
+    assert link in html_of(news)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data"])
+def test_one_click_ends_the_mails_without_signing_in(
+    service: Service, ada: Person, news: EmailMessage, content_type: str
+) -> None:
+    path = unsubscribe_path(news)
+    for _ in range(2):
+        response = service.http.post(path, data=POST, content_type=content_type)
+        assert response.status_code == 200
+        assert "Set-Cookie" not in response.headers
+        assert service.account(ada.headers).json["email_updates"] is False
+    announce(service, "More news")
+    assert work_off(service) == []
+
+
+# The command
+
+
+def run(service: Service, *arguments: str, status: int = 0) -> Result:
+    info = ScriptInfo(create_app=lambda: service.app)
+    done = CliRunner().invoke(tiles, ["announce", *arguments], obj=info)
+    assert done.exit_code == status, (done.output, done.exception)
+    return done
+
+
+def written(folder: Path, text: str | bytes = NEWS) -> str:
+    file = folder / "news.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(file)
+
+
+@any_database
+def test_the_command_says_how_far_it_has_come(service: Service, ada: Person, tmp_path: Path) -> None:
+    command = (written(tmp_path), "--subject", "News", "--json")
+    begun = json.loads(run(service, *command).stdout)
+    assert begun == {"announcement": begun["announcement"], "queued": 0, "recipients": 1, "finished": False}
+    assert recipients(work_off(service)) == [ada.email]
+    assert json.loads(run(service, *command).stdout) == begun | {"queued": 1, "finished": True}
+    assert [line.split() for line in run(service, *command[:-1]).stdout.splitlines()][1:] == [
+        ["queued", "1"],
+        ["recipients", "1"],
+        ["finished", "yes"],
+    ]
+
+
+@any_database
+def test_the_mark_that_some_editors_put_before_a_text_is_not_mailed(
+    service: Service, ada: Person, tmp_path: Path
+) -> None:
+    plain = json.loads(run(service, written(tmp_path), "--subject", "News", "--json").stdout)
+    for text in (f"\ufeff{NEWS}", NEWS.replace("\n", "\r\n")):
+        again = json.loads(run(service, written(tmp_path, text), "--subject", "News", "--json").stdout)
+        assert again["announcement"] == plain["announcement"]
+    (message,) = work_off(service)
+    assert message["To"] == ada.email
+    assert text_of(message).startswith("Hello,")
+
+
+@any_database
+def test_what_cannot_be_announced_is_refused_in_a_line(service: Service, tmp_path: Path) -> None:
+    cases = [
+        ("News", "", "the text is empty"),
+        ("News", " \n\n", "the text is empty"),
+        ("News", b"\xff\xfe", "not text in UTF-8"),
+        ("News", "a\0b", "not plain text"),
+        ("News", "a\x1b[31mb", "not plain text"),
+        ("", NEWS, "a subject of one line"),
+        ("News\nBcc: eve@example.org", NEWS, "a subject of one line"),
+        ("x" * 501, NEWS, "a subject of one line"),
+        ("News \udcff", NEWS, "a subject of one line"),
+    ]
+    for subject, text, reason in cases:
+        refused = run(service, written(tmp_path, text), "--subject", subject, status=1)
+        assert reason in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    for version in ("2099-01", "", "a b", "\udcff"):
+        assert "is not published" in run(service, "--policy", version, status=1).stderr
+    assert service.rows("announcements") == []
+
+
+@any_database
+def test_what_shall_be_announced_must_be_clear(service: Service, tmp_path: Path) -> None:
+    file = written(tmp_path)
+    for given in ((), (file,), ("--subject", "News"), (file, "--policy", "1"), ("--subject", "News", "--policy", "1"),
+                  (file, "--subject", "News", "--policy", "1")):  # fmt: skip
+        assert "give FILE and --subject, or --policy alone" in run(service, *given, status=2).stderr
+    assert service.rows("announcements") == []
+
+
+@pytest.fixture
+def following(service: Service, tmp_path: Path, database_url: str) -> Iterator[subprocess.Popen[str]]:
+    """The command that announces to 60 people and shows how far it has come, until it is finished."""
+    many(service, 60)
+    command = [TILES, "announce", written(tmp_path), "--subject", "News", "--follow", "--json"]
+    with subprocess.Popen(
+        command, env=environment(tmp_path, database_url=database_url), stdout=-1, stderr=-1, text=True
+    ) as process:
+        wait_for(lambda: service.rows("announcements"))
+        yield process
+        process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    return json.loads(stdout), stderr
+
+
+@any_database
+def test_following_shows_how_far_it_has_come_until_it_is_finished(
+    service: Service, following: "subprocess.Popen[str]"
+) -> None:
+    assert following.poll() is None
+    assert len(work_off(service)) == 60
+    told, stderr = ended(following)
+    assert {name: told[name] for name in ("queued", "recipients", "finished")} == {
+        "queued": 60,
+        "recipients": 60,
+        "finished": True,
+    }
+    # A bar is for a terminal.
+    assert stderr == ""
+
+
+@any_database
+def test_ctrl_c_stops_showing_and_not_the_announcement(service: Service, following: "subprocess.Popen[str]") -> None:
+    # Not while it is still about to begin: it sleeps between two looks.
+    states: list[str] = []
+
+    def sleeps() -> bool:
+        states.append(Path(f"/proc/{following.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        return states[-5:] == ["S"] * 5
+
+    wait_for(sleeps)
+    following.send_signal(signal.SIGINT)
+    told, stderr = ended(following)
+    assert told["finished"] is False
+    assert stderr == "The service goes on with it.\n"
+    assert len(work_off(service)) == 60
