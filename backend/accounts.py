@@ -22,6 +22,7 @@ from backend.errors import (
     Unauthenticated,
     WeakPassword,
     WrongCredentials,
+    WrongPassword,
 )
 from backend.hashing import hasher
 from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, Policy, PreviousAddress
@@ -205,6 +206,21 @@ def _renewed_hash(account: AnyRow, password: str) -> str | None:
     with suppress(Overloaded):
         return hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
     return None
+
+
+def ask_password_again(viewer: Viewer, password: str) -> AnyRow:
+    """Return the viewer's account to somebody who knows its password.
+
+    Raises:
+        WrongPassword: it is another; or an old address took the account back, and whoever had stolen it knows this one.
+    """
+    account = viewer.account
+    throttle().charge("password", account=str(account.id))
+    if not hasher().verify(account.password_hash, password):
+        raise WrongPassword
+    if account.taken_back_at:
+        raise WrongPassword("The account was taken back: choose a new password first, with the link that was mailed.")
+    return account
 
 
 def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:

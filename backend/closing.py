@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import audit, clock, mail
-from backend.accounts import is_as, lock_address, redeem_for, take_address, tell_previous_addresses
+from backend.accounts import ask_password_again, is_as, lock_address, redeem_for, take_address, tell_previous_addresses
 from backend.audit import Actor
 from backend.config import settings
 from backend.db import AnyRow, db, transaction
-from backend.errors import InvalidToken, Unauthenticated, WrongPassword
-from backend.hashing import hasher
+from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Hold, Session
 from backend.sessions import Viewer, account_columns
 from backend.throttle import throttle
@@ -38,10 +37,7 @@ def close(viewer: Viewer, *, password: str, erase: bool) -> Closed:
         WrongPassword: the password asked for again is another.
         Unauthenticated: the account was closed or got another password meanwhile.
     """
-    account = viewer.account
-    throttle().charge("password", account=str(account.id))
-    if not hasher().verify(account.password_hash, password):
-        raise WrongPassword
+    account = ask_password_again(viewer, password)
     with transaction():
         closed = shut(account, erase=erase, actor="person")
     if closed is None:

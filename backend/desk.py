@@ -139,6 +139,8 @@ def release(who: str) -> int:
     """
     account = _one(who)
     with transaction():
+        if not _is_free(account.id):
+            raise Impossible("it is too late: this account is being erased")
         lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
         if not lifted:
             raise Impossible("there is no legal hold on this account")

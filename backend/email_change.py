@@ -4,12 +4,11 @@ import uuid
 
 from sqlalchemy import delete, func, insert, select, update
 
-from backend import audit, clock, mail
-from backend.accounts import is_as, redeem_for, take_address, tell_previous_addresses
-from backend.db import db, reading, transaction
-from backend.errors import InvalidToken, Unauthenticated, WrongPassword
-from backend.hashing import hasher
-from backend.models import Account, PreviousAddress, Session
+from backend import audit, clock, mail, privacy
+from backend.accounts import ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
+from backend.db import AnyRow, db, reading, transaction
+from backend.errors import InvalidToken, Unauthenticated
+from backend.models import Account, Mail, PreviousAddress, Session
 from backend.sessions import Viewer
 from backend.throttle import throttle
 from backend.tokens import Purpose
@@ -24,11 +23,8 @@ def request(viewer: Viewer, *, email: str, password: str) -> None:
         WrongPassword: the password asked for again is another.
         Unauthenticated: the account was closed or got another password meanwhile.
     """
-    account = viewer.account
-    throttle().charge("email-change", account=str(account.id), address=email.lower())
-    throttle().charge("password", account=str(account.id))
-    if not hasher().verify(account.password_hash, password):
-        raise WrongPassword
+    throttle().charge("email-change", account=str(viewer.account.id), address=email.lower())
+    account = ask_password_again(viewer, password)
     with transaction() as session:
         if not session.scalar(select(Account.id).where(is_as(account)).with_for_update(read=True)):
             raise Unauthenticated
@@ -52,22 +48,30 @@ def confirm(*, token: str, client: str | None) -> None:
         take_address(account, new, credentials_id=credentials_id)
         mine = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
         session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
-        _remember(account.id, account.email, new)
+        _remember(account, new)
         tell_previous_addresses(account.id)
+        session.execute(delete(Mail).where(privacy.is_mail_to([account])))
 
 
-def _remember(account_id: uuid.UUID, old: str, new: str) -> None:
-    """Let the old address take the account back for a while; the new one need not."""
-    again = func.lower(PreviousAddress.email) == new.lower()
-    db.session.execute(delete(PreviousAddress).where(PreviousAddress.account_id == account_id, again))
-    if old.lower() != new.lower():
-        row = {"id": uuid.uuid4(), "account_id": account_id, "email": old, "changed_at": clock.now()}
+def _remember(account: AnyRow, new: str) -> None:
+    """Let the address that is left take the account back for a while.
+
+    Where the new one may do that itself, this is its taking back, and nothing after it has a right.
+    """
+    mine = PreviousAddress.account_id == account.id
+    returning = mine & (func.lower(PreviousAddress.email) == new.lower())
+    since = db.session.scalar(select(func.min(PreviousAddress.changed_at)).where(returning))
+    if since:
+        db.session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= since))
+    elif account.email.lower() != new.lower():
+        row = {"id": uuid.uuid4(), "account_id": account.id, "email": account.email, "changed_at": clock.now()}
         db.session.execute(insert(PreviousAddress).values(row))
 
 
 def undo(*, token: str, client: str | None) -> None:
     """Put an old address back, end every session, and have a link for a new password mailed to it.
 
+    Until that is used, the old password, which whoever changed the address knows, changes nothing.
     Whoever closed the account meanwhile did so in vain. Addresses that came later lose their right to take it back,
     those before keep it.
 
@@ -86,12 +90,13 @@ def undo(*, token: str, client: str | None) -> None:
         ).one_or_none()
     if previous is None:
         raise InvalidToken
-    opened = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
+    opened = {"closed_at": None, "erasure_requested_at": None, "erase_after": None, "taken_back_at": clock.now()}
     with transaction() as session:
         take_address(account, previous.email, credentials_id=uuid.uuid4(), **opened)
         session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= previous.changed_at))
         session.execute(delete(Session).where(Session.account_id == account.id))
         mail.enqueue("password_reset", email=previous.email)
         tell_previous_addresses(account.id)
+        session.execute(delete(Mail).where(privacy.is_mail_to([account])))
         if account.closed_at:
             audit.note("reopened", account.id, actor="person")

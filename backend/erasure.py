@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Update, func, insert, select, update
 
 from backend import audit, clock, ledger, mail, receipts
+from backend.accounts import lock_address
 from backend.db import AnyRow, db, leave_remains, reading, transaction
 from backend.models import Account, AuditEntry, Hold
 from backend.privacy import basis_of, rows_about, tables_about_people
@@ -81,6 +82,9 @@ def _mark(since: datetime | None) -> Update:
 def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> int:
     columns = (Account.id, Account.email, Account.erasure_requested_at)
     with transaction() as session:
+        # Of two accounts with one address, the one that is erased last takes the mails to it along.
+        for email in sorted(session.scalars(select(Account.email).where(wanted)), key=str.lower):
+            lock_address(email)
         accounts = session.execute(select(*columns).where(wanted).order_by(Account.id).with_for_update()).all()
         if not accounts:
             return 0

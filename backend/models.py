@@ -54,6 +54,9 @@ class Account(Base):
     password_hash: Mapped[str] = secret(
         Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
     )
+    taken_back_at: Mapped[datetime | None] = personal(
+        "When an old address took the account back: until a new password is chosen, the old one changes nothing", LIFE
+    )
     credentials_id: Mapped[uuid.UUID] = secret(
         Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
     )

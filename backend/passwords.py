@@ -5,10 +5,9 @@ import uuid
 from sqlalchemy import delete, update
 
 from backend import mail
-from backend.accounts import is_as, new_password_hash, redeem_for, tell_previous_addresses
+from backend.accounts import ask_password_again, is_as, new_password_hash, redeem_for, tell_previous_addresses
 from backend.db import AnyRow, changed, transaction
-from backend.errors import InvalidToken, Unauthenticated, WrongPassword
-from backend.hashing import hasher
+from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Session
 from backend.sessions import Viewer
 from backend.throttle import throttle
@@ -49,10 +48,7 @@ def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
         WrongPassword: the current one is another.
         WeakPassword: the new one is easy to guess.
     """
-    account = viewer.account
-    throttle().charge("password", account=str(account.id))
-    if not hasher().verify(account.password_hash, current_password):
-        raise WrongPassword
+    account = ask_password_again(viewer, current_password)
     password_hash = new_password_hash(new_password, name=account.name, email=account.email, pointer="/new_password")
     with transaction() as session:
         credentials_id = _replace_password(account, password_hash)
@@ -67,7 +63,9 @@ def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     """Replace the password of an account as it was read, and tell; None when it has changed since, by whatever."""
     credentials_id = uuid.uuid4()
     replaced = changed(
-        update(Account).where(is_as(account)).values(password_hash=password_hash, credentials_id=credentials_id)
+        update(Account)
+        .where(is_as(account))
+        .values(password_hash=password_hash, credentials_id=credentials_id, taken_back_at=None)
     )
     if not replaced:
         return None

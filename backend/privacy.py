@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, func, or_, select
+from sqlalchemy import ColumnElement, Table, and_, func, or_, select
 
 from backend import clock
 from backend.db import AnyRow, Base, reading
@@ -77,22 +77,29 @@ def basis_of(table: Table) -> str | None:
 
 
 def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
-    """Return the condition that a row of a table is about one of these accounts (each with its id and email).
-
-    Mails to its address that were asked for without a session are among them, but neither those of another account
-    with that address, nor a receipt, nor the one with which somebody is just registering anew.
-    """
+    """Return the condition that a row of a table is about one of these accounts (each with its id and email)."""
     ids = [account.id for account in accounts]
     if table is Account.__table__:
         return table.c.id.in_(ids)
-    mine = table.c.account_id.in_(ids)
-    if table is not Mail.__table__:
-        return mine
+    mine: ColumnElement[bool] = table.c.account_id.in_(ids)
+    return or_(mine, is_mail_to(accounts)) if table is Mail.__table__ else mine
+
+
+def is_mail_to(accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
+    """Return the condition that a mail was asked for without a session, for the address of one of these accounts.
+
+    Neither those of another account with that address are meant, nor a receipt, nor the one with which somebody is
+    just registering anew.
+    """
+    ids, addresses = [account.id for account in accounts], {account.email.lower() for account in accounts}
     other = select(Account.id).where(func.lower(Account.email) == func.lower(Mail.email), Account.id.not_in(ids))
-    addresses = {account.email.lower() for account in accounts}
-    given_up = Mail.abandoned_at.is_not(None)
-    asked = Mail.account_id.is_(None) & (Mail.kind != "erased") & ((Mail.kind != "registration") | given_up)
-    return or_(mine, asked & func.lower(Mail.email).in_(addresses) & ~other.exists())
+    return and_(
+        Mail.account_id.is_(None),
+        Mail.kind != "erased",
+        (Mail.kind != "registration") | Mail.abandoned_at.is_not(None),
+        func.lower(Mail.email).in_(addresses),
+        ~other.exists(),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
 NEW_COLUMNS = (
+    ("taken_back_at", MOMENT),
     ("erasure_requested_at", MOMENT),
     ("erase_after", MOMENT),
     ("erasing_since", MOMENT),

@@ -1,0 +1,255 @@
+"""What several tests of an account's changes and of its end do: one step of a person each, links read from mails."""
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from email.message import EmailMessage
+from threading import Barrier
+from typing import Any, TypeVar
+
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, bearer, text_of, token_of
+from werkzeug.test import TestResponse
+
+from backend import desk, erasure, ledger
+
+T = TypeVar("T")
+MakeService = Callable[..., Service]
+MoveClock = Callable[[timedelta], None]
+
+CHANGE_CONFIRM = "Confirm your new TILES address"
+CHANGED = "Your TILES email address was changed"
+CLOSED = "Your TILES account is closed"
+ERASE = "Erase your TILES account?"
+ERASED = "Your TILES data have been erased"
+
+
+def post(service: Service, path: str, headers: dict[str, str] | None = None, **body: Any) -> TestResponse:
+    return service.http.post(f"/v1/{path}", json=body, headers=headers)
+
+
+def the_mail(mails: Sequence[EmailMessage], to: str, subject: str) -> EmailMessage:
+    """Return the one mail to an address with a subject."""
+    (found,) = [message for message in mails if (message["To"], message["Subject"]) == (to, subject)]
+    return found
+
+
+def told(mails: Sequence[EmailMessage]) -> set[tuple[str, str]]:
+    """Return who was mailed what."""
+    found = [(message["To"], message["Subject"]) for message in mails]
+    assert len(set(found)) == len(found), found
+    return set(found)
+
+
+def signed_in(service: Service, email: str, password: str = PASSWORD) -> dict[str, str]:
+    """Sign in, and return the headers of the session."""
+    response = service.sign_in(email, password)
+    assert response.status_code == 201, response.text
+    return bearer(response.json["session"]["token"])
+
+
+def request_email_change(
+    service: Service, headers: dict[str, str], email: str, password: str = PASSWORD
+) -> TestResponse:
+    return post(service, "account/email-changes", headers, email=email, password=password)
+
+
+def ask_for_email_change(service: Service, headers: dict[str, str], email: str, password: str = PASSWORD) -> str:
+    """Ask for another address, and return the token from the mail to it."""
+    assert request_email_change(service, headers, email, password).status_code == 202
+    return token_of(the_mail(service.deliver(), email, CHANGE_CONFIRM))
+
+
+def confirm_email_change(service: Service, token: str) -> TestResponse:
+    return post(service, "email-changes/confirm", token=token)
+
+
+def change_email(service: Service, headers: dict[str, str], email: str, password: str = PASSWORD) -> list[EmailMessage]:
+    """Change the address from the form to the last mail, and return the mails that came of it."""
+    response = confirm_email_change(service, ask_for_email_change(service, headers, email, password))
+    assert response.status_code == 204, response.text
+    return service.deliver()
+
+
+def undo(service: Service, token: str) -> TestResponse:
+    return post(service, "email-changes/undo", token=token)
+
+
+def undo_link(service: Service, headers: dict[str, str], old: str, new: str, password: str = PASSWORD) -> str:
+    """Change the address, and return the token that the old one was mailed."""
+    return token_of(the_mail(change_email(service, headers, new, password), old, CHANGED))
+
+
+def recover(service: Service, token: str, old: str) -> dict[str, str]:
+    """Take the account back and choose a new password, as the notice says; return the headers of the new session."""
+    response = undo(service, token)
+    assert response.status_code == 204, response.text
+    (reset,) = [message for message in service.deliver() if "/password-reset#" in text_of(message)]
+    assert reset["To"] == old
+    assert service.reset(token_of(reset)).status_code == 204
+    return signed_in(service, old, OTHER_PASSWORD)
+
+
+def change_password(service: Service, headers: dict[str, str], new: str, *, current: str = PASSWORD) -> None:
+    passwords = {"current_password": current, "new_password": new}
+    assert service.http.put("/v1/account/password", json=passwords, headers=headers).status_code == 204
+
+
+def close(service: Service, headers: dict[str, str], *, erase: bool = False, password: str = PASSWORD) -> TestResponse:
+    return post(service, "account/close", headers, password=password, erase=erase)
+
+
+def closed_by(
+    service: Service, headers: dict[str, str], email: str, *, erase: bool = False, password: str = PASSWORD
+) -> str:
+    """Close an account, and return the token from the mail that opens it again."""
+    response = close(service, headers, erase=erase, password=password)
+    assert response.status_code == 200, response.text
+    return token_of(the_mail(service.deliver(), email, CLOSED))
+
+
+def cancel(service: Service, token: str) -> TestResponse:
+    return post(service, "erasure-requests/cancel", token=token)
+
+
+def request_erasure(service: Service, email: str) -> TestResponse:
+    return post(service, "erasure-requests", email=email)
+
+
+def ask_for_erasure(service: Service, email: str) -> str:
+    """Ask for erasure without the app, and return the token from the mail."""
+    assert request_erasure(service, email).status_code == 202
+    return token_of(the_mail(service.deliver(), email, ERASE))
+
+
+def confirm_erasure(service: Service, token: str) -> TestResponse:
+    return post(service, "erasure-requests/confirm", token=token)
+
+
+def erase_due(service: Service) -> int:
+    """Let the worker erase what is due."""
+    with service.app.app_context():
+        return erasure.erase_due()
+
+
+def people(service: Service, count: int) -> list[Person]:
+    """Have people who closed their accounts to have them erased."""
+    found = [service.register(name=f"Ada {number}", email=f"ada{number}@example.org") for number in range(count)]
+    for person in found:
+        assert close(service, person.headers, erase=True).status_code == 200
+    service.deliver()
+    return found
+
+
+def receipt_of(message: EmailMessage) -> str:
+    """Return the receipt that stands alone on a line of a mail's text."""
+    found = re.search(r"^(\S{100,})$", text_of(message), re.MULTILINE)
+    assert found, text_of(message)
+    return found.group(1)
+
+
+def at_once(*acts: Callable[[], T]) -> list[T]:
+    """Do some things in the same moment, each in a thread of its own, and return what came of each."""
+    ready = Barrier(len(acts))
+
+    def act(number: int) -> T:
+        ready.wait()
+        return acts[number]()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(act, range(len(acts))))
+
+
+@contextmanager
+def turning_away(mail_server: MailServer, address: str) -> Iterator[None]:
+    """Let the mail server answer meanwhile that one mailbox cannot be reached just now."""
+
+    async def handle_rcpt(_server: SMTP, _session: Session, envelope: Envelope, address_: str, _: list[str]) -> str:
+        if address_ == address:
+            return "451 4.7.1 try again later"
+        envelope.rcpt_tos.append(address_)
+        return "250 OK"
+
+    mail_server.handle_RCPT = handle_rcpt  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del mail_server.handle_RCPT
+
+
+def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have something done once, after the next accounts are marked and before the ledger names them."""
+    opened = ledger.opened
+
+    @contextmanager
+    def act_first() -> Iterator[Callable[[Iterable[uuid.UUID], datetime], None]]:
+        patch.setattr(ledger, "opened", opened)
+        with opened() as append:
+
+            def act_and_append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
+                act()
+                append(account_ids, erased_at)
+
+            yield act_and_append
+
+    patch.setattr(ledger, "opened", act_first)
+
+
+@contextmanager
+def no_ledger(service: Service) -> Iterator[None]:
+    """Let the ledger be what nobody can write meanwhile, not even root."""
+    with service.app.app_context():
+        path = ledger.path()
+    path.mkdir()
+    yield
+    path.rmdir()
+
+
+def fail_to_mail(service: Service, mail_server: MailServer, path: str, **body: str) -> None:
+    """Ask for a mail that the server refuses for good."""
+    mail_server.refuse = "550 5.1.1 no such mailbox"
+    assert post(service, path, **body).status_code == 202
+    assert service.deliver() == []
+    mail_server.refuse = None
+
+
+def finish_erasing(service: Service) -> int:
+    """Let the worker erase until nothing is due, and return how many accounts that were."""
+    erased = 0
+    while done := erase_due(service):
+        erased += done
+    return erased
+
+
+def in_ledger(service: Service) -> list[uuid.UUID]:
+    """Return the accounts that the ledger names, as often as it does."""
+    with service.app.app_context():
+        return [account for account, _ in ledger.read()]
+
+
+def hold(service: Service, who: str, until: datetime) -> None:
+    """Place a legal hold, as the data manager does."""
+    with service.app.app_context():
+        desk.hold(who, basis="Court order 12 of 2026", until=until)
+
+
+def overdue(service: Service) -> list[uuid.UUID]:
+    """Return the accounts whose erasure the data manager is shown as late."""
+    with service.app.app_context():
+        return [request.account for request in desk.requests(overdue=True)]
+
+
+def account_id(service: Service, email: str) -> uuid.UUID:
+    """Return the id of the one account with an address."""
+    (found,) = [row["id"] for row in service.rows("accounts") if row["email"] == email]
+    return found if isinstance(found, uuid.UUID) else uuid.UUID(found)
+
+
+def moment(text: str) -> datetime:
+    """Read a moment of an answer, which is in UTC."""
+    assert text.endswith("Z")
+    return datetime.fromisoformat(text)
