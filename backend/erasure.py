@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, select, update
 
 from backend import audit, clock, ledger, mail, receipts
 from backend.accounts import lock_address
 from backend.db import AnyRow, db, leave_remains, reading, transaction
-from backend.models import Account, AuditEntry, Hold
+from backend.models import Account, AuditEntry, Hold, Mail
 from backend.privacy import basis_of, rows_about, tables_about_people
 from backend.throttle import throttle
 
@@ -167,12 +167,33 @@ def replay(path: Path | None = None) -> Replayed:
     """
     entries = dict(ledger.read(path))
     ids, erased = list(entries), 0
+    if path:
+        _copy(entries)
     for start in range(0, len(ids), BATCH):
         batch = ids[start : start + BATCH]
         # What is marked is about to be erased anyway, and to be told.
         erased += _erase(Account.id.in_(batch) & Account.erasing_since.is_(None), clock.now(), tell=False)
         _remember({id_: entries[id_] for id_ in batch})
+        _forget_registrations(batch)
     return Replayed(len(ids), erased)
+
+
+def _copy(entries: dict[uuid.UUID, datetime]) -> None:
+    """Write into this instance's ledger what it lacks of another: the next restore asks this one."""
+    known = dict(ledger.read())
+    with ledger.opened() as append:
+        for id_, erased_at in entries.items():
+            if id_ not in known:
+                append([id_], erased_at)
+
+
+def _forget_registrations(ids: list[uuid.UUID]) -> None:
+    """Delete the mails of registrations that were finished, and erased again, after the backup was made."""
+    with transaction() as session:
+        # An account has the id of the mail with which it began.
+        if session.scalar(select(Mail.id).where(Mail.id.in_(ids)).limit(1)):
+            session.execute(delete(Mail).where(Mail.id.in_(ids)))
+            leave_remains()
 
 
 def _remember(entries: dict[uuid.UUID, datetime]) -> None:

@@ -72,14 +72,22 @@ def read(ledger: Path | None = None) -> Iterator[tuple[uuid.UUID, datetime]]:
     except (OSError, UnicodeDecodeError):
         raise Impossible(f"{found}: cannot be read as a ledger") from None
     for number, line in enumerate(lines, 1):
-        # A power failure may leave zeros where the file had grown.
-        line = line.strip("\0 ")  # noqa: PLW2901
-        if not line:
-            continue
         try:
-            entry = json.loads(line)
-            yield uuid.UUID(entry["account"]), datetime.fromisoformat(entry["erased_at"])
+            if entry := _entry(line.strip("\0 ")):
+                yield entry
         except (ValueError, KeyError, TypeError):
-            # A crash cuts off the end of a line, and what it stood for was not erased then.
-            if not line.startswith("{"):
-                raise Impossible(f"{found}: line {number} is none of a ledger") from None
+            raise Impossible(f"{found}: line {number} is none of a ledger") from None
+
+
+def _entry(line: str) -> tuple[uuid.UUID, datetime] | None:
+    """Return what a line says; None where a crash cut it off, for then nothing was erased, or left zeros."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        if line and not line.startswith("{"):
+            raise
+        return None
+    account, erased_at = uuid.UUID(entry["account"]), datetime.fromisoformat(entry["erased_at"])
+    if erased_at.tzinfo is None:
+        raise ValueError
+    return account, erased_at
