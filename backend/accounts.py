@@ -37,6 +37,10 @@ BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+# What an account that is not closed has in these columns.
+OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
+
+
 def clean_name(name: str) -> str:
     """Return a name as it is stored: trimmed and in NFC.
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, insert, select, update
 
 from backend import clock
-from backend.db import changed, db, insert_unless_taken, reading, transaction
+from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.errors import Impossible
 from backend.models import REASON_LENGTH, Account, Announcement, Mail, Policy
 
 BATCH = 50
+IDS = 2**128
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,24 @@ def announce_policy(version: str) -> Progress:
 
 def _announce(identity: str, **values: str) -> Progress:
     sha256 = hashlib.sha256(identity.encode()).hexdigest()
-    new = {"id": uuid.uuid4(), "sha256": sha256, "created_at": clock.now(), "queued": 0}
+    with reading():
+        parts = max(1, _count_recipients() // BATCH)
+    new = {
+        "id": uuid.uuid4(),
+        "sha256": sha256,
+        "created_at": clock.now(),
+        "queued": 0,
+        "parts": parts,
+        "parts_made": 0,
+    }
     with transaction():
         db.session.execute(insert_unless_taken(Announcement).values(**new, **values))
     with reading() as session:
         return progress(session.scalars(select(Announcement.id).where(Announcement.sha256 == sha256)).one())
+
+
+def _count_recipients() -> int:
+    return db.session.scalar(select(func.count()).select_from(Account).where(Account.wants_mails())) or 0
 
 
 def progress(announcement: uuid.UUID) -> Progress:
@@ -70,40 +84,39 @@ def progress(announcement: uuid.UUID) -> Progress:
         queued, finished_at = session.execute(
             select(Announcement.queued, Announcement.finished_at).where(Announcement.id == announcement)
         ).one()
-        recipients = session.scalar(select(func.count()).select_from(Account).where(_wants_mails())) or 0
+        recipients = _count_recipients()
     return Progress(announcement, queued, recipients, finished_at is not None)
 
 
-def _wants_mails() -> ColumnElement[bool]:
-    return Account.email_updates & Account.closed_at.is_(None)
-
-
 def queue_some() -> int:
-    """Put the next mails of the oldest unfinished announcement in the queue; return how many, 0 when all are made."""
+    """Put the next mails of the oldest unfinished announcement in the queue; return how many, 0 when all are made.
+
+    A part is a range of the random ids that accounts have, so that nothing about anybody is noted.
+    """
+    while (running := _running()) is not None:
+        if made := _queue_part(running):
+            return made
+    return 0
+
+
+def _running() -> AnyRow | None:
+    columns = (Announcement.id, Announcement.parts, Announcement.parts_made)
+    oldest = select(*columns).where(Announcement.finished_at.is_(None)).order_by(Announcement.created_at).limit(1)
     with reading() as session:
-        running = session.execute(
-            select(Announcement.id, Announcement.reached)
-            .where(Announcement.finished_at.is_(None))
-            .order_by(Announcement.created_at)
-            .limit(1)
-        ).one_or_none()
-    if running is None:
-        return 0
-    now = clock.now()
-    following = select(Account.id).where(_wants_mails()).order_by(Account.id).limit(BATCH)
-    if running.reached:
-        following = following.where(Account.id > running.reached)
+        return session.execute(oldest).one_or_none()
+
+
+def _queue_part(running: AnyRow) -> int:
+    now, next_part = clock.now(), running.parts_made + 1
+    finished_at = now if next_part == running.parts else None
     with transaction() as session:
         # None of them is erased before its mail is in the queue.
-        ids = session.scalars(following.with_for_update(read=True, key_share=True)).all()
-        step = (
-            {"reached": ids[-1], "queued": Announcement.queued + len(ids)}
-            if ids
-            else {"reached": None, "finished_at": now}
-        )
-        # Of several workers at the same place one goes on.
-        here = (Announcement.id == running.id) & Announcement.reached.is_not_distinct_from(running.reached)
-        if not changed(update(Announcement).where(here, Announcement.finished_at.is_(None)).values(**step)):
+        part = select(Account.id).where(Account.wants_mails(), *_range(running.parts_made, running.parts))
+        ids = session.scalars(part.with_for_update(read=True, key_share=True)).all()
+        # Of several workers at the same part one goes on.
+        here = (Announcement.id == running.id) & (Announcement.parts_made == running.parts_made)
+        step = {"parts_made": next_part, "queued": Announcement.queued + len(ids), "finished_at": finished_at}
+        if not changed(update(Announcement).where(here).values(**step)):
             return 0
         mails = [
             {"id": uuid.uuid4(), "kind": "announcement", "account_id": id_, "about": running.id, "attempts": 0,
@@ -112,5 +125,11 @@ def queue_some() -> int:
         ]  # fmt: skip
         if mails:
             session.execute(insert(Mail), mails)
-    # Where one is finished the next may wait.
-    return len(ids) or queue_some()
+    return len(ids)
+
+
+def _range(part: int, parts: int) -> list[ColumnElement[bool]]:
+    """Return the condition that an account's id is in this part of all ids there can be."""
+    first, end = (IDS * number // parts for number in (part, part + 1))
+    bounds = [Account.id >= uuid.UUID(int=first)]
+    return bounds if end == IDS else [*bounds, Account.id < uuid.UUID(int=end)]

@@ -2,22 +2,19 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import delete, insert, select
 
 from backend import clock
 from backend.db import AnyRow, db, reading, transaction
-from backend.models import AuditEntry, Disclosure
+from backend.models import KEEP_RECORDS, AuditEntry, Disclosure
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
     "found", "exported", "held", "released", "disclosed",
 ]  # fmt: skip
 Actor = Literal["person", "data manager", "service"]
-# The longest ordinary limitation period for claims about data protection (DESIGN: kept to show that the law was kept).
-KEPT = timedelta(days=3 * 365)
 MOST_SHOWN = 1000
 
 
@@ -47,7 +44,7 @@ def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
 
 def tidy() -> None:
     """Forget what no longer has to be shown."""
-    oldest = clock.now() - KEPT
+    oldest = clock.now() - KEEP_RECORDS
     with transaction() as session:
         session.execute(delete(AuditEntry).where(AuditEntry.at < oldest))
         session.execute(delete(Disclosure).where(Disclosure.disclosed_at < oldest))

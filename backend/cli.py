@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from backend import cli_data, cli_public, create_app, db, erasure, mail, privacy, worker
+from backend import cli_data, cli_public, create_app, db, erasure, mail, privacy, remains, worker
 from backend.config import OWNER_ONLY, SettingsError, settings
-from backend.console import as_json_option, progress, show
+from backend.console import Group, as_json_option, progress, show
 from backend.errors import Impossible
 from backend.hashing import LINE
 from backend.logs import configure
@@ -126,8 +126,9 @@ def mail_group() -> None:
 @mail_group.command("work")
 @with_appcontext
 def mail_work() -> None:
-    """Send mails until stopped; run as many of these as you like.
+    """Send mails, erase what is due and tidy up until stopped; run as many of these as you like.
 
+    Each machine writes what it erases into the ledger in its own instance folder: share it, or back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
     stop = threading.Event()
@@ -149,7 +150,7 @@ def mail_deliver(*, as_json: bool) -> None:
         msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
         raise click.ClickException(msg) from None
     finally:
-        db.scrub(Mail)
+        remains.scrub(Mail)
     show({"tried": tried}, as_json=as_json)
 
 
@@ -169,7 +170,7 @@ def mail_retry(*, as_json: bool) -> None:
     show({"queued": mail.retry()}, as_json=as_json)
 
 
-@tiles.group("db")
+@tiles.group("db", cls=Group)
 def db_group() -> None:
     """The database."""
 
@@ -199,16 +200,11 @@ def db_scrub(*, as_json: bool) -> None:
     """  # noqa: D301 - click reads the backspace
     tables = privacy.tables_about_people()
     seconds, begun = {}, time.monotonic()
-    try:
-        with progress(len(tables), "Writing anew") as bar:
-            for name in db.rewrite(tables):
-                seconds[name] = round(time.monotonic() - begun, 2)
-                begun = time.monotonic()
-                bar.update(1)
-    except OperationalError:
-        table = tables[len(seconds)].name
-        msg = f"{table} could not be locked, as somebody has been using it for long; try again when it is quieter"
-        raise click.ClickException(msg) from None
+    with progress(len(tables), "Writing anew") as bar:
+        for name in remains.rewrite(tables):
+            seconds[name] = round(time.monotonic() - begun, 2)
+            begun = time.monotonic()
+            bar.update(1)
     if as_json:
         show({"locked_seconds": seconds}, as_json=True)
     else:

@@ -1,7 +1,6 @@
 """`tiles data`: the data manager's commands about accounts. Each parses, calls one function, prints."""
 
 import sys
-from collections import deque
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import IO, Any
 import click
 from flask.cli import with_appcontext
 
-from backend import clock, db, desk, erasure, ledger, receipts
+from backend import clock, desk, erasure, ledger, receipts, remains
+from backend.config import settings
 from backend.console import (
     Day,
     Group,
@@ -77,14 +77,15 @@ def find(who: str, *, as_json: bool) -> None:
 @data.command("export")
 @WHO
 @output_option
+@as_json_option
 @with_appcontext
-def export(who: str, output: Path | None) -> None:
+def export(who: str, output: Path | None, *, as_json: bool) -> None:
     """Write a copy of everything that is held about an account.
 
     It is one JSON document, the same that the person can take in the app. Hand it to nobody but the person: be sure who
     asks before you send it. A file is not erased with the account: delete it yourself.
     """
-    write(asdict(desk.export(who)), output)
+    write(asdict(desk.export(who)), output, as_json=as_json)
 
 
 @data.command("close")
@@ -123,7 +124,8 @@ def erase(who: str | None, *, now: bool, due: bool, yes: bool, as_json: bool) ->
         show({"erased": _erase_due()}, as_json=as_json)
         return
     assert who is not None
-    ending = "have it erased for good, now" if now else "have it erased after the grace period"
+    grace = settings().erasure_grace_days
+    ending = "have it erased for good, now" if now or not grace else f"have it erased after {grace} days"
     sure(f"Close the account of {who} and {ending}?", yes=yes)
     closed = desk.erase(who, at_once=now)
     if closed.erase_after and closed.erase_after <= clock.now():
@@ -143,9 +145,13 @@ def _erase_due() -> int:
     except OSError as error:
         msg = f"{ledger.path()}: the ledger cannot be written ({error.strerror}), and nothing is erased until it can be"
         raise click.ClickException(msg) from None
-    if db.has_remains():
-        deque(db.rewrite(()), maxlen=0)
+    _compact()
     return erased
+
+
+def _compact() -> None:
+    if remains.has_remains():
+        remains.compact()
 
 
 @data.command("hold")
@@ -165,13 +171,16 @@ def hold(who: str, basis: str, until: datetime, *, as_json: bool) -> None:
 
 @data.command("release")
 @WHO
+@yes_option
 @as_json_option
 @with_appcontext
-def release(who: str, *, as_json: bool) -> None:
+def release(who: str, *, yes: bool, as_json: bool) -> None:
     """Lift every legal hold on an account.
 
-    An erasure that waited is done when it is due: at once, if its day is over.
+    An erasure that waited is done when it is due: at once, if its day is over; then you are asked first.
     """
+    if desk.is_late_but_for_a_hold(who):
+        sure(f"Release the account of {who}, and have it erased for good, now?", yes=yes)
     show({"released": desk.release(who)}, as_json=as_json)
 
 
@@ -180,8 +189,9 @@ def release(who: str, *, as_json: bool) -> None:
 @click.option("--authority", required=True, help="Who is given the data, such as an office and its place.")
 @BASIS
 @output_option
+@as_json_option
 @with_appcontext
-def disclose(who: str, authority: str, basis: str, output: Path | None) -> None:
+def disclose(who: str, authority: str, basis: str, output: Path | None, *, as_json: bool) -> None:
     """Record a disclosure, and write what is handed over.
 
     For when an authority may lawfully have the data. All that is held is written, as JSON. The record is kept for 3
@@ -190,7 +200,7 @@ def disclose(who: str, authority: str, basis: str, output: Path | None) -> None:
     """
     found = desk.disclose(who, authority=authority, basis=basis)
     try:
-        write(asdict(found), output)
+        write(asdict(found), output, as_json=as_json)
     except click.ClickException as error:
         msg = f"{error.message}; the disclosure is recorded: write the data with `tiles data export`"
         raise click.ClickException(msg) from None
@@ -215,17 +225,20 @@ def requests(*, overdue: bool, as_json: bool) -> None:
 
 @data.command("replay-erasures")
 @click.option("--ledger", "file", type=click.Path(path_type=Path), metavar="FILE", help="Another than the instance's.")
+@yes_option
 @as_json_option
 @with_appcontext
-def replay_erasures(file: Path | None, *, as_json: bool) -> None:
+def replay_erasures(file: Path | None, *, yes: bool, as_json: bool) -> None:
     """Erase again whoever a restored backup brought back.
 
     `tiles serve` does it at each start with the ledger in its instance folder. Where several machines had one each, run
-    this with the others' too. Doing it twice changes nothing, and nobody is mailed again.
+    this with the others' too. Doing it twice changes nothing, and nobody is mailed again. What people asked for after
+    the backup was made and what had not been done, such as closing an account, is lost with the restore: tell them.
     """
+    if file:
+        sure(f"Erase for good every account that {file} names?", yes=yes)
     found = erasure.replay(file)
-    if db.has_remains():
-        deque(db.rewrite(()), maxlen=0)
+    _compact()
     if not found.in_ledger:
         click.echo(f"Note: {file or ledger.path()} names no erasure; is it the right one?", err=True)
     show(asdict(found), as_json=as_json)

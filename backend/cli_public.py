@@ -162,10 +162,11 @@ def _beginning(message: str) -> str:
 
 @feedback_group.command("export")
 @output_option
+@as_json_option
 @with_appcontext
-def feedback_export(output: Path | None) -> None:
+def feedback_export(output: Path | None, *, as_json: bool) -> None:
     """Write all messages, whole, as one JSON document."""
-    write({"feedback": _feedback()}, output)
+    write({"feedback": _feedback()}, output, as_json=as_json)
 
 
 commands = (policy_group, announce, show_inventory, feedback_group)

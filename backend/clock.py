@@ -3,6 +3,11 @@
 from datetime import UTC, datetime
 
 
+def rfc3339(moment: datetime) -> str:
+    """Return a moment in UTC as text, to the second (RFC 3339)."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def now() -> datetime:
     """Return the present moment, aware and in UTC."""
     return datetime.now(UTC)

@@ -8,12 +8,20 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import audit, clock, mail
-from backend.accounts import ask_password_again, is_as, lock_address, redeem_for, take_address, tell_previous_addresses
+from backend.accounts import (
+    OPEN,
+    ask_password_again,
+    is_as,
+    lock_address,
+    redeem_for,
+    take_address,
+    tell_previous_addresses,
+)
 from backend.audit import Actor
 from backend.config import settings
 from backend.db import AnyRow, db, transaction
 from backend.errors import InvalidToken, Unauthenticated
-from backend.models import Account, Hold, Session
+from backend.models import Account, Hold, Session, with_hold
 from backend.sessions import Viewer, account_columns
 from backend.throttle import throttle
 from backend.tokens import Purpose
@@ -90,7 +98,7 @@ def cancel(*, token: str, client: str | None) -> None:
     throttle().charge("token", client=client)
     account, _ = redeem_for(Purpose.ERASURE_CANCEL, token)
     with transaction():
-        take_address(account, account.email, closed_at=None, erasure_requested_at=None, erase_after=None)
+        take_address(account, account.email, **OPEN)
         tell_previous_addresses(account.id)
         audit.note("reopened", account.id, actor="person")
 
@@ -120,11 +128,5 @@ def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None 
         audit.note("closed", account.id, actor=actor)
     if erase:
         audit.note("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
-    return Closed(row.closed_at, _delayed(account.id, row.erase_after))
-
-
-def _delayed(account_id: uuid.UUID, erase_after: datetime | None) -> datetime | None:
-    held_until = db.session.scalar(
-        select(func.max(Hold.until)).where(Hold.account_id == account_id, Hold.until > clock.now())
-    )
-    return max(erase_after, held_until) if erase_after and held_until else erase_after
+    held_until = db.session.scalar(select(Hold.latest(now)).select_from(Account).where(Account.id == account.id))
+    return Closed(row.closed_at, with_hold(row.erase_after, held_until))

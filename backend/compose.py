@@ -5,7 +5,7 @@ import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from email.utils import parseaddr
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, select
 from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
 from backend.db import AnyRow, reading
-from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress
+from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 
@@ -140,16 +140,14 @@ def _account_closed(mail: AnyRow) -> Draft | None:
         "held_until": account.held_until.date() if account.held_until else None,
         "asked": account.erasure_requested_at is not None,
         "erasure_url": f"{settings().public_url}/erasure",
-        **(_link_for(Purpose.ERASURE_CANCEL, account) if erase_on else {"link": None, "token": None}),
+        **_link_for(Purpose.ERASURE_CANCEL, account),
     }
     return Draft(account.email, "account_closed", context)
 
 
 def _erase_on(account: AnyRow) -> date | None:
-    if account.erase_after is None:
-        return None
-    due: datetime = max(account.erase_after, account.held_until or account.erase_after)
-    return due.date()
+    due = with_hold(account.erase_after, account.held_until)
+    return due.date() if due else None
 
 
 def _erased(mail: AnyRow) -> Draft | None:
@@ -171,8 +169,7 @@ def _erased(mail: AnyRow) -> Draft | None:
 
 
 def _announcement(mail: AnyRow) -> Draft | None:
-    wants = (Account.id == mail.account_id) & Account.email_updates & Account.closed_at.is_(None)
-    account = _account(wants)
+    account = _account((Account.id == mail.account_id) & Account.wants_mails())
     with reading() as session:
         found = session.execute(
             select(Announcement.subject, Announcement.text, Policy.version, Policy.effective_on, Policy.sha256)
@@ -185,6 +182,7 @@ def _announcement(mail: AnyRow) -> Draft | None:
     headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
     context = {**found._asdict(), "unsubscribe_url": url, "privacy_url": f"{settings().public_url}/privacy"}
     if found.version:
+        context["upcoming"] = found.effective_on > clock.now().date()
         return Draft(account.email, "policy_changed", context, headers)
     context["paragraphs"] = [part.strip() for part in found.text.split("\n\n") if part.strip()]
     return Draft(account.email, "announcement", context, headers)

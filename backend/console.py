@@ -12,6 +12,7 @@ from uuid import UUID
 import click
 from click._termui_impl import ProgressBar
 
+from backend import clock
 from backend.errors import Impossible
 
 
@@ -93,7 +94,7 @@ def plain(value: object) -> object:
     """Return a value as JSON has it: times in RFC 3339, ids as text."""
     match value:
         case datetime():
-            return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+            return clock.rfc3339(value)
         case date() | UUID():
             return str(value)
         case _:
@@ -105,9 +106,9 @@ def dump(found: object, **options: Any) -> str:
     return json.dumps(found, default=plain, ensure_ascii=False, **options)
 
 
-def write(found: object, output: Path | None) -> None:
-    """Write one JSON document to a file or to the terminal."""
-    text = dump(found, indent=2) + "\n"
+def write(found: object, output: Path | None, *, as_json: bool) -> None:
+    """Write one JSON document to a file or to the terminal: for a person to read, or in one line for a script."""
+    text = dump(found, indent=None if as_json else 2) + "\n"
     if output is None:
         click.echo(text, nl=False)
         return

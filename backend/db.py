@@ -1,9 +1,8 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
-import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -25,12 +24,8 @@ from sqlalchemy import (
     Engine,
     Executable,
     Row,
-    Table,
     Uuid,
-    delete,
     event,
-    insert,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -43,13 +38,10 @@ from backend.config import settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_BUSY_SECONDS = 10
-REWRITTEN_ROWS = 10_000
-POSTGRESQL_LOCK_SECONDS = 10
-MOST_NOTED = 2**30
 POSTGRESQL_MIGRATION_LOCK = 0x54494C4553
 
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
-_sqlite_writer = threading.Lock()
+sqlite_writer = threading.Lock()
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -146,7 +138,7 @@ def transaction() -> Iterator[scoped_session[Session]]:
     """
     session = db.session
     session.rollback()
-    alone = _sqlite_writer if db.engine.dialect.name == "sqlite" else nullcontext()
+    alone = sqlite_writer if db.engine.dialect.name == "sqlite" else nullcontext()
     with alone:
         token = _writing.set(True)
         try:
@@ -185,102 +177,6 @@ def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
     if db.engine.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
-
-
-def scrub(*tables: type[Base]) -> bool:
-    """Leave nothing of deleted rows of these tables in SQLite's files: true when nothing is.
-
-    SQLite overwrites what it deletes, with two exceptions. A row that moved to another page leaves its bytes in the
-    gap of the old one: so these tables' rows are written anew while they are few. And the write-ahead log keeps what
-    was written until it is emptied. On PostgreSQL nothing is done, and all is well.
-    """
-    if not _is_sqlite() or not _log_size():
-        return True
-    for table in tables:
-        _rewrite(table)
-    return _empty_log()
-
-
-def _is_sqlite() -> bool:
-    return db.engine.dialect.name == "sqlite"
-
-
-def _log_size() -> int:
-    try:
-        return Path(f"{db.engine.url.database}-wal").stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _empty_log() -> bool:
-    with _sqlite_writer, _sqlite() as connection:
-        # Somebody who reads for long is not waited for, as nobody could write meanwhile: the next round tries again.
-        connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
-        return not busy
-
-
-@contextmanager
-def _sqlite() -> Iterator[sqlite3.Connection]:
-    with db.engine.connect() as connection:
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        yield raw
-
-
-def _rewrite(table: type[Base]) -> None:
-    with transaction() as session:
-        rows = session.execute(select(table.__table__).limit(REWRITTEN_ROWS + 1)).mappings().all()
-        if 0 < len(rows) <= REWRITTEN_ROWS:
-            # Emptied whole, a table gives its pages back, and those are overwritten.
-            session.execute(delete(table))
-            session.execute(insert(table), [dict(row) for row in rows])
-
-
-def leave_remains() -> None:
-    """In the caller's transaction: note in the file that what is deleted now may have left copies between rows."""
-    if _is_sqlite():
-        noted = db.session.scalar(text("PRAGMA user_version")) or 0
-        db.session.execute(text(f"PRAGMA user_version = {noted % MOST_NOTED + 1}"))
-
-
-def has_remains() -> bool:
-    """Tell whether copies of deleted rows may be left in SQLite's file."""
-    if not _is_sqlite():
-        return False
-    with _sqlite() as connection:
-        return bool(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def rewrite(tables: Iterable[Table]) -> Iterator[str]:
-    """Write the database anew, so that no file holds bytes of what was deleted; tell each step when it is done.
-
-    SQLite does it in one step, and writers wait meanwhile. PostgreSQL does it table by table, each of which nobody
-    can read or write meanwhile; a table that is not to be had within 10 seconds raises OperationalError.
-    """
-    if _is_sqlite():
-        with _sqlite_writer, _sqlite() as connection:
-            noted = connection.execute("PRAGMA user_version").fetchone()
-            connection.execute("VACUUM")
-            connection.execute("BEGIN IMMEDIATE")
-            # What another process deleted meanwhile is for the next time.
-            if connection.execute("PRAGMA user_version").fetchone() == noted:
-                connection.execute("PRAGMA user_version = 0")
-            connection.execute("COMMIT")
-        _empty_log()
-        yield "database"
-        return
-    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"SET lock_timeout = '{POSTGRESQL_LOCK_SECONDS}s'"))
-        try:
-            for table in tables:
-                connection.execute(text(f"VACUUM FULL {table.name}"))
-                yield table.name
-        finally:
-            connection.execute(text("RESET lock_timeout"))
 
 
 def _alembic() -> Config:

@@ -73,11 +73,6 @@ def kept(category: Category, purpose: str, retention: str, *args: Any, **options
     return _column(Declaration(category, purpose, retention, KEPT + ACCOUNTABILITY), args, options)
 
 
-def passing(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what the service needs for a while, in a table that is about nobody."""
-    return _column(Declaration(Category.TECHNICAL, purpose, retention, UNTOUCHED), args, options)
-
-
 def public(purpose: str, *args: Any, **options: Any) -> MappedColumn[Any]:
     """Declare what is about nobody."""
     return _column(Declaration(Category.PUBLIC, purpose, FOR_GOOD, UNTOUCHED), args, options)

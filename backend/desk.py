@@ -14,11 +14,10 @@ from backend.accounts import clean_email
 from backend.closing import Closed
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import Impossible
-from backend.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress
+from backend.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress, with_hold
 from backend.sessions import account_columns
 
 MANAGER: audit.Actor = "data manager"
-SHORTEST_NAME = 2
 
 
 def _accounts(condition: ColumnElement[bool]) -> list[AnyRow]:
@@ -149,6 +148,16 @@ def release(who: str) -> int:
     return lifted
 
 
+def is_late_but_for_a_hold(who: str) -> bool:
+    """Tell whether an account would be erased at once if its legal holds were lifted.
+
+    Raises:
+        Impossible: there is not exactly one such account.
+    """
+    account = _one(who)
+    return account.held_until is not None and account.erase_after is not None and account.erase_after <= clock.now()
+
+
 def _tell_if_waiting(account: AnyRow) -> None:
     if account.erase_after:
         mail.enqueue("account_closed", account_id=account.id)
@@ -187,17 +196,9 @@ def _refuse_naming(account: AnyRow, text: str) -> None:
         previous = session.scalars(
             select(PreviousAddress.email).where(PreviousAddress.account_id == account.id)
         ).all()  # fmt: skip
-    said = unicodedata.normalize("NFKC", text).casefold()
-    if _words(_proper(account.name or "")) & _words(text) or any(
-        email.casefold() in said for email in (account.email, *previous)
-    ):
-        raise Impossible("leave the person's name and address out: this may be kept longer than they are")
-
-
-def _proper(name: str) -> str:
-    """Return of a name what names: not the "of" or "van der", unless there is nothing else."""
-    words = [word for word in name.split() if len(word) >= SHORTEST_NAME]
-    return " ".join([word for word in words if not word[0].islower()] or words)
+    said, name = unicodedata.normalize("NFKC", text).casefold(), _words(account.name or "")
+    if (name and name <= _words(text)) or any(email.casefold() in said for email in (account.email, *previous)):
+        raise Impossible("leave the person's name and address out: whoever reads this needs neither")
 
 
 def _words(text: str) -> set[str]:
@@ -236,7 +237,7 @@ def requests(*, overdue: bool = False) -> list[Request]:
 def _request(now: datetime, row: AnyRow) -> Request:
     account, asked, due, held = row
     age = (now - asked).days if asked else None
-    return Request(account, asked, age, max(due, held or due), held, overdue=due <= now and held is None)
+    return Request(account, asked, age, with_hold(due, held) or due, held, overdue=due <= now and held is None)
 
 
 def audit_trail(who: str | None) -> list[AnyRow]:

@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy import delete, func, insert, select, update
 
 from backend import audit, clock, mail, privacy
-from backend.accounts import ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
+from backend.accounts import OPEN, ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
 from backend.db import AnyRow, db, reading, transaction
 from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Mail, PreviousAddress, Session
@@ -71,7 +71,8 @@ def _remember(account: AnyRow, new: str) -> None:
 def undo(*, token: str, client: str | None) -> None:
     """Put an old address back, end every session, and have a link for a new password mailed to it.
 
-    Until that is used, the old password, which whoever changed the address knows, changes nothing.
+    Until that is used, the old password, which whoever changed the address knows, neither changes the address or the
+    password nor closes the account.
     Whoever closed the account meanwhile did so in vain. Addresses that came later lose their right to take it back,
     those before keep it.
 
@@ -90,9 +91,8 @@ def undo(*, token: str, client: str | None) -> None:
         ).one_or_none()
     if previous is None:
         raise InvalidToken
-    opened = {"closed_at": None, "erasure_requested_at": None, "erase_after": None, "taken_back_at": clock.now()}
     with transaction() as session:
-        take_address(account, previous.email, credentials_id=uuid.uuid4(), **opened)
+        take_address(account, previous.email, credentials_id=uuid.uuid4(), taken_back_at=clock.now(), **OPEN)
         session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= previous.changed_at))
         session.execute(delete(Session).where(Session.account_id == account.id))
         mail.enqueue("password_reset", email=previous.email)

@@ -16,9 +16,10 @@ from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, sele
 
 from backend import audit, clock, ledger, mail, receipts
 from backend.accounts import lock_address
-from backend.db import AnyRow, db, leave_remains, reading, transaction
-from backend.models import Account, AuditEntry, Hold, Mail
+from backend.db import AnyRow, db, reading, transaction
+from backend.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
 from backend.privacy import basis_of, rows_about, tables_about_people
+from backend.remains import leave_remains
 from backend.throttle import throttle
 
 BATCH = 100
@@ -50,7 +51,7 @@ def erase_due() -> int:
         taken = _take(now)
         if not taken:
             return 0
-        append(taken, now)
+        append(dict.fromkeys(taken, now))
     return _erase(Account.id.in_(taken) & Account.erasing_since.is_not(None), now)
 
 
@@ -92,8 +93,8 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
         kept = _count_kept([account.id for account in accounts])
         for account in accounts:
             details = {
-                "requested_at": _moment(account.erasure_requested_at),
-                "erased_at": _moment(now),
+                "requested_at": clock.rfc3339(asked) if (asked := account.erasure_requested_at) else None,
+                "erased_at": clock.rfc3339(now),
                 "removed": [{"store": store, "rows": rows[account.id]} for store, rows in removed.items()],
                 "kept": kept[account.id],
             }
@@ -102,10 +103,6 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
                 mail.enqueue("erased", email=account.email, about=entry)
         leave_remains()
     return len(accounts)
-
-
-def _moment(moment: datetime | None) -> str | None:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}" if moment else None
 
 
 def _delete(accounts: Sequence[AnyRow]) -> dict[str, Counter[uuid.UUID]]:
@@ -182,9 +179,7 @@ def _copy(entries: dict[uuid.UUID, datetime]) -> None:
     """Write into this instance's ledger what it lacks of another: the next restore asks this one."""
     known = dict(ledger.read())
     with ledger.opened() as append:
-        for id_, erased_at in entries.items():
-            if id_ not in known:
-                append([id_], erased_at)
+        append({id_: erased_at for id_, erased_at in entries.items() if id_ not in known})
 
 
 def _forget_registrations(ids: list[uuid.UUID]) -> None:
@@ -202,10 +197,10 @@ def _remember(entries: dict[uuid.UUID, datetime]) -> None:
     marked = select(Account.id).where(Account.id.in_(entries))
     with transaction() as session:
         present = {*session.scalars(known), *session.scalars(marked)}
-        recent = clock.now() - audit.KEPT
+        recent = clock.now() - KEEP_RECORDS
         new = [
             {"id": uuid.uuid4(), "account_id": id_, "act": "erased", "actor": "service", "at": at,
-             "details": {"requested_at": None, "erased_at": _moment(at), "removed": [], "kept": []}}
+             "details": {"requested_at": None, "erased_at": clock.rfc3339(at), "removed": [], "kept": []}}
             for id_, at in entries.items() if id_ not in present and at > recent
         ]  # fmt: skip
         if new:

@@ -6,11 +6,12 @@ It is older than no backup of the database: what a restore brings back is erased
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from backend import clock
 from backend.config import settings
 from backend.errors import Impossible
 
@@ -24,7 +25,7 @@ def path() -> Path:
 
 
 @contextmanager
-def opened() -> Iterator[Callable[[Iterable[uuid.UUID], datetime], None]]:
+def opened() -> Iterator[Callable[[Mapping[uuid.UUID, datetime]], None]]:
     """Give what writes accounts down, durably, before they are erased; a line that a crash cuts off does no harm.
 
     Raises:
@@ -32,9 +33,10 @@ def opened() -> Iterator[Callable[[Iterable[uuid.UUID], datetime], None]]:
     """
     file = os.open(path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
-        moment = f"{erased_at:%Y-%m-%dT%H:%M:%SZ}"
-        lines = "".join(json.dumps({"account": str(id_), "erased_at": moment}) + "\n" for id_ in account_ids)
+    def append(erased: Mapping[uuid.UUID, datetime]) -> None:
+        lines = "".join(
+            json.dumps({"account": str(id_), "erased_at": clock.rfc3339(at)}) + "\n" for id_, at in erased.items()
+        )
         # The line break first: what was cut off before stays a line of its own.
         rest = b"\n" + lines.encode()
         while rest:

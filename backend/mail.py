@@ -21,7 +21,7 @@ from backend import clock
 from backend.compose import Kind, compose
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import stack_of
-from backend.models import Mail
+from backend.models import FORGET_ABANDONED, Mail
 from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
 
 BATCH = 10
@@ -32,7 +32,6 @@ FIRST_RETRY = timedelta(seconds=15)
 LONGEST_RETRY = timedelta(hours=1)
 # A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
 GIVE_UP = timedelta(days=2)
-FORGET_ABANDONED = timedelta(days=7)
 SMTP_PERMANENT = 500
 
 log = logging.getLogger(__name__)
@@ -93,6 +92,11 @@ def _release(claim: uuid.UUID) -> None:
 
 def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, *, for_good: bool = False) -> None:
     """Try the mail again later, each time after twice the wait; or give it up, where it may be seen."""
+    if for_good and mail.kind == "erased":
+        # Nobody is left whose address might be kept for another try.
+        log.warning("mail erased dropped: %s", failure)
+        _finish(mail.id, claim)
+        return
     now = clock.now()
     wait = min(FIRST_RETRY * 2 ** min(mail.attempts, 16), LONGEST_RETRY)
     log.warning("mail %s %s: %s", mail.kind, "abandoned" if for_good else "put off", failure)
@@ -218,6 +222,7 @@ def tidy() -> None:
     with transaction() as session:
         # Not what some worker is sending just now.
         idle = Mail.claim.is_(None) | (Mail.due_at <= now)
+        session.execute(delete(Mail).where(Mail.kind == "erased", idle, Mail.created_at < now - GIVE_UP))
         session.execute(
             update(Mail).where(_waiting(), idle, Mail.created_at < now - GIVE_UP).values(abandoned_at=now, claim=None)
         )

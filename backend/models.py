@@ -24,21 +24,24 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped
 
 from backend.db import Base
-from backend.declarations import Category, kept, passing, personal, pseudonymous, public, secret, technical
+from backend.declarations import Category, kept, personal, pseudonymous, public, secret, technical
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
 REASON_LENGTH = 500
 # How long an address that was replaced can take the account back (DESIGN: the undo link of an email change).
 UNDO = timedelta(hours=72)
+FORGET_ABANDONED = timedelta(days=7)
+# The longest ordinary limitation period for claims about data protection.
+KEEP_RECORDS = timedelta(days=3 * 365)
 
 LIFE = "as long as the account"
 SESSION = "until the session ends: signed out, a new password, idle, or too old"
-HANDOVER = "until the mail is handed over, or 7 days after it was given up"
+HANDOVER = f"until the mail is handed over, or {FORGET_ABANDONED.days} days after it was given up"
 FEEDBACK = "until the data manager deletes it; what was sent signed in, as long as the account"
-CHANGE = "72 hours"
+CHANGE = f"{UNDO // timedelta(hours=1)} hours"
 HOLD = "until the hold ends or is lifted"
-RECORD = "3 years"
+RECORD = f"{KEEP_RECORDS.days // 365} years"
 GUESSING = "with it the password could be guessed"
 FOLLOWING = "with it somebody could pass for the person"
 
@@ -55,7 +58,8 @@ class Account(Base):
         Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
     )
     taken_back_at: Mapped[datetime | None] = personal(
-        "When an old address took the account back: until a new password is chosen, the old one changes nothing", LIFE
+        "When an old address took the account back: until a new password is chosen, the old one opens it for reading",
+        LIFE,
     )
     credentials_id: Mapped[uuid.UUID] = secret(
         Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
@@ -69,6 +73,11 @@ class Account(Base):
     erasure_requested_at: Mapped[datetime | None] = personal("When the person asked for erasure", LIFE)
     erase_after: Mapped[datetime | None] = personal("From when on it is erased, unless a legal hold delays it", LIFE)
     erasing_since: Mapped[datetime | None] = technical("That the erasure has begun, and cannot be taken back", LIFE)
+
+    @classmethod
+    def wants_mails(cls) -> ColumnElement[bool]:
+        """Return the condition that an account is open and wants mails about TILES."""
+        return cls.email_updates & cls.closed_at.is_(None)
 
     @classmethod
     def is_closed_with(cls, email: str) -> ColumnElement[bool]:
@@ -107,6 +116,11 @@ Index(
     sqlite_where=Account.erase_after.is_not(None),
     postgresql_where=Account.erase_after.is_not(None),
 )
+
+
+def with_hold(erase_after: datetime | None, held_until: datetime | None) -> datetime | None:
+    """Return from when on an account is erased, a legal hold taken into account."""
+    return max(erase_after, held_until) if erase_after and held_until else erase_after
 
 
 class PreviousAddress(Base):
@@ -236,7 +250,10 @@ class Mail(Base):
         "Whose account it is about", HANDOVER, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
     about: Mapped[uuid.UUID | None] = secret(
-        Category.PSEUDONYMOUS, "Which record the mail tells of; random", HANDOVER, FOLLOWING
+        Category.PSEUDONYMOUS,
+        "Which record the mail tells of, or with which password it was asked for; random",
+        HANDOVER,
+        FOLLOWING,
     )
     created_at: Mapped[datetime] = technical("How long it has waited", HANDOVER)
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
@@ -262,7 +279,8 @@ class Announcement(Base):
     subject: Mapped[str | None] = public("Its subject", String(REASON_LENGTH))
     text: Mapped[str | None] = public("What it says", Text)
     created_at: Mapped[datetime] = public("When it was given")
-    reached: Mapped[uuid.UUID | None] = passing("How far it has come: a random number", "until all its mails are made")
+    parts: Mapped[int] = public("In how many parts it is made")
+    parts_made: Mapped[int] = public("How many of them are made")
     queued: Mapped[int] = public("How many mails it made")
     finished_at: Mapped[datetime | None] = public("When the last mail was queued")
 

@@ -191,7 +191,9 @@ def confirm_erasure() -> ResponseReturnValue:
 
     def act() -> str:
         closed = closing.confirm_erasure(token=token, client=web.client())
-        return render_template("erasure_confirmed.html", erase_after=closed.erase_after)
+        due = closed.erase_after
+        # With no grace period a legal hold may still delay it; and an account may have been closed long before.
+        return render_template("erasure_confirmed.html", erase_after=due, waits=due is not None and due > clock.now())
 
     return forms.submit(act, "erasure.html", email="", token=token, step="confirm")
 

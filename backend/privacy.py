@@ -152,7 +152,7 @@ def _shown(table: Table, row: AnyRow) -> dict[str, Any]:
 def _plain(value: object) -> object:
     match value:
         case datetime():
-            return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+            return clock.rfc3339(value)
         case uuid.UUID() | date():
             return str(value)
         case _:

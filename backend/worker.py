@@ -5,13 +5,12 @@ import multiprocessing
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from flask import Flask
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import accounts, announcements, audit, db, desk, erasure, mail, sessions
+from backend import accounts, announcements, audit, desk, erasure, mail, remains, sessions
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
@@ -52,10 +51,14 @@ class Compaction:
     def run(self) -> None:
         """Do it if there are remains, and it is time."""
         begun = time.monotonic()
-        if begun < self._next or not db.has_remains():
+        if begun < self._next or not remains.has_remains():
             return
-        deque(db.rewrite(()), maxlen=0)
-        self._next = time.monotonic() + COMPACTION_PAUSES * (time.monotonic() - begun)
+        try:
+            remains.compact()
+        except OperationalError as error:
+            # Everything else goes on: the next time there may be space, or nobody who locks it.
+            log.warning("the database cannot be written anew (%s)", getattr(error.orig, "sqlite_errorname", None))
+        self._next = time.monotonic() + max(POLL_SECONDS, COMPACTION_PAUSES * (time.monotonic() - begun))
 
 
 def work(app: Flask, stop: threading.Event) -> None:
@@ -74,7 +77,7 @@ def work(app: Flask, stop: threading.Event) -> None:
                     if time.monotonic() >= next_tidy:
                         tidy()
                         next_tidy = time.monotonic() + TIDY_SECONDS
-                    db.scrub(Mail)
+                    remains.scrub(Mail)
             pause = 0.0 if done else POLL_SECONDS
         except ServerUnavailable as error:
             pause = _longer(pause)

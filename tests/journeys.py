@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -190,9 +190,9 @@ def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> N
         patch.setattr(ledger, "opened", opened)
         with opened() as append:
 
-            def act_and_append(account_ids: Iterable[uuid.UUID], erased_at: datetime) -> None:
+            def act_and_append(erased: Mapping[uuid.UUID, datetime]) -> None:
                 act()
-                append(account_ids, erased_at)
+                append(erased)
 
             yield act_and_append
 

@@ -30,7 +30,7 @@ from support import NOBODY, Person, Service, any_database, assert_problem, run_t
 from backend import audit, clock
 from backend.cli import tiles
 from backend.db import transaction
-from backend.models import Account
+from backend.models import KEEP_RECORDS, Account
 
 ADA = "ada@example.org"
 A_DAY = timedelta(days=1)
@@ -330,7 +330,7 @@ def test_what_destroys_is_asked_and_without_a_yes_nothing_is_done(
     ("command", "question"),
     [
         ("close WHO", f"Close the account of {ADA}?"),
-        ("erase WHO", f"Close the account of {ADA} and have it erased after the grace period?"),
+        ("erase WHO", f"Close the account of {ADA} and have it erased after 14 days?"),
         ("erase WHO --now", f"Close the account of {ADA} and have it erased for good, now?"),
         ("erase --due", "Erase for good what is due (0 accounts)?"),
     ],
@@ -428,7 +428,7 @@ def test_the_record_outlives_the_account_and_names_nobody(service: Service, move
     assert ADA not in json.dumps(row, default=str)
     kept = said(service, "audit", account, "--json")[0]["details"]["kept"]
     assert (kept[0]["store"], kept[0]["rows"]) == ("disclosures", 1)
-    move_clock(audit.KEPT + A_DAY)
+    move_clock(KEEP_RECORDS + A_DAY)
     with service.app.app_context():
         audit.tidy()
     assert service.rows("disclosures") == service.rows("audit") == []

@@ -30,7 +30,7 @@ from journeys import (
 )
 from support import OTHER_PASSWORD, MailServer, Person, Service, any_database, assert_problem, token_of, wait_for
 
-from backend import audit, erasure, ledger, worker
+from backend import audit, desk, erasure, ledger, mail, worker
 
 ADA = "ada@example.org"
 GRACE = timedelta(days=14, minutes=1)
@@ -320,3 +320,27 @@ def test_more_accounts_than_one_batch_are_erased_batch_by_batch(
     people(hasty, 5)
     assert [erase_due(hasty) for _ in range(4)] == [2, 2, 1, 0]
     assert len(hasty.deliver()) == 5
+
+
+def test_a_receipt_that_nobody_takes_leaves_no_address(service: Service, ada: Person) -> None:
+    with service.app.app_context():
+        desk.erase(ada.email, at_once=True)
+    assert erase_due(service) == 1
+    service.mail_server.refuse = "550 5.1.1 no such mailbox"
+    service.deliver()
+    assert service.rows("mails") == []
+
+
+def test_a_receipt_that_cannot_leave_for_two_days_leaves_no_address(
+    service: Service, ada: Person, move_clock: MoveClock
+) -> None:
+    with service.app.app_context():
+        desk.erase(ada.email, at_once=True)
+    assert erase_due(service) == 1
+    service.mail_server.refuse = "451 4.3.0 try again later"
+    service.deliver()
+    assert [row["email"] for row in service.rows("mails")] == [ada.email]
+    move_clock(mail.GIVE_UP)
+    with service.app.app_context():
+        mail.tidy()
+    assert service.rows("mails") == []

@@ -39,7 +39,7 @@ LADDER = [
     ["compose"],
     ["transport", "receipts", "hashing"],
     ["tokens"],
-    ["models", "strength"],
+    ["models", "strength", "remains"],
     ["db", "declarations", "ledger", "console"],
     ["clock", "errors", "config", "logs"],
 ]

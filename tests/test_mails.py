@@ -63,10 +63,15 @@ def test_a_closed_account_that_is_kept_until_somebody_asks(make_service: MakeSer
     message = service.mail()
     for part in (said(text_of(message)), said(html_of(message))):
         assert "It is kept until you ask to have it erased." in part
-        assert "-cancel" not in part
+        assert "You can do that at any time" in part
+        assert "until the account is erased" not in part
         assert "sooner" not in part
     assert f"\n{ERASURE}\n" in text_of(message)
-    assert f'class="button" href="{ERASURE}"' in html_of(message)
+    assert f'href="{ERASURE}"' in html_of(message)
+    token = token_of(message)
+    assert f"\n{ERASURE}-cancel#{token}\n" in text_of(message)
+    assert f'class="button" href="{ERASURE}-cancel#{token}"' in html_of(message)
+    assert service.http.post("/v1/erasure-requests/cancel", json={"token": token}).status_code == 204
 
 
 def test_a_legal_hold_is_told_when_it_is_placed_and_when_it_is_lifted(service: Service, ada: Person) -> None:
@@ -88,7 +93,7 @@ def test_a_legal_hold_is_told_when_it_is_placed_and_when_it_is_lifted(service: S
 
 @pytest.mark.parametrize(
     ("days", "words"),
-    [(14, "erased for good 14 days later"), (1, "erased for good one day later"), (0, "That cannot be taken back")],
+    [(14, "erased for good 14 days later"), (1, "erased for good one day later"), (0, "erased for good at once")],
 )
 def test_who_is_asked_to_confirm_an_erasure_reads_when_it_is_done(
     make_service: MakeService, days: int, words: str
@@ -96,9 +101,41 @@ def test_who_is_asked_to_confirm_an_erasure_reads_when_it_is_done(
     service = make_service(erasure_grace_days=days)
     service.register()
     service.http.post("/v1/erasure-requests", json={"email": "ada@example.org"})
-    message = service.mail()
-    assert words in said(text_of(message))
-    assert words in said(html_of(message))
+    message, page = service.mail(), service.http.get("/erasure").text
+    for part in (said(text_of(message)), said(html_of(message)), said(page)):
+        assert f"{words}, unless a legal duty delays it." in part
+    for part in (said(text_of(message)), said(html_of(message))):
+        assert "Closed accounts that had the same address are erased with it." in part
+
+
+@pytest.mark.parametrize(("grace", "hold"), [(14, False), (0, True), (0, False)])
+@pytest.mark.parametrize("closed_before", [False, True])
+def test_who_confirmed_an_erasure_reads_its_day_unless_it_is_done_at_once(
+    make_service: MakeService,
+    move_clock: Callable[[timedelta], None],
+    grace: int,
+    *,
+    hold: bool,
+    closed_before: bool,
+) -> None:
+    service = make_service(erasure_grace_days=grace)
+    ada = service.register()
+    if closed_before:
+        close(service, ada, erase=False)
+        service.deliver()
+        move_clock(timedelta(days=3))
+    if hold:
+        with service.app.app_context():
+            desk.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
+        service.deliver()
+    service.http.post("/v1/erasure-requests", json={"email": ada.email})
+    answer = service.http.post("/erasure/confirm", data={"token": token_of(service.mail())})
+    assert answer.status_code == 200
+    waits = hold or grace > 0
+    due = "2 March 2099" if hold else in_days(grace)
+    assert (f"On {due} your account and everything in it will be erased" in said(answer.text)) == waits
+    assert ("the link opens your account again" in said(answer.text)) == waits
+    assert ("are now being erased" in said(answer.text)) != waits
 
 
 def test_the_last_mail_says_what_was_removed_and_kept_and_brings_a_receipt(make_service: MakeService) -> None:
@@ -122,6 +159,9 @@ def test_the_last_mail_says_what_was_removed_and_kept_and_brings_a_receipt(make_
         assert entry["basis"] in html_of(message)
     for part in (said(text_of(message)), said(html_of(message))):
         assert f"On {in_days(0)} your TILES account" in part
+        assert "Of this account, this is the last mail." in part
+        assert "should one be restored, the account is erased again at once" in part
+        assert "random numbers, days and, where data were disclosed, to whom" in part
         assert "privacy@tiles.test" in part
         assert ada.email not in part
 
@@ -156,7 +196,24 @@ def test_a_new_policy_is_announced_with_its_day_and_its_digest(service: Service)
     message = service.mail()
     assert message["Subject"] == "The TILES privacy policy changes on 2 March 2099"
     for part in (text_of(message), html_of(message)):
+        assert "On 2 March 2099 a new version" in said(part)
+        assert "in force since" not in said(part)
         assert "version 2099-03" in part
         assert new.sha256 in part
         assert ERASURE in part
     assert "\nhttps://accounts.tiles.test/privacy\n" in text_of(message)
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("days", [0, 30])
+def test_a_policy_that_is_in_force_already_is_told_as_such(service: Service, days: int) -> None:
+    since = clock.now().date() - timedelta(days=days)
+    with service.app.app_context():
+        policy.publish(version="new", effective_on=since, text="We keep it to ourselves.")
+        announcements.announce_policy("new")
+    announced(service)
+    message = service.mail()
+    assert message["Subject"] == "The TILES privacy policy has changed"
+    for part in (said(text_of(message)), said(html_of(message))):
+        assert re.search(rf"has been in force since {day(since)} ?: version new\.", part)
+        assert "comes into force" not in part

@@ -232,6 +232,7 @@ def _change_the_address_and_leave(service: Service, email: str, password: str) -
     http.post("/v1/email-changes/confirm", json={"token": token_of(service.mail())})
     http.get("/v1/account/export", headers=headers)
     http.post("/v1/email-changes/undo", json={"token": token_of(service.mail())})
+    service.reset(token_of(service.mail()), password)
     service.deliver()
     headers = bearer(service.sign_in(email, password).json["session"]["token"])
     http.post("/v1/account/close", json={"password": password, "erase": True}, headers=headers)

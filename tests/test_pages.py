@@ -503,7 +503,17 @@ def test_app_stores_find_how_to_erase_an_account(site: Site, page: Page) -> None
     page.get_by_role("main").get_by_role("link", name="Erase my account").click()
     heading(page, "Erase your TILES account")
     assert page.locator("meta[name=robots]").count() == 0
-    for text in ("You do not need the app", "What is erased", "What is kept", f"{GRACE_DAYS} days after you confirm"):
+    for text in (
+        "You do not need the app",
+        "What is erased",
+        "an address that the account had within the last 72 hours",
+        "mails to you that wait to be sent",
+        "legal holds",
+        "closed accounts that had the same address",
+        "What is kept",
+        "Copies in backups",
+        f"{GRACE_DAYS} days after you confirm",
+    ):
         expect(page.get_by_text(text).first).to_be_visible()
 
 

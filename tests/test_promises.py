@@ -32,7 +32,7 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import db, mail, models, policy
+from backend import db, mail, models, policy, remains
 from backend.hashing import Hasher
 from backend.transport import ServerUnavailable
 
@@ -128,7 +128,7 @@ def test_promise_2_no_byte_of_a_registration_is_left_once_its_mail_is_handed_ove
     assert len(found()) == 2
     service.mail()
     with service.app.app_context():
-        assert db.scrub(models.Mail)
+        assert remains.scrub(models.Mail)
     assert found() == set()
 
 

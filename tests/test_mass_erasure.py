@@ -1,0 +1,157 @@
+"""Hundreds of accounts that are due at once: erased batch by batch, past a kill, while others are served."""
+
+import json
+import os
+import pty
+import subprocess
+import threading
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import KEY, dispose
+from sqlalchemy import insert, text
+from support import PASSWORD, TILES, MailServer, ServerProcess, Service, any_database, environment, wait_for
+
+from backend import db, models
+
+MANY = 250
+
+
+def make_due(service: Service, number: int) -> None:
+    """Have so many people whose grace period is over."""
+    now = datetime.now(UTC)
+    ids = [uuid.uuid4() for _ in range(number)]
+    accounts = [
+        {"id": id_, "name": f"Person {id_}", "email": f"{id_}@example.net", "password_hash": "none",
+         "credentials_id": uuid.uuid4(), "email_updates": True, "created_at": now, "closed_at": now,
+         "erasure_requested_at": now - timedelta(days=14), "erase_after": now}
+        for id_ in ids
+    ]  # fmt: skip
+    feedback = [{"id": uuid.uuid4(), "account_id": id_, "message": "More tiles.", "received_at": now} for id_ in ids]
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(insert(models.Account.__table__), accounts)
+        session.execute(insert(models.Feedback.__table__), feedback)
+
+
+def left(service: Service) -> int:
+    """Return how many of them are there."""
+    with service.app.app_context(), db.reading() as session:
+        return int(session.scalar(text("SELECT count(*) FROM accounts WHERE email LIKE '%@example.net'")) or 0)
+
+
+def erased(service: Service) -> list[str]:
+    """Return which accounts the audit says were erased."""
+    return sorted(str(row["account_id"]) for row in service.rows("audit") if row["act"] == "erased")
+
+
+def in_ledger(folder: Path) -> set[str]:
+    """Return which accounts the ledger names."""
+    lines = (folder / "erasures.jsonl").read_text("utf-8").splitlines()
+    return {json.loads(line)["account"] for line in lines if line}
+
+
+class Visitor(threading.Thread):
+    """Somebody who registers and signs in again and again; notes each answer."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url, self.gone, self.answers = url, threading.Event(), Counter[int]()
+
+    def run(self) -> None:
+        with httpx2.Client(base_url=self.url, timeout=30) as http:
+            while not self.gone.wait(0.1):
+                person = {"name": "Eve", "email": f"{uuid.uuid4().hex}@example.com"}
+                self.answers[http.post("/v1/registrations", json=person).status_code] += 1
+                credentials = {"email": "ada@example.org", "password": PASSWORD}
+                self.answers[http.post("/v1/sessions", json=credentials).status_code] += 1
+
+
+@pytest.mark.usefixtures("ada")
+def test_hundreds_are_erased_and_told_once_each_while_others_are_served(
+    service: Service, database_url: str, tmp_path: Path, mail_server: MailServer
+) -> None:
+    make_due(service, MANY)
+    sent = len(mail_server.messages)
+    settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, "rate_limits": "off"}
+    visitors = []
+    with ServerProcess(tmp_path, database_url=database_url, secret_keys=KEY, **settings) as server:
+        visitors = [Visitor(server.url) for _ in range(2)]
+        for visitor in visitors:
+            visitor.start()
+        try:
+            wait_for(lambda: not left(service), seconds=60)
+        finally:
+            for visitor in visitors:
+                visitor.gone.set()
+                visitor.join()
+
+        def receipts() -> list[str]:
+            return [str(message["To"]) for message in mail_server.messages[sent:] if "net" in str(message["To"])]
+
+        wait_for(lambda: len(receipts()) >= MANY, seconds=60)
+        assert set(Counter(receipts()).values()) == {1}
+        assert len(in_ledger(server.instance_path)) == MANY
+    assert sum((visitor.answers for visitor in visitors), Counter[int]()).keys() == {201, 202}
+    assert len(erased(service)) == len(set(erased(service))) == MANY
+    assert service.rows("feedback") == []
+    assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]
+
+
+def erase_due(service: Service, database_url: str, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start the data manager's command, and wait for nothing."""
+    dispose(service.app)
+    return subprocess.Popen(
+        [TILES, "data", "erase", "--due", "--yes", "--json"],
+        env=environment(folder, database_url=database_url, secret_keys=KEY),
+        text=True,
+        **options,
+    )
+
+
+def test_a_command_that_was_killed_can_be_run_again_and_nobody_is_told_twice(
+    service: Service, database_url: str, tmp_path: Path, mail_server: MailServer
+) -> None:
+    make_due(service, MANY)
+    ledger = tmp_path / "erasures.jsonl"
+    killed = erase_due(service, database_url, tmp_path, stdout=subprocess.DEVNULL)
+    wait_for(lambda: ledger.exists() and ledger.stat().st_size)
+    killed.kill()
+    killed.wait()
+    assert 0 < left(service) <= MANY
+    # What the killed one was at is left to it for a minute.
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(text("UPDATE accounts SET erasing_since = :before WHERE erasing_since IS NOT NULL"),
+                        {"before": datetime.now(UTC) - timedelta(minutes=2)})  # fmt: skip
+    rest = left(service)
+    again = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, complained = again.communicate(timeout=60)
+    assert json.loads(said) == {"erased": rest}
+    assert complained == ""
+    assert left(service) == 0
+    assert len(erased(service)) == len(set(erased(service))) == MANY
+    assert len(in_ledger(tmp_path)) == MANY
+    before = len(mail_server.messages)
+    while service.deliver():
+        pass
+    told = Counter(str(message["To"]) for message in mail_server.messages[before:])
+    assert len(told) == MANY
+    assert set(told.values()) == {1}
+
+
+@any_database
+def test_progress_is_shown_on_a_terminal(service: Service, database_url: str, tmp_path: Path) -> None:
+    make_due(service, MANY)
+    mine, its = pty.openpty()
+    erasing = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=its)
+    said, _ = erasing.communicate(timeout=60)
+    os.close(its)
+    shown = os.read(mine, 10_000).decode()
+    os.close(mine)
+    assert json.loads(said) == {"erased": MANY}
+    assert "Erasing" in shown
+    assert "100%" in shown
