@@ -192,7 +192,7 @@ def db_scrub(*, as_json: bool) -> None:
 
     \b
     SQLite: the service does this by itself after erasures. Writers wait while the file is written, about a second
-    for 100 MB; readers go on.
+    for 100 MB; readers go on. It takes as much memory as the database is large.
     PostgreSQL: each table with data about people is locked while it is written anew (VACUUM FULL): nobody reads or
     writes it meanwhile, about a second for 100 MB. Needs free space as large as the largest table, and the right to
     vacuum. It waits 10 seconds at most for a lock, and then says which table was not done. What the write-ahead log,

@@ -1,6 +1,7 @@
 """`tiles data`: the data manager's commands about accounts. Each parses, calls one function, prints."""
 
 import sys
+import time
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,10 @@ WHO = click.argument("who", metavar="ADDRESS|ID")
 BASIS = click.option(
     "--basis", required=True, help="The law or the order, such as its file number; not the person's name or address."
 )
+
+
+# Others write meanwhile; on SQLite they would else wait until all is done.
+PAUSE_SECONDS = 0.05
 
 
 @click.group("data", cls=Group)
@@ -142,6 +147,7 @@ def _erase_due() -> int:
             while done := erasure.erase_due():
                 erased += done
                 bar.update(done)
+                time.sleep(PAUSE_SECONDS)
     except OSError as error:
         msg = f"{ledger.path()}: the ledger cannot be written ({error.strerror}), and nothing is erased until it can be"
         raise click.ClickException(msg) from None

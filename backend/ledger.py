@@ -86,7 +86,7 @@ def _entry(line: str) -> tuple[uuid.UUID, datetime] | None:
     try:
         entry = json.loads(line)
     except ValueError:
-        if line and not line.startswith("{"):
+        if line and (not line.startswith("{") or line.endswith("}")):
             raise
         return None
     account, erased_at = uuid.UUID(entry["account"]), datetime.fromisoformat(entry["erased_at"])

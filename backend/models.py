@@ -38,7 +38,7 @@ KEEP_RECORDS = timedelta(days=3 * 365)
 LIFE = "as long as the account"
 SESSION = "until the session ends: signed out, a new password, idle, or too old"
 HANDOVER = f"until the mail is handed over, or {FORGET_ABANDONED.days} days after it was given up"
-FEEDBACK = "until the data manager deletes it; what was sent signed in, as long as the account"
+FEEDBACK = "for good, to improve the app; what was sent signed in, as long as the account"
 CHANGE = f"{UNDO // timedelta(hours=1)} hours"
 HOLD = "until the hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"

@@ -22,8 +22,10 @@ REWRITTEN_ROWS = 10_000
 POSTGRESQL_LOCK_SECONDS = 10
 MOST_NOTED = 2**30
 OLDER_TRANSACTIONS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_xmin IS NOT NULL "
-    "AND (datname IS NULL OR datname = current_database()) AND age(backend_xmin) > age(CAST(:beginning AS xid))"
+    "SELECT count(*) FROM (SELECT backend_xmin FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+    "AND (datname IS NULL OR datname = current_database()) "
+    "UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database() "
+    "UNION ALL SELECT xmin FROM pg_replication_slots) AS seen (xid) WHERE age(xid) > age(CAST(:beginning AS xid))"
 )
 # What an older release let PostgreSQL sample of names and addresses.
 SAMPLES = "pg_statistic"

@@ -65,6 +65,7 @@ def work(app: Flask, stop: threading.Event) -> None:
     """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
     pause, next_tidy, compaction = POLL_SECONDS, 0.0, Compaction()
     while not stop.wait(pause):
+        done = 0
         try:
             with app.app_context():
                 try:
@@ -80,7 +81,8 @@ def work(app: Flask, stop: threading.Event) -> None:
                     remains.scrub(Mail)
             pause = 0.0 if done else POLL_SECONDS
         except ServerUnavailable as error:
-            pause = _longer(pause)
+            # Whoever is to be erased does not wait for a mail server.
+            pause = 0.0 if done else _longer(pause)
             log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
         except SQLAlchemyError as error:
             pause = _longer(pause)
