@@ -59,7 +59,7 @@ def _remember(account: AnyRow, new: str) -> None:
     Where the new one may do that itself, this is its taking back, and nothing after it has a right.
     """
     mine = PreviousAddress.account_id == account.id
-    returning = mine & (func.lower(PreviousAddress.email) == new.lower())
+    returning = mine & PreviousAddress.may_take_back(clock.now()) & (func.lower(PreviousAddress.email) == new.lower())
     since = db.session.scalar(select(func.min(PreviousAddress.changed_at)).where(returning))
     if since:
         db.session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= since))
@@ -73,6 +73,7 @@ def undo(*, token: str, client: str | None) -> None:
 
     Until that is used, the old password, which whoever changed the address knows, neither changes the address or the
     password nor closes the account.
+
     Whoever closed the account meanwhile did so in vain. Addresses that came later lose their right to take it back,
     those before keep it.
 

@@ -89,14 +89,16 @@ def is_mail_to(accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
     """Return the condition that a mail was asked for without a session, for the address of one of these accounts.
 
     Neither those of another account with that address are meant, nor a receipt, nor the one with which somebody is
-    just registering anew.
+    just registering anew, that is since the account was closed.
     """
     ids, addresses = [account.id for account in accounts], {account.email.lower() for account in accounts}
-    other = select(Account.id).where(func.lower(Account.email) == func.lower(Mail.email), Account.id.not_in(ids))
+    having_it = select(Account.id).where(func.lower(Account.email) == func.lower(Mail.email))
+    other = having_it.where(Account.id.not_in(ids))
+    before = having_it.where(Account.id.in_(ids), Account.closed_at > Mail.created_at)
     return and_(
         Mail.account_id.is_(None),
         Mail.kind != "erased",
-        (Mail.kind != "registration") | Mail.abandoned_at.is_not(None),
+        (Mail.kind != "registration") | Mail.abandoned_at.is_not(None) | before.exists(),
         func.lower(Mail.email).in_(addresses),
         ~other.exists(),
     )

@@ -169,6 +169,16 @@ def test_a_registration_that_waits_to_be_mailed_outlives_the_account_that_was_cl
     assert hasty.confirm(token_of(registration), OTHER_PASSWORD).status_code == 201
 
 
+def test_a_registration_that_was_asked_for_before_the_account_was_closed_goes_with_it(hasty: Service) -> None:
+    ada = hasty.register()
+    hasty.http.post("/v1/registrations", json={"name": "Somebody", "email": ADA})
+    hasty.mail_server.refuse = "451 4.3.0 try again later"
+    hasty.deliver()
+    close(hasty, ada.headers, erase=True)
+    assert erase_due(hasty) == 1
+    assert {row["kind"] for row in hasty.rows("mails")} == {"erased"}
+
+
 def test_mails_to_a_new_account_with_the_address_stay(service: Service, ada: Person, move_clock: MoveClock) -> None:
     closed_by(service, ada.headers, ADA, erase=True)
     service.register(name="Ada Byron", password=OTHER_PASSWORD)
