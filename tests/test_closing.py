@@ -145,7 +145,6 @@ def test_of_one_link_used_eight_times_at_once_one_use_counts(service: Service, a
     assert acts(service).count(("reopened", "person")) == 1
 
 
-@any_database
 def test_an_old_link_is_refused_after_opening_and_closing_again(service: Service, ada: Person) -> None:
     first = closed_by(service, ada.headers, ADA, erase=True)
     assert cancel(service, first).status_code == 204

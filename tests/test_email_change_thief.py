@@ -78,7 +78,6 @@ def test_a_notice_that_a_mailbox_takes_late_gives_nobody_the_account_that_was_ta
     assert service.account(headers).json["email"] == MINE
 
 
-@any_database
 def test_in_what_was_taken_back_the_password_that_the_thief_knew_changes_nothing(service: Service, ada: Person) -> None:
     token = undo_link(service, ada.headers, MINE, HIS)
     assert undo(service, token).status_code == 204

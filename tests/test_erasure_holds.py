@@ -195,7 +195,6 @@ def test_of_holding_and_erasing_at_once_exactly_one_happens(make_service: MakeSe
         service.deliver()
 
 
-@any_database
 def test_erasing_at_once_under_a_hold_is_refused(service: Service, ada: Person) -> None:
     hold(service, ada.email, in_days(10))
     with service.app.app_context(), pytest.raises(Impossible, match="legal hold"):
