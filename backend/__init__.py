@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from backend import api, config, db, hashing, pages, throttle, tokens, transport, web
+from backend import api, config, db, hashing, keys, pages, throttle, transport, web
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
@@ -15,7 +15,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     app = Flask(__name__, instance_path=str(given.instance_path.absolute()))
     app.json.sort_keys = False  # type: ignore[attr-defined]
     config.init_app(app, given)
-    for part in (db, tokens, hashing, throttle, transport):
+    for part in (keys, db, hashing, throttle, transport):
         part.init_app(app)
     web.init_app(app, api.door, pages.door)
     return app

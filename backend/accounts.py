@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import ColumnElement, and_, delete, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import select, update
 
 from backend import audit, clock, mail, sessions, tokens
-from backend.config import settings
-from backend.db import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
+from backend.credentials import lock_address, new_password_hash, note_cost
+from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.errors import (
     EmailInUse,
     FieldError,
@@ -20,14 +19,11 @@ from backend.errors import (
     InvalidToken,
     Overloaded,
     Unauthenticated,
-    WeakPassword,
     WrongCredentials,
-    WrongPassword,
 )
-from backend.hashing import hasher
-from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, Policy, PreviousAddress
+from backend.hashing import cost_of, hasher
+from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, PasswordCost, Policy
 from backend.sessions import Viewer, account_columns
-from backend.strength import weaknesses
 from backend.throttle import throttle
 from backend.tokens import Purpose
 
@@ -35,10 +31,6 @@ from backend.tokens import Purpose
 BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 # They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-# What an account that is not closed has in these columns.
-OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
 
 
 def clean_name(name: str) -> str:
@@ -85,19 +77,6 @@ def clean_email(email: str) -> str:
         msg = f"write an email address of at most {EMAIL_LENGTH} characters"
         raise ValueError(msg)
     return found.normalized
-
-
-def new_password_hash(password: str, *, name: str | None, email: str, pointer: str = "/password") -> str:
-    """Return the hash of a password that is not easy to guess.
-
-    Raises:
-        WeakPassword: it is, for each of the reasons.
-        Overloaded: the hasher's line is full.
-    """
-    reasons = weaknesses(password, minimum=settings().password_min_length, name=name, email=email)
-    if reasons:
-        raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])
-    return hasher().hash(password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +140,7 @@ def _create(new: dict[str, Any]) -> AnyRow:
         raise InvalidToken
     # Of many that come together with one token, or for one address, the unique values let one in.
     account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*account_columns())).one_or_none()
+    note_cost(new["password_hash"])
     if account is None:
         _refuse_taken(new)
         raise InvalidToken
@@ -189,7 +169,8 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     throttle().check("sign-in-failures", address=address)
     with reading() as session:
         account = session.execute(select(*account_columns()).where(Account.is_open_with(email))).one_or_none()
-    right = hasher().verify(account.password_hash if account else None, password)
+        costs = session.scalars(select(PasswordCost.cost)).all()
+    right = hasher().verify(account.password_hash if account else None, password, costs)
     if account is None or not right:
         throttle().charge("sign-in-failures", address=address)
         raise WrongCredentials
@@ -199,6 +180,7 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
         mine = (Account.id == account.id) & (Account.credentials_id == account.credentials_id)
         if fresh:
             session.execute(update(Account).where(mine).values(password_hash=fresh))
+            note_cost(fresh)
     if opened is None:
         raise WrongCredentials
     throttle().clear("sign-in-failures", address=address)
@@ -208,82 +190,8 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
 def _renewed_hash(account: AnyRow, password: str) -> str | None:
     """Return a hash with the parameters of now where the account's has others; it waits while the line is full."""
     with suppress(Overloaded):
-        return hasher().hash(password) if hasher().is_outdated(account.password_hash) else None
+        return hasher().hash(password) if cost_of(account.password_hash) != hasher().cost else None
     return None
-
-
-def ask_password_again(viewer: Viewer, password: str) -> AnyRow:
-    """Return the viewer's account to somebody who knows its password.
-
-    Raises:
-        WrongPassword: it is another; or an old address took the account back, and whoever had stolen it knows this one.
-    """
-    account = viewer.account
-    throttle().charge("password", account=str(account.id))
-    if not hasher().verify(account.password_hash, password):
-        raise WrongPassword
-    if account.taken_back_at:
-        raise WrongPassword("The account was taken back: choose a new password first, with the link that was mailed.")
-    return account
-
-
-def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:
-    """Return the account that a token is about, if its state is still the one that the token is bound to.
-
-    Whoever acts on it makes the change conditional on that state, by `is_as(account)`.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-    """
-    content = tokens.redeem(purpose, token)
-    with reading() as session:
-        account = session.execute(
-            select(*account_columns()).where(Account.id == uuid.UUID(content["account"]))
-        ).one_or_none()
-    if account is None or tokens.state(purpose, account) != content["state"]:
-        raise InvalidToken
-    return account, content
-
-
-def lock_address(email: str) -> None:
-    """Let nobody else take an address, or close accounts that have it, until the caller's transaction ends."""
-    lock(f"address {email.lower()}")
-
-
-def is_as(account: AnyRow) -> ColumnElement[bool]:
-    """Return the condition that an account is still as it was read, and that its erasure has not begun."""
-    return and_(
-        Account.id == account.id,
-        Account.email == account.email,
-        Account.credentials_id == account.credentials_id,
-        Account.closed_at.is_not(None) if account.closed_at else Account.closed_at.is_(None),
-        Account.erasing_since.is_(None),
-    )
-
-
-def take_address(account: AnyRow, email: str, **values: Any) -> None:
-    """In the caller's transaction: let an account as it was read be the open one with an address.
-
-    Raises:
-        InvalidToken: the account has changed since, by whatever.
-        EmailInUse: another open account has the address.
-    """
-    lock_address(email)
-    other = aliased(Account)
-    taken = select(other.id).where(other.is_open_with(email), other.id != account.id).exists()
-    if not changed(update(Account).where(is_as(account), ~taken).values(email=email, **values)):
-        raise EmailInUse if db.session.scalar(select(taken).where(is_as(account))) else InvalidToken
-
-
-def tell_previous_addresses(account_id: uuid.UUID) -> None:
-    """In the caller's transaction: give each address that may take the account back a new link to do so.
-
-    What has ended every older link ended theirs too. Without this, whoever stole an account by changing its address
-    could keep it by changing the password next, or by closing it.
-    """
-    mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
-    for previous in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
-        mail.enqueue("email_changed", account_id=account_id, about=previous)
 
 
 def unsubscribe(*, token: str, client: str | None) -> None:
@@ -300,12 +208,6 @@ def unsubscribe(*, token: str, client: str | None) -> None:
         raise
     with transaction():
         changed(update(Account).where(Account.id == account_id, Account.email_updates).values(email_updates=False))
-
-
-def forget_previous_addresses() -> None:
-    """Forget the addresses that can no longer take an account back."""
-    with transaction() as session:
-        session.execute(delete(PreviousAddress).where(~PreviousAddress.may_take_back(clock.now())))
 
 
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
 
 from backend import accounts, closing, email_change, erasure, feedback, mail, passwords, policy, privacy, sessions, web
 from backend.config import settings
@@ -238,7 +239,10 @@ def cancel_erasure(body: MailedToken) -> None:
                 problems=(InvalidToken, TooManyRequests))  # fmt: skip
 def verify_erasure_receipt(body: SignedReceipt) -> Receipt:
     """Show what the receipt of an erasure says, if it is genuine and unaltered."""
-    return Receipt.model_validate(erasure.verify(receipt=body.receipt, client=web.client()))
+    try:
+        return Receipt.model_validate(erasure.verify(receipt=body.receipt, client=web.client()))
+    except ValidationError:
+        raise InvalidToken from None
 
 
 @operations.add("POST", "/v1/feedback", tag="Feedback", status=HTTPStatus.CREATED, session="optional",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -15,9 +16,9 @@ from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from backend import cli_data, cli_public, create_app, db, erasure, mail, privacy, remains, worker
-from backend.config import OWNER_ONLY, SettingsError, settings
-from backend.console import Group, as_json_option, progress, show
+from backend import cli_data, cli_public, create_app, db, erasure, keys, mail, privacy, remains, worker
+from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
+from backend.console import Group, as_json_option, progress, show, sure, yes_option
 from backend.errors import Impossible
 from backend.hashing import LINE
 from backend.logs import configure
@@ -26,6 +27,10 @@ from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
 GRACE_SECONDS = 20
+# What strangers may hold of a process at most: connections, each with one request's headers and body.
+CONNECTIONS = 16_384
+HEADER_BYTES = 32 * 1024
+BACKLOG = 4096
 
 
 def main() -> None:
@@ -96,10 +101,14 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     # A process of its own kind: the supervisor then carries nothing of the application. It is told where this package
     # is, or it would look for one of this name in the working directory first.
     package = Path(__file__).parent
+    serve_threads(threads)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
         sys.executable, "-P", "-m", "granian", f"{package / 'server.py'}:application", "--factory",
-        "--working-dir", str(package.parent), "--interface", "wsgi",
-        "--host", address, "--port", str(port), "--workers", str(workers), "--blocking-threads", str(threads),
+        "--working-dir", str(package.parent), "--interface", "rsgi",
+        "--host", address, "--port", str(port), "--workers", str(workers),
+        "--backlog", str(BACKLOG), "--backpressure", str(CONNECTIONS), "--http1-buffer-size", str(HEADER_BYTES),
         "--http", "1", "--no-ws", "--log-level", "error", "--respawn-failed-workers",
         "--workers-kill-timeout", str(GRACE_SECONDS),
     ])  # fmt: skip
@@ -209,6 +218,38 @@ def db_scrub(*, as_json: bool) -> None:
         show({"locked_seconds": seconds}, as_json=True)
     else:
         show({name: f"was locked for {taken} s" for name, taken in seconds.items()}, as_json=False)
+
+
+@tiles.group("keys", cls=Group)
+def keys_group() -> None:
+    """The keys that sign links in mails and receipts of erasures."""
+
+
+@keys_group.command("rotate")
+@click.option(
+    "--keep", type=click.IntRange(0), help="Of the keys so far keep only so many, the newest; 0 after a theft."
+)
+@yes_option
+@as_json_option
+@with_appcontext
+def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
+    """Sign with a new key from now on; what the older ones signed stays good.
+
+    \b
+    Processes of this instance need no restart: the next link is signed with the new key, and each verifies it.
+    With --keep the oldest keys leave, and what they signed is refused: links to unsubscribe and those that open a
+    closed account again, which have no end of their own, receipts of erasures, and links that still wait to be used.
+    After a theft everything that was in the file is known: --keep 0. Sessions are not signed, and go on.
+    """  # noqa: D301 - click reads the backspace
+    leaving = keys.in_use()[keep:] if keep is not None else ()
+    if leaving:
+        sure(
+            f"What was signed with the {len(leaving)} oldest of the keys will be refused, for good: unused links, "
+            "links to unsubscribe and to open a closed account again, receipts of erasures. Let go of them?",
+            yes=yes,
+        )
+    kept = keys.rotate(leaving)
+    show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
 
 
 for command in (cli_data.data, *cli_public.commands):

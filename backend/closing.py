@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import audit, clock, mail
-from backend.accounts import (
+from backend.audit import Actor
+from backend.config import settings
+from backend.credentials import (
     OPEN,
     ask_password_again,
     is_as,
@@ -17,8 +19,6 @@ from backend.accounts import (
     take_address,
     tell_previous_addresses,
 )
-from backend.audit import Actor
-from backend.config import settings
 from backend.db import AnyRow, db, transaction
 from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Hold, Session, with_hold

@@ -4,7 +4,6 @@ import difflib
 import logging
 import os
 import re
-import secrets
 import tomllib
 from collections.abc import Mapping
 from email.utils import formataddr, parseaddr
@@ -29,6 +28,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX = "TILES_"
+THREADS = "SERVE_THREADS"
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
@@ -111,7 +111,8 @@ def _keys(value: object) -> object:
     return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
 
 
-def _strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Return the keys; a ValueError says that one of them could be guessed."""
     if any(len(key.get_secret_value()) < MINIMUM_KEY_LENGTH for key in keys):
         msg = (
             f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each, such as `openssl rand -hex 32` prints"
@@ -136,7 +137,7 @@ class Settings(BaseModel):
         default="",
         description="`postgresql://…` or `sqlite:///…`; empty is SQLite in the instance folder",
     )
-    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), AfterValidator(_strong)] = Field(
+    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), AfterValidator(strong)] = Field(
         default=(),
         description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
     )
@@ -241,7 +242,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
-    return _prepare(settings)
+    _make_folder(settings.instance_path)
+    return settings
 
 
 def _suggest(name: str) -> str:
@@ -276,40 +278,12 @@ def _explain(entry: ErrorDetails) -> str:
     return f"{PREFIX}{name.upper()}: {message}"
 
 
-def _prepare(settings: Settings) -> Settings:
-    """Make the instance folder and, where no keys are set, use the key that it made for itself."""
-    path = settings.instance_path / "secret_key"
+def _make_folder(path: Path) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if settings.secret_keys:
-            return settings
-        if not path.exists():
-            _write_once(path, secrets.token_urlsafe(32))
-        keys = _strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({error.strerror})"
         raise SettingsError(msg) from None
-    except ValueError:
-        keys = ()
-    if not keys:
-        msg = f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
-        raise SettingsError(msg)
-    return settings.model_copy(update={"secret_keys": keys})
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Make the file whole or not at all, so that of several starting processes all read the same key."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -321,3 +295,13 @@ def settings() -> Settings:
     """Return the settings of the current app."""
     found: Settings = current_app.extensions["tiles.settings"]
     return found
+
+
+def serve_threads(threads: int) -> None:
+    """Tell the HTTP server's processes, which are made from this one, how many requests each answers at a time."""
+    os.environ[THREADS] = str(threads)
+
+
+def served_threads() -> int:
+    """Return how many requests this process of the HTTP server answers at a time."""
+    return int(os.environ[THREADS])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -14,6 +15,9 @@ from click._termui_impl import ProgressBar
 
 from backend import clock
 from backend.errors import Impossible
+
+# C1 controls, and what turns the direction of text (UAX 9); JSON itself escapes the other controls.
+CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Command(click.Command):
@@ -102,8 +106,9 @@ def plain(value: object) -> object:
 
 
 def dump(found: object, **options: Any) -> str:
-    """Return JSON."""
-    return json.dumps(found, default=plain, ensure_ascii=False, **options)
+    """Return JSON in which what would control a terminal, or turn the order of what it shows, is escaped."""
+    text = json.dumps(found, default=plain, ensure_ascii=False, **options)
+    return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write(found: object, output: Path | None, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from backend import feedback
+from backend import feedback, policy
 from backend.accounts import SignedIn, clean_email, clean_name
 from backend.db import AnyRow
 from backend.models import EMAIL_LENGTH, NAME_LENGTH
@@ -29,6 +29,8 @@ Password = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAXIMUM}),
 ]
 Token = Annotated[str, Field(min_length=1)]
+# A version that could not have been published is not looked up: PostgreSQL takes no NUL.
+Version = Annotated[str, Field(pattern=f"^{policy.VERSION.pattern}$")]
 
 
 class Registration(Body):
@@ -70,7 +72,7 @@ class AccountChange(Body):
 
     name: Name | None = None
     email_updates: bool = False
-    accepted_policy: Annotated[str, Field(min_length=1, max_length=40)] = ""
+    accepted_policy: Version = ""
 
 
 class EmailChange(Body):

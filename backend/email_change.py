@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy import delete, func, insert, select, update
 
 from backend import audit, clock, mail, privacy
-from backend.accounts import OPEN, ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
+from backend.credentials import OPEN, ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
 from backend.db import AnyRow, db, reading, transaction
 from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Mail, PreviousAddress, Session

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, select, update
 
 from backend import audit, clock, ledger, mail, receipts
-from backend.accounts import lock_address
+from backend.credentials import lock_address
 from backend.db import AnyRow, db, reading, transaction
 from backend.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
 from backend.privacy import basis_of, rows_about, tables_about_people

@@ -16,6 +16,8 @@ from backend.sessions import Viewer
 from backend.throttle import throttle
 
 MESSAGE_LENGTH = 4000
+# No language has more on a letter (UAX 15, stream-safe text), and to compose them takes the square of their number.
+MOST_MARKS = 30
 KEY_LENGTH = 255
 
 
@@ -23,8 +25,12 @@ def clean_message(message: str) -> str:
     """Return a message as it is stored: in NFC, without white space around it.
 
     Raises:
-        ValueError: it is empty, too long, or has control characters other than line breaks and tabs.
+        ValueError: it is empty or too long, has too many accents on a letter, or control characters other than line
+            breaks and tabs.
     """
+    if _is_stacked(message):
+        msg = f"write text with at most {MOST_MARKS} accents on one letter"
+        raise ValueError(msg)
     message = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
     if not 1 <= len(message) <= MESSAGE_LENGTH:
         msg = f"write 1 to {MESSAGE_LENGTH:,} characters"
@@ -33,6 +39,15 @@ def clean_message(message: str) -> str:
         msg = "write text without control characters other than line breaks and tabs"
         raise ValueError(msg)
     return message
+
+
+def _is_stacked(text: str) -> bool:
+    marks = 0
+    for character in "" if text.isascii() else text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > MOST_MARKS:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 import os
 import secrets
+import sys
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
@@ -15,18 +18,23 @@ from backend.config import Settings, settings
 from backend.errors import Overloaded
 from backend.strength import normalize
 
+HASH_PREFIX = "$argon2id$v=19$"
 SALT_BYTES = 16
 HASH_BYTES = 32
 # Half of the threads that `tiles serve` gives a process by default: the others answer whoever needs no hash.
 LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
+LOWEST_PRIORITY = 19
+
+T = TypeVar("T")
 
 
 class Hasher:
     """Hashes passwords, as many at a time as there are cores, and refuses work that would wait too long.
 
-    Memory is bounded by cores x `argon2_memory_kib`, the wait by `WAIT_SECONDS`.
+    The wait is bounded by `WAIT_SECONDS`, memory by cores x `argon2_memory_kib`: as many threads do the work, and
+    each uses its memory again. In the threads that answer requests, the allocator would keep that much for each.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,29 +46,22 @@ class Hasher:
             hash_len=HASH_BYTES,
             salt_len=SALT_BYTES,
         )
-        self._nobody = self._hash_of_nobody(settings)
+        self.cost = f"m={settings.argon2_memory_kib},t={settings.argon2_time_cost},p={settings.argon2_parallelism}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._places = threading.BoundedSemaphore(cores)
+        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="hasher", initializer=_give_way)
         self._line = threading.BoundedSemaphore(LINE)
 
-    @staticmethod
-    def _hash_of_nobody(settings: Settings) -> str:
-        """Write down a hash that no password has, so that an unknown address costs the same work."""
-        salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
-        cost = f"m={settings.argon2_memory_kib},t={settings.argon2_time_cost},p={settings.argon2_parallelism}"
-        return f"$argon2id$v=19${cost}${salt}${digest}"
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _in_turn(self, work: Callable[..., T], *given: object) -> T:
         if not self._line.acquire(blocking=False):
             raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
         try:
-            if not self._places.acquire(timeout=WAIT_SECONDS):
-                raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
+            turn = self._pool.submit(work, *given)
             try:
-                yield
-            finally:
-                self._places.release()
+                return turn.result(WAIT_SECONDS)
+            except TimeoutError:
+                if turn.cancel():
+                    raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
+            return turn.result()
         finally:
             self._line.release()
 
@@ -70,30 +71,53 @@ class Hasher:
         Raises:
             Overloaded: the line is full.
         """
-        with self._turn():
-            try:
-                return self._hasher.hash(normalize(password))
-            except HashingError:  # no memory for it
-                raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
+        try:
+            return self._in_turn(self._hasher.hash, normalize(password))
+        except HashingError:  # no memory for it
+            raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
 
-    def verify(self, encoded: str | None, password: str) -> bool:
+    def verify(self, encoded: str | None, password: str, costs: Iterable[str] = ()) -> bool:
         """Tell whether a password has this hash; without a hash, do the same work and say no.
+
+        The same work also where accounts have hashes of other costs: each cost's is done, whichever the hash has.
 
         Raises:
             Overloaded: the line is full.
         """
-        with self._turn():
-            try:
-                right = self._hasher.verify(encoded or self._nobody, normalize(password))
-            except (VerifyMismatchError, InvalidHashError):
-                return False
-            except VerificationError:  # no memory for it
-                raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
-        return right and encoded is not None
+        own = cost_of(encoded) if encoded else self.cost
+        hashes = {cost: _hash_of_nobody(cost) for cost in (*costs, self.cost)} | {own: encoded or _hash_of_nobody(own)}
+        try:
+            right = self._in_turn(self._verify_each, hashes, normalize(password))
+        except VerificationError:  # no memory for it
+            raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
+        return right[own] and encoded is not None
 
-    def is_outdated(self, encoded: str) -> bool:
-        """Tell whether a hash was made with other parameters than the settings name now."""
-        return self._hasher.check_needs_rehash(encoded)
+    def _verify_each(self, hashes: dict[str, str], password: str) -> dict[str, bool]:
+        return {cost: self._verify(encoded, password) for cost, encoded in sorted(hashes.items())}
+
+    def _verify(self, encoded: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(encoded, password)
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+
+
+def _give_way() -> None:
+    """Let whoever needs no hash have the processor first: on Linux a thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+
+def cost_of(encoded: str) -> str:
+    """Return the parameters with which a hash was made, as it names them: `m=19456,t=2,p=1`."""
+    return encoded.split("$")[3]
+
+
+@cache
+def _hash_of_nobody(cost: str) -> str:
+    """Write down a hash that no password has, so that an unknown address costs the same work."""
+    salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
+    return f"{HASH_PREFIX}{cost}${salt}${digest}"
 
 
 def init_app(app: Flask) -> None:

@@ -123,6 +123,16 @@ def with_hold(erase_after: datetime | None, held_until: datetime | None) -> date
     return max(erase_after, held_until) if erase_after and held_until else erase_after
 
 
+class PasswordCost(Base):
+    """Argon2 parameters that some account's hash may have: signing in does the work of each, whoever signs in."""
+
+    __tablename__ = "password_costs"
+
+    cost: Mapped[str] = public("The parameters, as hashes name them", String(60), primary_key=True)
+
+    __table_args__ = ({"info": {"purpose": "One row for each cost of password hashes that is in use"}},)
+
+
 class PreviousAddress(Base):
     """An address that an account had a short while ago, and which can take the account back."""
 

@@ -177,7 +177,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body:
         described["requestBody"] = {"required": True, "content": _content(operation.body)}
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": HEADER_LENGTH}}
+        {"name": name, "in": "header", "schema": {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}}
         for name in operation.headers
     ]
     if "<uuid:" in operation.path:

@@ -5,7 +5,14 @@ import uuid
 from sqlalchemy import delete, update
 
 from backend import mail
-from backend.accounts import ask_password_again, is_as, new_password_hash, redeem_for, tell_previous_addresses
+from backend.credentials import (
+    ask_password_again,
+    is_as,
+    new_password_hash,
+    note_cost,
+    redeem_for,
+    tell_previous_addresses,
+)
 from backend.db import AnyRow, changed, transaction
 from backend.errors import InvalidToken, Unauthenticated
 from backend.models import Account, Session
@@ -38,7 +45,9 @@ def reset(*, token: str, password: str, client: str | None) -> None:
         if not _replace_password(account, password_hash):
             raise InvalidToken
         session.execute(delete(Session).where(Session.account_id == account.id))
-    throttle().clear("sign-in-failures", address=account.email.lower())
+    address = account.email.lower()
+    throttle().clear("sign-in", address=address)
+    throttle().clear("sign-in-failures", address=address)
 
 
 def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
@@ -69,6 +78,7 @@ def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     )
     if not replaced:
         return None
+    note_cost(password_hash)
     mail.enqueue("password_changed", account_id=account.id)
     tell_previous_addresses(account.id)
     return credentials_id

@@ -9,11 +9,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from flask import Flask, current_app
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 
-from backend import clock
-from backend.config import settings
+from backend import clock, keys
 from backend.db import AnyRow
 from backend.errors import InvalidToken
 from backend.models import UNDO, Account
@@ -53,26 +51,15 @@ class _Signer(TimestampSigner):
         return datetime.fromtimestamp(ts, tz=UTC)
 
 
-def init_app(app: Flask) -> None:
-    """Make a serializer for each purpose from the app's keys."""
-    with app.app_context():
-        # itsdangerous signs with the last key of its list, the settings name the newest first.
-        keys = [key.get_secret_value() for key in reversed(settings().secret_keys)]
-    app.extensions["tiles.tokens"] = {
-        purpose: URLSafeTimedSerializer(
-            keys,
-            salt=purpose.value,
-            serializer_kwargs={"ensure_ascii": False},
-            signer=_Signer,
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
-        for purpose in Purpose
-    }
-
-
 def _serializer(purpose: Purpose) -> URLSafeTimedSerializer:
-    found: URLSafeTimedSerializer = current_app.extensions["tiles.tokens"][purpose]
-    return found
+    return URLSafeTimedSerializer(
+        # itsdangerous signs with the last key of its list.
+        [key.get_secret_value() for key in reversed(keys.in_use())],
+        salt=purpose.value,
+        serializer_kwargs={"ensure_ascii": False},
+        signer=_Signer,
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )
 
 
 def issue(purpose: Purpose, content: dict[str, Any]) -> str:

@@ -64,6 +64,8 @@ class Message(flask_mail.Message):
 class _SMTP(flask_mail.Connection):
     def configure_host(self) -> smtplib.SMTP:
         context = ssl.create_default_context()
+        # Whatever this machine's OpenSSL was told to put up with (RFC 8996).
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         host: smtplib.SMTP
         if self.mail.use_ssl:
             host = smtplib.SMTP_SSL(self.mail.server, self.mail.port, timeout=SMTP_SECONDS, context=context)

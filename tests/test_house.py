@@ -35,16 +35,17 @@ LADDER = [
     ["desk"],
     ["passwords", "email_change", "closing", "erasure", "feedback", "policy", "announcements"],
     ["accounts", "privacy"],
+    ["credentials"],
     ["sessions", "mail", "throttle", "audit"],
     ["compose"],
     ["transport", "receipts", "hashing"],
     ["tokens"],
     ["models", "strength", "remains"],
-    ["db", "declarations", "ledger", "console"],
+    ["db", "declarations", "ledger", "console", "keys"],
     ["clock", "errors", "config", "logs"],
 ]
 DOORS = {"api", "pages", "forms", "cli", "cli_data", "cli_public", "web", "openapi", "contract", "console"}
-FEATURES = {module for row in LADDER[5:13] for module in row}
+FEATURES = {module for row in LADDER[5:14] for module in row}
 
 
 # Imports

@@ -234,6 +234,14 @@ def test_after_a_hundred_failures_the_right_password_is_refused_and_a_reset_open
     fail_to_sign_in(limited, moment, 100)
 
 
+def test_whoever_is_kept_out_by_the_tries_of_others_gets_in_with_a_reset(limited: Service, moment: Moment) -> None:
+    limited.register()
+    fail_to_sign_in(limited, moment, 10)
+    assert_limited(sign_in(limited, password=PASSWORD), 5 * MINUTE)
+    assert limited.reset(limited.ask_for_reset()).status_code == 204
+    assert sign_in(limited, password=OTHER_PASSWORD).status_code == 201
+
+
 def test_a_success_clears_the_failures(limited: Service, moment: Moment) -> None:
     limited.register()
     fail_to_sign_in(limited, moment, 99)

@@ -1,13 +1,16 @@
 """Sending over TLS: only to the server that was meant, and never in clear text instead."""
 
 import asyncio
+import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import trustme
@@ -58,7 +61,7 @@ def server(certificate: trustme.LeafCert, use: dict[str, bool], **options: Any) 
 def through(make_service: Make) -> Callable[..., Service]:
     """Make the service with another mail server, which it is told to use over TLS."""
 
-    def make(peer: MailServer, **settings: Any) -> Service:
+    def make(peer: MailServer | Between, **settings: Any) -> Service:
         service = make_service(mail_port=peer.port, **settings)
         service.mail_server = peer
         service.http.post("/v1/registrations", json={"name": "Ada Lovelace", "email": "ada@example.org"})
@@ -106,10 +109,26 @@ def test_a_certificate_of_another_address_is_refused(
 
 
 @BOTH
+def test_a_certificate_that_names_the_host_where_names_no_longer_count_is_refused(
+    through: Make, authority: trustme.CA, use: dict[str, bool]
+) -> None:
+    # The common name is none of the names that count (RFC 9525 section 2).
+    with server(authority.issue_cert("mail.example.org", common_name="localhost"), use) as peer:
+        assert_refused(through(peer, mail_server="localhost", **use), "certificate-62")
+
+
+@BOTH
 def test_an_expired_certificate_is_refused(through: Make, authority: trustme.CA, use: dict[str, bool]) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     with server(authority.issue_cert(HOST, not_after=yesterday), use) as peer:
         assert_refused(through(peer, **use), "certificate-10")
+
+
+@BOTH
+def test_a_certificate_before_its_time_is_refused(through: Make, authority: trustme.CA, use: dict[str, bool]) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with server(authority.issue_cert(HOST, not_before=tomorrow), use) as peer:
+        assert_refused(through(peer, **use), "certificate-9")
 
 
 @BOTH
@@ -139,18 +158,164 @@ def test_a_server_without_starttls_is_refused_and_hears_nothing_in_clear(through
     assert heard == []
 
 
+@BOTH
 def test_the_worker_waits_an_untrusted_server_out_and_its_log_says_why_and_names_nobody(
-    through: Make, caplog: pytest.LogCaptureFixture
+    through: Make,
+    authority: trustme.CA,
+    use: dict[str, bool],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with server(trustme.CA().issue_cert(HOST), TLS) as peer:
-        service = through(peer, **TLS)
+    monkeypatch.setattr(worker, "LONGEST_PAUSE_SECONDS", 0.5)
+    caplog.set_level(logging.DEBUG)
+    with server(trustme.CA().issue_cert(HOST), use) as peer, server(authority.issue_cert(HOST), use) as renewed:
+        service = through(peer, **use)
         end = worker.start(service.app)
         try:
             wait_for(lambda: "the mail server is away (certificate-20)" in caplog.text)
+            assert [row["attempts"] for row in service.rows("mails")] == [0]
+            service.app.extensions["mail"].port = renewed.port
+            wait_for(lambda: renewed.messages)
         finally:
             end()
-    assert "ada" not in caplog.text.lower()
-    assert [row["attempts"] for row in service.rows("mails")] == [0]
+    assert peer.messages == []
+    ours = " ".join(record.getMessage() for record in caplog.records if not record.name.startswith("mail.log")).lower()
+    assert "certificate-20" in ours
+    assert "ada" not in ours
+    assert "example" not in ours
+
+
+# Somebody between us and the mail server
+
+
+class Between:
+    """Who answers in a mail server's place, by hand, and notes what is said in clear and what after a handshake."""
+
+    def __init__(self, certificate: trustme.LeafCert, use: dict[str, bool] = TLS, **answers: str) -> None:
+        self.use, self.context = use, ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        certificate.configure_cert(self.context)
+        self.answers = {
+            "clear": "250-between\r\n250 STARTTLS",
+            "starttls": "220 go on",
+            "safe": "250 between",
+        } | answers
+        self.clear: list[str] = []
+        self.safe: list[str] = []
+        self.messages: list[str] = []
+        self._listener = socket.create_server((HOST, 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._answer)
+
+    def _answer(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, suppress(OSError):
+            if self.use == SSL or self._talk(connection, self.clear, self.answers["clear"], "220 between"):
+                with self.context.wrap_socket(connection, server_side=True) as secured:
+                    self._talk(secured, self.safe, self.answers["safe"], "220 between" if self.use == SSL else "")
+
+    def _talk(self, connection: socket.socket, heard: list[str], hello: str, greeting: str) -> bool:
+        """Answer until the other goes; True where TLS is to begin."""
+        connection.sendall(f"{greeting}\r\n".encode() if greeting else b"")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                heard.append(line.decode("latin-1").strip())
+                command = heard[-1].upper().split(" ")[0]
+                starttls = self.answers["starttls"]
+                known = {"EHLO": hello, "STARTTLS": starttls, "DATA": "354 go on", "AUTH": "235 come in"}
+                connection.sendall(f"{known.get(command, '250 OK')}\r\n".encode())
+                if command == "STARTTLS" and starttls.startswith("220"):
+                    return True
+                if command == "DATA":
+                    self.messages.append(b"".join(iter(lines.readline, b".\r\n")).decode())
+                    connection.sendall(b"250 OK\r\n")
+        return False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(20)
+        self._listener.close()
+
+
+def only(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
+    """Let a side speak one version of TLS, however broken."""
+    # Python warns of those that nobody should use.
+    with pytest.warns(DeprecationWarning, match=version):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
+
+
+@BOTH
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
+    through: Make, authority: trustme.CA, use: dict[str, bool], version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Also on a machine whose OpenSSL would put up with it, as an old one may.
+    lenient = ssl.create_default_context
+
+    def create_default_context(*purpose: ssl.Purpose) -> ssl.SSLContext:
+        context = lenient(*purpose)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            context.minimum_version = ssl.TLSVersion.TLSv1
+        return context
+
+    monkeypatch.setattr("backend.transport.ssl.create_default_context", create_default_context)
+    with Between(authority.issue_cert(HOST), use) as peer:
+        only(peer.context, version)
+        assert_refused(through(peer, **use), "tls")
+    assert peer.safe == []
+
+
+LOGIN = {"mail_username": "tiles", "mail_password": "open sesame"}
+
+
+def assert_kept_to_itself(peer: Between) -> None:
+    """Check that all that was said in clear is who we are, and that TLS is to begin."""
+    assert [line.split(" ")[0] for line in peer.clear] == ["ehlo", "STARTTLS"]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"starttls": "220 go on\r\n250-between\r\n250 AUTH PLAIN"},
+        {"clear": "250-between\r\n250-AUTH PLAIN\r\n250 STARTTLS"},
+    ],
+    ids=["after the answer to STARTTLS", "before STARTTLS"],
+)
+def test_what_was_said_in_clear_is_forgotten_when_tls_begins(
+    through: Make, authority: trustme.CA, answers: dict[str, str]
+) -> None:
+    with Between(authority.issue_cert(HOST), **answers) as peer:
+        assert_refused(through(peer, **LOGIN, **TLS), "not-supported")
+    assert_kept_to_itself(peer)
+    assert [line.split(" ")[0] for line in peer.safe] == ["ehlo"]
+
+
+def test_an_answer_that_was_smuggled_in_before_tls_answers_nothing(through: Make, authority: trustme.CA) -> None:
+    smuggled = "220 go on\r\n250 between\r\n550 no such mailbox\r\n550 no such mailbox"
+    with Between(authority.issue_cert(HOST), starttls=smuggled) as peer:
+        service = through(peer, **TLS)
+        service.deliver()
+    assert_kept_to_itself(peer)
+    assert [line.split(" ")[0] for line in peer.safe][:4] == ["ehlo", "mail", "rcpt", "data"]
+    assert len(peer.messages) == 1
+    assert service.rows("mails") == []
+
+
+@pytest.mark.parametrize(
+    ("starttls", "code"),
+    [("454 4.7.0 not now", "smtp-454"), ("250 OK", "smtp-250"), ("502 what?", "smtp-502"), ("no answer", "smtp--1")],
+)
+def test_a_server_that_offers_starttls_and_does_not_begin_it_hears_nothing(
+    through: Make, authority: trustme.CA, starttls: str, code: str
+) -> None:
+    with Between(authority.issue_cert(HOST), starttls=starttls) as peer:
+        assert_refused(through(peer, **LOGIN, **TLS), code)
+    assert_kept_to_itself(peer)
 
 
 class Doorkeeper:

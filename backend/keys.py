@@ -1,0 +1,174 @@
+"""The keys that sign mailed tokens and receipts: those of the settings, or a file that the instance made for itself.
+
+The file names the newest first: it signs, and all of them verify. It is read whenever a token is issued or redeemed
+(8 µs), so that a rotation reaches every process of the instance at once. Were it looked at only now and then, one
+process would refuse what another had just signed, and a stolen key would stay good for a while.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flask import Flask, current_app
+from pydantic import SecretStr
+
+from backend.config import PREFIX, SettingsError, settings, strong
+from backend.errors import Impossible
+
+NAME = "secret_key"
+BY_HAND = f"""\
+{PREFIX}SECRET_KEYS names the keys, so there is no file to put another into. By hand, losing no link:
+  1. Make a key (openssl rand -hex 32) and put it last in {PREFIX}SECRET_KEYS of every process and machine: old,new.
+     Restart them all: from then on each of them verifies what the new key signs.
+  2. Put it first: new,old. Restart them all: from then on it signs.
+  3. Take out the old one when nothing it signed is needed: links last for 72 hours, but those to unsubscribe, those
+     that open a closed account again, and receipts of erasures last as long as their key.
+After a theft do all of it in one: new alone, and restart. What the old one signed is refused from then on."""
+
+Keys = tuple[SecretStr, ...]
+
+log = logging.getLogger(__name__)
+
+
+class _File:
+    """The instance's own keys, as its file has them at the moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            _make(path)
+        self._last = _read(path)
+
+    def read(self) -> Keys:
+        try:
+            self._last = _read(self.path)
+        except (OSError, ValueError) as error:
+            log.error("the key file cannot be read, its last keys go on (%s)", type(error).__name__)  # noqa: TRY400
+        return self._last
+
+
+def init_app(app: Flask) -> None:
+    """Give the app its keys; make one where the settings name none and the instance has none.
+
+    Raises:
+        SettingsError: the instance's own file is of no use.
+    """
+    with app.app_context():
+        given = settings()
+    path = given.instance_path / NAME
+    try:
+        app.extensions["tiles.keys"] = None if given.secret_keys else _File(path)
+    except OSError as error:
+        msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({path}: {error.strerror})"
+        raise SettingsError(msg) from None
+    except ValueError:
+        msg = f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
+        raise SettingsError(msg) from None
+
+
+def _file() -> _File | None:
+    found: _File | None = current_app.extensions["tiles.keys"]
+    return found
+
+
+def in_use() -> Keys:
+    """Return the keys, the newest first: it signs, and all of them verify."""
+    file = _file()
+    return file.read() if file else settings().secret_keys
+
+
+def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
+    """Sign with a new key from now on; return the older ones that still verify: all but those that are to leave.
+
+    Raises:
+        Impossible: the settings name the keys, or the file is not to be read or written.
+    """
+    file = _file()
+    if file is None:
+        raise Impossible(BY_HAND)
+    try:
+        with _locked(file.path):
+            kept = tuple(key for key in _read(file.path) if key not in leaving)
+            _replace(file.path, (_new(), *kept))
+    except OSError as error:
+        msg = f"{file.path}: cannot be written ({error.strerror}); mend that, and run this once more"
+        raise Impossible(msg) from None
+    except ValueError:
+        raise Impossible(f"{file.path} holds no usable key") from None
+    return kept
+
+
+def _new() -> SecretStr:
+    return SecretStr(secrets.token_urlsafe(32))
+
+
+def _read(path: Path) -> Keys:
+    keys = strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
+    if not keys:
+        raise ValueError
+    return keys
+
+
+def _write(draft: Path, keys: Iterable[SecretStr]) -> None:
+    """Write a file of keys that is on the disk when this returns."""
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(f"{key.get_secret_value()}\n" for key in keys)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make(path: Path) -> None:
+    """Make the file whole or not at all, so that of several starting processes all read the same key."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write(draft, [_new()])
+        os.link(draft, path)
+        _sync_folder(path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _replace(path: Path, keys: Keys) -> None:
+    """Put other keys in the place of the file's, whole or not at all; it is locked until it is replaced."""
+    draft = path.with_name(f".{path.name}.next")
+    draft.unlink(missing_ok=True)  # of a rotation that was killed
+    owner = path.stat()
+    try:
+        _write(draft, keys)
+        # Root may rotate for the service's own user, who has to read the file.
+        if owner.st_uid != os.geteuid():
+            os.chown(draft, owner.st_uid, owner.st_gid)
+        draft.replace(path)
+    except BaseException:
+        # Not after it: a draft of this name is then the next one's.
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep the file from others who would replace it; it is the one that is there after waiting for them."""
+    while True:
+        file = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file), path.stat()):
+                yield
+                return
+        finally:
+            os.close(file)

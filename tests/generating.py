@@ -1,0 +1,71 @@
+"""How much is generated, and how much of it was really sent: a plugin of pytest.
+
+Every run generates the same, a bounded share. `pytest --hypothesis-profile=bench` generates something else each time,
+and much more of it; what failed is printed so that it can be run again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import HealthCheck, settings
+
+BENCH = 40
+
+settings.register_profile(
+    "share",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    # A database for each example would take longer than the example: each test says how it begins anew.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("bench", settings.get_profile("share"), derandomize=False, print_blob=True)
+settings.load_profile("share")
+
+
+def is_bench() -> bool:
+    """Tell whether this run generates much."""
+    return settings.get_current_profile_name() == "bench"
+
+
+def amount(share: int) -> int:
+    """Return how many examples to generate in this run, where every run generates a share."""
+    return share * BENCH if is_bench() else share
+
+
+Count = Callable[[Flask], None]
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Iterator[Count]:
+    """Count the requests that an app really gets in this test."""
+    sent: Counter[str] = Counter()
+
+    def watch(app: Flask) -> None:
+        inner = app.wsgi_app
+
+        def counted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            sent["requests"] += 1
+            return inner(environ, start_response)
+
+        app.wsgi_app = counted  # type: ignore[method-assign]
+
+    yield watch
+    record_property("requests sent", sent["requests"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many generated requests each test sent, and all together."""
+    sent: Counter[str] = Counter()
+    for report in (report for found in terminalreporter.stats.values() for report in found):
+        if getattr(report, "when", None) == "teardown":
+            sent[report.nodeid.partition("[")[0]] += dict(report.user_properties).get("requests sent", 0)
+    if sent.total():
+        terminalreporter.section("generated requests")
+        for test, number in sorted(sent.items()):
+            if number:
+                terminalreporter.line(f"{number:>9,}  {test}")
+        terminalreporter.line(f"{sent.total():>9,}  in all")

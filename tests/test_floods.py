@@ -1,0 +1,192 @@
+"""Clients that send too much, too slowly or not at all hold nobody else up; the real server, real connections."""
+
+import asyncio
+import re
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from support import PASSWORD, ServerProcess
+
+from backend.hashing import LINE
+from backend.server import BODY_SECONDS
+
+# More than the threads that a process has.
+CROWD = 4 * LINE
+HEAD = b"POST /v1/sessions HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\n"
+ADDRESS = "nobody@example.org"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The service with real password hashing, in as many threads as it has by default."""
+    folder = tmp_path_factory.mktemp("floods")
+    with ServerProcess(folder, rate_limits="off", argon2_memory_kib=19456, argon2_time_cost=2) as server:
+        yield server
+
+
+def connect(server: ServerProcess, sent: bytes = b"") -> socket.socket:
+    """Open a connection and send something."""
+    parts = urlsplit(server.url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+@contextmanager
+def connections(server: ServerProcess, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Hold many connections, on each of which the same was sent."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(connect(server, sent)) for _ in range(count)]
+
+
+def answer_to(server: ServerProcess, *sent: bytes) -> bytes:
+    """Send something, also when nobody listens any more, and return all that is answered."""
+    with connect(server) as connection:
+        try:
+            for part in sent:
+                connection.sendall(part)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        received = b""
+        try:
+            while part := connection.recv(65536):
+                received += part
+        except ConnectionResetError:
+            pass
+        return received
+
+
+def assert_serves(server: ServerProcess) -> None:
+    """Check that others are answered, by the threads and by the password hasher too."""
+    credentials = {"email": ADDRESS, "password": PASSWORD}
+    assert httpx2.get(f"{server.url}/readyz").status_code == 200
+    assert httpx2.post(f"{server.url}/v1/sessions", json=credentials).json()["code"] == "wrong-credentials"
+    assert httpx2.post(f"{server.url}/v1/password-resets", json={"email": ADDRESS}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: ti",
+        HEAD + b"Content-Length: 100\r\n\r\n",
+        HEAD + b'Content-Length: 100\r\n\r\n{"email": ',
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+        HEAD + b'Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n5\r\n"ema',
+        b"GET /v1/account HTTP/1.1\r\nHost: tiles\r\nContent-Length: 5\r\n\r\n",
+    ],
+    ids=["nothing", "half a header", "no body", "half a body", "no chunk", "half a chunk", "a body where none is read"],
+)
+def test_slow_bodies_do_not_hold_the_others_up(server: ServerProcess, sent: bytes) -> None:
+    with connections(server, CROWD, sent):
+        assert_serves(server)
+
+
+def test_thousands_of_idle_connections_do_not_hold_the_others_up(server: ServerProcess) -> None:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with connections(server, min(3000, most - 200)):
+        assert_serves(server)
+
+
+def test_a_body_that_does_not_come_is_waited_for_and_then_refused(server: ServerProcess) -> None:
+    begun = time.monotonic()
+    answers = [answer_to(server, HEAD + b'Content-Length: 100\r\nConnection: close\r\n\r\n{"email": ')]
+    assert time.monotonic() - begun > BODY_SECONDS / 2
+    assert [(answer[9:12], b'"malformed-json"' in answer) for answer in answers] == [(b"400", True)]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_endless_body_is_refused_unread(server: ServerProcess, announced: bool) -> None:  # noqa: FBT001
+    length, chunk = (b"Content-Length: 1000000000000", b"x" * 65536)
+    if not announced:
+        length, chunk = b"Transfer-Encoding: chunked", b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    answer = answer_to(server, HEAD + length + b"\r\n\r\n", *[chunk] * 1000)
+    # A server that stops reading may be cut off before its answer is read; what it must not do is read on.
+    assert answer == b"" or (answer[9:12], b'"payload-too-large"' in answer) == (b"413", True)
+    assert_serves(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: tiles\r\nX-Long: " + b"x" * 2**20 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: tiles\r\n" + b"X-Many: x\r\n" * 10_000 + b"\r\n",
+        b"GET /" + b"x" * 2**20 + b" HTTP/1.1\r\nHost: tiles\r\n\r\n",
+    ],
+    ids=["long", "many", "path"],
+)
+def test_huge_headers_are_refused(server: ServerProcess, sent: bytes) -> None:
+    answer = answer_to(server, sent)
+    assert answer == b"" or answer[9:12] in {b"400", b"414", b"431"}
+    assert_serves(server)
+
+
+def test_whoever_leaves_in_the_middle_leaves_no_trace_in_the_log(server: ServerProcess) -> None:
+    before = len(server.log)
+    for rest in (b"", b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"):
+        with connections(server, 20, HEAD + rest):
+            pass
+    assert_serves(server)
+    assert re.findall(r"Traceback|ERROR|WARN", server.log[before:]) == []
+
+
+async def sign_in_at_once(server: ServerProcess, times: int) -> tuple[list[httpx2.Response], list[httpx2.Response]]:
+    """Sign in wrongly many times at once; return the answers, and those that others got meanwhile."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=60) as http:
+        credentials = {"email": ADDRESS, "password": PASSWORD}
+        flood = [asyncio.create_task(http.post("/v1/sessions", json=credentials)) for _ in range(times)]
+        others = []
+        while not all(task.done() for task in flood):
+            others += [await http.get("/readyz"), await http.post("/v1/password-resets", json={"email": ADDRESS})]
+        return [await task for task in flood], others
+
+
+def memory_of(server: ServerProcess) -> int:
+    """Return how much memory the server's processes have in use, in KiB."""
+    found = [Path(f"/proc/{pid}/status").read_text() for pid in server.processes()]
+    return sum(int(size) for text in found for size in re.findall(r"VmRSS:\s+(\d+) kB", text))
+
+
+def test_a_sign_in_flood_is_refused_in_part_and_stops_nothing_else(server: ServerProcess) -> None:
+    asyncio.run(sign_in_at_once(server, CROWD))
+    before = memory_of(server)
+    for _ in range(4):
+        flood, others = asyncio.run(sign_in_at_once(server, CROWD))
+        assert set(Counter(answer.status_code for answer in flood)) <= {401, 503}
+        refused = [answer for answer in flood if answer.status_code == 503]
+        assert refused
+        assert {(answer.json()["code"], answer.headers["Retry-After"]) for answer in refused} == {("overloaded", "5")}
+        assert {answer.status_code for answer in others} == {200, 202}
+    assert memory_of(server) - before < 19456
+
+
+def test_a_header_with_an_underscore_does_not_pass_for_another(tmp_path: Path) -> None:
+    """Proxies overwrite X-Forwarded-For; X_Forwarded_For would get past them (CVE-2015-0219)."""
+    with ServerProcess(tmp_path, trusted_proxies=1, rate_limits="password-reset/client=2/hour") as server:
+        codes = [
+            httpx2.post(
+                f"{server.url}/v1/password-resets",
+                json={"email": f"ada{number}@example.org"},
+                headers={"X_Forwarded_For": f"192.0.2.{number}"},
+            ).status_code
+            for number in range(3)
+        ]
+    assert codes == [202, 202, 429]
+
+
+def test_a_session_that_is_not_ascii_is_refused_and_not_overlooked(server: ServerProcess) -> None:
+    sent = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    body = b'{"message": "More tiles, please."}'
+    length = b"Content-Length: %d\r\n" % len(body)
+    assert answer_to(server, sent + length + b"\r\n" + body)[9:12] == b"201"
+    answer = answer_to(server, sent + length + "Authorization: Bearer é\r\n\r\n".encode() + body)
+    assert (answer[9:12], b'"unauthenticated"' in answer) == (b"401", True)

@@ -1,0 +1,211 @@
+"""The file of keys that an instance makes for itself: whole at every moment, and its owner's alone."""
+
+import fcntl
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from journeys import MakeService, at_once
+from support import TILES, Service, any_database, environment, run_tiles, wait_for
+
+from backend import create_app, keys
+from backend.config import SettingsError, load
+
+OLD_KEY = "o" * 40
+
+
+@pytest.fixture
+def own(make_service: MakeService) -> Service:
+    """The service with a key that the instance made itself."""
+    return make_service(secret_keys="")
+
+
+def rotate(service: Service) -> None:
+    with service.app.app_context():
+        keys.rotate()
+
+
+def file_of(service: Service) -> Path:
+    return Path(service.app.instance_path) / keys.NAME
+
+
+def written(path: Path) -> list[str]:
+    """Return the keys of a file that is whole and its owner's alone."""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text("ascii")
+    assert text.endswith("\n")
+    assert all(len(key) >= 32 for key in text.split())
+    return text.split()
+
+
+def left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str, tuple[str, int]]]:
+    """Act in a process that is killed before its first step, in one before its second, ... until one gets through.
+
+    A step is a call of what is not Python, the system among it. Return the files with their modes that each left.
+    """
+    script = f"""
+import json, os, signal, sys
+from pathlib import Path
+from backend import create_app, keys
+folder, app, told, status = Path({str(folder)!r}), create_app(), [], None
+path = folder / keys.NAME
+def count(frame, event, called):
+    global left
+    if event == "c_call":
+        left -= 1
+        left >= 0 or os.kill(os.getpid(), signal.SIGKILL)
+while status != 0:
+    {prepare}
+    left, child = len(told), os.fork()
+    if child == 0:
+        with app.app_context():
+            sys.setprofile(count)
+            {act}
+            sys.setprofile(None)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    told.append({{file.name: (file.read_text(), file.stat().st_mode & 0o777) for file in folder.iterdir()}})
+print(json.dumps(told))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(folder), capture_output=True, text=True, check=True, timeout=60
+    )
+    found: list[dict[str, tuple[str, int]]] = json.loads(done.stdout)
+    return found
+
+
+def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_ones_with_them(tmp_path: Path) -> None:
+    old = [OLD_KEY, "e" * 40]
+    steps = left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
+    found = [left[keys.NAME][0].split() for left in steps]
+    assert old in found
+    assert all(keys == old or keys[1:] == old for keys in found)
+    assert all(len(key) >= 32 for keys in found for key in keys)
+    # What a killed one wrote beside it is as secret, and goes with the next rotation.
+    assert {mode for left in steps for _, mode in left.values()} == {0o600}
+    assert {len(left) for left in steps} == {1, 2}
+    assert list(steps[-1]) == [keys.NAME]
+    assert len(found[-1]) == 3
+
+
+def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
+    steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys._make(path)")
+    made = [left[keys.NAME] for left in steps if keys.NAME in left]
+    assert 0 < len(made) < len(steps)
+    assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in made)
+    assert all(mode == 0o600 for left in steps for name, (_, mode) in left.items() if keys.NAME in name)
+
+
+@any_database
+def test_of_rotations_at_once_none_is_lost(own: Service) -> None:
+    first = written(file_of(own))
+    for done in range(5, 26, 5):
+        at_once(*[lambda: rotate(own)] * 5)
+        found = written(file_of(own))
+        assert len(set(found)) == done + 1
+        assert found[-1:] == first
+
+
+@any_database
+def test_who_waited_for_the_file_waits_for_the_one_that_took_its_place(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock, asked = file_of(own), fcntl.flock, threading.Semaphore(0)
+
+    def lock(file: int, operation: int) -> None:
+        asked.release()
+        flock(file, operation)
+
+    monkeypatch.setattr("backend.keys.fcntl.flock", lock)
+    with ThreadPoolExecutor(1) as pool, path.open("r+") as first:
+        flock(first, fcntl.LOCK_EX)
+        done = pool.submit(rotate, own)
+        assert asked.acquire(timeout=20)
+        came = path.with_name("came")
+        came.write_text(OLD_KEY)
+        with came.open("r+") as second:
+            flock(second, fcntl.LOCK_EX)
+            came.replace(path)
+            first.close()
+            wait_for(lambda: asked.acquire(blocking=False) or done.done())
+            assert path.read_text() == OLD_KEY
+        done.result()
+    assert written(path)[1:] == [OLD_KEY]
+
+
+@any_database
+def test_a_key_that_came_while_it_was_asked_which_may_leave_stays(own: Service) -> None:
+    with own.app.app_context():
+        asked = keys.in_use()
+    rotate(own)
+    came = written(file_of(own))[0]
+    with own.app.app_context():
+        keys.rotate(asked)
+    assert written(file_of(own))[1:] == [came]
+
+
+@any_database
+def test_the_file_is_for_its_owner_only_whatever_the_process_lets_others_read(own: Service) -> None:
+    umask = os.umask(0)
+    try:
+        rotate(own)
+    finally:
+        os.umask(umask)
+    assert written(file_of(own))
+
+
+@any_database
+def test_the_file_stays_that_of_the_services_user_when_root_rotates(own: Service) -> None:
+    owner = 54321 if os.geteuid() == 0 else os.geteuid()
+    os.chown(file_of(own), owner, -1)
+    rotate(own)
+    assert file_of(own).stat().st_uid == owner
+
+
+def test_a_full_disk_leaves_the_keys_as_they_were_and_is_told(tmp_path: Path) -> None:
+    assert run_tiles(tmp_path, "keys", "rotate").returncode == 0
+    before = written(tmp_path / keys.NAME)
+    files = set(tmp_path.iterdir())
+    full = subprocess.run(
+        ["sh", "-c", f"ulimit -f 0 && exec '{TILES}' keys rotate"],
+        env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert re.fullmatch(
+        r"Error: .*secret_key: cannot be written \(File too large\); .* run this once more\n", full.stderr
+    )
+    assert written(tmp_path / keys.NAME) == before
+    assert set(tmp_path.iterdir()) == files
+
+
+@any_database
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("marmalade")], ids=["gone", "spoiled"])
+def test_a_file_that_was_spoiled_stops_no_running_process_and_its_log_says_so(
+    own: Service, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
+) -> None:
+    token, text = own.ask_to_register(), file_of(own).read_text()
+    spoil(file_of(own))
+    assert own.confirm(token).status_code == 201
+    assert "the key file cannot be read" in caplog.text
+    assert not any(key in caplog.text for key in text.split())
+
+
+@pytest.mark.parametrize("content", ["", "marmalade", "\xe9" * 40], ids=["empty", "short", "no text"])
+def test_a_file_that_holds_no_key_stops_the_start_and_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / keys.NAME).write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"secret_key holds no usable key: delete it .* TILES_SECRET_KEYS"):
+        create_app(load(environment(tmp_path)))
+
+
+def test_a_folder_in_place_of_the_file_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / keys.NAME).mkdir()
+    with pytest.raises(SettingsError, match=r"TILES_INSTANCE_PATH: .*secret_key"):
+        create_app(load(environment(tmp_path)))
