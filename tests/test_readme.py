@@ -1,10 +1,12 @@
 """The README is true: its commands, its journey, its example and its tables are run and compared."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import needs
 from playwright.sync_api import Page
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, wait_for
@@ -114,15 +116,67 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert documented == LIMITS
 
 
-def test_the_hard_cases_are_shown_by_tests_that_there_are() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "backend" / "hard-cases.md").read_text("utf-8")))
-    written = {
-        name
-        for file in (ROOT / "tests").glob("*.py")
-        for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
-    }
+TESTS = {
+    name
+    for file in (ROOT / "tests").glob("*.py")
+    for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
+}
+HARD_CASES, THREATS = (ROOT.joinpath("backend", name).read_text("utf-8") for name in ("hard-cases.md", "threats.md"))
+
+
+@pytest.mark.parametrize("page", [HARD_CASES, THREATS], ids=["hard cases", "threats"])
+def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 20
-    assert named <= written
+    assert named - TESTS == set()
+
+
+def tables(header: str, page: str) -> list[list[str]]:
+    """Return the cells of every table of a page that begins with a header cell."""
+    found = re.findall(rf"^\| {header} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in found for line in table.splitlines()]
+
+
+def test_each_threat_names_its_tests() -> None:
+    threats = tables("attack", THREATS)
+    assert len(threats) >= 50
+    for attack, _known, stops, test in threats:
+        assert stops, attack
+        assert re.fullmatch(r"(`test_\w+` ?)+|does not apply: .+", test), attack
+
+
+# OWASP ASVS 5.0.0: every requirement of level 1 and of level 2 in chapters V6, V7, V9, V11.4, V14 and V16.
+LEVEL_1 = """
+    6.1.1 6.2.1 6.2.2 6.2.3 6.2.4 6.2.5 6.2.6 6.2.7 6.2.8 6.3.1 6.3.2 6.4.1 6.4.2
+    7.2.1 7.2.2 7.2.3 7.2.4 7.4.1 7.4.2  9.1.1 9.1.2 9.1.3 9.2.1  11.4.1  14.2.1 14.3.1
+"""
+LEVEL_2 = """
+    6.1.2 6.1.3 6.2.9 6.2.10 6.2.11 6.2.12 6.3.3 6.3.4 6.4.3 6.4.4 6.5.1 6.5.2 6.5.3 6.5.4 6.5.5 6.6.1 6.6.2 6.6.3
+    6.8.1 6.8.2 6.8.3 6.8.4
+    7.1.1 7.1.2 7.1.3 7.3.1 7.3.2 7.4.3 7.4.4 7.4.5 7.5.1 7.5.2 7.6.1 7.6.2
+    9.2.2 9.2.3 9.2.4  11.4.2 11.4.3 11.4.4
+    14.1.1 14.1.2 14.2.2 14.2.3 14.2.4 14.3.2 14.3.3
+    16.1.1 16.2.1 16.2.2 16.2.3 16.2.4 16.2.5 16.3.1 16.3.2 16.3.3 16.3.4 16.4.1 16.4.2 16.4.3 16.5.1 16.5.2 16.5.3
+"""
+
+
+def test_each_requirement_of_the_standard_has_its_row_and_no_other_has_one() -> None:
+    found = [(number, level) for number, level, *_ in tables("no.", THREATS)]
+    expected = [(number, "1") for number in LEVEL_1.split()] + [(number, "2") for number in LEVEL_2.split()]
+    assert len(expected) == 89
+    assert found == sorted(expected, key=lambda entry: [int(part) for part in entry[0].split(".")])
+
+
+def test_each_requirement_names_its_tests_or_says_why_not() -> None:
+    for number, _level, asks, where, test in tables("no.", THREATS):
+        assert asks, number
+        assert where, number
+        assert re.fullmatch(r"(`test_\w+` ?)+|none", test), number
+        assert test != "none" or where.startswith("does not apply: "), number
+        for name in re.findall(r"`([a-z_.A-Z]+)`", where):
+            module, _, attribute = name.partition(".")
+            assert not attribute or hasattr(importlib.import_module(f"backend.{module}"), attribute), name
+            assert importlib.util.find_spec(f"backend.{module}"), name
 
 
 def test_the_readme_is_short() -> None:

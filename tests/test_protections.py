@@ -1,0 +1,309 @@
+"""Protections that stand behind others: each is looked at alone, as if the one before it were missing."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from journeys import (
+    account_id,
+    close,
+    erase_due,
+    hold,
+    in_ledger,
+    post,
+    request_erasure,
+    signed_in,
+    undo,
+    undo_link,
+)
+from sqlalchemy import text, update
+from sqlalchemy.exc import DBAPIError
+from support import PASSWORD, Person, Service, any_database, assert_problem, bearer
+from werkzeug.test import TestResponse
+
+from backend import clock, db, erasure, models, tokens
+from backend.tokens import Purpose
+
+MakeService = Callable[..., Service]
+UNKNOWN = "nobody@example.org"
+
+
+def store(service: Service, table: type[db.Base], row_id: uuid.UUID, **values: Any) -> None:
+    """Change a row behind the service's back."""
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(update(table.__table__).where(table.__table__.c.id == row_id).values(**values))
+
+
+def stored_session(person: Person) -> uuid.UUID:
+    return uuid.UUID(person.session["id"])
+
+
+# Sessions whose rows were left
+
+
+def test_a_session_of_an_older_password_is_nobodys_though_its_row_is_there(service: Service, ada: Person) -> None:
+    store(service, models.Account, account_id(service, ada.email), credentials_id=uuid.uuid4())
+    assert_problem(service.account(ada.headers), 401, "unauthenticated")
+    assert len(service.rows("sessions")) == 1
+
+
+def test_a_session_of_a_closed_account_is_nobodys_though_its_row_is_there(service: Service, ada: Person) -> None:
+    store(service, models.Account, account_id(service, ada.email), closed_at=datetime.now(UTC))
+    assert_problem(service.account(ada.headers), 401, "unauthenticated")
+    assert len(service.rows("sessions")) == 1
+
+
+def by_reset(service: Service, ada: Person) -> TestResponse:
+    return service.reset(service.ask_for_reset(ada.email))
+
+
+def by_closing(service: Service, ada: Person) -> TestResponse:
+    return close(service, ada.headers)
+
+
+def by_taking_back(service: Service, ada: Person) -> TestResponse:
+    token = undo_link(service, ada.headers, ada.email, "countess@example.org")
+    assert len(service.rows("sessions")) == 2
+    return undo(service, token)
+
+
+@pytest.mark.parametrize("end", [by_reset, by_closing, by_taking_back])
+def test_what_ends_sessions_leaves_no_row_of_them(
+    service: Service, ada: Person, end: Callable[[Service, Person], TestResponse]
+) -> None:
+    signed_in(service, ada.email)
+    assert end(service, ada).status_code < 300
+    assert service.rows("sessions") == []
+
+
+def test_taking_an_account_back_makes_new_credentials(service: Service, ada: Person) -> None:
+    token = undo_link(service, ada.headers, ada.email, "countess@example.org")
+    (before,) = service.rows("accounts")
+    assert undo(service, token).status_code == 204
+    (after,) = service.rows("accounts")
+    assert after["credentials_id"] != before["credentials_id"]
+
+
+def test_the_list_shows_no_session_of_a_stranger_or_an_older_password(service: Service, ada: Person) -> None:
+    bob, older = service.register(email="bob@example.org"), service.sign_in().json["session"]
+    (credentials_id,) = {row["credentials_id"] for row in service.rows("accounts") if row["email"] == ada.email}
+    same = credentials_id if isinstance(credentials_id, uuid.UUID) else uuid.UUID(credentials_id)
+    store(service, models.Session, stored_session(bob), credentials_id=same)
+    store(service, models.Session, uuid.UUID(older["id"]), credentials_id=uuid.uuid4())
+    listed = service.http.get("/v1/sessions", headers=ada.headers).json["sessions"]
+    assert [entry["id"] for entry in listed] == [ada.session["id"]]
+
+
+@any_database
+@pytest.mark.parametrize("scheme", ["Basic", "Token", "Digest", ""])
+def test_a_session_comes_as_a_bearer_token_and_in_no_other_scheme(service: Service, ada: Person, scheme: str) -> None:
+    headers = {"Authorization": f"{scheme} {ada.session['token']}".strip()}
+    assert_problem(service.account(headers), 401, "unauthenticated")
+
+
+# What belongs to whom
+
+
+def test_what_one_person_changes_is_nobody_elses(service: Service, ada: Person) -> None:
+    bob = service.register(name="Bob", email="bob@example.org")
+    assert service.http.patch("/v1/account", json={"name": "Eve"}, headers=ada.headers).json["name"] == "Eve"
+    assert service.account(bob.headers).json["name"] == "Bob"
+
+
+def test_an_idempotency_key_belongs_to_who_sent_it(service: Service, ada: Person) -> None:
+    bob = service.register(email="bob@example.org")
+    key = {"Idempotency-Key": "k-1"}
+    answers = [post(service, "feedback", {**headers, **key}, message="More tiles.")
+               for headers in (ada.headers, bob.headers, {})]  # fmt: skip
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({answer.json["id"] for answer in answers}) == len(service.rows("feedback")) == 3
+
+
+def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: Person) -> None:
+    service.register(email="eve@example.org")
+    undo_link(service, ada.headers, ada.email, "countess@example.org")
+    (change,) = service.rows("previous_addresses")
+    with service.app.app_context(), db.reading() as session:
+        eve = session.scalars(db.db.select(models.Account).filter_by(email="eve@example.org")).one()
+        token = tokens.issue_for(Purpose.EMAIL_CHANGE_UNDO, eve, change=str(uuid.UUID(str(change["id"]))))
+    assert_problem(undo(service, token), 400, "invalid-token")
+    assert {row["email"] for row in service.rows("accounts")} == {"countess@example.org", "eve@example.org"}
+
+
+# Tokens
+
+
+def test_the_state_that_a_token_is_bound_to_has_every_part() -> None:
+    account = {"id": uuid.uuid4(), "email": "ada@example.org", "closed_at": None, "credentials_id": uuid.uuid4()}
+    others = [
+        {"id": uuid.uuid4()},
+        {"email": "bob@example.org"},
+        {"closed_at": datetime.now(UTC)},
+        {"credentials_id": uuid.uuid4()},
+    ]
+    states = [tokens.state(Purpose.ERASURE, SimpleNamespace(**account | other)) for other in ({}, *others)]
+    states += [tokens.state(purpose, SimpleNamespace(**account)) for purpose in set(Purpose) - {Purpose.ERASURE}]
+    assert len(set(states)) == len(states) == 5 + len(Purpose) - 1
+
+
+@any_database
+def test_a_token_is_signed_with_hmac_sha256(service: Service) -> None:
+    signature = service.ask_to_register().rpartition(".")[2]
+    assert len(signature) == 43  # 256 bits in base64
+
+
+def test_a_registration_that_another_key_signed_makes_no_account(make_service: MakeService) -> None:
+    service, stranger = make_service(), make_service(secret_keys="a key of another service altogether")
+    token = stranger.ask_to_register()
+    assert_problem(service.confirm(token), 400, "invalid-token")
+    assert service.rows("accounts") == []
+    assert stranger.confirm(token).status_code == 201
+
+
+# Equal work, and limits before any work
+
+
+def test_asking_for_an_erasure_does_the_same_for_every_address(service: Service, ada: Person) -> None:
+    bob = service.register(name="Bob", email="bob@example.org")
+    assert close(service, bob.headers).status_code == 200
+    request_erasure(service, "warm@example.org")
+    done = []
+    for email in (UNKNOWN, ada.email, bob.email):
+        with service.statements() as statements:
+            assert request_erasure(service, email).status_code == 202
+        done.append(statements)
+    assert done[0] == done[1] == done[2]
+    assert [statement for statement in done[0] if "accounts" in statement] == []
+
+
+@any_database
+def test_an_address_without_an_account_is_locked_like_one_with_it(make_service: MakeService) -> None:
+    service = make_service(rate_limits="sign-in-failures/address=3/30 days")
+    service.register(email="ada@example.org")
+    for email in (UNKNOWN, "ada@example.org"):
+        assert [service.sign_in(email, "not that one").status_code for _ in range(4)] == [401, 401, 401, 429]
+
+
+ASKING = {
+    "sessions": ("sign-in", {"email": "ada@example.org", "password": "not that one"}),
+    "registrations": ("registration", {"name": "Ada", "email": "ada@example.org"}),
+    "password-resets": ("password-reset", {"email": "ada@example.org"}),
+    "erasure-requests": ("erasure-request", {"email": "ada@example.org"}),
+}
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_a_limit_is_charged_before_anything_is_looked_up(make_service: MakeService, path: str) -> None:
+    limit, body = ASKING[path]
+    service = make_service(rate_limits=f"{limit}/address=1/hour")
+    assert post(service, path, **body).status_code in {202, 401}
+    with service.statements() as statements:
+        assert_problem(post(service, path, **body), 429, "too-many-requests")
+    assert statements == []
+
+
+def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
+    """Find every operation that takes what was mailed, and the one page that has it in its path."""
+    schemas = service.http.get("/openapi.json").json["components"]["schemas"]
+    bodies = {name: set(schema["properties"]) for name, schema in schemas.items() if "properties" in schema}
+    made_up = {"token": "made-up", "receipt": "made-up", "password": PASSWORD}
+    found = [("/unsubscribe/made-up", {})]
+    for path, operations in service.http.get("/openapi.json").json["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        names = [part["schema"]["$ref"].rpartition("/")[2] for part in content.values()]
+        taking = [bodies[name] for name in names if bodies[name] & {"token", "receipt"}]
+        found += [(path, {member: made_up[member] for member in members}) for members in taking]
+    return found
+
+
+@any_database
+def test_every_operation_that_redeems_is_charged(make_service: MakeService) -> None:
+    service = make_service(rate_limits="token/client=1/hour")
+    operations = redeeming(service)
+    assert len(operations) == 8
+    for number, (path, body) in enumerate(operations):
+        client = {"REMOTE_ADDR": f"192.0.2.{number}"}
+        answers = [service.http.post(path, json=body, environ_overrides=client).status_code for _ in range(2)]
+        assert answers == [400, 429], path
+
+
+@any_database
+def test_an_account_sends_ten_messages_an_hour_from_wherever(make_service: MakeService) -> None:
+    service = make_service(rate_limits="feedback/account=2/hour")
+    ada = service.register()
+
+    def send(number: int) -> int:
+        client = {"REMOTE_ADDR": f"192.0.2.{number}"}
+        response = service.http.post(
+            "/v1/feedback", json={"message": "More tiles."}, headers=ada.headers, environ_overrides=client
+        )
+        return response.status_code
+
+    assert [send(number) for number in range(3)] == [201, 201, 429]
+
+
+# Legal holds
+
+
+def test_a_hold_counts_that_is_placed_while_accounts_are_marked(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(erasure_grace_days=0)
+    ada = service.register()
+    assert close(service, ada.headers, erase=True).status_code == 200
+    hold(service, ada.email, clock.now() + timedelta(days=10))
+    # The look at what is due was before the hold.
+    account = models.Account
+    monkeypatch.setattr(erasure, "is_due", lambda now: account.closed_at.is_not(None) & (account.erase_after <= now))
+    assert erase_due(service) == 0
+    assert in_ledger(service) == []
+    assert [row["erasing_since"] for row in service.rows("accounts")] == [None]
+
+
+# Answers, and what is logged of a mistake
+
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "X-Permitted-Cross-Domain-Policies": "none",
+}
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 200), ("/privacy", 200), ("/static/style.css", 200), ("/static/nothing.css", 404), ("/nowhere", 404),
+     ("/healthz", 200), ("/v1/account", 401), ("/v1/sessions", 401), ("/password-reset/confirm", 303)],
+)  # fmt: skip
+def test_every_answer_has_the_headers_that_protect_it(service: Service, path: str, status: int) -> None:
+    response = service.http.get(path, buffered=True)
+    assert response.status_code == status
+    assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
+    assert "Set-Cookie" not in response.headers
+
+
+@any_database
+def test_an_answer_with_a_session_has_them_too(service: Service, ada: Person) -> None:
+    for headers in (ada.headers, bearer("tiles_made-up")):
+        response = service.account(headers)
+        assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
+
+
+def test_an_error_of_the_database_has_no_value_in_it(service: Service) -> None:
+    with service.app.app_context(), db.reading() as session, pytest.raises(DBAPIError) as error:
+        session.execute(text("SELECT :marker FROM nothing"), {"marker": "kilimanjaro"})
+    assert "kilimanjaro" not in str(error.value)

@@ -1,0 +1,256 @@
+"""Attacks by what is written into a field: for the database, the log, a page, a mail, a terminal, the hasher.
+
+Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+"""
+
+import json
+import logging
+import re
+import unicodedata
+from collections.abc import Iterator
+
+import pytest
+from argon2 import PasswordHasher
+from click.testing import CliRunner
+from flask.cli import ScriptInfo
+from journeys import request_email_change
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of
+
+from backend import announcements, db, worker
+from backend.cli import tiles
+
+EVIL = "evil.example"
+
+
+def run(service: Service, *arguments: str) -> str:
+    """Run a command of the data manager, and return all that it prints."""
+    done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: service.app))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+# For the database
+
+SQL = [
+    "'; DROP TABLE accounts; --",
+    "' OR '1'='1",
+    "x' UNION SELECT password_hash FROM accounts --",
+    "%' OR email LIKE '%",
+    "\\'; DELETE FROM sessions; /*",
+    "$$; SELECT pg_sleep(10); $$",
+    ":email %(email)s {email} ?",
+]
+
+
+@pytest.mark.parametrize("sql", SQL)
+def test_sql_injection_is_stored_as_the_text_that_it_is(service: Service, ada: Person, sql: str) -> None:
+    eve = service.register(name=sql, email="eve@example.org")
+    assert service.account(eve.headers).json["name"] == sql.strip()
+    sent = service.http.post("/v1/feedback", json={"message": sql}, headers=eve.headers | {"Idempotency-Key": sql})
+    assert sent.status_code == 201
+    assert [row["message"] for row in service.rows("feedback")] == [sql.strip()]
+    accepted = service.http.patch("/v1/account", json={"accepted_policy": sql[:40]}, headers=eve.headers)
+    assert_problem(accepted, 422, "invalid-request")
+    assert service.http.delete(f"/v1/sessions/{sql}", headers=eve.headers).status_code == 404
+    for token in (sql, f"tiles_{sql}"):
+        assert_problem(service.confirm(token), 400, "invalid-token")
+        assert service.http.get("/v1/account", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+    assert service.account(ada.headers).json["name"] == "Ada Lovelace"
+    assert len(service.rows("accounts")) == len(service.rows("sessions")) == 2
+
+
+def test_sql_injection_by_an_address_signs_nobody_in(service: Service, ada: Person) -> None:
+    for email in (
+        "'or'1'='1'or'@example.org",
+        "ada'--@example.org",
+        "a'/**/or/**/1=1/**/@example.org",
+        "%@example.org",
+    ):
+        assert service.sign_in(email, PASSWORD).status_code in {401, 422}
+        service.http.post("/v1/password-resets", json={"email": email})
+    assert service.deliver() == []
+    assert service.account(ada.headers).status_code == 200
+
+
+# For the log
+
+
+@any_database
+def test_log_injection_writes_no_line_of_its_own(
+    service: Service, ada: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    forged = "\r\n2026-01-01 00:00:00,000 INFO backend.web: FORGED"
+    quoted = "%0d%0a2026-01-01%20INFO%20FORGED%1b[2J"
+    for path in (
+        f"/{quoted}",
+        f"/v1/sessions/{quoted}",
+        f"/problems/{quoted}",
+        f"/unsubscribe/{quoted}",
+        f"/?{quoted}",
+    ):
+        for method in ("GET", "POST", "DELETE"):
+            service.http.open(path, method=method, headers=ada.headers)
+    service.http.open("/v1/account", method="FORGED")
+    for body in ({"name": forged, "email": "eve@example.org"}, {"name": "Eve", "email": f"eve@example.org{forged}"}):
+        service.http.post("/v1/registrations", json=body | {forged: 1})
+        service.http.post("/v1/registrations", json=body)
+    service.http.post("/password-reset", data={"email": forged})
+    service.mail_server.refuse = "550 5.1.1 no\r\n such FORGED mailbox"
+    request_email_change(service, ada.headers, "eve@example.org")
+    service.deliver()
+    written = [record.getMessage() for record in caplog.records if record.name.startswith("backend")]
+    assert len(written) > 15
+    assert [line for line in written if "FORGED" in line or not line.isprintable()] == []
+
+
+# For a page and for a mail
+
+MARKUP = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'-alert(1)-'",
+    "</textarea><svg onload=alert(1)>",
+    "{{ 7 * 191 }}",
+    "{% raw %}${7*191}<%= 7*191 %>",
+    f"<a href=https://{EVIL}>click</a>",
+    "javascript:alert(1)//",
+]
+
+
+@pytest.fixture
+def forms(service: Service) -> Iterator[str]:
+    rules = service.app.url_map.iter_rules()
+    return iter([rule.rule for rule in rules if "POST" in (rule.methods or ()) and not rule.rule.startswith("/v1/")])
+
+
+@any_database
+@pytest.mark.parametrize("markup", MARKUP)
+def test_html_injection_into_a_form_comes_back_as_text(service: Service, forms: Iterator[str], markup: str) -> None:
+    for path in forms:
+        fields = dict.fromkeys(("email", "token", "password", "List-Unsubscribe", markup), markup)
+        page = service.http.post(path.replace("<token>", markup), data=fields).text
+        for active in ("<script>", "<img src=x", "<svg", f"<a href=https://{EVIL}", "1337"):
+            assert active not in page
+        assert re.findall(r"\son\w+=", re.sub(r'"[^"]*"', "", page)) == []
+
+
+@any_database
+@pytest.mark.parametrize("name", [*MARKUP, '=HYPERLINK("https://evil.example")', "@SUM(1+1)*cmd|' /C calc'!A0"])
+def test_html_or_formula_injection_by_the_name_is_in_no_mail_and_active_in_no_answer(
+    service: Service, name: str
+) -> None:
+    eve = service.register(name=name, email="eve@example.org")
+    service.http.post("/v1/registrations", json={"name": name, "email": eve.email})
+    service.http.post("/v1/password-resets", json={"email": eve.email})
+    with service.app.app_context():
+        announcements.announce(subject="News", text="TILES can do more now.")
+        while worker.deliver():
+            pass
+    assert len(service.mail_server.messages) == 4
+    for message in service.mail_server.messages:
+        assert name not in message.as_string() + text_of(message) + html_of(message)
+    for answer in (service.account(eve.headers), service.http.get("/v1/account/export", headers=eve.headers)):
+        assert (answer.mimetype, answer.headers["X-Content-Type-Options"]) == ("application/json", "nosniff")
+        assert name in str(answer.json)
+
+
+# For a terminal (kubectl, CVE-2021-25743)
+
+CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+ESCAPES = ["\x1b]0;pwned\a", "\x1b[2J\x1b[H", "\x9b31m", "a\rb", "a\bb", "\x1bP+q\x1b\\", "\x85"]
+
+
+@any_database
+def test_a_terminal_escape_sequence_is_taken_by_no_field_that_a_command_prints(service: Service, ada: Person) -> None:
+    for text in [f"a{control}b" for control in CONTROLS if control not in "\n\t"] + ESCAPES:
+        name = service.http.patch("/v1/account", json={"name": f"Ada{text}Lovelace"}, headers=ada.headers)
+        email = service.http.post("/v1/registrations", json={"name": "Eve", "email": f"eve{text}@example.org"})
+        # A return before a line feed, as one line break, is taken; alone it is none.
+        message = service.http.post("/v1/feedback", json={"message": f"More {text} tiles"})
+        assert [answer.status_code for answer in (name, email, message)] == [422] * 3, repr(text)
+    for text in "\n\t":
+        answer = service.http.patch("/v1/account", json={"name": f"Ada{text}Lovelace"}, headers=ada.headers)
+        assert answer.status_code == 422
+    assert service.rows("feedback") == []
+
+
+# What terminals do not take for an order, but which turns the order of what is read (Trojan Source, CVE-2021-42574).
+TURNING = "\u202e\u2066\u2067\u202a"
+
+
+@any_database
+def test_what_a_command_prints_for_a_person_is_readable_from_left_to_right(service: Service, ada: Person) -> None:
+    for text in TURNING:
+        answer = service.http.patch("/v1/account", json={"name": f"Ada {text}Lovelace"}, headers=ada.headers)
+        assert answer.status_code == 422
+        service.http.post("/v1/feedback", json={"message": f"More {text}tiles\n\tand\u2028more\u200b"})
+    service.http.patch("/v1/account", json={"name": "Ada 愛 Ωμέγα"}, headers=ada.headers)
+    for printed in (run(service, "feedback", "list"), run(service, "data", "find", ada.email)):
+        unseen = [c for c in printed if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and c != "\n"]
+        assert unseen == []
+
+
+def test_what_a_command_prints_for_a_script_turns_no_terminals_text_and_loses_nothing(service: Service) -> None:
+    sent = f"More {TURNING}tiles 愛"
+    assert service.http.post("/v1/feedback", json={"message": sent}).status_code == 201
+    for printed in (run(service, "feedback", "list", "--json"), run(service, "feedback", "export")):
+        assert [c for c in TURNING if c in printed] == []
+        assert "愛" in printed
+        assert json.dumps(sent) in json.dumps(json.loads(printed))
+
+
+@any_database
+def test_letters_with_too_many_accents_are_refused_before_they_are_composed(service: Service) -> None:
+    for marks, status in ((30, 201), (31, 422), (2000, 422)):
+        message = "e" + "\u0315" * marks
+        assert service.http.post("/v1/feedback", json={"message": message}).status_code == status
+
+
+# For the hasher (Django, CVE-2013-1443)
+
+
+@any_database
+def test_a_very_long_password_is_refused_before_it_is_hashed(
+    service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("it was hashed")
+
+    token = service.ask_for_reset()
+    monkeypatch.setattr(PasswordHasher, "hash", fail)
+    monkeypatch.setattr(PasswordHasher, "verify", fail)
+    for password, status in (("x" * 1_000_000, 413), ("x" * 15_000, 422), ("\u0344" * 1_000, 422), ("x" * 257, 422)):
+        for method, path, body in (
+            ("POST", "/v1/sessions", {"email": ada.email, "password": password}),
+            ("POST", "/v1/registrations/confirm", {"token": "made-up", "password": password}),
+            ("POST", "/v1/password-resets/confirm", {"token": token, "password": password}),
+            ("PUT", "/v1/account/password", {"current_password": password, "new_password": PASSWORD}),
+            ("POST", "/v1/account/email-changes", {"email": "eve@example.org", "password": password}),
+            ("POST", "/v1/account/close", {"password": password}),
+        ):
+            answer = service.http.open(path, method=method, json=body, headers=ada.headers)
+            assert answer.status_code == status, path
+        for page in ("/registration", "/password-reset/confirm"):
+            assert service.http.post(page, data={"token": token, "password": password}).status_code == status
+
+
+# Other people's things (OWASP API1:2023)
+
+
+def test_broken_object_level_authorization_finds_no_object_of_anybody_else(service: Service, ada: Person) -> None:
+    eve = service.register(name="Eve", email="eve@example.org")
+    service.http.post("/v1/feedback", json={"message": "Ada's own"}, headers=ada.headers)
+    hers = service.rows("accounts")[0]["id"]
+    before = {name: service.rows(name) for name in db.Base.metadata.tables}
+    for id_ in (ada.session["id"], str(hers), NOBODY):
+        answer = service.http.delete(f"/v1/sessions/{id_}", headers=eve.headers)
+        assert_problem(answer, 404, "not-found")
+        for path in ("/v1/account", "/v1/account/export", "/v1/sessions"):
+            pretending = {"X-User-Id": id_, "X-Account": id_, "From": ada.email}
+            query = {"account": id_, "id": id_, "email": ada.email}
+            found = service.http.get(path, query_string=query, headers=eve.headers | pretending)
+            assert found.status_code == 200
+            assert "Ada" not in found.text
+            assert ada.session["id"] not in found.text
+    assert {name: service.rows(name) for name in db.Base.metadata.tables} == before
