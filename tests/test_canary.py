@@ -419,6 +419,7 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("feedback", "export", "--output", str(walk.outside / "feedback.json"))
     walk.run("inventory")
     walk.run("db", "upgrade")
+    walk.run("keys", "rotate", "--yes", status=1)  # the settings name the keys
     news = walk.outside / "news.txt"
     news.write_text("There are new tiles.")
     walk.run("announce", str(news), "--subject", "News")
