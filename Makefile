@@ -6,7 +6,7 @@ SOURCES := backend client_sdk tests
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	pyproject.toml client_sdk/pyproject.toml --group build
 
-.PHONY: setup serve test check format lint lock
+.PHONY: setup serve test check format lint audit bench fuzz mutants lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -14,7 +14,7 @@ serve: .venv/.runtime
 test: .venv/.development
 	$(BIN)/pytest --numprocesses auto $(ARGS)
 
-check: lint test
+check: lint audit test
 
 setup: .venv/.development
 
@@ -22,6 +22,19 @@ lint: .venv/.development
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+
+# Whether a pin has a known vulnerability; offline it says that it could not ask.
+audit: .venv/.development
+	$(BIN)/python tests/audit.py
+
+# How even the times for known and unknown addresses are, and what floods do to others.
+bench: .venv/.development
+	$(BIN)/python tests/bench/equal_work.py $(ARGS)
+	$(BIN)/python tests/bench/floods.py
+
+# Removes one protection after the other: for each, its tests have to fail.
+mutants: .venv/.development
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 format: .venv/.development
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -43,7 +43,8 @@ def _read_forms_of_our_own() -> None:
     if request.method != "POST":
         return
     # A mail program on the web unsubscribes from its own page (RFC 8058); the token in the path is its permission.
-    foreign = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.endpoint != "pages.confirm_unsubscribe"
+    elsewhere = request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
+    foreign = elsewhere and request.endpoint != "pages.confirm_unsubscribe"
     if foreign:
         raise InvalidRequest("Open this page itself, and send the form from there.")
     web.read_body()

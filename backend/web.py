@@ -40,21 +40,31 @@ LATE = "tiles.late"
 """In a request's WSGI environment: the HTTP server did not wait for the rest of the body."""
 DATABASE_RETRY_SECONDS = 5
 PROBLEM_TYPE = "application/problem+json"
+POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
+PAGE_POLICY = (
+    f"{POLICY}style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+# What is no page loads, sends and runs nothing, should a browser open it as one.
+DATA_POLICY = f"{POLICY}form-action 'none'; sandbox"
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Origin-Agent-Cluster": "?1",
+    "Permissions-Policy": (
+        "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), "
+        "idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), "
+        "serial=(), usb=(), xr-spatial-tracking=()"
+    ),
+    "Server": "TILES",
     "X-Permitted-Cross-Domain-Policies": "none",
 }
-# A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say.
+# A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say, and no cookie could be set by them.
 TRANSPORT_SECURITY = "max-age=31536000"
 
 # What says that the database cannot be used now, and not that we asked it wrongly.
@@ -249,6 +259,7 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers[name] = value
+    response.headers["Content-Security-Policy"] = PAGE_POLICY if response.mimetype == "text/html" else DATA_POLICY
     if settings().public_url.startswith("https://"):
         response.headers["Strict-Transport-Security"] = TRANSPORT_SECURITY
     # Without a route both the path and the method are the sender's own words.

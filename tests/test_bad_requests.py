@@ -175,8 +175,9 @@ def test_a_body_where_none_is_read_is_refused(
     assert service.account(ada.headers).status_code == 200
 
 
-def test_a_form_that_another_site_sends_is_refused(service: Service) -> None:
-    headers = {"Sec-Fetch-Site": "cross-site"}
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_form_that_another_site_sends_is_refused(service: Service, site: str) -> None:
+    headers = {"Sec-Fetch-Site": site}
     response = service.http.post("/password-reset", data={"email": "ada@example.org"}, headers=headers)
     assert_problem(response, 422, "invalid-request")
     assert service.rows("mails") == []

@@ -268,19 +268,27 @@ def test_a_hold_counts_that_is_placed_while_accounts_are_marked(
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    ),
+    "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Origin-Agent-Cluster": "?1",
+    "Permissions-Policy": (
+        "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), "
+        "idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), "
+        "serial=(), usb=(), xr-spatial-tracking=()"
+    ),
     "Referrer-Policy": "no-referrer",
+    "Server": "TILES",
     "Strict-Transport-Security": "max-age=31536000",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "X-Permitted-Cross-Domain-Policies": "none",
 }
+PAGE_POLICY = (
+    "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+DATA_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; sandbox"
 
 
 @any_database
@@ -293,6 +301,8 @@ def test_every_answer_has_the_headers_that_protect_it(service: Service, path: st
     response = service.http.get(path, buffered=True)
     assert response.status_code == status
     assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
+    policy = PAGE_POLICY if response.mimetype == "text/html" else DATA_POLICY
+    assert response.headers["Content-Security-Policy"] == policy
     assert "Set-Cookie" not in response.headers
 
 

@@ -1,0 +1,175 @@
+"""What the service stands on: pinned with hashes, installed as pinned, free to ship, and asked about for holes."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
+from pathlib import Path
+
+import audit
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from support import free_port
+
+ROOT = Path(__file__).parent.parent
+LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+OURS = {"tiles-accounts", "tiles-client"}
+# What may be shipped beside a program under the MIT licence; psycopg's is for a library that is used as one.
+FREE = {
+    "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0", "LGPL-3.0-only", "Unlicense",
+    "MIT License", "BSD License", "The Unlicense (Unlicense)",
+}  # fmt: skip
+
+
+def pinned(*locks: Path) -> dict[str, str]:
+    """Return what lock files pin for this machine."""
+    found = [Requirement(pin) for pin in audit.pins(*locks)]
+    return {
+        each.name: str(each.specifier).removeprefix("==") for each in found if not each.marker or each.marker.evaluate()
+    }
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=[lock.name for lock in LOCKS])
+def test_everything_is_pinned_to_one_version_and_to_what_its_files_hash_to(lock: Path) -> None:
+    blocks = re.split(r"\n(?=\S)", lock.read_text("utf-8").strip())
+    assert len(blocks) > 30
+    for block in blocks:
+        first, *rest = [line.strip() for line in block.splitlines() if not line.strip().startswith("#")]
+        assert re.fullmatch(r"[a-z0-9._-]+==[^\s;*]+( ; .+)? \\", first), first
+        assert rest
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}( \\)?", line) for line in rest), first
+    assert len(audit.pins(lock)) == len(blocks)
+
+
+def test_a_setup_refuses_what_does_not_hash_to_its_pin() -> None:
+    installs = re.findall(r"\$\(PIP\) (.*)", (ROOT / "Makefile").read_text("utf-8"))
+    assert len(installs) >= 3
+    # What is no pin is this repository itself, and brings nothing along.
+    assert all("--require-hashes" in options or "--no-deps" in options for options in installs)
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    installed = {str(canonicalize_name(each.name)): each.version for each in metadata.distributions()}
+    expected = pinned(*LOCKS)
+    assert {name: installed.get(name) for name in expected} == expected
+    assert installed.keys() - expected.keys() <= OURS | {"pip", "setuptools"}
+
+
+def test_nothing_that_is_installed_lacks_what_it_needs() -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (checked.returncode, checked.stdout.strip()) == (0, "No broken requirements found.")
+
+
+@pytest.mark.parametrize("name", pinned(LOCKS[0]))
+def test_a_dependency_is_free_to_ship(name: str) -> None:
+    about = metadata.metadata(name).json
+    classified = [entry.split(" :: ")[-1] for entry in about.get("classifier", []) if entry.startswith("License ::")]
+    said = str(about.get("license_expression") or about.get("license") or classified[0])
+    assert set(said.split(" OR ")) & FREE, said
+
+
+def test_the_linters_security_rules_hold_for_all_that_is_served() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
+    assert config["select"] == ["ALL"]
+    # An assertion tells the type checker what is known; a test's fixed password opens nothing.
+    assert [rule for rule in config["ignore"] if re.fullmatch(r"S\d*|ALL", rule)] == ["S101"]
+    eased = {
+        files for files, rules in config["per-file-ignores"].items() if any(re.match(r"S\d*$|ALL", r) for r in rules)
+    }
+    assert eased == {"tests/*"}
+    for folder in ("backend", "client_sdk"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not re.search(r"noqa(?!: [A-Z]+\d)|ruff: noqa: .*\bS\d", path.read_text("utf-8")), path
+
+
+# The audit
+
+
+class Advisories(HTTPServer):
+    """A database of vulnerabilities that knows of one, in a package that does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Advisory)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Advisory(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        known = {"vulns": [{"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z"}]}
+        self._answer({"results": [known if query["package"]["name"] == "leaky" else {} for query in asked]})
+
+    def do_GET(self) -> None:
+        versions = {"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.0"}]}
+        affected = {"package": {"ecosystem": "PyPI", "name": "leaky"}, "ranges": [versions]}
+        self._answer({"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z", "summary": "It leaks",
+                      "affected": [affected]})  # fmt: skip
+
+    def _answer(self, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def advisories() -> Iterator[str]:
+    """The address of a database of vulnerabilities."""
+    with Advisories() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.url
+        server.shutdown()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> str:
+    """An index of three packages that do nothing: sound, leaky, and one that was withdrawn."""
+    for name in ("sound", "leaky", "withdrawn"):
+        folder = tmp_path / "index" / name
+        folder.mkdir(parents=True)
+        wheel = f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(folder / wheel, "w") as content:
+            about = f"{name}-1.0.dist-info"
+            content.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            content.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            content.writestr(f"{about}/RECORD", "")
+        yanked = ' data-yanked="it does nothing"' if name == "withdrawn" else ""
+        (folder / "index.html").write_text(f'<!doctype html><a href="{wheel}"{yanked}>{wheel}</a>')
+    return (tmp_path / "index").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("pin", "told"),
+    [("sound", "no known vulnerabilities"), ("leaky", "GHSA-aaaa-bbbb-cccc: It leaks"),
+     ("withdrawn", "WITHDRAWN: .*it does nothing")],
+)  # fmt: skip
+def test_a_pin_with_a_known_vulnerability_and_one_that_was_withdrawn_fail_the_audit(
+    advisories: str, index: str, capsys: pytest.CaptureFixture[str], pin: str, told: str
+) -> None:
+    options = ["--default-index", index, "--service-url", advisories, "--no-cache"]
+    assert audit.audit(["sound==1.0", f"{pin}==1.0"], *options) == (0 if pin == "sound" else 1)
+    assert re.search(told, capsys.readouterr().out)
+
+
+def test_where_nobody_can_be_asked_the_audit_says_so_and_fails_nothing(
+    index: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    options = ["--default-index", index, "--service-url", nobody, "--no-cache"]
+    assert audit.audit(["sound==1.0"], *options) == 0
+    assert capsys.readouterr().out.startswith("NOT AUDITED: nobody could be asked about 1 pins (")
+    assert audit.audit(["withdrawn==1.0"], *options) == 1

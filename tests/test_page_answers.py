@@ -1,0 +1,205 @@
+"""Everything that a browser can be shown: nothing in it is inline, and everybody can use it."""
+
+from contextlib import suppress
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT, AxeResults
+from journeys import MakeService, ask_for_email_change, ask_for_erasure, closed_by, hold, undo_link
+from playwright.sync_api import Browser, Route
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database
+from werkzeug.exceptions import HTTPException
+from werkzeug.test import TestResponse
+
+from backend import announcements, clock, db, policy, worker
+from backend.errors import problems
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+STATIC = Path(__file__).parent.parent / "backend" / "static"
+pytestmark = any_database
+
+
+class Shown:
+    """What a browser was shown, each under a name; it asks for pages and sends forms."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, TestResponse] = {}
+        self.endpoints: set[str] = set()
+
+    def open(self, name: str, service: Service, path: str, status: int, **options: Any) -> None:
+        headers = BROWSER | options.pop("headers", {})
+        response = service.http.open(path, headers=headers, buffered=True, **options)
+        assert (response.status_code, response.mimetype) == (status, "text/html"), f"{name}: {response.text}"
+        assert name not in self.answers
+        self.answers[name] = response
+        method = options.get("method", "GET")
+        with suppress(HTTPException):
+            self.endpoints.add(service.app.url_map.bind("").match(path, method=method)[0])
+
+    def get(self, service: Service, path: str, status: int = 200) -> None:
+        self.open(path, service, path, status)
+
+    def send(self, name: str, service: Service, path: str, status: int = 200, **fields: str) -> None:
+        self.open(f"{path}: {name}", service, path, status, method="POST", data=fields)
+
+
+def every_page(service: Service, shown: Shown) -> None:
+    """Open every page that has an address of its own."""
+    with service.app.app_context():
+        today = clock.now().date()
+        for number, text in enumerate(("We keep it\n\nto ourselves.", "We keep even less.")):
+            policy.publish(version=f"2026-{number}", effective_on=today + timedelta(days=30 * number), text=text)
+    for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems())):
+        shown.get(service, path)
+    for path in (
+        "/registration",
+        "/password-reset",
+        "/email-change",
+        "/email-change-undo",
+        "/erasure",
+        "/erasure-cancel",
+    ):
+        shown.get(service, path)
+    shown.get(service, "/unsubscribe/a-code")
+
+
+def every_form(service: Service, shown: Shown) -> None:
+    """Send every form so that it is refused, and so that it works."""
+    for path in ("/registration", "/password-reset/confirm"):
+        shown.send("a code that does not work", service, path, 400, token="a-code", password=PASSWORD)
+    for path in ("/email-change", "/email-change-undo", "/erasure/confirm", "/erasure-cancel", "/unsubscribe/a-code"):
+        shown.send("a code that does not work", service, path, 400, token="a-code")
+    for path in ("/password-reset", "/erasure"):
+        shown.send("no address", service, path, 422, email="ada at example.org")
+        shown.send("asked", service, path, email="nobody@example.org")
+    service.deliver()
+    token = service.ask_to_register()
+    shown.send("a weak password", service, "/registration", 422, token=token, password="aaaa")
+    shown.send("done", service, "/registration", token=token, password=PASSWORD)
+    shown.send("done", service, "/password-reset/confirm", token=service.ask_for_reset(), password=OTHER_PASSWORD)
+    service.deliver()
+
+
+def every_link(service: Service, shown: Shown) -> None:
+    """Press the button behind every mailed link, also where something came in between."""
+    names = ("bob", "carl", "dora", "eve", "fay")
+    bob, carl, dora, eve, fay = (service.register(email=f"{name}@example.org") for name in names)
+    taken = ask_for_email_change(service, bob.headers, carl.email.replace("carl", "grace"))
+    service.register(email="grace@example.org")
+    shown.send("taken meanwhile", service, "/email-change", 409, token=taken)
+    changed = ask_for_email_change(service, bob.headers, "robert@example.org")
+    shown.send("done", service, "/email-change", token=changed)
+    service.deliver()
+    back = undo_link(service, carl.headers, carl.email, "charles@example.org")
+    shown.send("done", service, "/email-change-undo", token=back)
+    service.deliver()
+    shown.send("done", service, "/erasure/confirm", token=ask_for_erasure(service, dora.email))
+    hold(service, eve.email, clock.now() + timedelta(days=99))
+    shown.send("held", service, "/erasure/confirm", token=ask_for_erasure(service, eve.email))
+    service.deliver()
+    opened = closed_by(service, fay.headers, fay.email)
+    shown.send("done", service, "/erasure-cancel", token=opened)
+    service.deliver()
+    with service.app.app_context():
+        announcements.announce(subject="News", text="New tiles are here.")
+        while worker.deliver():
+            pass
+    links = [message["List-Unsubscribe"] for message in service.mail_server.messages if message["List-Unsubscribe"]]
+    shown.send("done", service, urlsplit(links[-1].strip("<>")).path)
+
+
+def every_error(service: Service, make_service: MakeService, shown: Shown) -> None:
+    """Have every kind of page that says what went wrong."""
+    shown.get(service, "/nothing-is-here", 404)
+    shown.open("wrong method", service, "/privacy", 405, method="POST")
+    shown.send("too long", service, "/registration", 413, token="a" * 17_000)
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    shown.open("another site", service, "/password-reset", 422, method="POST", data={"email": ""}, headers=foreign)
+    strict = make_service(rate_limits="token/client=1/hour")
+    for status in (400, 429):
+        shown.send(f"answer {status}", strict, "/email-change", status, token="a-code")
+    with service.app.app_context():
+        db.Base.metadata.drop_all(db.db.engine)
+    shown.send("no database", service, "/password-reset", 503, email="ada@example.org")
+
+
+@pytest.fixture
+def shown(service: Service, make_service: MakeService) -> Shown:
+    """Everything that a browser can be shown."""
+    found = Shown()
+    every_page(service, found)
+    every_form(service, found)
+    every_link(service, found)
+    every_error(service, make_service, found)
+    return found
+
+
+class Inline(HTMLParser):
+    """What of a page is a script or a style, and is not loaded from a file."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.found += [f"{tag} {name}" for name in given if name == "style" or name.startswith("on")]
+        self.found += [
+            f"{tag} {value}" for value in given.values() if (value or "").strip().lower().startswith("javascript:")
+        ]
+        if tag == "style" or (tag == "script" and "src" not in given) or "srcdoc" in given:
+            self.found.append(tag)
+
+
+def test_nothing_that_a_browser_is_shown_has_a_script_or_a_style_inline(shown: Shown) -> None:
+    assert {
+        name: Inline(answer.text).found for name, answer in shown.answers.items() if Inline(answer.text).found
+    } == {}
+    for name, answer in shown.answers.items():
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
+        assert "unsafe" not in answer.headers["Content-Security-Policy"], name
+
+
+def test_every_page_and_every_form_that_there_is_was_shown(service: Service, shown: Shown) -> None:
+    elsewhere = {"pages.change_password", "pages.security_txt", "pages.both_steps"}  # leads on, or is no page
+    there_are = {rule.endpoint for rule in service.app.url_map.iter_rules() if rule.endpoint.startswith("pages.")}
+    assert there_are - elsewhere == {endpoint for endpoint in shown.endpoints if endpoint.startswith("pages.")}
+
+
+def look(browser: Browser, answer: TestResponse) -> list[str]:
+    """Show an answer, light on a phone and dark on a desk, and return what axe-core complains of."""
+    # The policy of the pages would refuse axe-core, and a colour that still fades has the contrast of neither.
+    context = browser.new_context(bypass_csp=True, reduced_motion="reduce")
+    page = context.new_page()
+
+    def serve(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        if path.startswith("/static/"):
+            route.fulfill(path=STATIC / path.removeprefix("/static/"))
+        else:
+            route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.data)
+
+    page.route("**/*", serve)
+    page.goto("http://accounts.tiles.test/")
+    page.evaluate(AXE_SCRIPT)
+    complaints = []
+    for scheme, width in (("light", 390), ("dark", 1280)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 844})
+        results = AxeResults(page.evaluate("axe.run({resultTypes: ['violations']})"))
+        assert results.response["passes"]
+        complaints += [results.generate_report()] if results.violations_count else []
+    context.close()
+    return complaints
+
+
+def test_every_answer_to_a_form_and_every_error_is_accessible(shown: Shown, browser: Browser) -> None:
+    answers = {name: answer for name, answer in shown.answers.items() if " " in name or answer.status_code != 200}
+    assert len(answers) >= 28
+    found = {name: look(browser, answer) for name, answer in answers.items()}
+    assert {name: complaints for name, complaints in found.items() if complaints} == {}
