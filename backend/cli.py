@@ -28,8 +28,8 @@ from backend.transport import MAILBOX, ServerUnavailable
 
 GRACE_SECONDS = 20
 # What strangers may hold of a process at most: connections, each with one request's headers and body.
-CONNECTIONS = 16_384
-HEADER_BYTES = 32 * 1024
+CONNECTIONS = 8192
+HEADER_BYTES = 16 * 1024
 BACKLOG = 4096
 
 

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, and_, delete, select, update
+from sqlalchemy import ColumnElement, Exists, and_, delete, select, text, update
 from sqlalchemy.orm import aliased
 
 from backend import clock, mail, tokens
@@ -47,6 +47,9 @@ def forget_costs() -> None:
         unused = [cost for cost in costs if not session.scalar(select(_hashes_of(cost)))]
     for cost in unused:
         with transaction() as session:
+            if db.engine.dialect.name == "postgresql":
+                # Whoever is just storing such a hash, unseen by others yet, goes first.
+                session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
             session.execute(delete(PasswordCost).where(PasswordCost.cost == cost, ~_hashes_of(cost)))
 
 

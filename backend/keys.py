@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,9 +92,10 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
     if file is None:
         raise Impossible(BY_HAND)
     try:
-        with _locked(file.path):
-            kept = tuple(key for key in _read(file.path) if key not in leaving)
-            _replace(file.path, (_new(), *kept))
+        path = file.path.resolve()  # another file may stand for it
+        with _locked(path):
+            kept = tuple(key for key in _read(path) if key not in leaving)
+            _replace(path, (_new(), *kept))
     except OSError as error:
         msg = f"{file.path}: cannot be written ({error.strerror}); mend that, and run this once more"
         raise Impossible(msg) from None
@@ -113,9 +115,13 @@ def _read(path: Path) -> Keys:
     return keys
 
 
-def _write(draft: Path, keys: Iterable[SecretStr]) -> None:
-    """Write a file of keys that is on the disk when this returns."""
+def _write(draft: Path, keys: Iterable[SecretStr], like: os.stat_result | None = None) -> None:
+    """Write a file of keys that is on the disk when this returns, for those who may read the one that it is like."""
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        if like:
+            # Root may rotate for the service's own user, who has to read the file.
+            os.fchown(file.fileno(), like.st_uid, like.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode) & 0o640)
         file.writelines(f"{key.get_secret_value()}\n" for key in keys)
         file.flush()
         os.fsync(file.fileno())
@@ -138,12 +144,8 @@ def _replace(path: Path, keys: Keys) -> None:
     """Put other keys in the place of the file's, whole or not at all; it is locked until it is replaced."""
     draft = path.with_name(f".{path.name}.next")
     draft.unlink(missing_ok=True)  # of a rotation that was killed
-    owner = path.stat()
     try:
-        _write(draft, keys)
-        # Root may rotate for the service's own user, who has to read the file.
-        if owner.st_uid != os.geteuid():
-            os.chown(draft, owner.st_uid, owner.st_gid)
+        _write(draft, keys, like=path.stat())
         draft.replace(path)
     except BaseException:
         # Not after it: a draft of this name is then the next one's.

@@ -18,8 +18,8 @@ from backend.config import OWNER_ONLY, served_threads
 from backend.logs import configure
 from backend.web import BODY_BYTES, LATE
 
-# Far more than 16 KiB need on a bad line; whoever takes longer holds a connection meanwhile, and nothing else.
-BODY_SECONDS = 20.0
+# More than 16 KiB need on a bad line, and half of what a server that is told to stop waits for.
+BODY_SECONDS = 10.0
 # Whoever tries again at once would keep busy what is overloaded; this wait holds no thread.
 REFUSED_SECONDS = 1.0
 
@@ -37,19 +37,33 @@ class Front:
         """Answer as many requests at a time as there are threads."""
         self._app = app
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._free = asyncio.Semaphore(threads)
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
-        environ = environ_of(scope)
-        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            try:
-                environ["wsgi.input"] = io.BytesIO(await _body(protocol))
-            except TimeoutError:
-                environ[LATE] = True
-        answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, environ)
+        body: bytes | None = b""
+        if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
+            body = await _body(protocol)
+        if not await self._has_turn(protocol):
+            return
+        try:
+            environ = environ_of(scope, body)
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, environ)
+        finally:
+            self._free.release()
         if answer[0] == HTTPStatus.SERVICE_UNAVAILABLE and scope.method not in {"GET", "HEAD"}:
             await asyncio.sleep(REFUSED_SECONDS)
         protocol.response_bytes(*answer)
+
+    async def _has_turn(self, protocol: HTTPProtocol) -> bool:
+        """Wait for a thread; tell whether the client waited too. What nobody waits for would fill the memory."""
+        if not self._free.locked():
+            return await self._free.acquire()
+        turn = asyncio.ensure_future(self._free.acquire())
+        gone = asyncio.ensure_future(protocol.client_disconnect())
+        await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        return turn.done() or not turn.cancel()
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
         head: list[Any] = []
@@ -64,19 +78,22 @@ class Front:
         return head[0], head[1], content
 
 
-async def _body(protocol: HTTPProtocol) -> bytes:
-    """Read a body, or as much of it as shows that it is too large."""
+async def _body(protocol: HTTPProtocol) -> bytes | None:
+    """Read a body, or as much of it as shows that it is too large; None when it does not come."""
     body = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
-        async for chunk in protocol:
-            body += chunk
-            if len(body) > BODY_BYTES:
-                break
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in protocol:
+                body += chunk
+                if len(body) > BODY_BYTES:
+                    break
+    except TimeoutError:
+        return None
     return bytes(body)
 
 
-def environ_of(scope: Scope) -> dict[str, Any]:
-    """Return a request without its body in the form of PEP 3333."""
+def environ_of(scope: Scope, body: bytes | None) -> dict[str, Any]:
+    """Return a request in the form of PEP 3333."""
     server, _, port = scope.server.rpartition(":")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope.method,
@@ -89,12 +106,13 @@ def environ_of(scope: Scope) -> dict[str, Any]:
         "REMOTE_ADDR": scope.client.rpartition(":")[0],
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.scheme,
-        "wsgi.input": io.BytesIO(),
+        "wsgi.input": io.BytesIO(body or b""),
         "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
+        LATE: body is None,
     }
     # Nothing is left of a value that is not ASCII: the header is there, and empty.
     values: dict[str, list[str]] = {name: [] for name in scope.headers.keys()}  # noqa: SIM118 - no dictionary

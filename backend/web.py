@@ -37,7 +37,7 @@ from backend.throttle import client_key
 
 BODY_BYTES = 16 * 1024
 LATE = "tiles.late"
-"""In a request's WSGI environment: the HTTP server did not wait for the rest of the body."""
+"""In a request's WSGI environment: whether the HTTP server did not wait for the rest of the body."""
 DATABASE_RETRY_SECONDS = 5
 PROBLEM_TYPE = "application/problem+json"
 POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
@@ -120,7 +120,7 @@ def read_body() -> bytes:
     body = request.get_data(parse_form_data=False)
     if len(body) > BODY_BYTES:
         raise PayloadTooLarge
-    if LATE in request.environ:
+    if request.environ.get(LATE):
         raise MalformedJson("The body did not arrive in time.")
     if len(body) < (request.content_length or 0):
         raise MalformedJson
