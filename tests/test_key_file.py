@@ -131,6 +131,7 @@ def test_who_waited_for_the_file_waits_for_the_one_that_took_its_place(
         assert asked.acquire(timeout=20)
         came = path.with_name("came")
         came.write_text(OLD_KEY)
+        came.chmod(0o600)
         with came.open("r+") as second:
             flock(second, fcntl.LOCK_EX)
             came.replace(path)
