@@ -107,15 +107,18 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
 
 def _delete(accounts: Sequence[AnyRow]) -> dict[str, Counter[uuid.UUID]]:
     """Delete all that goes with these accounts; return for each table how many rows of each account it was."""
-    by_address = {account.email.lower(): account.id for account in accounts}
+    ids, by_address = {account.id for account in accounts}, {account.email.lower(): account.id for account in accounts}
     removed = {}
     for table in tables_about_people():
         if basis_of(table):
             continue
         gone = table.delete().where(rows_about(table, accounts))
-        rows = db.session.execute(gone.returning(table.c.id if table is Account.__table__ else table.c.account_id,
-                                                 *([table.c.email] if "email" in table.c else []))).all()  # fmt: skip
-        removed[table.name] = Counter(row[0] or by_address[row.email.lower()] for row in rows)
+        told = [table.c[name] for name in ("id", "account_id", "email") if name in table.c]
+        # The account itself, and the mail with which it began, have its id.
+        removed[table.name] = Counter(
+            row.id if row.id in ids else row.account_id or by_address[row.email.lower()]
+            for row in db.session.execute(gone.returning(*told))
+        )
     return removed
 
 

@@ -82,7 +82,8 @@ def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
     if table is Account.__table__:
         return table.c.id.in_(ids)
     mine: ColumnElement[bool] = table.c.account_id.in_(ids)
-    return or_(mine, is_mail_to(accounts)) if table is Mail.__table__ else mine
+    # The mail with which a registration began has the account's id; it is there while a repeat of it waits.
+    return or_(mine, table.c.id.in_(ids), is_mail_to(accounts)) if table is Mail.__table__ else mine
 
 
 def is_mail_to(accounts: Sequence[AnyRow]) -> ColumnElement[bool]:

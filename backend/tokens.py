@@ -5,11 +5,13 @@ state kills it; the feature that redeems it makes the change conditional on that
 """
 
 import hashlib
+import uuid
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
+from pydantic import BaseModel, ValidationError
 
 from backend import clock, keys
 from backend.db import AnyRow
@@ -38,6 +40,41 @@ LIFETIMES = {
     Purpose.EMAIL_CHANGE: timedelta(hours=1),
     Purpose.EMAIL_CHANGE_UNDO: UNDO,
     Purpose.ERASURE: timedelta(hours=24),
+}
+
+
+class _OfAccount(BaseModel):
+    account: uuid.UUID
+
+
+class _Bound(_OfAccount):
+    state: str
+
+
+class _Registration(_OfAccount):
+    name: str
+    email: str
+
+
+class _EmailChange(_Bound):
+    email: str
+
+
+class _Undo(_Bound):
+    change: uuid.UUID
+
+
+class _Anything(BaseModel):
+    pass
+
+
+# What another release put into a mail may be something else: it is refused as any token that is not good.
+CONTENTS: dict[Purpose, type[BaseModel]] = {
+    Purpose.REGISTRATION: _Registration,
+    Purpose.EMAIL_CHANGE: _EmailChange,
+    Purpose.EMAIL_CHANGE_UNDO: _Undo,
+    Purpose.UNSUBSCRIBE: _OfAccount,
+    Purpose.RECEIPT: _Anything,
 }
 
 
@@ -77,7 +114,8 @@ def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
     lifetime = LIFETIMES.get(purpose)
     try:
         content = _serializer(purpose).loads(token, max_age=int(lifetime.total_seconds()) if lifetime else None)
-    except (BadData, UnicodeError):
+        CONTENTS.get(purpose, _Bound).model_validate(content)
+    except (BadData, UnicodeError, ValidationError):
         raise InvalidToken from None
     return dict(content)
 

@@ -25,6 +25,7 @@ from support import PASSWORD, Person, Service, any_database, assert_problem, bea
 from werkzeug.test import TestResponse
 
 from backend import clock, db, erasure, models, tokens
+from backend.errors import InvalidToken
 from backend.tokens import Purpose
 
 MakeService = Callable[..., Service]
@@ -147,6 +148,17 @@ def test_the_state_that_a_token_is_bound_to_has_every_part() -> None:
     states = [tokens.state(Purpose.ERASURE, SimpleNamespace(**account | other)) for other in ({}, *others)]
     states += [tokens.state(purpose, SimpleNamespace(**account)) for purpose in set(Purpose) - {Purpose.ERASURE}]
     assert len(set(states)) == len(states) == 5 + len(Purpose) - 1
+
+
+@any_database
+def test_a_token_is_good_for_its_own_purpose_only(service: Service) -> None:
+    with service.app.app_context():
+        for purpose in Purpose:
+            token = tokens.issue(purpose, {"account": "made-up"})
+            assert tokens.redeem(purpose, token) == {"account": "made-up"}
+            for other in set(Purpose) - {purpose}:
+                with pytest.raises(InvalidToken):
+                    tokens.redeem(other, token)
 
 
 @any_database

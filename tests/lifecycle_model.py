@@ -1,0 +1,341 @@
+"""A model of all accounts, kept beside the service: what was promised, in the fewest words, and nothing of how.
+
+Each method does to the model what the service should have done, and returns the code of the refusal, or None.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from lifecycle import BEGINNING, Account, Link, Mail, Previous, Proof, Session, mail_row
+from support import PASSWORD
+
+LIFETIMES = {
+    "registration": timedelta(hours=24),
+    "password-reset": timedelta(hours=1),
+    "email-change": timedelta(hours=1),
+    "email-change-undo": timedelta(hours=72),
+    "erasure": timedelta(hours=24),
+}
+UNDO, GRACE, RETENTION = timedelta(hours=72), timedelta(days=14), timedelta(days=365)
+GIVE_UP, FORGET = timedelta(days=2), timedelta(days=7)
+SESSION_IDLE, SESSION_AGE = timedelta(days=30), timedelta(days=180)
+FIRST_RETRY, LONGEST_RETRY = timedelta(seconds=15), timedelta(hours=1)
+SUBJECTS = {
+    "registration": "Finish registering with TILES",
+    "registration, existing": "You already have a TILES account",
+    "password_reset": "Reset your TILES password",
+    "password_changed": "Your TILES password was changed",
+    "email_change": "Confirm your new TILES address",
+    "email_changed": "Your TILES email address was changed",
+    "erasure_request": "Erase your TILES account?",
+    "account_closed": "Your TILES account is closed",
+    "erased": "Your TILES data have been erased",
+    "announcement": "News",
+}
+INVALID, IN_USE = "invalid-token", "email-in-use"
+
+
+def same(one: str, other: str) -> bool:
+    """Tell whether two addresses are one."""
+    return one.lower() == other.lower()
+
+
+class World:
+    """Everybody, and the queue."""
+
+    def __init__(self) -> None:
+        self.now, self.step = BEGINNING, 0
+        self.accounts: list[Account] = []
+        self.sessions: list[Session] = []
+        self.queue: list[Mail] = []
+        self.anonymous: set[UUID] = set()
+
+    # Who there is
+
+    @property
+    def living(self) -> list[Account]:
+        return [account for account in self.accounts if not account.erased]
+
+    def open_with(self, email: str, but: Account | None = None) -> Account | None:
+        found = [a for a in self.living if same(a.email, email) and a.closed_at is None and a is not but]
+        return found[0] if found else None
+
+    def closed_with(self, email: str) -> list[Account]:
+        """Return the closed accounts with an address, the one that was closed last first."""
+        found = [account for account in self.living if same(account.email, email) and account.closed_at]
+        return sorted(found, key=lambda account: account.closed_at or self.now, reverse=True)
+
+    def held_until(self, account: Account) -> datetime | None:
+        return max((until for until in account.holds if until > self.now), default=None)
+
+    def lasts(self, session: Session) -> bool:
+        """Tell whether a session is good now."""
+        young = session.created_at > self.now - SESSION_AGE
+        return session in self.sessions and young and session.used_on >= self.now.date() - SESSION_IDLE
+
+    def use(self, session: Session) -> bool:
+        """Use a session, and tell whether it is good."""
+        if good := self.lasts(session):
+            session.used_on = self.now.date()
+        return good
+
+    def end_sessions(self, account: Account, *, but: Session | None = None) -> None:
+        self.sessions = [session for session in self.sessions if session.account is not account or session is but]
+
+    # What is done without asking
+
+    def enqueue(self, kind: str, **about: object) -> Mail:
+        mail = Mail(kind, self.now, self.now, **about)  # type: ignore[arg-type]
+        self.queue.append(mail)
+        return mail
+
+    def tell_previous(self, account: Account) -> None:
+        for previous in self.may_take_back(account):
+            self.enqueue("email_changed", account=account, about=previous)
+
+    def may_take_back(self, account: Account) -> list[Previous]:
+        return [previous for previous in account.previous if previous.changed_at > self.now - UNDO]
+
+    def forget_mails_to(self, accounts: list[Account], emails: Iterable[str]) -> None:
+        """Drop what was asked for without a session, for addresses that only these accounts have."""
+        others = {account.email.lower() for account in self.living if account not in accounts}
+        gone = {email.lower() for email in emails} - others
+
+        def goes(mail: Mail) -> bool:
+            if mail.account or mail.kind == "erased" or mail.email is None or mail.email.lower() not in gone:
+                return False
+            closed = [a.closed_at for a in accounts if a.closed_at and same(a.email, mail.email)]
+            registering_anew = mail.kind == "registration" and not mail.abandoned_at
+            return not registering_anew or any(closed_at > mail.created_at for closed_at in closed)
+
+        self.queue = [mail for mail in self.queue if not goes(mail)]
+
+    def erase_due(self) -> list[Account]:
+        due = [a for a in self.living if a.closed_at and a.due and a.due <= self.now and not self.held_until(a)]
+        if due:
+            self.queue = [mail for mail in self.queue if mail.account not in due and mail.made not in due]
+            self.forget_mails_to(due, [account.email for account in due])
+        for account in due:
+            self.end_sessions(account)
+            account.erased = True
+            self.enqueue("erased", email=account.email)
+        return due
+
+    def tidy(self) -> None:
+        self.sessions = [session for session in self.sessions if self.lasts(session)]
+        for account in self.accounts:
+            account.previous = self.may_take_back(account)
+            account.holds = [until for until in account.holds if until > self.now]
+        old = self.now - GIVE_UP
+        self.queue = [mail for mail in self.queue if mail.kind != "erased" or mail.created_at >= old]
+        for mail in self.queue:
+            if not mail.abandoned_at and mail.created_at < old:
+                mail.abandoned_at = self.now
+        self.queue = [mail for mail in self.queue if (mail.abandoned_at or self.now) >= self.now - FORGET]
+
+    def retry(self) -> None:
+        for mail in self.queue:
+            if mail.attempts or mail.abandoned_at:
+                mail.attempts, mail.abandoned_at, mail.created_at, mail.due_at = 0, None, self.now, self.now
+
+    # Mails
+
+    def due_mails(self) -> list[Mail]:
+        return [mail for mail in self.queue if mail.due_at <= self.now and not mail.abandoned_at]
+
+    def compose(self, mail: Mail) -> Link | None:  # noqa: C901, PLR0911 - a table
+        """Return what a mail will be if it is made now; None where there is nobody to send it to."""
+        email, account = mail.email or "", mail.account
+        has_it = self.open_with(email)
+        match mail.kind:
+            case "registration" if has_it:
+                return self._link(mail, has_it, "password-reset", subject="registration, existing")
+            case "registration":
+                return Link(email, SUBJECTS[mail.kind], mail, "registration", issued_at=self.now)
+            case "password_reset":
+                return self._link(mail, has_it, "password-reset")
+            case "erasure_request":
+                return self._link(mail, has_it or next(iter(self.closed_with(email)), None), "erasure")
+            case "erased":
+                return Link(email, SUBJECTS[mail.kind], mail)
+            case "password_changed":
+                return self._link(mail, account, None)
+            case "email_change" if account and account.proof is mail.about:
+                return self._link(mail, account, "email-change", to=email)
+            case "email_changed" if account and mail.about in self.may_take_back(account):
+                assert isinstance(mail.about, Previous)
+                return self._link(mail, account, "email-change-undo", to=mail.about.email)
+            case "account_closed" if account and account.closed_at:
+                return self._link(mail, account, "erasure-cancel")
+            case "announcement" if account and account.updates and not account.closed_at:
+                return self._link(mail, account, "unsubscribe")
+        return None
+
+    def _link(
+        self, mail: Mail, account: Account | None, purpose: str | None, *, to: str = "", subject: str = ""
+    ) -> Link | None:
+        if account is None:
+            return None
+        subject = SUBJECTS[subject or mail.kind]
+        return Link(to or account.email, subject, mail, purpose, account, account.state, self.now)
+
+    def handed_over(self, mail: Mail) -> None:
+        self.queue.remove(mail)
+
+    def put_off(self, mail: Mail) -> None:
+        wait = min(FIRST_RETRY * 2**mail.attempts, LONGEST_RETRY)
+        mail.attempts, mail.due_at = mail.attempts + 1, self.now + wait
+
+    def give_up(self, mail: Mail) -> None:
+        self.put_off(mail)
+        mail.abandoned_at = self.now
+        if mail.kind == "erased":
+            self.queue.remove(mail)
+
+    # Links
+
+    def in_time(self, link: Link) -> bool:
+        return self.now - link.issued_at <= LIFETIMES.get(str(link.purpose), timedelta.max)
+
+    def works(self, link: Link) -> bool:
+        """Tell whether a link may still do something; the address may be in use."""
+        if not self.in_time(link):
+            return False
+        if link.purpose == "unsubscribe":
+            return True
+        if link.purpose == "registration":
+            return link.mail.made is None
+        assert link.account
+        return not link.account.erased and link.account.state == link.state
+
+    def redeem(self, link: Link, password: str = PASSWORD) -> str | None:  # noqa: PLR0911 - a table
+        """Use a link; return why it was refused."""
+        if link.purpose == "unsubscribe":
+            assert link.account
+            link.account.updates = False
+            return None
+        # Who uses the link of an erased account again is told, at the most, that the address has got another.
+        if link.purpose == "registration" and link.mail.made and link.mail.made.erased and self.in_time(link):
+            return IN_USE if self.open_with(link.to) else INVALID
+        if not self.works(link):
+            return INVALID
+        match link.purpose:
+            case "registration":
+                return self._register(link.mail, password)
+            case "password-reset":
+                return self._renew(link.account, password)
+            case "email-change":
+                return self._change_email(link.account, link.to)
+            case "email-change-undo":
+                return self._take_back(link.account, link.mail.about)
+            case "erasure":
+                return self._ask_for_erasure(link.account)
+            case _:
+                return self._reopen(link.account)
+
+    def _register(self, mail: Mail, password: str) -> str | None:
+        assert mail.id
+        assert mail.email
+        if self.open_with(mail.email):
+            return IN_USE
+        mail.made = Account(mail.id, mail.name, mail.email, password, renewed=self.step)
+        self.accounts.append(mail.made)
+        return None
+
+    def _renew(self, account: Account | None, password: str, but: Session | None = None) -> None:
+        assert account
+        account.password, account.proof, account.taken_back, account.renewed = password, Proof(), False, self.step
+        self.end_sessions(account, but=but)
+        self.enqueue("password_changed", account=account)
+        self.tell_previous(account)
+
+    def _change_email(self, account: Account | None, email: str) -> str | None:
+        assert account
+        if self.open_with(email, account):
+            return IN_USE
+        old, account.email, account.proof = account.email, email, Proof()
+        back = [previous.changed_at for previous in self.may_take_back(account) if same(previous.email, email)]
+        if back:
+            account.previous = [previous for previous in account.previous if previous.changed_at < min(back)]
+        elif not same(old, email):
+            account.previous.append(Previous(old, self.now))
+        self.tell_previous(account)
+        self.forget_mails_to([account], [old])
+        return None
+
+    def _take_back(self, account: Account | None, previous: object) -> str | None:
+        assert account
+        if previous not in self.may_take_back(account):
+            return INVALID
+        assert isinstance(previous, Previous)
+        if self.open_with(previous.email, account):
+            return IN_USE
+        old, account.email, account.proof, account.taken_back = account.email, previous.email, Proof(), True
+        account.closed_at = account.asked_at = account.due = None
+        account.previous = [other for other in account.previous if other.changed_at < previous.changed_at]
+        self.end_sessions(account)
+        self.enqueue("password_reset", email=previous.email)
+        self.tell_previous(account)
+        self.forget_mails_to([account], [old])
+        return None
+
+    def _ask_for_erasure(self, account: Account | None) -> None:
+        assert account
+        self.shut(account, erase=True)
+        for other in self.closed_with(account.email):
+            if other is not account and not other.asked_at:
+                self.shut(other, erase=True)
+
+    def _reopen(self, account: Account | None) -> str | None:
+        assert account
+        if self.open_with(account.email, account):
+            return IN_USE
+        account.closed_at = account.asked_at = account.due = None
+        self.tell_previous(account)
+        return None
+
+    # What needs a session, or the data manager
+
+    def change_password(self, session: Session, current: str, new: str) -> str | None:
+        account = session.account
+        if current != account.password or account.taken_back:
+            return "wrong-password"
+        self._renew(account, new, but=session)
+        session.step = self.step
+        return None
+
+    def shut(self, account: Account, *, erase: bool, grace: timedelta = GRACE) -> None:
+        if erase:
+            account.asked_at = account.asked_at or self.now
+            account.due = min(account.due or datetime.max.replace(tzinfo=UTC), self.now + grace)
+        elif not account.closed_at:
+            account.due = self.now + RETENTION
+        account.closed_at, account.proof = account.closed_at or self.now, Proof()
+        self.end_sessions(account)
+        self.enqueue("account_closed", account=account)
+        self.tell_previous(account)
+
+    def erased_from(self, account: Account) -> datetime | None:
+        """Return from when on an account will be erased, as people are told."""
+        held = self.held_until(account)
+        return max(account.due, held) if account.due and held else account.due
+
+    # What should be stored
+
+    def stored(self) -> dict[str, Counter[tuple[object, ...]]]:
+        """Return the rows that there should be, table by table."""
+        living = self.living
+        return {
+            "accounts": Counter(
+                (a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due, a.taken_back) for a in living
+            ),
+            "sessions": Counter((s.id, s.account.id, s.created_at, s.used_on) for s in self.sessions),
+            "previous_addresses": Counter((a.id, p.email, p.changed_at) for a in living for p in a.previous),
+            "holds": Counter((a.id, until) for a in living for until in a.holds),
+            "feedback": Counter(
+                [(None, id_) for id_ in self.anonymous] + [(a.id, id_) for a in living for id_ in a.feedback]
+            ),
+            "mails": Counter(map(mail_row, self.queue)),
+        }

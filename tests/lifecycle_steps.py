@@ -1,0 +1,287 @@
+"""How a state machine lives through the service: it calls, reads mails, and holds everything to the model beside it.
+
+What was promised is checked apart from the model, so that the two do not agree on a mistake.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email.message import EmailMessage
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope
+from aiosmtpd.smtp import Session as Connection
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+from journeys import in_ledger, moment, receipt_of
+from lifecycle import Account, Link, Session, mail_row
+from lifecycle_model import IN_USE, INVALID, World
+from sqlalchemy import delete, select
+from support import MailServer, Service, bearer, html_of, text_of
+from werkzeug.test import TestResponse
+
+from backend import clock, db, ledger
+from backend.db import transaction
+from backend.models import Announcement
+from backend.privacy import basis_of, tables_about_people
+
+# Two mailboxes, one of them written in two ways, and a third that nobody has at the beginning.
+EMAILS = ["ada@example.org", "Ada@example.org", "bob@example.org", "eve@example.net"]
+PASSWORDS = ["quiet lemon gravel piano", "seven wooden boats drift", "copper violin under snow"]
+STATUS = {
+    INVALID: 400,
+    IN_USE: 409,
+    "wrong-password": 403,
+    "wrong-credentials": 401,
+    "unauthenticated": 401,
+    "not-found": 404,
+}
+# For each purpose: where the API redeems it and how it answers, and where the page's form does.
+DOORS = {
+    "registration": ("/v1/registrations/confirm", 201, "/registration"),
+    "password-reset": ("/v1/password-resets/confirm", 204, "/password-reset/confirm"),
+    "email-change": ("/v1/email-changes/confirm", 204, "/email-change"),
+    "email-change-undo": ("/v1/email-changes/undo", 204, "/email-change-undo"),
+    "erasure": ("/v1/erasure-requests/confirm", 200, "/erasure/confirm"),
+    "erasure-cancel": ("/v1/erasure-requests/cancel", 204, "/erasure-cancel"),
+}
+WITH_PASSWORD = {"registration", "password-reset"}
+TABLES = tables_about_people()
+
+
+class PostOffice(MailServer):
+    """A mail server that takes some mails late, some never, and some twice as it loses its own answer."""
+
+    way: dict[str, str]
+
+    async def handle_RCPT(  # noqa: N802 - the library's name
+        self, server: SMTP, session: Connection, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        self.refuse = {"late": "451 4.7.1 try again later", "never": "550 5.1.1 no such mailbox"}.get(
+            self.way.get(address, "")
+        )
+        return await super().handle_RCPT(server, session, envelope, address, options)
+
+    async def handle_DATA(self, server: SMTP, session: Connection, envelope: Envelope) -> str:  # noqa: N802
+        taken = await super().handle_DATA(server, session, envelope)
+        return "451 4.3.0 lost" if self.way.get(envelope.rcpt_tos[0]) == "twice" else taken
+
+
+@dataclass
+class Run:
+    """What all examples of a test share."""
+
+    service: Service
+    monkeypatch: pytest.MonkeyPatch
+    reached: Counter[str] = field(default_factory=Counter)
+    alike: dict[str, tuple[int, str, bytes]] = field(default_factory=dict)
+
+    def begin(self, world: World) -> None:
+        """Forget everybody, and let the clock be the model's."""
+        self.monkeypatch.setattr(clock, "now", lambda: world.now)
+        with self.service.app.app_context():
+            with transaction() as session:
+                for table in [*TABLES, Announcement.__table__]:
+                    session.execute(delete(table))
+            ledger.path().unlink(missing_ok=True)
+        self.service.mail_server.messages.clear()
+        self.service.mail_server.envelopes.clear()
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all that is stored about people."""
+        with self.service.app.app_context(), db.db.engine.connect() as connection:
+            return {
+                table.name: [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
+                for table in TABLES
+            }
+
+
+SHOWN = {
+    "accounts": lambda r: (r["id"], r["name"], r["email"], r["email_updates"], r["closed_at"],
+                           r["erasure_requested_at"], r["erase_after"], r["taken_back_at"] is not None),
+    "sessions": lambda r: (r["id"], r["account_id"], r["created_at"], r["last_used_on"]),
+    "previous_addresses": lambda r: (r["account_id"], r["email"], r["changed_at"]),
+    "holds": lambda r: (r["account_id"], r["until"]),
+    "feedback": lambda r: (r["account_id"], r["id"]),
+    "mails": lambda r: (r["kind"], r["email"], r["name"], r["account_id"],
+                        r["about"] if r["kind"] == "email_changed" else None,
+                        r["created_at"], r["due_at"], r["attempts"], r["abandoned_at"]),
+}  # fmt: skip
+
+
+class Steps(RuleBasedStateMachine):
+    """What rules are made of."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run, self.world = run, World()
+        self.links: list[Link] = []
+        self.sessions: list[Session] = []
+        self.used: set[str] = set()
+        self.followed: Counter[str] = Counter()
+        # What somebody wrote that nobody else did, by account.
+        self.written: dict[Account, list[str]] = {}
+        self.run.begin(self.world)
+
+    # How it is called
+
+    def call(
+        self, method: str, path: str, refusal: str | None, status: int, session: Session | None = None, **options: Any
+    ) -> TestResponse:
+        """Call the service, and hold its answer to what was predicted."""
+        headers = options.pop("headers", {}) | (bearer(session.token) if session else {})
+        response = self.run.service.http.open(path, method=method, headers=headers, **options)
+        assert response.status_code == (STATUS[refusal] if refusal else status), (path, response.text)
+        if refusal and path.startswith("/v1/"):
+            assert response.json["code"] == refusal
+        place = re.sub("/(unsubscribe|sessions)/.+", "/…", path)
+        self.run.reached[f"{method} {place}: {refusal}"] += 1
+        return response
+
+    def alike(self, what: str, response: TestResponse) -> None:
+        """Hold an answer to the one that everybody else got, whoever has an account."""
+        answer = (response.status_code, str(response.headers), response.data)
+        assert self.run.alike.setdefault(what, answer) == answer
+
+    def use(self, session: Session) -> str | None:
+        if not self.world.use(session):
+            return "unauthenticated"
+        assert session.step >= session.account.renewed, "a session is older than the password"
+        return None
+
+    def account(self, number: int) -> Account:
+        return self.world.accounts[number % len(self.world.accounts)]
+
+    def password(self, account: Account | None, *, right: bool) -> str:
+        others = [password for password in PASSWORDS if account is None or password != account.password]
+        return account.password if account and right else others[0]
+
+    def opened(self, account: Account, session: dict[str, Any]) -> None:
+        found = Session(
+            account, UUID(session["id"]), session["token"], self.world.now, self.world.now.date(), self.world.step
+        )
+        self.world.sessions.append(found)
+        self.sessions.append(found)
+
+    def text(self, account: Account | None = None) -> str:
+        """Return what nobody has written before."""
+        text = f"Nemoquill {self.world.step}."
+        if account:
+            self.written.setdefault(account, []).append(text)
+        return text
+
+    # Links
+
+    def use_link(self, link: Link, password: str, *, by_page: bool) -> None:
+        assert link.purpose
+        renewed = link.account.renewed if link.account else 0
+        refusal = self.world.redeem(link, password)
+        self.run.reached[f"{link.purpose}: {refusal}"] += 1
+        if link.purpose == "unsubscribe":
+            self.call("POST", f"/unsubscribe/{link.token}", refusal, 200)
+            return
+        body = {"token": link.token} | ({"password": password} if link.purpose in WITH_PASSWORD else {})
+        path, status, page = DOORS[link.purpose]
+        if by_page:
+            self.call("POST", page, refusal, 200, data=body)
+        else:
+            response = self.call("POST", path, refusal, status, json=body)
+        if refusal:
+            return
+        assert link.token not in self.used, "a link worked twice"
+        assert link.step > renewed or link.purpose == "registration", "a link is older than the password"
+        self.used.add(link.token)
+        if link.purpose == "registration":
+            assert link.mail.made
+            self.written[link.mail.made] = [str(link.mail.name)]
+            if not by_page:
+                self.opened(link.mail.made, response.json["session"])
+        elif link.purpose == "erasure" and not by_page:
+            self.shown_as_closed(link.account, response)
+
+    def shown_as_closed(self, account: Account | None, response: TestResponse) -> None:
+        assert account
+        due = self.world.erased_from(account)
+        assert moment(response.json["closed_at"]) == account.closed_at
+        assert (moment(response.json["erase_after"]) if response.json["erase_after"] else None) == due
+
+    def again(self, session: Session, *, right: bool) -> str | None:
+        """Return how somebody is answered who is asked for the password again."""
+        return self.use(session) or ("wrong-password" if session.account.taken_back or not right else None)
+
+    # Mails
+
+    def deliver_to(self, way: dict[str, str]) -> None:
+        """Let the worker send what is due, and hold what arrives to what was predicted."""
+        office = self.run.service.mail_server
+        assert isinstance(office, PostOffice)
+        office.way, links = way, []
+        for due in self.world.due_mails():
+            link = self.world.compose(due)
+            how = way.get(link.to, "") if link else ""
+            if link and how in {"", "twice"}:
+                links.append(link)
+            {"": self.world.handed_over, "never": self.world.give_up}.get(how, self.world.put_off)(due)
+        arrived = {str(message["Message-ID"])[1:33]: message for message in self.run.service.deliver()}
+        expected = {sha256(link.mail.id.bytes).hexdigest()[:32]: link for link in links if link.mail.id}
+        assert arrived.keys() == expected.keys()
+        for name, link in expected.items():
+            self.read(arrived[name], link)
+        self.links += [link for link in links if link.purpose]
+
+    def read(self, message: EmailMessage, link: Link) -> None:
+        assert (message["To"], message["Subject"]) == (link.to, link.subject)
+        text = text_of(message)
+        assert "Nemoquill" not in f"{message.items()}{text}{html_of(message)}", "a mail repeats what was typed"
+        if link.purpose:
+            found = re.search(rf"^https://accounts\.tiles\.test/{link.purpose}[#/](\S+)$", text, re.MULTILINE)
+            assert found, text
+            link.token, link.step = found.group(1), self.world.step
+        elif link.mail.kind == "erased":
+            body = {"receipt": receipt_of(message)}
+            shown = self.call("POST", "/v1/erasure-receipts/verify", None, 200, json=body).json
+            assert UUID(shown["account"]) in {account.id for account in self.world.accounts if account.erased}
+
+    # What holds at any time
+
+    @invariant()
+    def check(self) -> None:
+        rows = self.run.rows()
+        self.learn(rows)
+        expected = self.world.stored()
+        for table, show in SHOWN.items():
+            assert Counter(map(show, rows[table])) == expected[table], table
+        opened = Counter(row["email"].lower() for row in rows["accounts"] if row["closed_at"] is None)
+        assert all(number == 1 for number in opened.values()), "an address has two open accounts"
+        self.check_erased(rows)
+        self.world.now += timedelta(seconds=1)
+        self.world.step += 1
+
+    def learn(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        """Learn the random ids of what is new."""
+        changes = {
+            (row["account_id"], row["email"], row["changed_at"]): row["id"] for row in rows["previous_addresses"]
+        }
+        for account in self.world.living:
+            for previous in account.previous:
+                previous.id = previous.id or changes.get((account.id, previous.email, previous.changed_at))
+        known = {mail.id for mail in self.world.queue}
+        new = [row for row in rows["mails"] if row["id"] not in known]
+        for mail in [mail for mail in self.world.queue if mail.id is None]:
+            mine = [row for row in new if SHOWN["mails"](row) == mail_row(mail)]
+            assert mine, (mail, new)
+            mail.id = mine[0]["id"]
+            new.remove(mine[0])
+
+    def check_erased(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        erased = {account for account in self.world.accounts if account.erased}
+        ids = {account.id for account in erased}
+        assert set(in_ledger(self.run.service)) == ids
+        gone = [row for table in TABLES if not basis_of(table) for row in rows[table.name]]
+        assert all(row.get("account_id", row["id"]) not in ids for row in gone), "an erased account has a row"
+        told = str(rows)
+        for account in erased:
+            assert not any(text in told for text in self.written.get(account, [])), "something of it is left"

@@ -1,0 +1,307 @@
+"""Fuzzers of what strangers may send: always an answer of the contract; nothing comes back, is logged, or is stored."""
+
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fuzzing import (
+    FORM,
+    FORMS,
+    JSON,
+    OPERATIONS,
+    Door,
+    Mutate,
+    around,
+    bodies,
+    latin,
+    media_types,
+    mutations,
+    nearly_right,
+    raw,
+    texts,
+    twice,
+    values,
+)
+from generating import Count, amount
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from itsdangerous import BadData, base64_decode
+from journeys import MakeService
+from support import NOBODY, PASSWORD, WORD, Service, assert_problem
+
+from backend import tokens
+from backend.errors import InvalidToken
+from backend.tokens import Purpose
+
+REDEEMED = {
+    Purpose.REGISTRATION: "/v1/registrations/confirm",
+    Purpose.PASSWORD_RESET: "/v1/password-resets/confirm",
+    Purpose.EMAIL_CHANGE: "/v1/email-changes/confirm",
+    Purpose.EMAIL_CHANGE_UNDO: "/v1/email-changes/undo",
+    Purpose.ERASURE: "/v1/erasure-requests/confirm",
+    Purpose.ERASURE_CANCEL: "/v1/erasure-requests/cancel",
+    Purpose.RECEIPT: "/v1/erasure-receipts/verify",
+    Purpose.UNSUBSCRIBE: "/unsubscribe/",
+}
+CONTENT = {"account": NOBODY, "state": WORD, "name": WORD, "email": "eve@example.org", "change": NOBODY,
+           "requested_at": None, "erased_at": "2026-01-01T00:00:00Z", "removed": [], "kept": []}  # fmt: skip
+purposes = st.sampled_from(list(Purpose))
+some = settings(max_examples=amount(50))
+
+
+@pytest.fixture
+def door(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -> Door:
+    """The way in, for somebody with an account."""
+    ada = service.register()
+    count(service.app)
+    caplog.set_level("DEBUG")
+    return Door(service, ada, caplog)
+
+
+# Tokens
+
+
+def try_token(door: Door, purpose: Purpose, token: str) -> None:
+    """Try a token where it is redeemed; it is refused as every other is."""
+    path = REDEEMED[purpose]
+    secret = [token] if len(token) > 30 else []
+    if purpose is Purpose.UNSUBSCRIBE:
+        response = door.send("POST", f"{path}{quote(token, safe='')}", *secret)
+        assert response.status_code in {400, 404, 405}
+        return
+    member = "receipt" if purpose is Purpose.RECEIPT else "token"
+    password = {"password": PASSWORD} if purpose in {Purpose.REGISTRATION, Purpose.PASSWORD_RESET} else {}
+    response = door.send("POST", path, *secret, json={member: token, **password})
+    assert_problem(response, 400, "invalid-token")
+
+
+def redeem(door: Door, purpose: Purpose, token: str) -> None:
+    """Try a token at the feature itself."""
+    with door.service.app.app_context(), pytest.raises(InvalidToken):
+        tokens.redeem(purpose, token)
+
+
+def issue(door: Door, purpose: Purpose, content: object) -> str:
+    """Sign anything: what is no object too."""
+    with door.service.app.app_context():
+        return tokens.issue(purpose, content)  # type: ignore[arg-type]
+
+
+@some
+@given(purpose=purposes, token=around(texts) | around(st.text("._-Aa0", max_size=400)))
+def test_a_made_up_token_is_refused_and_not_repeated(door: Door, purpose: Purpose, token: str) -> None:
+    redeem(door, purpose, token)
+    try_token(door, purpose, token)
+
+
+def says_the_same(token: str, whole: str) -> bool:
+    """Tell whether two tokens differ in nothing that counts: the same bytes have several spellings in base64."""
+    said, _, signature = token.rpartition(".")
+    expected, _, right = whole.rpartition(".")
+    try:
+        return said == expected and base64_decode(signature) == base64_decode(right)
+    except BadData:
+        return False
+
+
+@some
+@given(purpose=purposes, spoil=st.lists(mutations("."), min_size=1, max_size=3))
+def test_a_spoilt_token_is_refused(door: Door, purpose: Purpose, spoil: list[Mutate]) -> None:
+    whole = token = issue(door, purpose, CONTENT)
+    for change in spoil:
+        token = change(token) or WORD
+    if not says_the_same(token, whole):
+        redeem(door, purpose, token)
+        try_token(door, purpose, token)
+
+
+@some
+@given(signed=purposes, purpose=purposes)
+def test_a_token_of_one_purpose_serves_no_other(door: Door, signed: Purpose, purpose: Purpose) -> None:
+    if signed is not purpose:
+        try_token(door, purpose, issue(door, signed, CONTENT))
+
+
+# What is text in a name or an address was cleaned before it was signed; any other member is looked at again.
+odd_members = (
+    st.tuples(st.sampled_from(sorted(CONTENT)), values)
+    .filter(lambda member: not (member[0] in {"name", "email"} and isinstance(member[1], str)))
+    .map(lambda member: CONTENT | dict([member]))
+)
+fewer_members = st.sets(st.sampled_from(sorted(CONTENT))).map(lambda kept: {name: CONTENT[name] for name in kept})
+MEMBERS = {
+    Purpose.REGISTRATION: {"account", "name", "email"},
+    Purpose.EMAIL_CHANGE: {"account", "state", "email"},
+    Purpose.EMAIL_CHANGE_UNDO: {"account", "state", "change"},
+    Purpose.UNSUBSCRIBE: {"account"},
+    Purpose.RECEIPT: {"account", "requested_at", "erased_at", "removed", "kept"},
+}
+
+
+@some
+@given(purpose=purposes, content=values | odd_members | fewer_members)
+def test_what_we_signed_and_do_not_understand_is_refused_as_any_other(
+    door: Door, purpose: Purpose, content: object
+) -> None:
+    """Such as what another release put into a mail."""
+    needed = MEMBERS.get(purpose, {"account", "state"})
+    right = isinstance(content, dict) and all(content.get(name, WORD) == CONTENT[name] for name in needed)
+    if not right and not (purpose is Purpose.RECEIPT and isinstance(content, dict) and needed <= content.keys()):
+        try_token(door, purpose, issue(door, purpose, content))
+
+
+# Headers
+
+
+@some
+@given(value=latin | latin.map("Bearer ".__add__) | st.builds("{}{}{}".format, st.sampled_from(["Bearer", "bearer "]),
+       st.text(" \t\0", max_size=900), latin), optional=st.booleans())  # fmt: skip
+def test_an_authorization_that_is_none_is_refused(door: Door, value: str, optional: bool) -> None:  # noqa: FBT001
+    overrides = {"environ_overrides": {"HTTP_AUTHORIZATION": value}}
+    method, path, options = (
+        ("POST", "/v1/feedback", {"json": {"message": WORD}}) if optional else ("GET", "/v1/account", {})
+    )
+    response = door.send(method, path, *([value] if len(value) > 30 else []), **overrides, **options)
+    assert_problem(response, 401, "unauthenticated")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+@some
+@given(spoil=st.lists(mutations("_"), min_size=1, max_size=3))
+def test_a_spoilt_session_is_nobodys(door: Door, spoil: list[Mutate]) -> None:
+    whole = value = door.person.session["token"]
+    for change in spoil:
+        value = change(value) or "x"
+    if value.strip() != whole:
+        overrides = {"HTTP_AUTHORIZATION": f"Bearer {value}".encode().decode("latin-1")}
+        assert_problem(door.send("GET", "/v1/account", environ_overrides=overrides), 401, "unauthenticated")
+
+
+@some
+@given(scheme=latin.filter(lambda text: text.strip().lower() != "bearer"), space=st.sampled_from([" ", "", "  ", "\t"]))
+def test_a_session_under_another_scheme_is_nobodys(door: Door, scheme: str, space: str) -> None:
+    overrides = {"HTTP_AUTHORIZATION": f"{scheme}{space}{door.person.session['token']}"}
+    assert_problem(door.send("GET", "/v1/account", environ_overrides=overrides), 401, "unauthenticated")
+
+
+@some
+@given(key=latin, message=around(texts))
+def test_an_idempotency_key_is_taken_or_refused(door: Door, key: str, message: str) -> None:
+    options: dict[str, Any] = {"environ_overrides": {"HTTP_IDEMPOTENCY_KEY": key}, "json": {"message": message}}
+    first = door.send("POST", "/v1/feedback", **options)
+    again = door.send("POST", "/v1/feedback", **options)
+    assert first.status_code == again.status_code
+    assert first.status_code == 422 or first.json == again.json
+    fine = 1 <= len(key) <= 255 and key.isascii() and key.isprintable()
+    assert fine or first.status_code == 422
+
+
+ADDRESSES = st.ip_addresses().map(str) | latin | st.builds("[{}]:{}".format, st.ip_addresses(v=6), latin)
+
+
+@pytest.fixture
+def doors(make_service: MakeService, count: Count) -> dict[int, Service]:
+    """The service with its limits, behind as many proxies as it is told."""
+    found = {number: make_service(trusted_proxies=number, rate_limits="") for number in range(3)}
+    for service in found.values():
+        count(service.app)
+    return found
+
+
+@some
+@given(values=st.lists(ADDRESSES, max_size=5), proxies=st.integers(0, 2))
+def test_no_forwarded_address_is_a_mistake_of_ours(
+    door: Door, doors: dict[int, Service], values: list[str], proxies: int
+) -> None:
+    door.service = doors[proxies]
+    headers = {"HTTP_X_FORWARDED_FOR": ",".join(values), "HTTP_FORWARDED": ";".join(values)}
+    response = door.send("POST", "/v1/email-changes/confirm", json={"token": WORD}, environ_overrides=headers)
+    assert response.status_code in {400, 429}
+
+
+# Bodies
+
+
+@settings(max_examples=amount(150))
+@given(operation=st.sampled_from(OPERATIONS), data=st.data())
+def test_a_body_is_read_or_refused(door: Door, operation: tuple[str, str, list[str]], data: st.DataObject) -> None:
+    method, path, members = operation
+    door.send(method, path, signed_in=True, data=data.draw(bodies(members)), content_type=JSON)
+
+
+@some
+@given(operation=st.sampled_from(OPERATIONS), data=st.data())
+def test_a_body_in_which_a_member_comes_twice_is_refused(
+    door: Door, operation: tuple[str, str, list[str]], data: st.DataObject
+) -> None:
+    method, path, members = operation
+    response = door.send(method, path, signed_in=True, data=data.draw(twice(members)), content_type=JSON)
+    assert_problem(response, 400, "malformed-json")
+
+
+@some
+@given(operation=st.sampled_from(OPERATIONS), content_type=media_types, data=st.data())
+def test_a_media_type_is_read_or_refused(
+    door: Door, operation: tuple[str, str, list[str]], content_type: str, data: st.DataObject
+) -> None:
+    method, path, members = operation
+    body = data.draw(nearly_right(members) | raw)
+    overrides = {"CONTENT_TYPE": content_type}
+    door.send(method, path, signed_in=True, data=body, environ_overrides=overrides)
+
+
+MARKUP = st.sampled_from([f'"><{WORD} {WORD}="', f"'><script>{WORD}</script>", f"{{{{ {WORD} }}}}", f"</p><{WORD}>"])
+fields = st.lists(
+    st.tuples(st.sampled_from(["email", "password", "token", "name", ""]) | texts, around(texts) | MARKUP), max_size=5
+)
+encoded = fields.map(lambda found: "&".join(f"{quote(name)}={quote(value)}" for name, value in found).encode())
+
+
+class Markup(HTMLParser):
+    """Which of a page's tags and attributes are not of the page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+        self._tag = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._tag = tag
+        self.foreign += [name for name in (tag, *(name for name, _ in attrs)) if WORD in name]
+
+    def handle_data(self, data: str) -> None:
+        self.foreign += [data] if WORD in data and self._tag != "textarea" else []
+
+
+@some
+@given(path=st.sampled_from(FORMS), body=encoded | raw, content_type=st.just(FORM) | media_types)
+def test_a_form_of_a_page_is_shown_again_or_refused(door: Door, path: str, body: bytes, content_type: str) -> None:
+    """What was written stays in its field, and nowhere else."""
+    response = door.send("POST", path, shown=True, data=body, environ_overrides={"CONTENT_TYPE": content_type})
+    assert response.status_code in {400, 413, 422}
+    assert Markup(response.text).foreign == []
+
+
+# Paths
+
+
+segments = st.sampled_from(["v1", "sessions", "account", "unsubscribe", "problems", "static", "..", ".", "", NOBODY])
+paths = st.lists(segments | latin, max_size=6).map("/".join).map("/".__add__)
+
+
+@some
+@given(
+    path=paths | latin, query=latin, method=st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT"]) | st.text("AZ")
+)
+def test_a_path_leads_somewhere_or_to_nothing(door: Door, path: str, query: str, method: str) -> None:
+    response = door.send("GET", "/", environ_overrides={
+        "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": method, "SCRIPT_NAME": "",
+    })  # fmt: skip
+    assert "://" not in response.headers.get("Location", "")
+
+
+def test_a_version_with_nul_is_refused_on_both_databases(door: Door) -> None:
+    response = door.send("PATCH", "/v1/account", signed_in=True, json={"accepted_policy": "2026\0"})
+    assert_problem(response, 422, "invalid-request")
