@@ -32,6 +32,11 @@ bench: .venv/.development
 	$(BIN)/python tests/bench/equal_work.py $(ARGS)
 	$(BIN)/python tests/bench/floods.py
 
+# Generated requests, 25 times as many as in every test run.
+fuzz: .venv/.development
+	$(BIN)/pytest --numprocesses auto --hypothesis-profile=bench tests/test_schema.py tests/test_lifecycle.py \
+		tests/test_fuzz.py tests/test_fuzz_rules.py $(ARGS)
+
 # Removes one protection after the other: for each, its tests have to fail.
 mutants: .venv/.development
 	$(BIN)/python tests/mutants.py $(ARGS)
