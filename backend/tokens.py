@@ -5,6 +5,7 @@ state kills it; the feature that redeems it makes the change conditional on that
 """
 
 import hashlib
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,8 @@ from backend import clock, keys
 from backend.db import AnyRow
 from backend.errors import InvalidToken
 from backend.models import UNDO, Account
+
+SPELLING = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Purpose(StrEnum):
@@ -112,6 +115,9 @@ def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
         InvalidToken: it is made up, altered, cut off, expired, or of another purpose.
     """
     lifetime = LIFETIMES.get(purpose)
+    # Decoding base64 passes over what is no letter of it: one token would have many spellings.
+    if not SPELLING.fullmatch(token):
+        raise InvalidToken
     try:
         content = _serializer(purpose).loads(token, max_age=int(lifetime.total_seconds()) if lifetime else None)
         CONTENTS.get(purpose, _Bound).model_validate(content)

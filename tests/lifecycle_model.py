@@ -244,12 +244,13 @@ class World:
         self.accounts.append(mail.made)
         return None
 
-    def _renew(self, account: Account | None, password: str, but: Session | None = None) -> None:
+    def _renew(self, account: Account | None, password: str, but: Session | None = None) -> str | None:
         assert account
         account.password, account.proof, account.taken_back, account.renewed = password, Proof(), False, self.step
         self.end_sessions(account, but=but)
         self.enqueue("password_changed", account=account)
         self.tell_previous(account)
+        return None
 
     def _change_email(self, account: Account | None, email: str) -> str | None:
         assert account
@@ -281,12 +282,13 @@ class World:
         self.forget_mails_to([account], [old])
         return None
 
-    def _ask_for_erasure(self, account: Account | None) -> None:
+    def _ask_for_erasure(self, account: Account | None) -> str | None:
         assert account
         self.shut(account, erase=True)
         for other in self.closed_with(account.email):
             if other is not account and not other.asked_at:
                 self.shut(other, erase=True)
+        return None
 
     def _reopen(self, account: Account | None) -> str | None:
         assert account

@@ -6,7 +6,7 @@ What was promised is checked apart from the model, so that the two do not agree 
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.message import EmailMessage
 from hashlib import sha256
 from typing import Any
@@ -18,7 +18,7 @@ from aiosmtpd.smtp import Session as Connection
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from journeys import in_ledger, moment, receipt_of
 from lifecycle import Account, Link, Session, mail_row
-from lifecycle_model import IN_USE, INVALID, World
+from lifecycle_model import GRACE, IN_USE, INVALID, World
 from sqlalchemy import delete, select
 from support import MailServer, Service, bearer, html_of, text_of
 from werkzeug.test import TestResponse
@@ -211,6 +211,26 @@ class Steps(RuleBasedStateMachine):
     def again(self, session: Session, *, right: bool) -> str | None:
         """Return how somebody is answered who is asked for the password again."""
         return self.use(session) or ("wrong-password" if session.account.taken_back or not right else None)
+
+    def manage_in_the_model(self, account: Account, act: str, until: datetime) -> bool:
+        """Do in the model what the data manager does, and tell whether that is possible."""
+        held, now = self.world.held_until(account), self.world.now
+        if account.erased or (act == "release" and not held) or (act == "close" and account.closed_at):
+            return False
+        match act:
+            case "hold":
+                account.holds.append(until)
+            case "release":
+                account.holds = [until for until in account.holds if until <= now]
+            case "erase at once" if held:
+                return False
+            case _:
+                grace = timedelta(0) if act == "erase at once" else GRACE
+                self.world.shut(account, erase=act != "close", grace=grace)
+                return True
+        if account.due:
+            self.world.enqueue("account_closed", account=account)
+        return True
 
     # Mails
 

@@ -115,7 +115,8 @@ def test_what_is_typed_adds_no_header_and_no_line_to_a_mail(
         assert message.defects == []
         assert "Nemoquill" not in f"{message.items()}{text_of(message)}{html_of(message)}"
         made = counted.confirm(token_of(message), PASSWORD)
-        assert made.status_code in {201, 409}
+        # Of an address that got an account before, the link is another.
+        assert made.status_code in ({201, 409} if "/registration#" in text_of(message) else {400})
         if made.status_code == 201:
             account = made.json["account"]
             assert (account["name"], account["email"]) in {(name, address.normalized) for name, address in taken}
