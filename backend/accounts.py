@@ -167,6 +167,7 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     address = email.lower()
     throttle().charge("sign-in", client=client, address=address, service="all")
     throttle().check("sign-in-failures", address=address)
+    hasher().refuse_if_full()
     with reading() as session:
         account = session.execute(select(*account_columns()).where(Account.is_open_with(email))).one_or_none()
         costs = session.scalars(select(PasswordCost.cost)).all()

@@ -20,13 +20,14 @@ from backend import cli_data, cli_public, create_app, db, erasure, keys, mail, p
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, sure, yes_option
 from backend.errors import Impossible
-from backend.hashing import LINE
 from backend.logs import configure
 from backend.models import Mail
 from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
 GRACE_SECONDS = 20
+# More would wait for Python's one lock and for each other; those that wait for a password hash come on top.
+THREADS = 8
 # What strangers may hold of a process at most: connections, each with one request's headers and body.
 CONNECTIONS = 8192
 HEADER_BYTES = 16 * 1024
@@ -74,7 +75,11 @@ def tiles() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes.")
 @click.option(
-    "--threads", default=2 * LINE, show_default=True, type=click.IntRange(1, 256), help="Threads in each process."
+    "--threads",
+    default=THREADS,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Requests at a time in each process.",
 )
 @with_appcontext
 def serve(host: str, port: int, workers: int, threads: int) -> None:

@@ -7,6 +7,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
 
@@ -21,13 +22,15 @@ from backend.strength import normalize
 HASH_PREFIX = "$argon2id$v=19$"
 SALT_BYTES = 16
 HASH_BYTES = 32
-# Half of the threads that `tiles serve` gives a process by default: the others answer whoever needs no hash.
 LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
 
 T = TypeVar("T")
+
+# Called in the thread of a request that begins to wait for a hash: whoever gave it the thread may let the next one in.
+before_waiting: ContextVar[Callable[[], object]] = ContextVar("before_waiting", default=lambda: None)
 
 
 class Hasher:
@@ -51,10 +54,23 @@ class Hasher:
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="hasher", initializer=_give_way)
         self._line = threading.BoundedSemaphore(LINE)
 
-    def _in_turn(self, work: Callable[..., T], *given: object) -> T:
+    def refuse_if_full(self) -> None:
+        """Refuse before any other work what would be refused after it.
+
+        Raises:
+            Overloaded: the line is full.
+        """
+        self._enter()
+        self._line.release()
+
+    def _enter(self) -> None:
         if not self._line.acquire(blocking=False):
             raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
+
+    def _in_turn(self, work: Callable[..., T], *given: object) -> T:
+        self._enter()
         try:
+            before_waiting.get()()
             turn = self._pool.submit(work, *given)
             try:
                 return turn.result(WAIT_SECONDS)

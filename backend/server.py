@@ -3,8 +3,9 @@
 import asyncio
 import io
 import os
+import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from multiprocessing.util import Finalize
@@ -15,62 +16,106 @@ from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from backend import create_app, worker
 from backend.config import OWNER_ONLY, served_threads
+from backend.hashing import LINE, before_waiting
 from backend.logs import configure
 from backend.web import BODY_BYTES, LATE
 
 # More than 16 KiB need on a bad line, and half of what a server that is told to stop waits for.
 BODY_SECONDS = 10.0
-# Whoever tries again at once would keep busy what is overloaded; this wait holds no thread.
-REFUSED_SECONDS = 1.0
+# Whoever tries again at once would keep busy what is overloaded, and all who do at the same moment would stop it; this
+# wait holds no thread.
+REFUSED_SECONDS = 1.0, 3.0
+
+# Anybody can send these without end, and each costs more than any other request.
+SIGN_IN = "POST", "/v1/sessions"
+# Asked by whoever decides whether this process is to live: also while all others wait for the database.
+PROBES = {"/healthz", "/readyz", "/metrics"}
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+class _Turn:
+    """A place among those that are answered, until it is given up."""
+
+    def __init__(self, threads: ThreadPoolExecutor, free: asyncio.Semaphore) -> None:
+        self._threads, self._free = threads, free
+        self._loop, self._over = asyncio.get_running_loop(), False
+
+    async def work(self, work: Callable[..., Answer], *given: object) -> Answer:
+        """Do it in a thread."""
+        return await self._loop.run_in_executor(self._threads, work, *given)
+
+    def end(self) -> None:
+        """Let the next one in, once."""
+        if not self._over:
+            self._over = True
+            self._free.release()
+
+    def end_early(self) -> None:
+        """Let the next one in, from the thread that waits."""
+        self._loop.call_soon_threadsafe(self.end)
+
+
+class _Lane:
+    """Requests that wait for each other: so many have a place at a time, in the order in which they came."""
+
+    def __init__(self, places: int) -> None:
+        self._threads = ThreadPoolExecutor(places + LINE, thread_name_prefix="request")
+        self._free = asyncio.Semaphore(places)
+
+    async def turn(self, protocol: HTTPProtocol) -> _Turn | None:
+        """Wait for a place; none for a client that did not wait too: what nobody waits for would fill the memory."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return _Turn(self._threads, self._free)
+        place = asyncio.ensure_future(self._free.acquire())
+        gone = asyncio.ensure_future(protocol.client_disconnect())
+        await asyncio.wait({place, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        return _Turn(self._threads, self._free) if place.done() or not place.cancel() else None
 
 
 class Front:
     """Gives a request to one of the application's threads when all of its body is here: RSGI outside, WSGI inside.
 
     Threads are for work. With the server's own WSGI door a thread waits for each body, so that as many clients as
-    there are threads, each sending one byte and no more, would stop the service.
+    there are threads, each sending one byte and no more, would stop the service. Those who sign in, however many they
+    are, take one place among the others: while they wait for a hash, none.
     """
 
     def __init__(self, app: Flask, threads: int) -> None:
-        """Answer as many requests at a time as there are threads."""
+        """Answer so many requests at a time, and beside them one that signs in and one that asks how the process is."""
         self._app = app
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
-        self._free = asyncio.Semaphore(threads)
+        self._requests, self._sign_ins, self._probes = _Lane(threads), _Lane(1), _Lane(1)
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
         body: bytes | None = b""
         if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
             body = await _body(protocol)
-        if not await self._has_turn(protocol):
+        turn = await self._lane(scope).turn(protocol)
+        if not turn:
             return
         try:
-            environ = environ_of(scope, body)
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, environ)
+            answer = await turn.work(self._answer, environ_of(scope, body), turn.end_early)
         finally:
-            self._free.release()
+            turn.end()
         if answer[0] == HTTPStatus.SERVICE_UNAVAILABLE and scope.method not in {"GET", "HEAD"}:
-            await asyncio.sleep(REFUSED_SECONDS)
+            await asyncio.sleep(random.uniform(*REFUSED_SECONDS))  # noqa: S311 - no secret
         protocol.response_bytes(*answer)
 
-    async def _has_turn(self, protocol: HTTPProtocol) -> bool:
-        """Wait for a thread; tell whether the client waited too. What nobody waits for would fill the memory."""
-        if not self._free.locked():
-            return await self._free.acquire()
-        turn = asyncio.ensure_future(self._free.acquire())
-        gone = asyncio.ensure_future(protocol.client_disconnect())
-        await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        return turn.done() or not turn.cancel()
+    def _lane(self, scope: Scope) -> _Lane:
+        if scope.path in PROBES:
+            return self._probes
+        return self._sign_ins if (scope.method, scope.path) == SIGN_IN else self._requests
 
-    def _answer(self, environ: dict[str, Any]) -> Answer:
+    def _answer(self, environ: dict[str, Any], wait: Callable[[], None]) -> Answer:
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
             head[:] = int(status[:3]), headers
 
+        before_waiting.set(wait)
         parts: Iterable[bytes] = self._app(environ, start_response)  # type: ignore[arg-type]
         content = b"".join(parts)
         if close := getattr(parts, "close", None):

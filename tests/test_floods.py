@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import select
 import socket
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from support import PASSWORD, ServerProcess
 from backend.hashing import LINE
 from backend.server import BODY_SECONDS
 
-# More than the threads that a process has.
+# More than a process answers at a time, and more than may wait for a hash.
 CROWD = 4 * LINE
 HEAD = b"POST /v1/sessions HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\n"
 ADDRESS = "nobody@example.org"
@@ -29,7 +30,7 @@ ADDRESS = "nobody@example.org"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The service with real password hashing, in as many threads as it has by default."""
+    """The service with real password hashing, answering as many at a time as it does by default."""
     folder = tmp_path_factory.mktemp("floods")
     with ServerProcess(folder, rate_limits="off", argon2_memory_kib=19456, argon2_time_cost=2) as server:
         yield server
@@ -171,6 +172,33 @@ def test_a_sign_in_flood_is_refused_in_part_and_stops_nothing_else(server: Serve
         assert {answer.status_code for answer in others} == {200, 202}
     # Threads come to be, each with some memory of its own; what no thread may keep is that of a hash.
     assert memory_of(server) - before < (os.cpu_count() or 1) * 19456 + 96 * 1024
+
+
+def test_those_who_wait_for_a_hash_take_nobody_s_place(tmp_path: Path) -> None:
+    """One request at a time, and a hash that takes long: others are answered while not one has signed in."""
+    slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 30, "password_min_length": 15}
+    sign_in = complete("/v1/sessions", email=ADDRESS, password=PASSWORD)
+    with (
+        ServerProcess(tmp_path, "--threads", "1", rate_limits="off", **slow) as server,
+        connections(server, 8, sign_in) as waiting,
+    ):
+        time.sleep(0.2)
+        assert httpx2.post(f"{server.url}/v1/password-resets", json={"email": ADDRESS}).status_code == 202
+        assert httpx2.get(f"{server.url}/v1/account").status_code == 401
+        readable, _, _ = select.select(waiting, [], [], 0)
+        assert readable == []
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_process_says_how_it_is_while_all_others_wait_for_the_database(server: ServerProcess, path: str) -> None:
+    with closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        with connections(server, CROWD, complete("/v1/registrations", name="Eve", email=ADDRESS)) as waiting:
+            time.sleep(0.2)
+            assert httpx2.get(f"{server.url}{path}").status_code == 200
+            readable, _, _ = select.select(waiting, [], [], 0)
+            database.execute("ROLLBACK")
+            assert readable == []
 
 
 def complete(path: str, **body: str) -> bytes:

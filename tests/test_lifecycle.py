@@ -28,16 +28,13 @@ SEEN = ["/", "/privacy", "/registration", "/password-reset", "/email-change", "/
 WAITS = [timedelta(minutes=1), timedelta(minutes=20), timedelta(hours=1), timedelta(hours=20), timedelta(hours=30),
          timedelta(days=3), timedelta(days=9), timedelta(days=15), timedelta(days=40)]  # fmt: skip
 # In the lives of every run, chosen by this number, all of the first happens; in many lives the second too.
-SEED = 15
+SEED = 6
 REACHED = {f"{purpose}: None" for purpose in [*DOORS, "unsubscribe"]} | {
-    *[f"{purpose}: {INVALID}" for purpose in ("registration", "email-change", "erasure")],
-    *[f"{purpose}: {IN_USE}" for purpose in ("email-change", "erasure-cancel")],
-    *["erased", "hold: True", "release: True", "POST /v1/account/close: wrong-password"],
+    *[f"{purpose}: {INVALID}" for purpose in DOORS],
+    *[f"erasure-cancel: {IN_USE}", "erased", "hold: True", "POST /v1/account/close: wrong-password"],
 }
-SELDOM = {
-    *[f"{purpose}: {INVALID}" for purpose in ("password-reset", "erasure-cancel")],
-    *[f"{purpose}: {IN_USE}" for purpose in ("registration", "email-change-undo")],
-    "erase at once: False",
+SELDOM = {f"{purpose}: {IN_USE}" for purpose in ("registration", "email-change", "email-change-undo")} | {
+    *["release: True", "erase at once: False"],
 }
 ACTS = ["hold", "hold", "release", "release", "close", "erase", "erase at once"]
 emails = st.sampled_from(EMAILS)
@@ -220,6 +217,14 @@ class Life(Steps):
         if self.links and self.links[-1].purpose == "email-change":
             self.use_link(self.links[-1], PASSWORDS[0], by_page=False)
 
+    @rule(by_page=seldom)
+    def take_back(self, *, by_page: bool) -> None:
+        """Use the link of the last notice that an address was changed, whatever was done since."""
+        self.deliver_to({})
+        notices = [link for link in self.links if link.purpose == "email-change-undo"]
+        if notices:
+            self.use_link(notices[-1], PASSWORDS[0], by_page=by_page)
+
     @rule(pick=picks, right=mostly, erase=st.booleans())
     def close(self, pick: int, *, right: bool, erase: bool) -> None:
         session = self.session(pick)
@@ -344,6 +349,5 @@ def test_the_promises_hold_through_any_life(
     lives = get_state_machine_test(lambda: Life(run), settings=some)
     (lives if is_bench() else seed(SEED)(lives))()
     assert caplog.records == []
-    # A share of the lives need not come to everything that can happen; all of them do.
-    missing = REACHED | SELDOM if is_bench() else set()
-    assert missing <= {what for what, number in run.reached.items() if number}
+    missing = (REACHED | SELDOM if is_bench() else REACHED) - {what for what, number in run.reached.items() if number}
+    assert missing == set(), "choose another SEED, under which all of this happens"

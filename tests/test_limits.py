@@ -265,7 +265,9 @@ def test_a_full_line_of_the_hasher_is_no_failure(make_service: Callable[..., Ser
     held = 0
     while line.acquire(blocking=False):
         held += 1
-    assert [sign_in(service, password=PASSWORD).status_code for _ in range(3)] == [503] * 3
+    with service.statements() as statements:
+        assert [sign_in(service, password=PASSWORD).status_code for _ in range(3)] == [503] * 3
+    assert statements == []
     line.release(held)
     assert sign_in(service, password=PASSWORD).status_code == 201
 

@@ -5,7 +5,11 @@ import json
 import math
 import random
 import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +22,14 @@ from urllib.parse import urlsplit
 # Of a thousand comparisons of two that are the same, not one in a hundred exceeds this.
 EVEN = 4.5
 CROPPED = 0.5
+# What wrk tells at its end: times in microseconds.
+REPORT = """
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("FOUND [%f, %f, %f, %d]", summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
 
 
 def post(path: str, **body: object) -> bytes:
@@ -67,6 +79,34 @@ def _is_whole(answer: bytes) -> bool:
     head, end, body = answer.partition(b"\r\n\r\n")
     _, announced, rest = head.lower().partition(b"\r\ncontent-length: ")
     return bool(end) and len(body) >= int(rest.split(b"\r\n")[0] if announced else 0)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a crowd of keep-alive connections got that ask again as soon as they are answered; milliseconds."""
+
+    per_second: float
+    p50: float
+    p99: float
+    errors: int
+
+
+def load(url: str, request: bytes, *, connections: int, seconds: float) -> Load:
+    """Send one request again and again over so many connections, with wrk: it costs little of the cores it shares."""
+    if not (wrk := shutil.which("wrk")):
+        sys.exit("wrk is needed to make a load: apt-get install -y wrk")
+    head, _, body = request.decode().partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines if not line.startswith(("Host", "Content-Length")))
+    script = [f"wrk.method = {json.dumps(method)}", f"wrk.body = {json.dumps(body)}", REPORT]
+    script += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write("\n".join(script))
+        file.flush()
+        command = [wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", file.name, url + path]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Load(*json.loads(told.rpartition("FOUND ")[2]))
 
 
 def status_of(answer: bytes) -> int:
