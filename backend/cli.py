@@ -6,7 +6,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend import cli_data, cli_public, create_app, db, erasure, keys, mail, privacy, remains, worker
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
-from backend.console import Group, as_json_option, progress, show, sure, yes_option
+from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
 from backend.errors import Impossible
 from backend.logs import configure
 from backend.models import Mail
@@ -145,9 +144,7 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: share it, or back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stopped_by(signal.SIGTERM, signal.SIGINT)
     worker.work(current_app._get_current_object(), stop)  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way to it
 
 

@@ -1,6 +1,6 @@
 """Commands about what is public or was written to us: policy, announcements, inventory, feedback."""
 
-import time
+import signal
 import unicodedata
 from dataclasses import asdict
 from datetime import datetime
@@ -22,6 +22,7 @@ from backend.console import (
     progress,
     show,
     show_rows,
+    stopped_by,
     write,
 )
 from backend.errors import Impossible
@@ -93,15 +94,14 @@ def announce(file: IO[str] | None, subject: str | None, version: str | None, *, 
 
 
 def _follow(begun: announcements.Progress) -> announcements.Progress:
+    stop = stopped_by(signal.SIGINT)
     seen = announcements.progress(begun.announcement)
-    try:
-        with progress(seen.recipients, "Announcing") as bar:
-            while not seen.finished:
-                bar.update(seen.queued - bar.pos)
-                time.sleep(1)
-                seen = announcements.progress(begun.announcement)
+    with progress(seen.recipients, "Announcing") as bar:
+        bar.update(seen.queued)
+        while not (seen.finished or stop.wait(1)):
+            seen = announcements.progress(begun.announcement)
             bar.update(seen.queued - bar.pos)
-    except KeyboardInterrupt:
+    if not seen.finished:
         click.echo("The service goes on with it.", err=True)
     return seen
 

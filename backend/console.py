@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -48,6 +50,17 @@ class Day(click.ParamType[datetime]):
             return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
             self.fail("write a day such as 2026-12-31", param, ctx)
+
+
+def stopped_by(*numbers: signal.Signals) -> threading.Event:
+    """Return an event that is set when one of these signals comes, instead of what it would do otherwise.
+
+    It is set by a thread of its own: the signal may come while the one that waits for the event holds its lock.
+    """
+    stop = threading.Event()
+    for number in numbers:
+        signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
+    return stop
 
 
 class NewFile(click.ParamType[Path | None]):

@@ -156,7 +156,7 @@ def mutations(parts: str) -> st.SearchStrategy[Mutate]:
         lambda at, gone, new: lambda text: text[: at % len(text)] + new + text[at % len(text) + gone :],
         st.integers(0, 400),
         st.integers(0, 30),
-        st.text(letters | st.characters(), max_size=5),
+        st.text(letters | st.characters(codec="utf-8"), max_size=5),
     )
     orders = st.permutations(range(3)).map(
         lambda order: lambda text: parts.join([*text.rsplit(parts, 2), "", ""][number] for number in order)

@@ -61,6 +61,10 @@ class Mutant:
         shows = [row["shows"]] if isinstance(row["shows"], str) else row["shows"]
         return cls(**{"protects": protects, **row, "shows": tuple(map(_located, shows))})
 
+    def fits(self, folder: Path = ROOT) -> bool:
+        """Tell whether it can be made in a tree, and in one place only."""
+        return self.was != self.becomes and (folder / self.file).read_text("utf-8").count(self.was) == 1
+
     @property
     def selection(self) -> tuple[str, ...]:
         """What pytest is told to run."""
@@ -158,7 +162,7 @@ class Copy:
 
     def verdict(self, mutant: Mutant) -> str:
         """Return what the tests say about a mutant: killed, survived, or that it does not run at all."""
-        if (self.folder / mutant.file).read_text("utf-8").count(mutant.was) != 1 or mutant.was == mutant.becomes:
+        if not mutant.fits(self.folder):
             return "DOES NOT FIT"
         try:
             with self.mutated(mutant):

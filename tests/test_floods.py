@@ -10,14 +10,14 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from support import PASSWORD, ServerProcess
+from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
 
 from backend.hashing import LINE
 from backend.server import BODY_SECONDS
@@ -174,13 +174,22 @@ def test_a_sign_in_flood_is_refused_in_part_and_stops_nothing_else(server: Serve
     assert memory_of(server) - before < (os.cpu_count() or 1) * 19456 + 96 * 1024
 
 
-def test_those_who_wait_for_a_hash_take_nobody_s_place(tmp_path: Path) -> None:
-    """One request at a time, and a hash that takes long: others are answered while not one has signed in."""
-    slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 30, "password_min_length": 15}
-    sign_in = complete("/v1/sessions", email=ADDRESS, password=PASSWORD)
+@any_database
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/account/password"])
+def test_those_who_wait_for_a_hash_take_nobody_s_place(
+    path: str, make_service: Callable[..., Service], database_url: str, tmp_path: Path
+) -> None:
+    """One request at a time, and a hash that takes long: others are answered while not one knows the outcome."""
+    slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 30, "secret_keys": "k" * 40, "rate_limits": "off"}
+    session = make_service(**slow).register(email=ADDRESS).session["token"]
+    wrong = {"email": ADDRESS, "password": OTHER_PASSWORD}
+    if path == "/v1/sessions":
+        sent = complete("POST", path, **wrong)
+    else:
+        sent = complete("PUT", path, session, current_password=OTHER_PASSWORD, new_password=f"new {OTHER_PASSWORD}")
     with (
-        ServerProcess(tmp_path, "--threads", "1", rate_limits="off", **slow) as server,
-        connections(server, 8, sign_in) as waiting,
+        ServerProcess(tmp_path, "--threads", "1", database_url=database_url, **slow) as server,
+        connections(server, 8, sent) as waiting,
     ):
         time.sleep(0.2)
         assert httpx2.post(f"{server.url}/v1/password-resets", json={"email": ADDRESS}).status_code == 202
@@ -193,7 +202,7 @@ def test_those_who_wait_for_a_hash_take_nobody_s_place(tmp_path: Path) -> None:
 def test_a_process_says_how_it_is_while_all_others_wait_for_the_database(server: ServerProcess, path: str) -> None:
     with closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        with connections(server, CROWD, complete("/v1/registrations", name="Eve", email=ADDRESS)) as waiting:
+        with connections(server, CROWD, complete("POST", "/v1/registrations", name="Eve", email=ADDRESS)) as waiting:
             time.sleep(0.2)
             assert httpx2.get(f"{server.url}{path}").status_code == 200
             readable, _, _ = select.select(waiting, [], [], 0)
@@ -201,10 +210,13 @@ def test_a_process_says_how_it_is_while_all_others_wait_for_the_database(server:
             assert readable == []
 
 
-def complete(path: str, **body: str) -> bytes:
+def complete(method: str, path: str, session: str = "", **body: str) -> bytes:
     """Write down a whole request."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = f"{method} {path} HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(content)}"
+    if session:
+        head += f"\r\nAuthorization: Bearer {session}"
     return head.encode() + b"\r\n\r\n" + content
 
 
@@ -213,10 +225,10 @@ def test_what_nobody_waits_for_any_more_fills_no_memory(server: ServerProcess) -
     with closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         # Every thread waits for the database, and these come on top.
-        with connections(server, CROWD, complete("/v1/registrations", name="Eve", email=ADDRESS)):
+        with connections(server, CROWD, complete("POST", "/v1/registrations", name="Eve", email=ADDRESS)):
             before = memory_of(server)
             for _ in range(12):
-                with connections(server, 500, complete("/v1/sessions", email=ADDRESS, password="x" * 16_000)):
+                with connections(server, 500, complete("POST", "/v1/sessions", email=ADDRESS, password="x" * 16_000)):
                     time.sleep(0.1)
             kept = memory_of(server) - before
             database.execute("ROLLBACK")

@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from flask import Flask
+from mutants import read_tables
 from sqlalchemy import Connection, Engine, inspect, text
 from support import Service, empty_database
 
@@ -80,6 +81,10 @@ def test_imports_go_down(module: str) -> None:
     below = {lower for row in LADDER[height + 1 :] for lower in row}
     package = {"__init__"} if height == 0 else set()
     assert ours(MODULES[module]) <= below | package
+
+
+def test_every_mutant_fits_the_code_and_names_tests_that_there_are() -> None:
+    assert [mutant.name for mutant in read_tables("") if not mutant.fits()] == []
 
 
 def test_the_readme_shows_this_ladder() -> None:

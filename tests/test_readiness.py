@@ -43,10 +43,10 @@ def test_while_the_mail_server_is_away_a_mail_to_nobody_waits_like_any_other(
     make_service: Callable[..., Service], service: Service, ada: Person
 ) -> None:
     away = make_service(mail_port=free_port())
-    for email in (ada.email, "nobody@example.org"):
+    for email in ("nobody@example.org", ada.email):
         away.http.post("/v1/password-resets", json={"email": email})
-    with away.app.app_context(), pytest.raises(ServerUnavailable):
-        mail.deliver()
+        with away.app.app_context(), pytest.raises(ServerUnavailable):
+            mail.deliver()
     assert {row["email"]: row["attempts"] for row in away.rows("mails")} == {ada.email: 0, "nobody@example.org": 0}
     assert [message["To"] for message in service.deliver()] == [ada.email]
     assert service.rows("mails") == []

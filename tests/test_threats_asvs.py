@@ -137,7 +137,8 @@ def test_nothing_secret_comes_of_a_generator_that_can_be_predicted() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random"
     }
-    assert used == {"mail.random.shuffle"}
+    # The order of mails, and how long whoever is refused under load waits for that: nobody gains by a guess.
+    assert used == {"mail.random.shuffle", "server.random.uniform"}
 
 
 # V16, logging
