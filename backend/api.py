@@ -5,9 +5,23 @@ from http import HTTPStatus
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
-from backend import accounts, closing, email_change, erasure, feedback, mail, passwords, policy, privacy, sessions, web
+from backend import (
+    accounts,
+    closing,
+    email_change,
+    erasure,
+    feedback,
+    mail,
+    metrics,
+    passwords,
+    policy,
+    privacy,
+    sessions,
+    web,
+)
 from backend.config import settings
 from backend.contract import (
     Accepted,
@@ -41,6 +55,7 @@ from backend.errors import (
     NotFound,
     Overloaded,
     TooManyRequests,
+    Unauthenticated,
     WeakPassword,
     WrongCredentials,
     WrongPassword,
@@ -285,6 +300,18 @@ def readyz() -> Readiness:
     if mail.status().oldest_seconds > OLDEST_MAIL_SECONDS:
         raise Overloaded("Mails have been waiting for over an hour.", retry_after=READY_RETRY_SECONDS)
     return Readiness()
+
+
+@operations.add(
+    "GET", "/metrics", tag="Operation", media_type=CONTENT_TYPE_LATEST, problems=(NotFound, Unauthenticated)
+)
+def show_metrics() -> bytes:
+    """Tell Prometheus what was done: requests by route and status, the hasher's line, mails and erasures.
+
+    Only with TILES_METRICS_TOKEN as bearer token or, where none is set, from this machine itself and past no proxy.
+    """
+    web.require_operator()
+    return metrics.exposition()
 
 
 @door.get("/openapi.json")

@@ -15,7 +15,7 @@ from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from backend import cli_data, cli_public, create_app, db, erasure, keys, mail, privacy, remains, worker
+from backend import cli_data, cli_operate, cli_public, create_app, db, erasure, keys, mail, meters, privacy, remains, worker
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
 from backend.errors import Impossible
@@ -105,7 +105,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     # A process of its own kind: the supervisor then carries nothing of the application. It is told where this package
     # is, or it would look for one of this name in the working directory first.
     package = Path(__file__).parent
-    serve_threads(threads)
+    serve_threads(threads, meters.shared_folder() if workers > 1 else None)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
@@ -254,5 +254,5 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
 
 
-for command in (cli_data.data, *cli_public.commands):
+for command in (cli_data.data, *cli_public.commands, *cli_operate.commands):
     tiles.add_command(command)

@@ -24,16 +24,18 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX = "TILES_"
 THREADS = "SERVE_THREADS"
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
 HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+SEVERAL_HOSTS = re.compile(r"(?P<before>postgres[\w+]*://(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class SettingsError(Exception):
 
 def _database_url(value: str) -> str:
     try:
-        url = make_url(value)
+        url = _url_with_hosts(value)
     except (ArgumentError, ValueError):
         msg = "write a database URL, such as postgresql://user:password@host/name"
         raise ValueError(msg) from None
@@ -55,6 +57,19 @@ def _database_url(value: str) -> str:
         return value
     msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
     raise ValueError(msg)
+
+
+def _url_with_hosts(value: str) -> URL:
+    """Read a URL in which libpq's list of hosts may stand: SQLAlchemy knows it in the query only."""
+    several = SEVERAL_HOSTS.fullmatch(value)
+    if not several:
+        return make_url(value)
+    found = [re.fullmatch(r"(\[.+\]|[^:\[\]]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
+    if not all(found):
+        raise ValueError
+    hosts, ports = zip(*[(host[1].strip("[]"), host[2] or "") for host in found if host], strict=True)
+    query = {"host": ",".join(hosts), **({"port": ",".join(ports)} if any(ports) else {})}
+    return make_url(several["before"] + several["after"]).update_query_dict(query)
 
 
 def _public_url(value: str) -> str:
@@ -183,6 +198,9 @@ class Settings(BaseModel):
     trusted_proxies: int = Field(
         default=0, ge=0, le=10, description="reverse proxies in front that set X-Forwarded-For"
     )
+    metrics_token: SecretStr | None = Field(
+        default=None, description="who reads `/metrics` sends it as a bearer token; empty answers only to loopback"
+    )
 
     @property
     def database(self) -> str:
@@ -297,11 +315,23 @@ def settings() -> Settings:
     return found
 
 
-def serve_threads(threads: int) -> None:
-    """Tell the HTTP server's processes, which are made from this one, how many requests each answers at a time."""
+def serve_threads(threads: int, metrics: Path | None) -> None:
+    """Tell the HTTP server's processes, which are made from this one, what the command line says.
+
+    How many requests each answers at a time, and in which folder they count together where they are several.
+    """
     os.environ[THREADS] = str(threads)
+    os.environ.pop(METRICS, None)
+    if metrics:
+        os.environ[METRICS] = str(metrics)
 
 
 def served_threads() -> int:
     """Return how many requests this process of the HTTP server answers at a time."""
     return int(os.environ[THREADS])
+
+
+def metrics_folder() -> Path | None:
+    """Return where the processes of this HTTP server count together; None in a process that is alone."""
+    folder = os.environ.get(METRICS)
+    return Path(folder) if folder else None

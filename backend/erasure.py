@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, select, update
 
-from backend import audit, clock, ledger, mail, receipts
+from backend import audit, clock, ledger, mail, receipts, totals
 from backend.credentials import lock_address
 from backend.db import AnyRow, db, reading, transaction
 from backend.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
@@ -70,6 +70,13 @@ def _take(now: datetime) -> list[uuid.UUID]:
     return [id_ for id_ in marked if id_ not in spared]
 
 
+def count_later() -> int:
+    """Return how many closed accounts wait for their day, or for the end of a hold."""
+    later = Account.closed_at.is_not(None) & Account.erase_after.is_not(None) & ~is_due(clock.now())
+    with reading() as session:
+        return session.scalars(select(func.count()).where(later)).one()
+
+
 def count_due() -> int:
     """Return how many accounts are due."""
     with reading() as session:
@@ -101,6 +108,7 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
             entry = audit.note("erased", account.id, actor="service", **details)
             if tell:
                 mail.enqueue("erased", email=account.email, about=entry)
+        totals.add("erasures", len(accounts))
         leave_remains()
     return len(accounts)
 

@@ -15,6 +15,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from flask import Flask, current_app
 
+from backend import meters
 from backend.config import Settings, settings
 from backend.errors import Overloaded
 from backend.strength import normalize
@@ -65,10 +66,12 @@ class Hasher:
 
     def _enter(self) -> None:
         if not self._line.acquire(blocking=False):
+            meters.REFUSED.inc()
             raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
 
     def _in_turn(self, work: Callable[..., T], *given: object) -> T:
         self._enter()
+        meters.HASHES.inc()
         try:
             before_waiting.get()()
             turn = self._pool.submit(work, *given)
@@ -79,6 +82,7 @@ class Hasher:
                     raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
             return turn.result()
         finally:
+            meters.HASHES.dec()
             self._line.release()
 
     def hash(self, password: str) -> str:

@@ -9,6 +9,7 @@ import logging
 import random
 import smtplib
 import uuid
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from threading import Event
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend import clock
+from backend import clock, totals
 from backend.compose import Kind, compose
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.errors import stack_of
@@ -33,6 +34,8 @@ LONGEST_RETRY = timedelta(hours=1)
 # A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
 GIVE_UP = timedelta(days=2)
 SMTP_PERMANENT = 500
+
+Done = Counter[totals.Event]
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +93,9 @@ def _release(claim: uuid.UUID) -> None:
         session.execute(update(Mail).where(Mail.claim == claim, _waiting()).values(claim=None, due_at=clock.now()))
 
 
-def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, *, for_good: bool = False) -> None:
+def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_good: bool = False) -> None:
     """Try the mail again later, each time after twice the wait; or give it up, where it may be seen."""
+    done["mails_given_up" if for_good else "mails_put_off"] += 1
     if for_good and mail.kind == "erased":
         # Nobody is left whose address might be kept for another try.
         log.warning("mail erased dropped: %s", failure)
@@ -109,43 +113,52 @@ def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, *, for_good: bool = F
         )  # fmt: skip
 
 
-def _composed(mail: AnyRow, claim: uuid.UUID) -> Message | None:
+def _composed(mail: AnyRow, claim: uuid.UUID, done: Done) -> Message | None:
     """Make a claimed mail; None when there is nothing to send, or it cannot be made."""
     try:
         message = compose(mail)
     except SQLAlchemyError:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
-        _give_to_log(mail, claim, error)
+        _give_to_log(mail, claim, error, done)
         return None
     if message is None:
         _finish(mail.id, claim)
+        done["mails_to_nobody"] += 1
     return message
 
 
-def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier) -> None:
+def _deliver_one(mail: AnyRow, claim: uuid.UUID, courier: Courier, done: Done) -> None:
     # Before anything is looked up: while the server is away, a mail to nobody waits like any other.
     courier.open()
-    message = _composed(mail, claim)
+    message = _composed(mail, claim, done)
     if message is None:
         return
     try:
         courier.send(message)
     except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
-        _put_off(mail, claim, code_of(error), for_good=reply_of(error) >= SMTP_PERMANENT)
+        _put_off(mail, claim, code_of(error), done, for_good=reply_of(error) >= SMTP_PERMANENT)
     except OSError as error:
-        _put_off(mail, claim, code_of(error))
+        _put_off(mail, claim, code_of(error), done)
     except ServerUnavailable:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be written down must not stop all others
-        _give_to_log(mail, claim, error)
+        _give_to_log(mail, claim, error, done)
     else:
         _finish(mail.id, claim)
+        done["mails_sent"] += 1
 
 
-def _give_to_log(mail: AnyRow, claim: uuid.UUID, error: Exception) -> None:
+def _give_to_log(mail: AnyRow, claim: uuid.UUID, error: Exception, done: Done) -> None:
     log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))
-    _put_off(mail, claim, "internal")
+    _put_off(mail, claim, "internal", done)
+
+
+def _count(done: Done) -> None:
+    """Note what became of a batch; a worker that is killed takes the count of its last along, and no mail."""
+    with transaction():
+        for outcome, number in sorted(done.items()):
+            totals.add(outcome, number)
 
 
 def deliver(stop: Event | None = None) -> int:
@@ -162,14 +175,16 @@ def deliver(stop: Event | None = None) -> int:
                 break
             # Half the claim is left for the last mail of the batch; the rest is taken anew.
             until = clock.now() + CLAIM / 2
+            done: Done = Counter()
             try:
                 for mail in batch:
                     if clock.now() > until or (stop and stop.is_set()):
                         break
-                    _deliver_one(mail, claim, courier)
+                    _deliver_one(mail, claim, courier, done)
                     tried += 1
             finally:
                 _release(claim)
+                _count(done)
             if stop and stop.is_set():
                 break
     return tried
@@ -223,7 +238,7 @@ def tidy() -> None:
         # Not what some worker is sending just now.
         idle = Mail.claim.is_(None) | (Mail.due_at <= now)
         session.execute(delete(Mail).where(Mail.kind == "erased", idle, Mail.created_at < now - GIVE_UP))
-        session.execute(
-            update(Mail).where(_waiting(), idle, Mail.created_at < now - GIVE_UP).values(abandoned_at=now, claim=None)
-        )
+        late = update(Mail).where(_waiting(), idle, Mail.created_at < now - GIVE_UP)
+        given_up = changed(late.values(abandoned_at=now, claim=None))
         session.execute(delete(Mail).where(Mail.abandoned_at < now - FORGET_ABANDONED))
+        totals.add("mails_given_up", given_up)

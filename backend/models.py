@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     ColumnElement,
     ForeignKey,
     Index,
@@ -131,6 +132,17 @@ class PasswordCost(Base):
     cost: Mapped[str] = public("The parameters, as hashes name them", String(60), primary_key=True)
 
     __table_args__ = ({"info": {"purpose": "One row for each cost of password hashes that is in use"}},)
+
+
+class Total(Base):
+    """How often something was done since the first day, for the metrics."""
+
+    __tablename__ = "totals"
+
+    event: Mapped[str] = public("What was done", String(40), primary_key=True)
+    value: Mapped[int] = public("How often", BigInteger)
+
+    __table_args__ = ({"info": {"purpose": "Counts of mails and erasures, for the metrics"}},)
 
 
 class PreviousAddress(Base):

@@ -28,6 +28,7 @@ from backend.errors import (
 )
 
 HEADER_LENGTH = 255
+Answered = BaseModel | bytes | None
 Access = Literal["none", "optional", "required"]
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = (
@@ -64,6 +65,7 @@ class Details(TypedDict, total=False):
     status: HTTPStatus
     body: type[web.Body]
     answer: type[BaseModel]
+    media_type: str
     session: Access
     headers: tuple[str, ...]
     problems: tuple[type[Problem], ...]
@@ -82,6 +84,7 @@ class Operation:
     status: HTTPStatus = HTTPStatus.OK
     body: type[web.Body] | None = None
     answer: type[BaseModel] | None = None
+    media_type: str | None = None
     session: Access = "none"
     headers: tuple[str, ...] = ()
     problems: tuple[type[Problem], ...] = ()
@@ -102,10 +105,10 @@ class Operations:
 
     def add(
         self, method: str, path: str, *, tag: str, **details: Unpack[Details]
-    ) -> Callable[[Callable[..., BaseModel | None]], Callable[..., Response]]:
+    ) -> Callable[[Callable[..., Answered]], Callable[..., Response]]:
         """Declare an operation: its function is given `viewer` and `body` where it has them, and returns the answer."""
 
-        def declare(function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
+        def declare(function: Callable[..., Answered]) -> Callable[..., Response]:
             summary, _, text = (function.__doc__ or "").partition("\n")
             words = {"name": function.__name__, "summary": summary, "description": " ".join(text.split())}
             operation = Operation(method=method, path=path, tag=tag, **words, **details)
@@ -141,7 +144,7 @@ class Operations:
         }
 
 
-def _view(operation: Operation, function: Callable[..., BaseModel | None]) -> Callable[..., Response]:
+def _view(operation: Operation, function: Callable[..., Answered]) -> Callable[..., Response]:
     @wraps(function)
     def view(**arguments: Any) -> Response:
         if operation.session != "none":
@@ -150,7 +153,10 @@ def _view(operation: Operation, function: Callable[..., BaseModel | None]) -> Ca
             arguments["body"] = web.read_json(operation.body)
         else:
             web.refuse_body()
-        return _answer(function(**arguments), operation.status)
+        found = function(**arguments)
+        if isinstance(found, bytes):
+            return Response(found, operation.status, content_type=operation.media_type)
+        return _answer(found, operation.status)
 
     return view
 
@@ -197,6 +203,8 @@ def _success(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {"description": operation.status.phrase}
     if operation.answer:
         described["content"] = _content(operation.answer)
+    if operation.media_type:
+        described["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
     return described
 
 

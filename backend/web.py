@@ -1,7 +1,11 @@
 """What both HTTP doors share: problem documents, headers, bodies, and who is calling."""
 
+import hmac
+import ipaddress
 import json
 import logging
+import re
+import secrets
 import time
 from http import HTTPStatus
 from typing import TypeVar
@@ -17,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
-from backend import sessions
+from backend import meters, sessions
 from backend.config import settings
 from backend.errors import (
     FieldError,
@@ -39,6 +43,9 @@ BODY_BYTES = 16 * 1024
 LATE = "tiles.late"
 """In a request's WSGI environment: whether the HTTP server did not wait for the rest of the body."""
 DATABASE_RETRY_SECONDS = 5
+REQUEST_ID = re.compile("[0-9a-f]{32}")
+# A reverse proxy sets one of these (RFC 7239; RFC 9110 section 7.6.3).
+PROXIED = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
 PROBLEM_TYPE = "application/problem+json"
 POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
 PAGE_POLICY = (
@@ -180,6 +187,30 @@ def viewer_if_any() -> sessions.Viewer | None:
     return viewer() if "Authorization" in request.headers else None
 
 
+def require_operator() -> None:
+    """Let in who may read metrics: with the token of the settings or, where there is none, from this machine.
+
+    Raises:
+        Unauthenticated, NotFound: it is somebody else. What came through a proxy is not from this machine.
+    """
+    token = settings().metrics_token
+    if token is None:
+        if PROXIED & set(request.headers.keys()) or not _is_loopback(request.remote_addr):
+            raise NotFound
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode()):
+        raise Unauthenticated("Send TILES_METRICS_TOKEN as Authorization: Bearer.")
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        ip = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
 def idempotency_key() -> str | None:
     """Return the key under which the same request may come again (IETF draft, The Idempotency-Key HTTP Header)."""
     return request.headers.get("Idempotency-Key")
@@ -251,9 +282,16 @@ def _unexpected(error: Exception) -> Response:
 
 def _begin() -> None:
     g.begun = time.perf_counter()
+    g.request_id = _request_id()
     # To the same address with other slashes: such a redirect would name the host that the request named.
     if isinstance(request.routing_exception, RequestRedirect):
         raise NotFound
+
+
+def _request_id() -> str:
+    """Return what the log calls this request: what the reverse proxy calls it, where that is a random number."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if settings().trusted_proxies and REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _end(response: Response) -> Response:
@@ -263,8 +301,11 @@ def _end(response: Response) -> Response:
     if settings().public_url.startswith("https://"):
         response.headers["Strict-Transport-Security"] = TRANSPORT_SECURITY
     # Without a route both the path and the method are the sender's own words.
-    route = f"{request.method} {request.url_rule.rule}" if request.url_rule else "no route"
-    log.info("%s %s %.1f ms", route, response.status_code, (time.perf_counter() - g.begun) * 1000)
+    method, route = (request.method, request.url_rule.rule) if request.url_rule else ("_OTHER", "none")
+    seconds = time.perf_counter() - g.begun
+    meters.REQUESTS.labels(method, route, response.status_code).observe(seconds)
+    fields = {"method": method, "route": route, "status": response.status_code, "seconds": round(seconds, 4)}
+    log.info("%s %s %s %.1f ms", method, route, response.status_code, seconds * 1000, extra={"fields": fields})
     return response
 
 

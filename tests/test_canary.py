@@ -172,6 +172,8 @@ class Walk:
             for operation in operations.declared
             if operation.method == method and re.fullmatch(re.sub("<.*?>", "[0-9a-f-]{36}", operation.path), path)
         }
+        if response.headers.get("Content-Type", "").startswith("text/"):
+            return response.text
         return response.json() if response.content else None
 
     def page(self, path: str, status: int = 200, **form: str) -> None:
@@ -491,7 +493,7 @@ def come_too_late(walk: Walk, account: str, address: str, mine: dict[str, str], 
     walk.run("data", "requests", "--overdue")
     for path in ("/v1/policy", "/healthz", "/readyz"):
         walk.api("GET", path, status=200)
-    metrics = walk.http.get("/metrics").text.lower()
+    metrics = walk.api("GET", "/metrics", status=200).lower()
     assert not any(word in metrics for word in walk.words.values())
 
 

@@ -29,23 +29,23 @@ MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in BACKEND.glo
 # commands and processes stand on; it may import everything else.
 LADDER = [
     ["server", "cli"],
-    ["pages", "worker", "cli_data", "cli_public"],
+    ["pages", "worker", "cli_data", "cli_public", "cli_operate"],
     ["api", "forms"],
-    ["openapi", "contract"],
+    ["openapi", "contract", "metrics"],
     ["web"],
-    ["desk"],
+    ["desk", "check"],
     ["passwords", "email_change", "closing", "erasure", "feedback", "policy", "announcements"],
     ["accounts", "privacy"],
     ["credentials"],
-    ["sessions", "mail", "throttle", "audit"],
+    ["sessions", "mail", "throttle", "audit", "probes"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens"],
-    ["models", "strength", "remains"],
-    ["db", "declarations", "ledger", "console", "keys"],
+    ["tokens", "totals"],
+    ["models", "strength", "remains", "backup"],
+    ["db", "declarations", "ledger", "console", "keys", "meters"],
     ["clock", "errors", "config", "logs"],
 ]
-DOORS = {"api", "pages", "forms", "cli", "cli_data", "cli_public", "web", "openapi", "contract", "console"}
+DOORS = {"api", "pages", "forms", "cli", "cli_data", "cli_public", "cli_operate", "web", "openapi", "contract", "console"}
 FEATURES = {module for row in LADDER[5:14] for module in row}
 
 

@@ -23,7 +23,6 @@ from support import (
     any_database,
     assert_problem,
     empty_database,
-    free_port,
 )
 from werkzeug.test import TestResponse
 
@@ -173,16 +172,6 @@ def everything_that_needs_the_database(service: Service) -> Iterator[TestRespons
     yield http.post("/v1/sessions", json={"email": f"{WORD}@example.org", "password": PASSWORD})
     yield http.get("/v1/account", headers={"Authorization": f"Bearer tiles_{WORD}"})
     yield http.get("/readyz")
-
-
-@pytest.fixture
-def lost_sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'no folder' / 'tiles.sqlite3'}"
-
-
-@pytest.fixture
-def lost_postgresql_url() -> str:
-    return f"postgresql://{WORD}:{WORD}@127.0.0.1:{free_port()}/{WORD}"
 
 
 lost_database = pytest.mark.parametrize("database_url", ["lost_sqlite", "lost_postgresql"], indirect=True)

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import hmac
+import json
 import logging
 import re
 import sys
@@ -192,9 +193,11 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc() -> 
         (handler,) = root.handlers
         assert type(handler) is logging.StreamHandler
         assert handler.stream is sys.stderr
-        record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account %s", (200,), None)
+        record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
         record.created, record.msecs = 1_767_225_600.25, 250.0
-        assert handler.format(record) == "2026-01-01T00:00:00.250Z INFO backend.web: GET /v1/account 200"
+        expected = {"level": "INFO", "logger": "backend.web", "message": "GET /v1/account\n200"}
+        assert json.loads(handler.format(record)) == expected | {"time": "2026-01-01T00:00:00.250Z"}
+        assert "\n" not in handler.format(record)
     finally:
         root.handlers[:] = before
     handlers = {name for tree in MODULES.values() for name in re.findall(r"\w*Handler\b", ast.unparse(tree))}

@@ -1,0 +1,226 @@
+"""What Prometheus and the log are told: enough to operate the service, to whom it concerns, and nobody's name."""
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support import PASSWORD, Person, ServerProcess, Service, any_database, assert_problem, bearer, wait_for
+
+from backend import desk, erasure
+from backend.hashing import hasher
+
+MakeService = Callable[..., Service]
+TOKEN = "a token of the tests and of nobody else"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: str) -> Samples:
+    """Read an exposition."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class Metrics:
+    """What the metrics of a service say now."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = samples(text)
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self.samples[name, frozenset(labels.items())]
+
+
+def read(service: Service) -> Metrics:
+    response = service.http.get("/metrics")
+    assert response.status_code == 200, response.text
+    assert response.content_type == "text/plain; version=1.0.0; charset=utf-8"
+    return Metrics(response.text)
+
+
+def requests_of(found: Metrics, method: str, route: str, status: int) -> float:
+    labels = {"http_request_method": method, "http_route": route, "http_response_status_code": str(status)}
+    return found.samples.get(("http_server_request_duration_seconds_count", frozenset(labels.items())), 0.0)
+
+
+# Who may ask
+
+
+@any_database
+def test_without_a_token_this_machine_is_answered_and_no_other(service: Service) -> None:
+    for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
+        assert service.http.get("/metrics", environ_overrides={"REMOTE_ADDR": address}).status_code == 200
+    for address in ("192.0.2.1", "10.0.0.1", "2001:db8::1", "::ffff:192.0.2.1", "", "unix:"):
+        refused = service.http.get("/metrics", environ_overrides={"REMOTE_ADDR": address})
+        assert_problem(refused, 404, "not-found")
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Proto"])
+@any_database
+def test_what_came_through_a_proxy_is_not_from_this_machine(service: Service, header: str) -> None:
+    for value in ("127.0.0.1", "for=127.0.0.1", ""):
+        assert_problem(service.http.get("/metrics", headers={header: value}), 404, "not-found")
+
+
+@any_database
+def test_a_proxy_that_is_trusted_lets_in_nobody_who_says_that_he_is_this_machine(make_service: MakeService) -> None:
+    behind = make_service(trusted_proxies=1)
+    assert_problem(behind.http.get("/metrics", headers={"X-Forwarded-For": "127.0.0.1"}), 404, "not-found")
+
+
+@any_database
+def test_with_a_token_only_that_is_let_in_from_wherever_it_comes(make_service: MakeService) -> None:
+    service = make_service(metrics_token=TOKEN)
+    far = {"REMOTE_ADDR": "192.0.2.1"}
+    assert service.http.get("/metrics", headers=bearer(TOKEN), environ_overrides=far).status_code == 200
+    ada = service.register()
+    for headers in ({}, bearer(TOKEN[:-1]), bearer(f"{TOKEN}x"), ada.headers, {"Authorization": f"Basic {TOKEN}"},
+                    {"Authorization": TOKEN}, bearer("")):  # fmt: skip
+        for overrides in (far, {"REMOTE_ADDR": "127.0.0.1"}):
+            refused = service.http.get("/metrics", headers=headers, environ_overrides=overrides)
+            assert_problem(refused, 401, "unauthenticated")
+    assert_problem(service.http.get("/v1/account", headers=bearer(TOKEN)), 401, "unauthenticated")
+
+
+# What it says
+
+
+def test_requests_are_counted_by_route_and_status(service: Service, ada: Person) -> None:
+    before = read(service)
+    service.http.get("/v1/account", headers=ada.headers)
+    service.http.get("/v1/account")
+    service.http.get("/ada@example.org")
+    service.http.open("/v1/account", method="ADA")
+    after = read(service)
+    for method, route, status in (("GET", "/v1/account", 200), ("GET", "/v1/account", 401), ("_OTHER", "none", 404)):
+        assert requests_of(after, method, route, status) - requests_of(before, method, route, status) == 1
+    assert "example" not in str(after.samples)
+    assert "ADA" not in str(after.samples)
+
+
+def test_mails_are_counted_by_what_became_of_them(service: Service, move_clock: Callable[[timedelta], None]) -> None:
+    ask = {"json": {"email": "ada@example.org"}}
+    service.register(email="ada@example.org")
+    before = read(service)
+    service.http.post("/v1/password-resets", **ask)
+    move_clock(timedelta(minutes=10))
+    waiting = read(service)
+    assert (waiting("tiles_mail_queue", state="waiting"), waiting("tiles_mail_queue_oldest_seconds")) == (1, 600)
+    service.mail_server.refuse = "451 4.7.1 Greylisted"
+    service.deliver()
+    assert read(service)("tiles_mail_queue", state="put_off") == 1
+    service.mail_server.refuse = "550 5.1.1 No such mailbox"
+    move_clock(timedelta(hours=1))
+    service.deliver()
+    service.mail_server.refuse = None
+    service.http.post("/v1/password-resets", json={"email": "nobody@example.org"})
+    service.http.post("/v1/password-resets", **ask)
+    service.deliver()
+    after = read(service)
+    assert after("tiles_mail_queue", state="given_up") == 1
+    grown = {
+        outcome: after("tiles_mails_total", outcome=outcome) - before("tiles_mails_total", outcome=outcome)
+        for outcome in ("sent", "put_off", "given_up", "to_nobody")
+    }
+    assert grown == {"sent": 1, "put_off": 1, "given_up": 1, "to_nobody": 1}
+
+
+def test_erasures_are_counted_from_the_day_they_are_due(
+    service: Service, ada: Person, move_clock: Callable[[timedelta], None]
+) -> None:
+    with service.app.app_context():
+        desk.erase(ada.email)
+    assert read(service)("tiles_erasures_waiting", state="due_later") == 1
+    move_clock(timedelta(days=31))
+    assert read(service)("tiles_erasures_waiting", state="overdue") == 1
+    with service.app.app_context():
+        assert erasure.erase_due() == 1
+    after = read(service)
+    assert after("tiles_erasures_waiting", state="overdue") == 0
+    assert after("tiles_erasures_total") == 1
+
+
+@pytest.mark.parametrize("database_url", ["lost_sqlite", "lost_postgresql"], indirect=True)
+def test_while_the_database_is_away_that_is_said_and_everything_else_goes_on(service: Service) -> None:
+    service.http.get("/readyz")
+    found = read(service)
+    assert found("tiles_database_up") == 0
+    assert requests_of(found, "GET", "/readyz", 503) >= 1
+    assert not [name for name, _ in found.samples if name.startswith(("tiles_mail", "tiles_erasure"))]
+
+
+@any_database
+def test_while_the_database_is_there_that_is_said(service: Service) -> None:
+    assert read(service)("tiles_database_up") == 1
+
+
+@any_database
+def test_a_request_that_is_refused_as_the_hashers_line_is_full_is_counted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service.app.app_context():
+        monkeypatch.setattr(hasher(), "_line", threading.Semaphore(0))
+    before = read(service)
+    assert_problem(service.http.post("/v1/sessions", json={"email": "a@example.org", "password": PASSWORD}), 503,
+                   "overloaded")  # fmt: skip
+    after = read(service)
+    assert after("tiles_hash_line_refused_total") - before("tiles_hash_line_refused_total") == 1
+    assert after("tiles_hash_line") == 0
+
+
+def test_several_processes_answer_with_what_all_of_them_did_also_after_one_was_killed(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, "--workers", "3") as server:
+        asked = 60
+        for _ in range(asked):
+            # Each on a connection of its own, so that every process gets some.
+            assert httpx2.get(f"{server.url}/v1/account").status_code == 401
+        for _ in range(3):
+            assert requests_of(Metrics(httpx2.get(f"{server.url}/metrics").text), "GET", "/v1/account", 401) == asked
+        folder = Path("/proc", str(server.pid), "environ").read_bytes()
+        shared = Path(re.search(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", folder)[1].decode())
+        assert shared.stat().st_mode & 0o077 == 0
+        counting = {int(path.stem.rpartition("_")[2]) for path in shared.glob("histogram_*.db")}
+        assert len(counting) > 1
+        os.kill(min(counting), signal.SIGKILL)
+        wait_for(lambda: answered(f"{server.url}/metrics"))
+        found = Metrics(httpx2.get(f"{server.url}/metrics").text)
+        assert requests_of(found, "GET", "/v1/account", 401) == asked
+    # The next server clears up after this one.
+    with ServerProcess(tmp_path, "--workers", "2"):
+        assert not shared.exists()
+
+
+def answered(url: str) -> bool:
+    try:
+        return httpx2.get(url).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+# Logs
+
+
+@pytest.mark.parametrize("trusted_proxies", [0, 1])
+def test_events_have_the_id_that_a_trusted_proxy_gave_their_request_or_one_of_ours(
+    tmp_path: Path, trusted_proxies: int
+) -> None:
+    good, bad = "0123456789abcdef" * 2, "ada@example.org"
+    with ServerProcess(tmp_path, trusted_proxies=trusted_proxies) as server:
+        for given in (good, bad, good.upper(), good + "0"):
+            assert httpx2.get(f"{server.url}/{bad}", headers={"X-Request-Id": given}).status_code == 404
+    events = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    first, *others = [event["request_id"] for event in events if event.get("route") == "none"]
+    assert (first == good) is bool(trusted_proxies)
+    assert len({first, *others} - {good.upper(), good + "0", bad}) == 4
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in (first, *others))
+    assert "ada" not in server.log.lower()
