@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from backend.config import metrics_folder
@@ -17,6 +17,8 @@ from backend.config import metrics_folder
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made there has a name that nobody can guess
 PREFIX = "tiles-metrics-"
 
+# When a series began: the same information as its fall to 0, and as many series again.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 OWN = CollectorRegistry()
 # From a page out of memory to a sign-in that waits for its hash; seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

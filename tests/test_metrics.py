@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 from support import PASSWORD, Person, ServerProcess, Service, any_database, assert_problem, bearer, wait_for
 
@@ -18,6 +19,7 @@ from backend import desk, erasure
 from backend.hashing import hasher
 
 MakeService = Callable[..., Service]
+DASHBOARD = Path(__file__).parents[1] / "backend" / "deployment" / "dashboard.json"
 TOKEN = "a token of the tests and of nobody else"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -205,6 +207,20 @@ def answered(url: str) -> bool:
         return httpx2.get(url).status_code == 200
     except httpx2.TransportError:
         return False
+
+
+def test_the_dashboard_shows_every_metric_and_asks_for_no_other(app: Flask) -> None:
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+        for name in re.findall(r"\b(?:tiles|http_server)_\w+", target["expr"])
+    }
+    http = app.test_client()
+    http.get("/healthz")
+    told = {family.name for family in text_string_to_metric_families(http.get("/metrics").text)}
+    assert {re.sub(r"_(bucket|count|total)$", "", name) for name in asked} == told
 
 
 # Logs
