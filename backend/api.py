@@ -291,10 +291,10 @@ def healthz() -> Health:
 def readyz() -> Readiness:
     """Tell whether the service is able to serve.
 
-    The database answers, its schema is this release's, and no mail has waited for an hour.
+    The database answers, its schema is this release's or a later one's, and no mail has waited for an hour.
     """
     if not is_current():
-        raise Overloaded("The database schema is not this release's: run `tiles db upgrade`.",
+        raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
     # How long a mail waits is not said: it would tell whose address has an account.
     if mail.status().oldest_seconds > OLDEST_MAIL_SECONDS:

@@ -15,7 +15,20 @@ from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
-from backend import cli_data, cli_operate, cli_public, create_app, db, erasure, keys, mail, meters, privacy, remains, worker
+from backend import (
+    cli_data,
+    cli_operate,
+    cli_public,
+    create_app,
+    db,
+    erasure,
+    keys,
+    mail,
+    meters,
+    privacy,
+    remains,
+    worker,
+)
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
 from backend.errors import Impossible
@@ -141,7 +154,7 @@ def mail_group() -> None:
 def mail_work() -> None:
     """Send mails, erase what is due and tidy up until stopped; run as many of these as you like.
 
-    Each machine writes what it erases into the ledger in its own instance folder: share it, or back up all of them.
+    Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
     stop = stopped_by(signal.SIGTERM, signal.SIGINT)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from flask import Flask, current_app
@@ -64,10 +64,10 @@ def _url_with_hosts(value: str) -> URL:
     several = SEVERAL_HOSTS.fullmatch(value)
     if not several:
         return make_url(value)
-    found = [re.fullmatch(r"(\[.+\]|[^:\[\]]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
+    found = [re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]\s]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
     if not all(found):
         raise ValueError
-    hosts, ports = zip(*[(host[1].strip("[]"), host[2] or "") for host in found if host], strict=True)
+    hosts, ports = zip(*[(unquote(host[1].strip("[]")), host[2] or "") for host in found if host], strict=True)
     query = {"host": ",".join(hosts), **({"port": ",".join(ports)} if any(ports) else {})}
     return make_url(several["before"] + several["after"]).update_query_dict(query)
 
@@ -150,7 +150,7 @@ class Settings(BaseModel):
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default="",
-        description="`postgresql://…` or `sqlite:///…`; empty is SQLite in the instance folder",
+        description="`postgresql://…` (several hosts too) or `sqlite:///…`; empty is SQLite in the instance folder",
     )
     secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), AfterValidator(strong)] = Field(
         default=(),
@@ -241,6 +241,17 @@ class Settings(BaseModel):
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings, and have the instance folder.
+
+    Raises:
+        SettingsError: a value makes no sense, with its name and what to write instead.
+    """
+    settings = read(environ)
+    _make_folder(settings.instance_path)
+    return settings
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment and, where that is silent, from `config.toml`.
 
     Raises:
@@ -257,11 +268,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         del given[name]
     values = _read_file(instance_path / "config.toml") | given
     try:
-        settings = Settings.model_validate(values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
-    _make_folder(settings.instance_path)
-    return settings
 
 
 def _suggest(name: str) -> str:

@@ -1,6 +1,8 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
+import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +18,7 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import (
     Connection,
     CursorResult,
@@ -26,19 +29,48 @@ from sqlalchemy import (
     Row,
     Uuid,
     event,
+    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, registry, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from backend.config import settings
+from backend.config import served_threads, settings
+from backend.errors import Impossible
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_BUSY_SECONDS = 10
 POSTGRESQL_MIGRATION_LOCK = 0x54494C4553
+# Whoever comes after one that waits for a table waits too. Autovacuum gives way after deadlock_timeout, one second.
+MIGRATION_LOCK_TIMEOUT = "2s"
+MIGRATION_PAUSES = (1, 2, 4, 8, 15, 30)
+
+THREADS_ELSEWHERE = 8
+SPARE_CONNECTIONS = 8
+# A server behind the same name may have changed since.
+RECYCLE_SECONDS = 1800
+# What a URL says itself comes first. A peer that is gone is noticed within 11 seconds, also in the middle of a wait for
+# its answer; the system alone takes 15 minutes.
+POSTGRESQL_CONNECTION = {
+    "connect_timeout": 3,  # for each host
+    "target_session_attrs": "read-write",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# In one round trip. What a pooler shares among its clients keeps no setting of a session, and takes none at its start.
+# A thread waits for nobody for ever, and a machine that froze or was cut off leaves no lock behind.
+POSTGRESQL_BEGIN = (
+    "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+)
+
+log = logging.getLogger(__name__)
 
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
 sqlite_writer = threading.Lock()
@@ -84,19 +116,44 @@ def init_app(app: Flask) -> None:
         if db.engine.dialect.name == "sqlite":
             event.listen(db.engine, "connect", _prepare_sqlite)
             event.listen(db.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(db.engine, "connect", _prepare_postgresql)
+            event.listen(db.engine, "begin", _begin_postgresql)
 
 
 def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+    said = make_url(url).query
+    connection = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
     # A pooled connection may have died with its server; pinging costs less than a lost request.
     return {
         "pool_pre_ping": True,
-        "pool_size": 16,
-        "max_overflow": 16,
+        "pool_size": _threads(),
+        "max_overflow": SPARE_CONNECTIONS,
         "pool_timeout": 5,
-        "connect_args": {"connect_timeout": 5},
+        "pool_recycle": RECYCLE_SECONDS,
+        # Behind a pooler the next statement may meet a server connection that does not know what was prepared.
+        "connect_args": {**connection, "prepare_threshold": None},
     }
+
+
+def _threads() -> int:
+    """Return how many requests this process answers at a time; a worker and a command answer none."""
+    try:
+        return served_threads()
+    except KeyError:
+        return THREADS_ELSEWHERE
+
+
+def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # We begin ourselves: the driver's own BEGIN would be a round trip more.
+    connection.autocommit = True
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql(POSTGRESQL_BEGIN)
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -186,18 +243,52 @@ def _alembic() -> Config:
     return config
 
 
+def _head() -> str:
+    head = ScriptDirectory.from_config(_alembic()).get_current_head()
+    assert head
+    return head
+
+
 def upgrade() -> tuple[str | None, str | None]:
     """Bring the schema to this release's version, once, however many processes try at the same time.
 
+    The schema of a later release is left as it is. On PostgreSQL nothing that is used by others is waited for longer
+    than they can wait: it is tried again.
+
     Returns:
         The version before and the version after.
+
+    Raises:
+        Impossible: a table could not be had for a minute.
     """
+    for pause in (0, *MIGRATION_PAUSES):
+        time.sleep(pause)
+        try:
+            return _upgrade()
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                raise
+            log.warning("the schema cannot be changed now: a table is in use")
+    raise Impossible(
+        "the schema could not be changed, as a transaction has been open for long (see pg_stat_activity): end it, or "
+        "try again when it is over; nothing was changed"
+    )
+
+
+def _upgrade() -> tuple[str | None, str | None]:
     with _migration_connection(db.engine) as connection:
         before = MigrationContext.configure(connection).get_current_revision()
+        if _is_at_least(before, _head()):
+            return before, before
         config = _alembic()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         return before, MigrationContext.configure(connection).get_current_revision()
+
+
+def _is_at_least(version: str | None, wanted: str) -> bool:
+    """Tell whether a schema version is another one or comes after it: each is a number of four digits."""
+    return version is not None and version >= wanted
 
 
 @contextmanager
@@ -207,14 +298,16 @@ def _migration_connection(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRESQL_MIGRATION_LOCK})
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
             yield connection
     finally:
         _writing.reset(token)
 
 
 def is_current() -> bool:
-    """Tell whether the schema is at this release's version."""
+    """Tell whether the schema is this release's or a later one's, which only adds to what this release uses."""
     with db.engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
-    return found == ScriptDirectory.from_config(_alembic()).get_current_head()
+    return _is_at_least(found, _head())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Table, delete, insert, select, text
 from sqlalchemy.exc import OperationalError
@@ -153,8 +154,17 @@ def _outwait_older_transactions(connection: Connection) -> None:
         time.sleep(0.1)
 
 
+def _refuse_pooler(connection: Connection) -> None:
+    """Refuse a pooler: what is set for this session would be set for others, and not for what follows."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    if driver.info.backend_pid != connection.scalar(text("SELECT pg_backend_pid()")):
+        raise Impossible("there is a pooler in front of the database: for this, name the database itself")
+
+
 def _rewrite_postgresql(tables: Iterable[Table]) -> Iterator[str]:
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        _refuse_pooler(connection)
         _outwait_older_transactions(connection)
         connection.execute(text(f"SET lock_timeout = '{POSTGRESQL_LOCK_SECONDS}s'"))
         try:

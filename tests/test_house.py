@@ -45,7 +45,19 @@ LADDER = [
     ["db", "declarations", "ledger", "console", "keys", "meters"],
     ["clock", "errors", "config", "logs"],
 ]
-DOORS = {"api", "pages", "forms", "cli", "cli_data", "cli_public", "cli_operate", "web", "openapi", "contract", "console"}
+DOORS = {
+    "api",
+    "pages",
+    "forms",
+    "cli",
+    "cli_data",
+    "cli_public",
+    "cli_operate",
+    "web",
+    "openapi",
+    "contract",
+    "console",
+}
 FEATURES = {module for row in LADDER[5:14] for module in row}
 
 

