@@ -35,7 +35,9 @@ MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
 HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
-SEVERAL_HOSTS = re.compile(r"(?P<before>postgres[\w+]*://(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)")
+SEVERAL_HOSTS = re.compile(
+    r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
+)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)

@@ -48,6 +48,8 @@ from backend.privacy import tables_about_people
 NOT_RUN = {
     "serve": "it runs all the while",
     "mail work": "it is the worker of `serve`, in a process of its own",
+    "backup": "the copy is a new file, which test_backup searches",
+    "restore": "it is refused while the service runs",
     "run": "Flask's own",
     "shell": "Flask's own",
     "routes": "Flask's own",
@@ -491,6 +493,7 @@ def come_too_late(walk: Walk, account: str, address: str, mine: dict[str, str], 
     walk.run("data", "find", address, status=1)
     walk.run("data", "audit", account)
     walk.run("data", "requests", "--overdue")
+    walk.run("check", status=1)
     for path in ("/v1/policy", "/healthz", "/readyz"):
         walk.api("GET", path, status=200)
     metrics = walk.api("GET", "/metrics", status=200).lower()
