@@ -6,7 +6,7 @@ SOURCES := backend client_sdk tests
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	pyproject.toml client_sdk/pyproject.toml --group build
 
-.PHONY: setup serve test check format lint audit bench fuzz mutants lock
+.PHONY: setup serve test check format lint audit bench fuzz mutants chaos lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -40,6 +40,10 @@ fuzz: .venv/.development
 # Removes one protection after the other: for each, its tests have to fail.
 mutants: .venv/.development
 	$(BIN)/python tests/mutants.py $(ARGS)
+
+# Kills, cuts off, fills and freezes what the service runs on, under load: nothing acknowledged may be lost.
+chaos: .venv/.development
+	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 format: .venv/.development
 	$(BIN)/ruff check --fix $(SOURCES)

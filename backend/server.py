@@ -28,8 +28,9 @@ REFUSED_SECONDS = 1.0, 3.0
 
 # Anybody can send these without end, and each costs more than any other request.
 SIGN_IN = "POST", "/v1/sessions"
-# Asked by whoever decides whether this process is to live: also while all others wait for the database.
-PROBES = {"/healthz", "/readyz", "/metrics"}
+# Asked by whoever decides whether this process is to live: also while all others wait for the database, which is what
+# the latter two do. None waits for another.
+PROBES = ("/healthz", "/readyz", "/metrics")
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
@@ -84,9 +85,10 @@ class Front:
     """
 
     def __init__(self, app: Flask, threads: int) -> None:
-        """Answer so many requests at a time, and beside them one that signs in and one that asks how the process is."""
+        """Answer so many requests at a time, beside them one that signs in, and one of each that asks how all is."""
         self._app = app
-        self._requests, self._sign_ins, self._probes = _Lane(threads), _Lane(1), _Lane(1)
+        self._requests, self._sign_ins = _Lane(threads), _Lane(1)
+        self._probes = {path: _Lane(1) for path in PROBES}
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
@@ -106,7 +108,7 @@ class Front:
 
     def _lane(self, scope: Scope) -> _Lane:
         if scope.path in PROBES:
-            return self._probes
+            return self._probes[scope.path]
         return self._sign_ins if (scope.method, scope.path) == SIGN_IN else self._requests
 
     def _answer(self, environ: dict[str, Any], wait: Callable[[], None]) -> Answer:

@@ -1,0 +1,314 @@
+"""One fault, from the first request to the last mail: real processes under load, and what is found afterwards."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from chaos.load import Load
+from chaos.peers import Between, Postbox, Postgres
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+from support import TILES, RedisServer, ServerProcess, wait_for
+
+from backend.config import Settings
+
+OWN_CLOCK = Path(__file__).with_name("own_clock")
+SETTLE_SECONDS = 150
+POLL_SECONDS = 0.2
+# What is found within this of a fault may have been asked before it.
+NOTICE_SECONDS = 1.0
+SECRET_KEY = "a key of chaos and of nothing else"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a scene. `does` is a context: inside the fault lasts, at its end it is lifted."""
+
+    name: str
+    does: Callable[["Scene"], AbstractContextManager[object]]
+    lasts: float = 0.0
+    databases: tuple[str, ...] = ("sqlite", "postgresql")
+    ready: bool | None = None
+    """What `/readyz` has to say meanwhile; None where whoever would say it is not there, or both are true."""
+    needs: AbstractSet[str] = frozenset()
+    workers: int = 1
+    settings: dict[str, object] = field(default_factory=dict)
+    waits: bool = False
+    """Whether mails stay claimed by who was killed, or wait to be tried again: who is in a hurry moves the clock."""
+
+
+@dataclass
+class Outcome:
+    """What came of a fault."""
+
+    fault: str
+    database: str
+    acknowledged: int = 0
+    lost: int = 0
+    given_up: int = 0
+    sent_twice: int = 0
+    accepted_twice: int = 0
+    untrue_readyz: int = 0
+    seconds_to_answer: float | None = None
+    """Until it was ready and took a request; None when that never came."""
+    seconds_to_mail: float | None = None
+    """Until all was mailed that had been acknowledged until then."""
+    answers: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        return self.seconds_to_answer is not None and not (self.lost or self.accepted_twice)
+
+
+class Watch(threading.Thread):
+    """Asks `/readyz` again and again, and writes down when it said what."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url, self.stop = url, threading.Event()
+        self.seen: list[tuple[float, float, int | None]] = []
+
+    def run(self) -> None:
+        while not self.stop.wait(POLL_SECONDS):
+            begun, status = time.monotonic(), None
+            with suppress(httpx2.TransportError):
+                status = httpx2.get(f"{self._url}/readyz", timeout=3).status_code
+            self.seen.append((begun, time.monotonic(), status))
+
+    def untrue(self, since: float, until: float, *, ready: bool) -> int:
+        """Count what it said within a time that was not so."""
+        said = [status for begun, ended, status in self.seen if begun > since + NOTICE_SECONDS and ended < until]
+        return sum((status == 200) is not ready for status in said)
+
+    def ready_since(self, moment: float) -> float | None:
+        """Return when it first said 200 after a moment."""
+        return next((ended for begun, ended, status in self.seen if begun >= moment and status == 200), None)
+
+
+class MailWork:
+    """`tiles mail work`, a process that only sends."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._variables = variables
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([TILES, "mail", "work"], env=self._variables, stderr=subprocess.DEVNULL)
+
+    def wait_until_ready(self) -> None:
+        """Return when it would hear SIGTERM: it says nothing when it begins."""
+
+        def hears() -> int:
+            caught = Path(f"/proc/{self.process.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+            return int(caught, 16) >> signal.SIGTERM - 1 & 1
+
+        wait_for(hears)
+
+    def kill_all(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Manager(threading.Thread):
+    """Starts again whatever has ended, and ends what is left of it before, as systemd does."""
+
+    def __init__(self, restart_seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.stop, self._pause = threading.Event(), restart_seconds
+        self.runs: list[ServerProcess | MailWork] = []
+
+    def run(self) -> None:
+        while not self.stop.wait(0.05):
+            for run in self.runs:
+                process = run.process if isinstance(run, MailWork) else run._process  # noqa: SLF001
+                if process and process.poll() is not None:
+                    run.kill_all()
+                    if not self.stop.wait(self._pause):
+                        run.start()
+
+
+class Scene:
+    """The service with everything that it depends on, and its people."""
+
+    def __init__(self, held: ExitStack, fault: Fault, database: str, *, restart_seconds: float) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tiles-chaos-"))
+        held.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.instance = self.folder / "instance"
+        self.instance.mkdir(mode=0o700)
+        if "small disk" in fault.needs:
+            self.has_small_disk = held.enter_context(small_disk(self.instance))
+        self.postbox = held.enter_context(Postbox())
+        self.mail_way = held.enter_context(Between(self.postbox.port))
+        self.ready = fault.ready
+        self.postgres: list[Postgres] = []
+        self.redis: RedisServer | None = None
+        settings = self._settings(held, fault, database)
+        self.database_url = Settings(database_url=str(settings["database_url"])).database
+        self.server = ServerProcess(self.folder, "--workers", str(fault.workers), **settings)
+        self._ahead = self.folder / "seconds ahead"
+        self.move_clock(0)
+        path = os.pathsep.join(filter(None, [str(OWN_CLOCK), os.environ.get("PYTHONPATH")]))
+        self.server._environment |= {"PYTHONPATH": path, "CHAOS_SECONDS_AHEAD": str(self._ahead)}  # noqa: SLF001
+        self.manager = Manager(restart_seconds)
+        held.callback(self._end)
+        held.enter_context(self.server)
+        self.manager.runs = [self.server]
+        if "mail work" in fault.needs:
+            sender = MailWork(self.server._environment)  # noqa: SLF001
+            self.manager.runs.append(sender)
+            sender.wait_until_ready()
+        self.manager.start()
+        self.watch, self.load = Watch(self.server.url), Load(self.server.url, self.postbox)
+        self.watch.start()
+
+    def _settings(self, held: ExitStack, fault: Fault, database: str) -> dict[str, object]:
+        found: dict[str, object] = {
+            "database_url": f"sqlite:///{self.instance / 'tiles.sqlite3'}",
+            "mail_server": "127.0.0.1", "mail_port": self.mail_way.port,
+            "rate_limits": "off", "secret_keys": SECRET_KEY, **fault.settings,
+        }  # fmt: skip
+        if database == "postgresql":
+            self.postgres = [held.enter_context(Postgres())]
+            hosts = [self.postgres[0].host]
+            if "standby" in fault.needs:
+                self.postgres.append(held.enter_context(Postgres(self.postgres[0])))
+                hosts.append(self.postgres[1].host)
+            if "way" in fault.needs:
+                self.way = held.enter_context(Between(self.postgres[0].port))
+                hosts = [f"127.0.0.1:{self.way.port}"]
+            found["database_url"] = f"postgresql://postgres@{','.join(hosts)}/tiles"
+        if "redis" in fault.needs:
+            program = shutil.which("redis-server")
+            assert program, "install redis-server (apt-get install redis-server) for this fault"
+            self.redis = held.enter_context(RedisServer(program, self.folder))
+            found["redis_url"] = self.redis.url
+        return found
+
+    def _end(self) -> None:
+        self.manager.stop.set()
+        if self.manager.is_alive():
+            self.manager.join()
+        for run in self.manager.runs:
+            run.kill_all()
+
+    def move_clock(self, seconds: float) -> None:
+        """Let the service's processes be so far ahead of the time."""
+        written = self._ahead.with_suffix(".new")
+        written.write_text(str(seconds))
+        written.replace(self._ahead)
+
+    def rows(self, query: str) -> list[str]:
+        """Return the first column of what the database holds."""
+        engine = create_engine(self.database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            return [row[0] for row in connection.execute(text(query))]
+
+    def given_up(self) -> set[str]:
+        """Return to whom a mail was given up where the operator sees it, and may have it sent again."""
+        return set(
+            self.rows(
+                "SELECT coalesce(mails.email, accounts.email) FROM mails "
+                "LEFT JOIN accounts ON accounts.id = mails.account_id WHERE abandoned_at IS NOT NULL"
+            )
+        )
+
+    def unsent(self) -> list[tuple[str, str]]:
+        """Return which mails are owed, did not arrive, and were not given up."""
+        given_up = self.given_up()
+        return [(purpose, address) for purpose, address in self.load.unsent() if address not in given_up]
+
+    def everything_is_mailed(self) -> bool:
+        return not self.unsent() and not self.rows("SELECT id FROM mails WHERE abandoned_at IS NULL")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """Have a disk of its own for a folder, and a small one; or be told that nobody here may mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
+    """Do a fault to the service under load, and tell what came of it."""
+    before, after = (0.7, 0.3) if quick else (2.0, 2.0)
+    with ExitStack() as held:
+        scene = Scene(held, fault, database, restart_seconds=0.2 if quick else 2.0)
+        scene.load.start()
+        time.sleep(before)
+        lifted, untrue = _done(fault, scene)
+        owed = scene.load.all_owed()
+        answering = _answering(scene, lifted)
+        time.sleep(after)
+        scene.load.stop()
+        if quick and fault.waits:
+            scene.move_clock(60)
+        with suppress(AssertionError):
+            wait_for(scene.everything_is_mailed, SETTLE_SECONDS)
+        scene.watch.stop.set()
+        scene.load.redeem_again()
+        left = [*scene.unsent(), *(("stored", what) for what in scene.load.misstored(scene.rows))]
+        return Outcome(
+            fault=fault.name,
+            database=database,
+            acknowledged=scene.load.acknowledged,
+            lost=len(left),
+            given_up=len(scene.given_up()),
+            sent_twice=scene.load.sent_twice(),
+            accepted_twice=scene.load.accepted_twice,
+            untrue_readyz=untrue,
+            seconds_to_answer=answering and round(answering - lifted, 1),
+            seconds_to_mail=round(max(scene.load.mailed_by(owed) - lifted, 0), 1),
+            answers={str(answer): count for answer, count in scene.load.answers.items()},
+            left=dict(Counter(what for what, _ in left)),
+        )
+
+
+def _done(fault: Fault, scene: Scene) -> tuple[float, int]:
+    """Do it; return from when on the service may recover, and how often `/readyz` was wrong meanwhile."""
+    begun = time.monotonic()
+    with fault.does(scene):
+        since = time.monotonic()
+        time.sleep(fault.lasts)
+        until = time.monotonic()
+    untrue = 0 if scene.ready is None else scene.watch.untrue(since, until, ready=scene.ready)
+    # What lasts for no time, such as a signal, is over when it begins: what follows is the recovery.
+    return until if fault.lasts else begun, untrue
+
+
+def _answering(scene: Scene, lifted: float) -> float | None:
+    """Return when the service both said that it is ready and took a request, after a fault was lifted."""
+
+    def found() -> float | None:
+        ready, written = scene.watch.ready_since(lifted), scene.load.written_since(lifted)
+        return max(ready, written) if ready and written else None
+
+    with suppress(AssertionError):
+        return wait_for(found, SETTLE_SECONDS)
+    return None
+
+
+def row_of(outcome: Outcome) -> dict[str, Any]:
+    """Return a line of the table."""
+    found = asdict(outcome)
+    for name in ("answers", "left"):
+        del found[name]
+    return found
