@@ -253,7 +253,7 @@ def test_the_page_for_operators_names_settings_and_files_that_there_are() -> Non
     assert named <= Settings.model_fields.keys()
     linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert [link for link in linked if not (ROOT / "backend" / link).exists()] == []
-    files = set(re.findall(r"[a-z-]+\.(?:conf|yaml|json|service)\b|settings\.example", PAGE))
+    files = set(re.findall(r"(?<!--output )\b[a-z-]+\.(?:conf|yaml|json|service)\b|settings\.example", PAGE))
     assert [name for name in files if not (DEPLOYMENT / name).exists()] == []
 
 
@@ -265,7 +265,7 @@ def test_the_page_for_operators_shows_a_configuration_that_is_taken(tmp_path: Pa
 
 
 def test_the_page_for_operators_names_commands_and_options_that_there_are() -> None:
-    named = re.findall(r"(?:`|exec server-1 |^)tiles ([a-z][a-z -]+)", PAGE, re.MULTILINE)
+    named = re.findall(r"(?:`|exec server-1 |^)tiles ((?:[a-z-]+(?![\w@.]) ?)+)", PAGE, re.MULTILINE)
     assert len(named) > 8
     for words in named:
         command: click.Command = tiles

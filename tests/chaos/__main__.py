@@ -43,7 +43,9 @@ def outcomes(only: str, processes: int) -> Iterator[Outcome]:
 
 @click.command()
 @click.option("--only", default="", help="Do only the faults whose name or database has this in it.")
-@click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="How many at a time.")
+@click.option(
+    "--processes", default=4, show_default=True, type=click.IntRange(1), help="How many at a time; most only wait."
+)
 @as_json_option
 def main(*, only: str, processes: int, as_json: bool) -> None:
     """Do every fault to the service under load, and count what was lost."""

@@ -74,14 +74,19 @@ class Load:
             if self._stop.wait(RETRY_SECONDS):
                 return None
 
+    def _is_told(self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str) -> bool:
+        """Send until it is acknowledged, refused, or the load ends."""
+        answer = self._until_told(http, path, body, **headers)
+        return answer is not None and answer.is_success
+
     def _writes(self) -> None:
         with self._http() as http:
             while not self._stop.wait(PAUSE_SECONDS):
                 address, message = f"{uuid.uuid4().hex}@example.org", uuid.uuid4().hex
-                if self._until_told(http, "/v1/registrations", {"name": "Ada", "email": address}):
+                if self._is_told(http, "/v1/registrations", {"name": "Ada", "email": address}):
                     self.owed["registration"].add(address)
                 key = {"Idempotency-Key": f'"{message}"'}
-                if self._until_told(http, "/v1/feedback", {"message": message}, **key):
+                if self._is_told(http, "/v1/feedback", {"message": message}, **key):
                     self.messages.add(message)
 
     def _reads(self) -> None:
@@ -102,13 +107,13 @@ class Load:
         self._note(purpose, address, token, answers)
         if purpose == "registration" and any(answer.is_success for answer in answers):
             self.people.add(address)
-            if self._until_told(http, "/v1/password-resets", {"email": address}):
+            if self._is_told(http, "/v1/password-resets", {"email": address}):
                 self.owed["password-reset"].add(address)
 
     def _note(self, purpose: str, address: str, token: str, answers: list[httpx2.Response]) -> None:
         accepted = sum(answer.is_success for answer in answers)
         # Each mail of a registration has a token of its own, and all of them make one account.
-        self.accepted[purpose, address if purpose == "registration" else token] += accepted
+        self.accepted[purpose, _key(purpose, address, token)] += accepted
         if accepted and purpose == "password-reset":
             self.owed[NOTICE].add(address)
 
@@ -117,7 +122,7 @@ class Load:
         with self._http() as http:
             for message in self._postbox.messages:
                 purpose, token = link_of(text_of(message))
-                if purpose == NOTICE or not self.accepted[purpose, _key(purpose, message["To"], token)]:
+                if purpose == NOTICE or not self.accepted[purpose, _key(purpose, str(message["To"]), token)]:
                     continue
                 body = {"token": token, "password": CHOSEN[purpose]}
                 answer = self._send(http, CONFIRM[purpose], body)
@@ -168,7 +173,7 @@ class Load:
 
 
 def _key(purpose: str, address: str, token: str) -> str:
-    return str(address) if purpose == "registration" else token
+    return address if purpose == "registration" else token
 
 
 def link_of(text: str) -> tuple[str, str]:
