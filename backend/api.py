@@ -48,7 +48,7 @@ from backend.contract import (
     SignedReceipt,
     Stored,
 )
-from backend.db import is_current
+from backend.db import has_room, is_current
 from backend.errors import (
     EmailInUse,
     InvalidToken,
@@ -291,11 +291,14 @@ def healthz() -> Health:
 def readyz() -> Readiness:
     """Tell whether the service is able to serve.
 
-    The database answers, its schema is this release's or a later one's, and no mail has waited for an hour.
+    The database answers, its schema is this release's or a later one's, SQLite's disk has room, and no mail has waited
+    untried for an hour.
     """
     if not is_current():
         raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
+    if not has_room():
+        raise Overloaded("The disk is full: make room beside the database.", retry_after=READY_RETRY_SECONDS)
     # How long a mail waits is not said: it would tell whose address has an account.
     if mail.status().oldest_seconds > OLDEST_MAIL_SECONDS:
         raise Overloaded("Mails have been waiting for over an hour.", retry_after=READY_RETRY_SECONDS)

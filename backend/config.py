@@ -55,7 +55,8 @@ def _database_url(value: str) -> str:
         raise ValueError(msg) from None
     if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if url.drivername == "sqlite" and url.database not in {None, "", ":memory:"}:
+    # Of a database in memory or behind a `file:` URI nobody could tell which file to scrub.
+    if url.drivername == "sqlite" and url.database and not url.database.startswith((":memory:", "file:")):
         return value
     msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
     raise ValueError(msg)

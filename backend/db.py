@@ -1,6 +1,7 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -44,6 +45,8 @@ from backend.errors import Impossible
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_BUSY_SECONDS = 10
+# SQLite's log grows to 4 MiB before it is emptied into the file.
+SQLITE_LEAST_FREE_BYTES = 4 * 2**20
 POSTGRESQL_MIGRATION_LOCK = 0x54494C4553
 # Whoever comes after one that waits for a table waits too. Autovacuum gives way after deadlock_timeout, one second.
 MIGRATION_LOCK_TIMEOUT = "2s"
@@ -311,3 +314,11 @@ def is_current() -> bool:
     with db.engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     return _is_at_least(found, _head())
+
+
+def has_room() -> bool:
+    """Tell whether SQLite's file still has a disk to grow on; of PostgreSQL's disk nothing is known here."""
+    file = db.engine.url.database
+    if db.engine.dialect.name != "sqlite" or not file:
+        return True
+    return shutil.disk_usage(Path(file).parent).free >= SQLITE_LEAST_FREE_BYTES

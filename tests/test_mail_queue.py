@@ -78,6 +78,12 @@ def test_a_mail_that_is_refused_for_now_is_delivered_later(service: Service, mov
 
 
 @any_database
+def test_a_clock_that_is_put_back_keeps_nobodys_mail(service: Service, move_clock: MoveClock) -> None:
+    service.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"})
+    move_clock(timedelta(minutes=-30))
+    assert [message["To"] for message in service.deliver()] == ["ada@example.org"]
+
+
 def test_each_wait_is_twice_the_one_before_up_to_an_hour(service: Service, move_clock: MoveClock) -> None:
     service.mail_server.refuse = LATER
     ask(service)

@@ -1,5 +1,6 @@
 """Readiness: whether the service is able to serve, told to anybody, and nothing else with it."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import Person, Service, any_database, assert_problem, free_port
 
-from backend import mail, remains
+from backend import db, mail, remains
 from backend.models import Mail
 from backend.transport import ServerUnavailable
 
@@ -50,6 +51,17 @@ def test_while_the_mail_server_is_away_a_mail_to_nobody_waits_like_any_other(
     assert {row["email"]: row["attempts"] for row in away.rows("mails")} == {ada.email: 0, "nobody@example.org": 0}
     assert [message["To"] for message in service.deliver()] == [ada.email]
     assert service.rows("mails") == []
+
+
+@any_database
+def test_a_disk_without_room_for_sqlites_log_makes_it_unready(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(db, "SQLITE_LEAST_FREE_BYTES", free + 2**30)
+    assert_problem(service.http.get("/readyz"), 503, "overloaded")
+    monkeypatch.setattr(db, "SQLITE_LEAST_FREE_BYTES", free - 2**30)
+    assert service.http.get("/readyz").status_code == 200
 
 
 @any_database

@@ -267,6 +267,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"password_min_length": 3}, "TILES_PASSWORD_MIN_LENGTH: .*greater than or equal to 8"),
     ({"public_url": "foo"}, "TILES_PUBLIC_URL: write .*https://"),
     ({"database_url": "mysql://x/y"}, "TILES_DATABASE_URL: write .*postgresql://"),
+    ({"database_url": "sqlite:///file:tiles.db?uri=true"}, "TILES_DATABASE_URL: write .*sqlite:///"),
+    ({"database_url": "sqlite:///:memory:"}, "TILES_DATABASE_URL: write .*sqlite:///"),
     ({"database_url": "postgresql://u:marmalade@127.0.0.1:port/x"}, "TILES_DATABASE_URL: write .*postgresql://"),
     ({"secret_keys": "marmalade"}, "TILES_SECRET_KEYS: write .*32"),
     ({"rate_limits": "nonsense"}, "TILES_RATE_LIMITS: name one of sign-in/client"),

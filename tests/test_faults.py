@@ -1,0 +1,50 @@
+"""Through faults that are really done, under load, nothing acknowledged is lost. `make chaos` does all, and longer."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import httpx2
+import pytest
+from chaos.faults import FAULTS
+from chaos.scene import Fault, Scene, play
+from support import wait_for
+
+# As long as it takes to be noticed, and more.
+SECONDS = 2.5
+QUICK = [
+    ("one of two processes killed", "postgresql"),
+    ("server and mail worker killed", "sqlite"),
+    ("server and mail worker killed", "postgresql"),
+    ("server and mail worker told to stop", "postgresql"),
+    ("PostgreSQL restarted", "postgresql"),
+    ("PostgreSQL killed", "postgresql"),
+    ("PostgreSQL out of reach for a minute", "postgresql"),
+    ("failover to the standby", "postgresql"),
+    ("Redis gone", "sqlite"),
+    ("mail server gone in the middle of DATA", "sqlite"),
+    ("mail server away for an hour", "sqlite"),
+    ("disk full", "sqlite"),
+    ("SQLite locked", "sqlite"),
+    ("clock half an hour back", "postgresql"),
+]
+NAMED = {fault.name: fault for fault in FAULTS}
+
+
+@pytest.mark.parametrize(
+    ("fault", "database"), [(NAMED[name], database) for name, database in QUICK], ids=[" ".join(pair) for pair in QUICK]
+)
+def test_nothing_acknowledged_is_lost_and_no_token_accepted_twice(fault: Fault, database: str) -> None:
+    outcome = play(replace(fault, lasts=min(fault.lasts, SECONDS)), database, quick=True)
+    assert outcome.left == {}
+    assert outcome.accepted_twice == 0
+    assert outcome.untrue_readyz == 0
+    assert outcome.is_good
+
+
+def test_a_process_says_that_it_lives_while_whether_it_is_ready_waits_for_a_frozen_database() -> None:
+    fault = NAMED["PostgreSQL frozen for a minute"]
+    with ExitStack() as held:
+        scene = Scene(held, fault, "postgresql", restart_seconds=0.2)
+        with fault.does(scene):
+            wait_for(lambda: None in [status for _, _, status in scene.watch.seen])
+            assert httpx2.get(f"{scene.server.url}/healthz", timeout=20).status_code == 200
