@@ -1,13 +1,16 @@
 """Register, authenticate, change settings: what a person does with an account day by day."""
 
+import re
 import unicodedata
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import select, update
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
+from sqlalchemy import bindparam, select, update
 
 from backend import audit, clock, mail, sessions, tokens
 from backend.credentials import lock_address, new_password_hash, note_cost
@@ -23,10 +26,16 @@ from backend.errors import (
 )
 from backend.hashing import cost_of, hasher
 from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, PasswordCost, Policy
-from backend.sessions import Viewer, account_columns
+from backend.sessions import TODAY, Viewer, account_columns
+from backend.statements import Statement, fetch
 from backend.throttle import throttle
 from backend.tokens import Purpose
 
+# What most addresses are: of these the library looks closer at the domain only (RFC 5321 section 4.5.3.1.1).
+PLAIN = re.compile(
+    r"(?P<local>(?=[^@]{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)"
+    r"@(?P<domain>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)"
+)
 # Letters and symbols by their category that show nothing: Hangul fillers, blank Braille.
 BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 # They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
@@ -62,6 +71,23 @@ def clean_email(email: str) -> str:
     Raises:
         ValueError: it is no address that mail can be sent to.
     """
+    if (found := PLAIN.fullmatch(email)) and found["local"].lower() not in CASE_INSENSITIVE_MAILBOX_NAMES:
+        domain = _domain_of_somebody(found["domain"].lower())
+        if domain and len(email) <= EMAIL_LENGTH >= len(found["local"]) + 1 + len(domain):
+            return f"{found['local']}@{domain}"
+    return parsed_email(email)
+
+
+@lru_cache(1024)
+def _domain_of_somebody(domain: str) -> str | None:
+    """Return a domain as an address is stored with it; None where the library takes none. It takes long over each."""
+    with suppress(ValueError):
+        return parsed_email(f"somebody@{domain}").partition("@")[2]
+    return None
+
+
+def parsed_email(email: str) -> str:
+    """Return an address as the library finds it to be written; raises what `clean_email` raises."""
     try:
         found = validate_email(
             email[: 2 * EMAIL_LENGTH],
@@ -90,8 +116,7 @@ class SignedIn:
 def request_registration(*, name: str, email: str, client: str | None) -> None:
     """Have a link mailed with which the registration can be finished; nothing is known of anybody yet."""
     throttle().charge("registration", client=client, address=email.lower())
-    with transaction():
-        mail.enqueue("registration", name=name, email=email)
+    mail.accept("registration", name=name, email=email)
 
 
 def confirm_registration(*, token: str, password: str, client: str | None) -> None:
@@ -168,31 +193,44 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     throttle().charge("sign-in", client=client, address=address, service="all")
     throttle().check("sign-in-failures", address=address)
     hasher().refuse_if_full()
-    with reading() as session:
-        account = session.execute(select(*account_columns()).where(Account.is_open_with(email))).one_or_none()
-        costs = session.scalars(select(PasswordCost.cost)).all()
+    account, costs = _account_with(email)
     right = hasher().verify(account.password_hash if account else None, password, costs)
     if account is None or not right:
         throttle().charge("sign-in-failures", address=address)
         raise WrongCredentials
-    fresh = _renewed_hash(account, password)
-    with transaction() as session:
-        opened = sessions.begin(account, clock.now())
-        mine = (Account.id == account.id) & (Account.credentials_id == account.credentials_id)
-        if fresh:
-            session.execute(update(Account).where(mine).values(password_hash=fresh))
-            note_cost(fresh)
+    opened = sessions.begin_alone(account, clock.now())
     if opened is None:
         raise WrongCredentials
+    _renew_hash(account, password)
     throttle().clear("sign-in-failures", address=address)
     return SignedIn(account, opened)
 
 
-def _renewed_hash(account: AnyRow, password: str) -> str | None:
-    """Return a hash with the parameters of now where the account's has others; it waits while the line is full."""
+# What costs there are is asked first, so that an address of nobody has as many rows as any other.
+_BY_EMAIL = Statement(
+    lambda: select(PasswordCost.cost, *account_columns(TODAY)).outerjoin_from(
+        PasswordCost, Account, Account.is_open_with(bindparam("email", type_=Account.email.type))
+    )
+)
+
+
+def _account_with(email: str) -> tuple[AnyRow | None, list[str]]:
+    """Return the open account with an address, if there is one, and the costs that hashes have, whosever they are."""
+    rows = fetch(_BY_EMAIL, email=email, today=clock.now().date())
+    account = rows[0] if rows and rows[0].id else None
+    return account, [row.cost for row in rows]
+
+
+def _renew_hash(account: AnyRow, password: str) -> None:
+    """Store a hash with the parameters of now where the account's has others; it waits while the line is full."""
+    if cost_of(account.password_hash) == hasher().cost:
+        return
     with suppress(Overloaded):
-        return hasher().hash(password) if cost_of(account.password_hash) != hasher().cost else None
-    return None
+        fresh = hasher().hash(password)
+        mine = (Account.id == account.id) & (Account.credentials_id == account.credentials_id)
+        with transaction() as session:
+            session.execute(update(Account).where(mine).values(password_hash=fresh))
+            note_cost(fresh)
 
 
 def unsubscribe(*, token: str, client: str | None) -> None:

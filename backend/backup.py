@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from alembic.script import ScriptDirectory
-
-from backend.db import MIGRATIONS, SQLITE_BUSY_SECONDS, db
+from backend.db import SQLITE_BUSY_SECONDS, db, versions
 from backend.errors import Impossible
 
 # How many bytes, and where, each connection in WAL mode keeps locked (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
@@ -66,7 +64,7 @@ def restore(file: Path) -> Copied:
     place = database()
     with _draft(place) as draft:
         copied = _copy(file, draft, "ro")
-        if copied.schema not in {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}:
+        if copied.schema not in versions():
             raise Impossible(f"{file} is of a newer release ({copied.schema}): install that one")
         _hand_over(draft, place if place.exists() else place.parent)
         with _out_of_use(place):

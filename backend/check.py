@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Flask
 from pydantic import SecretStr
-from redis import Redis, RedisError
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -142,6 +141,9 @@ def limits() -> Iterator[Finding]:
             yield Finding("redis-none", "warning", "each process counts limits for itself",
                           "set TILES_REDIS_URL where there is more than one")  # fmt: skip
         return
+    # Of the processes that serve, only those that count in Redis carry its client.
+    from redis import Redis, RedisError  # noqa: PLC0415
+
     try:
         with closing(Redis.from_url(given.redis_url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2,
                                     decode_responses=True)) as redis:  # fmt: skip

@@ -2,13 +2,11 @@
 
 import errno
 import os
-import resource
 import signal
 import socket
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 from flask import current_app
@@ -27,6 +25,7 @@ from backend import (
     meters,
     privacy,
     remains,
+    server,
     worker,
 )
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
@@ -37,13 +36,8 @@ from backend.models import Mail
 from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
-GRACE_SECONDS = 20
 # More would wait for Python's one lock and for each other; those that wait for a password hash come on top.
 THREADS = 8
-# What strangers may hold of a process at most: connections, each with one request's headers and body.
-CONNECTIONS = 8192
-HEADER_BYTES = 16 * 1024
-BACKLOG = 4096
 
 
 def main() -> None:
@@ -112,23 +106,13 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
         click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
     if workers > 1 and given.redis_url is None:
         click.echo("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
+    # Its connections are not for the processes that are made from this one.
+    db.db.engine.dispose()
     shown = f"[{address}]" if ":" in address else address
     click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     sys.stdout.flush()
-    # A process of its own kind: the supervisor then carries nothing of the application. It is told where this package
-    # is, or it would look for one of this name in the working directory first.
-    package = Path(__file__).parent
     serve_threads(threads, meters.shared_folder() if workers > 1 else None)
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    os.execv(sys.executable, [  # noqa: S606 - no shell, and every word is ours
-        sys.executable, "-P", "-m", "granian", f"{package / 'server.py'}:application", "--factory",
-        "--working-dir", str(package.parent), "--interface", "rsgi",
-        "--host", address, "--port", str(port), "--workers", str(workers),
-        "--backlog", str(BACKLOG), "--backpressure", str(CONNECTIONS), "--http1-buffer-size", str(HEADER_BYTES),
-        "--http", "1", "--no-ws", "--log-level", "error", "--respawn-failed-workers",
-        "--workers-kill-timeout", str(GRACE_SECONDS),
-    ])  # fmt: skip
+    server.run(address, port, workers)
 
 
 def _free_address(host: str, port: int) -> str:

@@ -5,18 +5,19 @@ import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from email.utils import parseaddr
 from typing import Any, Literal
 
 from email_validator import validate_email
 from flask import render_template
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import BindParameter, ColumnElement, Select, String, bindparam, select
 
 from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
-from backend.db import AnyRow, reading
+from backend.db import AnyRow, UTCDateTime, reading
 from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
+from backend.statements import Statement, fetch
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 
@@ -60,18 +61,30 @@ def _link_for(purpose: Purpose, account: AnyRow, **content: str) -> dict[str, An
     return _link(purpose, tokens.issue_for(purpose, account, **content))
 
 
-def _account(condition: ColumnElement[bool]) -> AnyRow | None:
-    """Return the account that a mail is about; of several closed ones, the one that was closed last."""
-    wanted = select(
+def _accounts(condition: ColumnElement[bool], moment: datetime | BindParameter[datetime]) -> Select[*tuple[Any, ...]]:
+    """Return what reads the account that a mail is about; of several closed ones, the one that was closed last."""
+    return select(
         Account.id, Account.email, Account.closed_at, Account.credentials_id, Account.email_updates,
-        Account.erasure_requested_at, Account.erase_after, Hold.latest(clock.now()).label("held_until"),
+        Account.erasure_requested_at, Account.erase_after, Hold.latest(moment).label("held_until"),
     ).where(condition, Account.erasing_since.is_(None)).order_by(Account.closed_at.desc()).limit(1)  # fmt: skip
+
+
+def _account(condition: ColumnElement[bool]) -> AnyRow | None:
     with reading() as session:
-        return session.execute(wanted).one_or_none()
+        return session.execute(_accounts(condition, clock.now())).one_or_none()
+
+
+_OPEN_WITH = Statement(
+    lambda: _accounts(Account.is_open_with(bindparam("email", type_=String())), bindparam("now", type_=UTCDateTime()))
+)
+
+
+def _open_account(email: str) -> AnyRow | None:
+    return next(iter(fetch(_OPEN_WITH, email=email, now=clock.now())), None)
 
 
 def _registration(mail: AnyRow) -> Draft:
-    if account := _account(Account.is_open_with(mail.email)):
+    if account := _open_account(mail.email):
         return Draft(account.email, "registration_existing", _link_for(Purpose.PASSWORD_RESET, account))
     # The row's random id becomes the account's: a second use of the link, or of a repeat of it, finds it taken.
     content = {"account": str(mail.id), "name": mail.name, "email": mail.email}
@@ -80,7 +93,7 @@ def _registration(mail: AnyRow) -> Draft:
 
 
 def _password_reset(mail: AnyRow) -> Draft | None:
-    account = _account(Account.is_open_with(mail.email))
+    account = _open_account(mail.email)
     # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
     if account is None:
         return None
@@ -122,7 +135,7 @@ def _email_changed(mail: AnyRow) -> Draft | None:
 
 
 def _erasure_request(mail: AnyRow) -> Draft | None:
-    account = _account(Account.is_open_with(mail.email)) or _account(Account.is_closed_with(mail.email))
+    account = _open_account(mail.email) or _account(Account.is_closed_with(mail.email))
     if account is None:
         return None
     context = {"grace_days": settings().erasure_grace_days, **_link_for(Purpose.ERASURE, account)}
@@ -201,6 +214,11 @@ _COMPOSE: dict[Kind, Callable[[AnyRow], Draft | None]] = {
 }
 
 
+def _ascii(email: str) -> str:
+    # Flask-Mail would write an international domain by the older of the two standards.
+    return validate_email(email, check_deliverability=False, test_environment=True).ascii_email or email
+
+
 def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
     shared = {
         "service": SERVICE,
@@ -209,11 +227,10 @@ def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
     }
     context = {**shared, **draft.context}
     subject, _, body = render_template(f"mail/{draft.template}.txt", **context).partition("\n")
-    recipient = validate_email(draft.recipient, check_deliverability=False, test_environment=True)
+    recipient = draft.recipient if draft.recipient.isascii() else _ascii(draft.recipient)
     message = Message(
         subject=subject.removeprefix("Subject:").strip(),
-        # Flask-Mail would write an international domain by the older of the two standards.
-        recipients=[recipient.ascii_email or draft.recipient],
+        recipients=[recipient],
         body=body.lstrip("\n"),
         html=render_template(f"mail/{draft.template}.html", **context),
         sender=settings().sender,

@@ -328,10 +328,7 @@ def settings() -> Settings:
 
 
 def serve_threads(threads: int, metrics: Path | None) -> None:
-    """Tell the HTTP server's processes, which are made from this one, what the command line says.
-
-    How many requests each answers at a time, and in which folder they count together where they are several.
-    """
+    """Tell the HTTP server's processes how many requests each answers at a time, and where several count together."""
     os.environ[THREADS] = str(threads)
     os.environ.pop(METRICS, None)
     if metrics:
@@ -345,5 +342,4 @@ def served_threads() -> int:
 
 def metrics_folder() -> Path | None:
     """Return where the processes of this HTTP server count together; None in a process that is alone."""
-    folder = os.environ.get(METRICS)
-    return Path(folder) if folder else None
+    return Path(folder) if (folder := os.environ.get(METRICS)) else None

@@ -12,14 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
-from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import (
     Connection,
     CursorResult,
@@ -28,14 +23,19 @@ from sqlalchemy import (
     Engine,
     Executable,
     Row,
+    String,
     Uuid,
+    column,
     event,
+    inspect,
     make_url,
+    select,
+    table,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, registry, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
@@ -44,6 +44,9 @@ from backend.config import served_threads, settings
 from backend.errors import Impossible
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+# Where Alembic notes the schema's version.
+VERSION = table("alembic_version", column("version_num", String))
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 SQLITE_BUSY_SECONDS = 10
 # SQLite's log grows to 4 MiB before it is emptied into the file.
 SQLITE_LEAST_FREE_BYTES = 4 * 2**20
@@ -182,10 +185,10 @@ def _begin_sqlite(connection: Connection) -> None:
 AnyRow = Row[*tuple[Any, ...]]
 
 
-def changed(statement: Executable) -> int:
+def changed(statement: Executable, **values: object) -> int:
     """Execute a statement in the open transaction and return how many rows it changed."""
     # Without being told, the PostgreSQL driver's count of an INSERT ... SELECT is thrown away.
-    result = db.session.execute(statement, execution_options={"preserve_rowcount": True})
+    result = db.session.execute(statement, values, execution_options={"preserve_rowcount": True})
     assert isinstance(result, CursorResult)
     return result.rowcount
 
@@ -239,17 +242,21 @@ def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    return config
+def versions() -> list[str]:
+    """Return the versions that the schema has had, the newest last."""
+    return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _head() -> str:
-    head = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert head
-    return head
+def _version(connection: Connection) -> str | None:
+    """Return the version of the schema; None where there is none yet."""
+    if not inspect(connection).has_table(VERSION.name):
+        return None
+    return connection.scalar(select(VERSION.c.version_num))
+
+
+def is_locked_out(error: DBAPIError) -> bool:
+    """Tell whether PostgreSQL gave up waiting for what others hold."""
+    return getattr(error.orig, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
 
 
 def upgrade() -> tuple[str | None, str | None]:
@@ -269,7 +276,7 @@ def upgrade() -> tuple[str | None, str | None]:
         try:
             return _upgrade()
         except OperationalError as error:
-            if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+            if not is_locked_out(error):
                 raise
             log.warning("the schema cannot be changed now: a table is in use")
     raise Impossible(
@@ -280,13 +287,23 @@ def upgrade() -> tuple[str | None, str | None]:
 
 def _upgrade() -> tuple[str | None, str | None]:
     with _migration_connection(db.engine) as connection:
-        before = MigrationContext.configure(connection).get_current_revision()
-        if _is_at_least(before, _head()):
+        before = _version(connection)
+        if _is_at_least(before, versions()[-1]):
             return before, before
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        return before, MigrationContext.configure(connection).get_current_revision()
+        _migrate(connection)
+        return before, _version(connection)
+
+
+def _migrate(connection: Connection) -> None:
+    # Most starts find nothing to do: what does it takes memory and a tenth of a second.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def _is_at_least(version: str | None, wanted: str) -> bool:
@@ -312,8 +329,8 @@ def _migration_connection(engine: Engine) -> Iterator[Connection]:
 def is_current() -> bool:
     """Tell whether the schema is this release's or a later one's, which only adds to what this release uses."""
     with db.engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    return _is_at_least(found, _head())
+        found = _version(connection)
+    return _is_at_least(found, versions()[-1])
 
 
 def has_room() -> bool:

@@ -6,19 +6,21 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import UpdateBase, bindparam, select
 
 from backend import clock
-from backend.db import AnyRow, db, insert_unless_taken, reading, transaction
+from backend.db import AnyRow, insert_unless_taken, reading
 from backend.errors import FieldError, InvalidRequest, Unauthenticated
 from backend.models import Account, Feedback
 from backend.sessions import Viewer
+from backend.statements import Statement, write
 from backend.throttle import throttle
 
 MESSAGE_LENGTH = 4000
 # No language has more on a letter (UAX 15, stream-safe text), and to compose them takes the square of their number.
 MOST_MARKS = 30
 KEY_LENGTH = 255
+ROW = ("id", "message", "received_at", "key_sha256")
 
 
 def clean_message(message: str) -> str:
@@ -69,15 +71,35 @@ def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str 
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key) if key is not None else None
     row = {"id": uuid.uuid4(), "message": message, "received_at": clock.now(), "key_sha256": key_sha256}
-    with transaction():
-        if account_id and not _lock_open(account_id):
-            raise Unauthenticated
-        stored = db.session.execute(
-            insert_unless_taken(Feedback)
-            .values(account_id=account_id, **row)
-            .returning(Feedback.id, Feedback.received_at)
-        ).one_or_none()
-    return Receipt(*stored) if stored else _stored_before(key_sha256, message)
+    if account_id is None:
+        stored, _ = write(_STORE, **row)
+    else:
+        stored, _ = write(_STORE_SIGNED_IN, account_id=account_id, **row)
+    return Receipt(*stored[0]) if stored else _stored_before(key_sha256, message)
+
+
+_STORE = Statement(
+    lambda: (
+        insert_unless_taken(Feedback)
+        .values({name: bindparam(name) for name in ROW})
+        .returning(Feedback.id, Feedback.received_at)
+    )
+)
+
+
+def _storing_signed_in() -> UpdateBase:
+    """Return what stores a message of an open account, which stays as it is until that is done."""
+    values = {name: bindparam(name, type_=Feedback.__table__.c[name].type) for name in ROW}
+    writer = (
+        select(*values.values(), Account.id)
+        .where(Account.id == bindparam("account_id"), Account.closed_at.is_(None))
+        .with_for_update(read=True)
+    )
+    stored = insert_unless_taken(Feedback).from_select([*values, "account_id"], writer)
+    return stored.returning(Feedback.id, Feedback.received_at)
+
+
+_STORE_SIGNED_IN = Statement(_storing_signed_in)
 
 
 def _digest(account_id: uuid.UUID | None, key: str) -> bytes:
@@ -87,18 +109,17 @@ def _digest(account_id: uuid.UUID | None, key: str) -> bytes:
     return hashlib.sha256(f"{account_id}\0{key}".encode()).digest()
 
 
-def _lock_open(account_id: uuid.UUID) -> bool:
-    """Hold an open account as it is until this transaction ends, so that nothing is stored about one being erased."""
-    open_account = select(Account.id).where(Account.id == account_id, Account.closed_at.is_(None))
-    return db.session.scalar(open_account.with_for_update(read=True)) is not None
-
-
 def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:
+    """Return the receipt of the same message; where there is none, the account was closed."""
+    if key_sha256 is None:
+        raise Unauthenticated
     with reading() as session:
         found = session.execute(
             select(Feedback.id, Feedback.received_at, Feedback.message).where(Feedback.key_sha256 == key_sha256)
         ).one_or_none()
-    if found is None or found.message != message:
+    if found is None:
+        raise Unauthenticated
+    if found.message != message:
         rule = "this Idempotency-Key was used for another message: use a new one for each"
         raise InvalidRequest(errors=[FieldError("", rule)])
     return Receipt(found.id, found.received_at)

@@ -1,5 +1,6 @@
 """Argon2id: hash, verify with equal work, and a bounded line before both."""
 
+import ctypes
 import os
 import secrets
 import sys
@@ -7,6 +8,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
@@ -15,10 +17,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from flask import Flask, current_app
 
-from backend import meters
 from backend.config import Settings, settings
 from backend.errors import Overloaded
+from backend.meters import meters
 from backend.strength import normalize
+from backend.waiting import wait
 
 HASH_PREFIX = "$argon2id$v=19$"
 SALT_BYTES = 16
@@ -27,6 +30,8 @@ LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h).
+MALLOPT = (-1, 2**30), (-3, 2**30)
 
 T = TypeVar("T")
 
@@ -66,23 +71,23 @@ class Hasher:
 
     def _enter(self) -> None:
         if not self._line.acquire(blocking=False):
-            meters.REFUSED.inc()
+            meters().refused.inc()
             raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
 
     def _in_turn(self, work: Callable[..., T], *given: object) -> T:
         self._enter()
-        meters.HASHES.inc()
+        meters().hashes.inc()
         try:
             before_waiting.get()()
             turn = self._pool.submit(work, *given)
             try:
-                return turn.result(WAIT_SECONDS)
+                return wait(turn, WAIT_SECONDS)
             except TimeoutError:
                 if turn.cancel():
                     raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
-            return turn.result()
+            return wait(turn)
         finally:
-            meters.HASHES.dec()
+            meters().hashes.dec()
             self._line.release()
 
     def hash(self, password: str) -> str:
@@ -120,6 +125,13 @@ class Hasher:
             return self._hasher.verify(encoded, password)
         except (VerifyMismatchError, InvalidHashError):
             return False
+
+
+def keep_memory() -> None:
+    """Keep a hash's memory for the next one, where the C library is GNU's: to clear it anew is much of the work."""
+    with suppress(OSError, AttributeError):
+        for parameter, value in MALLOPT:
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def _give_way() -> None:

@@ -7,9 +7,11 @@ asked adds them up (prometheus-client's multiprocess mode).
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from flask import Flask, current_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from backend.config import metrics_folder
@@ -19,20 +21,47 @@ PREFIX = "tiles-metrics-"
 
 # When a series began: the same information as its fall to 0, and as many series again.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-OWN = CollectorRegistry()
 # From a page out of memory to a sign-in that waits for its hash; seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-# The names are those of OpenTelemetry's semantic conventions for HTTP servers.
-REQUESTS = Histogram(
-    "http_server_request_duration_seconds",
-    "Requests by route and status, and how long they took in the application",
-    ["http_request_method", "http_route", "http_response_status_code"],
-    buckets=BUCKETS,
-    registry=OWN,
-)
-HASHES = Gauge("tiles_hash_line", "Password hashes that are made or wait", multiprocess_mode="livesum", registry=OWN)
-REFUSED = Counter("tiles_hash_line_refused", "Requests refused because that line was full", registry=OWN)
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """What one application measures. The names are those of OpenTelemetry's semantic conventions for HTTP servers."""
+
+    registry: CollectorRegistry
+    requests: Histogram
+    hashes: Gauge
+    refused: Counter
+
+
+def _made() -> Meters:
+    own = CollectorRegistry()
+    requests = Histogram(
+        "http_server_request_duration_seconds",
+        "Requests by route and status, and how long they took in the application",
+        ["http_request_method", "http_route", "http_response_status_code"],
+        buckets=BUCKETS,
+        registry=own,
+    )
+    line = "Password hashes that are made or wait"
+    hashes = Gauge("tiles_hash_line", line, multiprocess_mode="livesum", registry=own)
+    refused = Counter("tiles_hash_line_refused", "Requests refused because that line was full", registry=own)
+    return Meters(own, requests, hashes, refused)
+
+
+def init_app(app: Flask) -> None:
+    """Let the app measure what it does, together with the other processes of its server where it has some."""
+    if metrics_folder():
+        # The library decided when it was loaded, which was before there was a folder.
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    app.extensions["tiles.meters"] = _made()
+
+
+def meters() -> Meters:
+    """Return what the current app measures."""
+    found: Meters = current_app.extensions["tiles.meters"]
+    return found
 
 
 def shared_folder() -> Path:
@@ -51,7 +80,7 @@ def registry() -> CollectorRegistry:
     """Return what is measured by all processes of this server."""
     folder = metrics_folder()
     if folder is None:
-        return OWN
+        return meters().registry
     _forget_the_dead(folder)
     found = CollectorRegistry()
     MultiProcessCollector(found, str(folder))  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    BindParameter,
     ColumnElement,
     ForeignKey,
     Index,
@@ -86,7 +87,7 @@ class Account(Base):
         return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
 
     @classmethod
-    def is_open_with(cls, email: str) -> ColumnElement[bool]:
+    def is_open_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
         """Return the condition that an account is open and has this address, whatever its case.
 
         It repeats the expression and the condition of the index below: a partial index serves no other look-up.
@@ -180,7 +181,7 @@ class Hold(Base):
     until: Mapped[datetime] = personal("When it ends by itself", HOLD)
 
     @classmethod
-    def latest(cls, now: datetime) -> ScalarSelect[datetime]:
+    def latest(cls, now: datetime | BindParameter[datetime]) -> ScalarSelect[datetime]:
         """Return until when the account of the surrounding statement must be kept; NULL where nothing says so."""
         lasting = (cls.account_id == Account.id) & (cls.until > now)
         return select(func.max(cls.until)).where(lasting).correlate(Account).scalar_subquery()
@@ -200,7 +201,7 @@ class Policy(Base):
     published_at: Mapped[datetime] = public("When it was published")
 
     @classmethod
-    def in_force_on(cls, day: date) -> ScalarSelect[str]:
+    def in_force_on(cls, day: date | BindParameter[date]) -> ScalarSelect[str]:
         """Return the version that is in force on a day: of those begun, the one that began last."""
         begun = select(cls.version).where(cls.effective_on <= day)
         return begun.order_by(cls.effective_on.desc(), cls.published_at.desc()).limit(1).scalar_subquery()

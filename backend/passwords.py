@@ -27,8 +27,7 @@ def request_reset(*, email: str, client: str | None) -> None:
     Whether it has one is looked up when the mail is sent, not here.
     """
     throttle().charge("password-reset", client=client, address=email.lower())
-    with transaction():
-        mail.enqueue("password_reset", email=email)
+    mail.accept("password_reset", email=email)
 
 
 def reset(*, token: str, password: str, client: str | None) -> None:

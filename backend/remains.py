@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Table, delete, insert, select, text
 from sqlalchemy.exc import OperationalError
 
-from backend.db import SQLITE_BUSY_SECONDS, Base, db, sqlite_writer, transaction
+from backend.db import SQLITE_BUSY_SECONDS, Base, db, is_locked_out, sqlite_writer, transaction
 from backend.errors import Impossible
 
 REWRITTEN_ROWS = 10_000
@@ -157,7 +155,7 @@ def _outwait_older_transactions(connection: Connection) -> None:
 def _refuse_pooler(connection: Connection) -> None:
     """Refuse a pooler: what is set for this session would be set for others, and not for what follows."""
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
+    assert driver
     if driver.info.backend_pid != connection.scalar(text("SELECT pg_backend_pid()")):
         raise Impossible("there is a pooler in front of the database: for this, name the database itself")
 
@@ -173,7 +171,7 @@ def _rewrite_postgresql(tables: Iterable[Table]) -> Iterator[str]:
                 try:
                     connection.execute(text(f"VACUUM FULL {table}"))
                 except OperationalError as error:
-                    if not isinstance(error.orig, LockNotAvailable):
+                    if not is_locked_out(error):
                         raise
                     msg = f"{table} could not be locked, as somebody has been using it for long; try again later"
                     raise Impossible(msg) from None

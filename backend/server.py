@@ -1,24 +1,39 @@
 """What each process of `tiles serve` runs: the application behind its front, and the worker beside it."""
 
 import asyncio
+import gc
 import io
+import logging
 import os
 import random
+import resource
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from http import HTTPStatus
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope  # type: ignore[attr-defined]
+from granian.server import MPServer
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from backend import create_app, worker
-from backend.config import OWNER_ONLY, served_threads
-from backend.hashing import LINE, before_waiting
+from backend.config import OWNER_ONLY, served_threads, settings
+from backend.db import db
+from backend.hashing import LINE, before_waiting, keep_memory
 from backend.logs import configure
 from backend.web import BODY_BYTES, LATE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 # More than 16 KiB need on a bad line, and half of what a server that is told to stop waits for.
 BODY_SECONDS = 10.0
@@ -32,92 +47,147 @@ SIGN_IN = "POST", "/v1/sessions"
 # the latter two do. None waits for another.
 PROBES = ("/healthz", "/readyz", "/metrics")
 
+# The loop answers these, where all that they ask is on this machine: what they wait for, other threads do.
+HERE_ALWAYS = frozenset({("GET", "/healthz")})
+HERE = HERE_ALWAYS | {
+    SIGN_IN,
+    ("POST", "/v1/registrations"),
+    ("POST", "/v1/password-resets"),
+    ("POST", "/v1/erasure-requests"),
+    ("POST", "/v1/feedback"),
+    ("GET", "/v1/account"),
+}
+# So many of them may wait for the disk at a time; more do not make it quicker.
+WAITING_HERE = 64
+
+GRACE_SECONDS = 20
+# What strangers may hold of a process at most: connections, each with one request's headers and body.
+CONNECTIONS = 8192
+HEADER_BYTES = 16 * 1024
+BACKLOG = 4096
+# Objects that are new and not gone, before somebody looks which of them only know each other: a few milliseconds' work.
+GARBAGE = 20_000
+
 Answer = tuple[int, list[tuple[str, str]], bytes]
-
-
-class _Turn:
-    """A place among those that are answered, until it is given up."""
-
-    def __init__(self, threads: ThreadPoolExecutor, free: asyncio.Semaphore) -> None:
-        self._threads, self._free = threads, free
-        self._loop, self._over = asyncio.get_running_loop(), False
-
-    async def work(self, work: Callable[..., Answer], *given: object) -> Answer:
-        """Do it in a thread."""
-        return await self._loop.run_in_executor(self._threads, work, *given)
-
-    def end(self) -> None:
-        """Let the next one in, once."""
-        if not self._over:
-            self._over = True
-            self._free.release()
-
-    def end_early(self) -> None:
-        """Let the next one in, from the thread that waits."""
-        self._loop.call_soon_threadsafe(self.end)
 
 
 class _Lane:
     """Requests that wait for each other: so many have a place at a time, in the order in which they came."""
 
     def __init__(self, places: int) -> None:
-        self._threads = ThreadPoolExecutor(places + LINE, thread_name_prefix="request")
-        self._free = asyncio.Semaphore(places)
+        self._free, self._lock = places, threading.Lock()
+        self._waiting = deque[asyncio.Future[None]]()
 
-    async def turn(self, protocol: HTTPProtocol) -> _Turn | None:
+    def take(self) -> bool:
+        """Take a place if one is free."""
+        with self._lock:
+            taken = self._free > 0
+            self._free -= taken
+        return taken
+
+    async def wait(self, protocol: HTTPProtocol) -> bool:
         """Wait for a place; none for a client that did not wait too: what nobody waits for would fill the memory."""
-        if not self._free.locked():
-            await self._free.acquire()
-            return _Turn(self._threads, self._free)
-        place = asyncio.ensure_future(self._free.acquire())
+        place = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.append(place)
+        if self.take():
+            self.give()
         gone = asyncio.ensure_future(protocol.client_disconnect())
         await asyncio.wait({place, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
-        return _Turn(self._threads, self._free) if place.done() or not place.cancel() else None
+        return place.done() or not self._leave(place)
+
+    def _leave(self, place: asyncio.Future[None]) -> bool:
+        """Wait no longer; false, and the place is taken, where one was given in this moment."""
+        with self._lock:
+            if place not in self._waiting:
+                return False
+            self._waiting.remove(place)
+        return True
+
+    def give(self) -> None:
+        """Give a place to whoever waits longest, from whichever thread."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            place = self._waiting.popleft()
+        place.get_loop().call_soon_threadsafe(place.set_result, None)
+
+
+class _Turn:
+    """A place that was taken, until it is given up."""
+
+    def __init__(self, lane: _Lane) -> None:
+        self._lane, self._over = lane, False
+
+    def end(self) -> None:
+        """Let the next one in, once."""
+        if not self._over:
+            self._over = True
+            self._lane.give()
 
 
 class Front:
-    """Gives a request to one of the application's threads when all of its body is here: RSGI outside, WSGI inside.
+    """Gives a request to the application when all of its body is here: RSGI outside, WSGI inside.
 
-    Threads are for work. With the server's own WSGI door a thread waits for each body, so that as many clients as
-    there are threads, each sending one byte and no more, would stop the service. Those who sign in, however many they
-    are, take one place among the others: while they wait for a hash, none.
+    Where the database is a file of this machine, the event loop itself answers the requests that come most. They wait
+    for nothing but what other threads do (`waiting`), and meanwhile the loop answers others: as fast as Python can, as
+    its threads only take its one lock from each other. Everything else gets a thread. With the server's own WSGI door
+    a thread would wait for each body, and as many clients as there are threads, each sending one byte and no more,
+    would stop the service. Those who sign in, however many they are, take one place among the others: while they
+    wait for a hash, none.
     """
 
-    def __init__(self, app: Flask, threads: int) -> None:
-        """Answer so many requests at a time, beside them one that signs in, and one of each that asks how all is."""
-        self._app = app
-        self._requests, self._sign_ins = _Lane(threads), _Lane(1)
+    def __init__(self, app: "WSGIApplication", threads: int, here: Collection[tuple[str, str]] = HERE_ALWAYS) -> None:
+        """Answer so many requests at a time in threads, in the loop those of `here`; one that signs in, one a probe."""
+        self._app, self._here = app, here
+        self._in_threads, self._in_loop, self._sign_ins = _Lane(threads), _Lane(WAITING_HERE), _Lane(1)
         self._probes = {path: _Lane(1) for path in PROBES}
+        # All that may have a place, and all that gave theirs up to wait for a hash.
+        self._threads = ThreadPoolExecutor(threads + 1 + len(PROBES) + LINE, thread_name_prefix="request")
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
         body: bytes | None = b""
         if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
-            body = await _body(protocol)
-        turn = await self._lane(scope).turn(protocol)
-        if not turn:
+            try:
+                body = await _body(scope.headers.get("content-length", ""), protocol)
+            except (ProtocolClosed, ProtocolError):
+                # The client left in the middle: nobody waits for an answer.
+                return
+        request = scope.method, scope.path
+        lane = self._lane(request)
+        if not (lane.take() or await lane.wait(protocol)):
             return
+        turn = _Turn(lane)
         try:
-            answer = await turn.work(self._answer, environ_of(scope, body), turn.end_early)
+            answer = await self._answer(environ_of(scope, body), turn, here=request in self._here)
         finally:
             turn.end()
         if answer[0] == HTTPStatus.SERVICE_UNAVAILABLE and scope.method not in {"GET", "HEAD"}:
             await asyncio.sleep(random.uniform(*REFUSED_SECONDS))  # noqa: S311 - no secret
         protocol.response_bytes(*answer)
 
-    def _lane(self, scope: Scope) -> _Lane:
-        if scope.path in PROBES:
-            return self._probes[scope.path]
-        return self._sign_ins if (scope.method, scope.path) == SIGN_IN else self._requests
+    def _lane(self, request: tuple[str, str]) -> _Lane:
+        if request[1] in self._probes:
+            return self._probes[request[1]]
+        if request == SIGN_IN:
+            return self._sign_ins
+        return self._in_loop if request in self._here else self._in_threads
 
-    def _answer(self, environ: dict[str, Any], wait: Callable[[], None]) -> Answer:
+    async def _answer(self, environ: dict[str, Any], turn: _Turn, *, here: bool) -> Answer:
+        if here:
+            return await greenlet_spawn(self._ask, environ, turn)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, environ, turn)
+
+    def _ask(self, environ: dict[str, Any], turn: _Turn) -> Answer:
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
             head[:] = int(status[:3]), headers
 
-        before_waiting.set(wait)
+        before_waiting.set(turn.end)
         parts: Iterable[bytes] = self._app(environ, start_response)  # type: ignore[arg-type]
         content = b"".join(parts)
         if close := getattr(parts, "close", None):
@@ -125,11 +195,13 @@ class Front:
         return head[0], head[1], content
 
 
-async def _body(protocol: HTTPProtocol) -> bytes | None:
+async def _body(length: str, protocol: HTTPProtocol) -> bytes | None:
     """Read a body, or as much of it as shows that it is too large; None when it does not come."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
+            if length.isdecimal() and int(length) <= BODY_BYTES:
+                return await protocol()
             async for chunk in protocol:
                 body += chunk
                 if len(body) > BODY_BYTES:
@@ -166,21 +238,55 @@ def environ_of(scope: Scope, body: bytes | None) -> dict[str, Any]:
     for name, value in scope.headers.items():
         values[name].append(value)
     # A name with an underscore would pass for the one with a hyphen, such as X-Forwarded-For.
-    environ |= {_variable(name): ",".join(found) for name, found in values.items() if "_" not in name}
+    for name, found in values.items():
+        if "_" not in name:
+            environ[_variable(name)] = found[0] if len(found) == 1 else ",".join(found)
     return environ
 
 
+# Few names are used, and a stranger's many are forgotten.
+@lru_cache(256)
 def _variable(header: str) -> str:
     name = header.upper().replace("-", "_")
     return name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"
 
 
+def http_server(target: str, address: str, port: int, workers: int, **others: Any) -> MPServer:
+    """Return the HTTP server as the service runs it, for a target named `module:application`."""
+    return MPServer(
+        target, address, port, workers=workers, http=HTTPModes.http1, websockets=False, backlog=BACKLOG,
+        backpressure=CONNECTIONS, http1_settings=HTTP1Settings(max_buffer_size=HEADER_BYTES), log_level=LogLevels.error,
+        respawn_failed_workers=True, workers_kill_timeout=GRACE_SECONDS, **others,
+    )  # fmt: skip
+
+
+def run(address: str, port: int, workers: int) -> None:
+    """Serve until told to stop, in processes that are made from this one, and so share the memory of what is loaded."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    # What is never freed is not looked at either, and so stays shared.
+    gc.collect()
+    gc.freeze()
+    http_server(f"{__name__}:application", address, port, workers, interface=Interfaces.RSGI, factory=True).serve()
+
+
+def _is_all_here(app: Flask) -> bool:
+    """Tell whether nothing that a request asks is at the other end of a network."""
+    with app.app_context():
+        return db.engine.dialect.name == "sqlite" and settings().redis_url is None
+
+
 def application() -> Front:
     """Make the application for the HTTP server and start the worker beside it."""
+    # Requests leave little in circles, and to look for them after each few costs a fifth of the time.
+    gc.set_threshold(GARBAGE)
+    keep_memory()
     os.umask(OWNER_ONLY)
     configure()
     app = create_app()
     # The HTTP server forks its processes by multiprocessing, which runs its own finalizers and no others.
-    Finalize(None, worker.start(app), exitpriority=0)
+    # The HTTP server's processes end as those of multiprocessing do: what is left to write is written here.
+    Finalize(None, logging.shutdown, exitpriority=0)
+    Finalize(None, worker.fork(app), exitpriority=1)
     worker.watch_parent()
-    return Front(app, served_threads())
+    return Front(app, served_threads(), HERE if _is_all_here(app) else HERE_ALWAYS)

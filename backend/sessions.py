@@ -5,23 +5,44 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, delete, insert, literal, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Date,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from backend import clock
 from backend.config import settings
 from backend.db import AnyRow, changed, reading, transaction
 from backend.errors import NotFound, Unauthenticated
 from backend.models import Account, Policy, Session
+from backend.statements import Statement, fetch, write
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32
+MOST_FORGOTTEN, FORGOTTEN_AT_ONCE = 10_000, 500
 
 
-def account_columns() -> tuple[Any, ...]:
-    """Return what a request about an account may need of it, to be read in one statement."""
-    return (*_COLUMNS, Policy.in_force_on(clock.now().date()).label("current_policy"))
+TODAY = bindparam("today", type_=Date())
+
+
+def account_columns(today: date | BindParameter[date] | None = None) -> tuple[Any, ...]:
+    """Return what a request about an account may need of it, to be read in one statement.
+
+    `TODAY` stands for the day in a statement that is kept.
+    """
+    day = clock.now().date() if today is None else today
+    return (*_COLUMNS, Policy.in_force_on(day).label("current_policy"))
 
 
 _COLUMNS = (
@@ -55,22 +76,49 @@ class Viewer:
     session_id: uuid.UUID
 
 
-def begin(account: AnyRow, now: datetime) -> NewSession | None:
-    """Insert a session, unless the account was closed or got another password since it was read."""
-    token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    session_id = uuid.uuid4()
-    columns = (Session.id, Session.account_id, Session.token_sha256, Session.credentials_id,
-               Session.created_at, Session.last_used_on)  # fmt: skip
-    values = select(
-        literal(session_id, Session.id.type), Account.id, literal(_digest(token)), Account.credentials_id,
-        literal(now, Session.created_at.type), literal(now.date()),
-    ).where(
-        Account.id == account.id,
-        Account.credentials_id == account.credentials_id,
+def _insertion() -> Insert:
+    """Return what inserts a session, unless the account was closed or got another password since it was read."""
+    values = {
+        "id": bindparam("session_id", type_=Session.id.type),
+        "account_id": Account.id,
+        "token_sha256": bindparam("token_sha256", type_=Session.token_sha256.type),
+        "credentials_id": Account.credentials_id,
+        "created_at": bindparam("now", type_=Session.created_at.type),
+        "last_used_on": bindparam("today", type_=Session.last_used_on.type),
+    }
+    still = (
+        Account.id == bindparam("account_id"),
+        Account.credentials_id == bindparam("credentials_id"),
         Account.closed_at.is_(None),
-    )  # fmt: skip
-    done = changed(insert(Session).from_select(columns, values))
-    return NewSession(token, session_id, _expires_at(now, now.date())) if done else None
+    )
+    # Of the table and not of the class: given values, a session would take it for many rows to be inserted.
+    return insert(cast(Table, Session.__table__)).from_select(list(values), select(*values.values()).where(*still))
+
+
+_INSERTION = _insertion()
+_INSERT = Statement(_insertion)
+
+
+def _made(account: AnyRow, now: datetime) -> tuple[NewSession, dict[str, object]]:
+    token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    new = NewSession(token, uuid.uuid4(), _expires_at(now, now.date()))
+    return new, {
+        "session_id": new.id, "token_sha256": _digest(token), "now": now, "today": now.date(),
+        "account_id": account.id, "credentials_id": account.credentials_id,
+    }  # fmt: skip
+
+
+def begin(account: AnyRow, now: datetime) -> NewSession | None:
+    """Insert a session in the caller's transaction, unless the account was closed or got another password meanwhile."""
+    new, values = _made(account, now)
+    return new if changed(_INSERTION, **values) else None
+
+
+def begin_alone(account: AnyRow, now: datetime) -> NewSession | None:
+    """Insert a session in a transaction of its own, unless the account was closed or got another password meanwhile."""
+    new, values = _made(account, now)
+    _, done = write(_INSERT, **values)
+    return new if done else None
 
 
 def _digest(token: str) -> bytes:
@@ -84,10 +132,35 @@ def _expires_at(created_at: datetime, last_used_on: date) -> datetime:
     return min(oldest, datetime.combine(idle, datetime.min.time(), UTC))
 
 
+def _oldest(now: datetime) -> dict[str, object]:
+    """Return from when on sessions are good at a moment: neither too old nor idle."""
+    return {
+        "made_after": now - timedelta(days=settings().session_max_days),
+        "used_from": now.date() - timedelta(days=settings().session_idle_days),
+    }
+
+
 def _lasting(now: datetime) -> ColumnElement[bool]:
-    return (Session.created_at > now - timedelta(days=settings().session_max_days)) & (
-        Session.last_used_on >= now.date() - timedelta(days=settings().session_idle_days)
+    oldest = _oldest(now)
+    return (Session.created_at > oldest["made_after"]) & (Session.last_used_on >= oldest["used_from"])
+
+
+def _identification() -> Select[Any]:
+    """Return what reads an open account and the session of a token."""
+    return (
+        select(*account_columns(TODAY), Session.id.label("session_id"), Session.last_used_on)
+        .join(Session, Session.account_id == Account.id)
+        .where(
+            Session.token_sha256 == bindparam("token_sha256"),
+            Session.credentials_id == Account.credentials_id,
+            Account.closed_at.is_(None),
+            Session.created_at > bindparam("made_after"),
+            Session.last_used_on >= bindparam("used_from"),
+        )
     )
+
+
+_IDENTIFY = Statement(_identification)
 
 
 def identify(token: str) -> Viewer:
@@ -97,19 +170,10 @@ def identify(token: str) -> Viewer:
         Unauthenticated: it is nobody's, or no longer.
     """
     now = clock.now()
-    with reading() as session:
-        row = session.execute(
-            select(*account_columns(), Session.id.label("session_id"), Session.last_used_on)
-            .join(Session, Session.account_id == Account.id)
-            .where(
-                Session.token_sha256 == _digest(token),
-                Session.credentials_id == Account.credentials_id,
-                Account.closed_at.is_(None),
-                _lasting(now),
-            )
-        ).one_or_none()
-    if row is None:
+    found = fetch(_IDENTIFY, token_sha256=_digest(token), today=now.date(), **_oldest(now))
+    if not found:
         raise Unauthenticated
+    row = found[0]
     if row.last_used_on < now.date():
         with transaction() as session:
             session.execute(update(Session).where(Session.id == row.session_id).values(last_used_on=now.date()))
@@ -167,5 +231,10 @@ def forget_ended() -> None:
     current = select(Account.id).where(
         Account.id == Session.account_id, Account.credentials_id == Session.credentials_id
     )
-    with transaction() as session:
-        session.execute(delete(Session).where(~_lasting(clock.now()) | ~current.exists()))
+    ended = select(Session.id).where(~_lasting(clock.now()) | ~current.exists()).limit(MOST_FORGOTTEN)
+    # To look for them takes long where there are many sessions, and nobody could write meanwhile.
+    with reading() as session:
+        ids = session.scalars(ended).all()
+    for first in range(0, len(ids), FORGOTTEN_AT_ONCE):
+        with transaction() as session:
+            session.execute(delete(Session).where(Session.id.in_(ids[first : first + FORGOTTEN_AT_ONCE])))

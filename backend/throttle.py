@@ -14,7 +14,6 @@ from flask import Flask, current_app
 from limits import RateLimitItem, parse_many
 from limits.storage import RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
-from redis import RedisError
 
 from backend.config import SettingsError, settings
 from backend.errors import TooManyRequests
@@ -101,6 +100,12 @@ class _Counter:
         self._limiter = FixedWindowRateLimiter(storage)
         self._lock = threading.Lock()
         self._keys: dict[int, tuple[int, bytes]] = {}
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What the storage raises when it is away."""
+        found = self._storage.base_exceptions
+        return found if isinstance(found, tuple) else (found,)
 
     def _window_key(self, item: RateLimitItem) -> bytes:
         seconds = item.get_expiry()
@@ -199,7 +204,7 @@ class Throttle:
             self._own.clear(item, name, subject)
         try:
             return action(self._shared, item, name, subject)
-        except RedisError as error:
+        except self._shared.failures as error:
             # A Redis that hangs would cost every request its time-out, several times over.
             self._alone_until = time.time() + ALONE_SECONDS
             log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)

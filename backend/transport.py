@@ -3,13 +3,16 @@
 Flask-Mail alone opens STARTTLS and SMTPS without verifying the certificate and without a time-out.
 """
 
+import quopri
+import secrets
 import smtplib
 import ssl
 from contextlib import suppress
 from email import policy
-from email.charset import QP, Charset
-from email.mime.base import MIMEBase
-from email.mime.text import MIMEText
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
+from email.utils import formatdate
+from functools import cached_property
 from mailbox import Maildir
 
 import click
@@ -21,6 +24,7 @@ from backend.config import settings
 # Content filters think for some seconds before they take a mail; a slower server is sent the mail twice.
 SMTP_SECONDS = 20.0
 MAILBOX = "mailbox"
+LINE_LENGTH = 76
 
 
 class ServerUnavailable(Exception):
@@ -35,29 +39,51 @@ class ServerUnavailable(Exception):
         super().__init__(code)
 
 
-class _Policy(policy.EmailPolicy):
+class _Policy(policy.Compat32):
     """Leaves a link in a header whole: Python would encode what exceeds a line, and no mail program decodes a link."""
 
     def fold_binary(self, name: str, value: str) -> bytes:
-        if name == "List-Unsubscribe":
+        fits = len(name) + len(value) < LINE_LENGTH and value.isascii() and value.isprintable()
+        if fits or name == "List-Unsubscribe":
             return f"{name}: {value}{self.linesep}".encode("ascii")
         return super().fold_binary(name, value)
 
 
-class Message(flask_mail.Message):
-    """A message whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6)."""
+POLICY = _Policy(linesep="\r\n")
 
-    def _message(self) -> MIMEBase:
-        message = super()._message()
-        message.policy = _Policy(linesep="\r\n")
+
+class Message(flask_mail.Message):
+    """A message whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6).
+
+    Flask-Mail would wrap its two parts once more, and have each header parsed as if a stranger had written it.
+    """
+
+    @cached_property
+    def content(self) -> bytes:
+        """What is handed to the mail server, made once."""
+        return self._message().as_bytes()
+
+    def as_bytes(self) -> bytes:
+        """Return what is handed to the mail server."""
+        return self.content
+
+    def _message(self) -> MIMEMultipart:
+        message = MIMEMultipart("alternative", boundary=secrets.token_hex(16), policy=POLICY)
+        message["Subject"] = self.subject
+        message["From"] = flask_mail.sanitize_address(self.sender)
+        message["To"] = ", ".join(flask_mail.sanitize_addresses(self.recipients))
+        message["Date"] = formatdate(self.date)
+        message["Message-ID"] = self.msgId
+        for name, value in (self.extra_headers or {}).items():
+            message[name] = value
+        message.attach(self._part("plain", self.body))
+        message.attach(self._part("html", self.html))
         return message
 
-    def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
-        charset = Charset("utf-8")
-        charset.body_encoding = QP
-        part = MIMEText("", subtype)
-        del part["Content-Transfer-Encoding"]
-        part.set_payload(text or "", charset)
+    def _part(self, subtype: str, text: str | None) -> MIMENonMultipart:
+        part = MIMENonMultipart("text", subtype, policy=POLICY, charset="utf-8")
+        part["Content-Transfer-Encoding"] = "quoted-printable"
+        part.set_payload(quopri.encodestring((text or "").encode()).decode("ascii"))
         return part
 
 

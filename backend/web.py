@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
-from backend import meters, sessions
+from backend import sessions
 from backend.config import settings
 from backend.errors import (
     FieldError,
@@ -37,6 +37,8 @@ from backend.errors import (
     UnsupportedMediaType,
     stack_of,
 )
+from backend.headers import Headed
+from backend.meters import meters
 from backend.throttle import client_key
 
 BODY_BYTES = 16 * 1024
@@ -47,33 +49,6 @@ REQUEST_ID = re.compile("[0-9a-f]{32}")
 # A reverse proxy sets one of these (RFC 7239; RFC 9110 section 7.6.3).
 PROXIED = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
 PROBLEM_TYPE = "application/problem+json"
-POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
-PAGE_POLICY = (
-    f"{POLICY}style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
-)
-# What is no page loads, sends and runs nothing, should a browser open it as one.
-DATA_POLICY = f"{POLICY}form-action 'none'; sandbox"
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Origin-Agent-Cluster": "?1",
-    "Permissions-Policy": (
-        "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), "
-        "idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), "
-        "serial=(), usb=(), xr-spatial-tracking=()"
-    ),
-    "Server": "TILES",
-    "X-Permitted-Cross-Domain-Policies": "none",
-}
-# A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say, and no cookie could be set by them.
-TRANSPORT_SECURITY = "max-age=31536000"
-
 # What says that the database cannot be used now, and not that we asked it wrongly.
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout)
 
@@ -290,22 +265,20 @@ def _begin() -> None:
 
 def _request_id() -> str:
     """Return what the log calls this request: what the reverse proxy calls it, where that is a random number."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if settings().trusted_proxies and REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    if settings().trusted_proxies:
+        given = request.headers.get("X-Request-Id", "")
+        if REQUEST_ID.fullmatch(given):
+            return given
+    return secrets.token_hex(16)
 
 
 def _end(response: Response) -> Response:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers[name] = value
-    response.headers["Content-Security-Policy"] = PAGE_POLICY if response.mimetype == "text/html" else DATA_POLICY
-    if settings().public_url.startswith("https://"):
-        response.headers["Strict-Transport-Security"] = TRANSPORT_SECURITY
     # Without a route both the path and the method are the sender's own words.
-    method, route = (request.method, request.url_rule.rule) if request.url_rule else ("_OTHER", "none")
-    seconds = time.perf_counter() - g.begun
-    meters.REQUESTS.labels(method, route, response.status_code).observe(seconds)
-    fields = {"method": method, "route": route, "status": response.status_code, "seconds": round(seconds, 4)}
-    log.info("%s %s %s %.1f ms", method, route, response.status_code, seconds * 1000, extra={"fields": fields})
+    rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
+    method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
+    meters().requests.labels(method, route, status).observe(seconds)
+    fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+    log.info("%s %s %s %.1f ms", method, route, status, seconds * 1000, extra={"fields": fields})
     return response
 
 
@@ -322,7 +295,9 @@ def init_app(app: Flask, *doors: Blueprint) -> None:
         app.register_error_handler(away, _database_away)
     app.register_error_handler(Exception, _unexpected)
     with app.app_context():
-        if proxies := settings().trusted_proxies:
-            app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
+        https, proxies = settings().public_url.startswith("https://"), settings().trusted_proxies
+    app.wsgi_app = Headed(app.wsgi_app, https=https)  # type: ignore[method-assign]
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
     for door in doors:
         app.register_blueprint(door)

@@ -1,16 +1,20 @@
 """What is done without anybody asking: sending mails, erasing what is due, forgetting what is no longer needed."""
 
+import gc
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend import announcements, audit, credentials, desk, erasure, mail, remains, sessions
+from backend.console import stopped_by
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
@@ -18,7 +22,10 @@ from backend.transport import ServerUnavailable
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
-COMPACTION_PAUSES = 50
+SELDOM_PAUSES = 50
+SCRUB_SECONDS = 3.0
+# A request comes first; on a busy machine a tenth of a processor is left.
+GIVE_WAY = 10
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +49,36 @@ def deliver(stop: threading.Event | None = None) -> int:
     return mail.deliver(stop) or announcements.queue_some()
 
 
-class Compaction:
-    """Writes SQLite's file anew after erasures, so seldom that it takes a fiftieth of the time at most."""
+class Seldom:
+    """Does something for which others wait, so seldom that it takes a fiftieth of the time at most."""
 
-    def __init__(self) -> None:
-        """Be free to do it at once."""
-        self._next = 0.0
+    def __init__(self, what: Callable[[], object], least_seconds: float) -> None:
+        """Be free to do it at once, and then not for so many seconds."""
+        self._what, self._least, self._next = what, least_seconds, 0.0
 
     def run(self) -> None:
-        """Do it if there are remains, and it is time."""
+        """Do it, if it is time."""
         begun = time.monotonic()
-        if begun < self._next or not remains.has_remains():
-            return
-        try:
-            remains.compact()
-        except OperationalError as error:
-            # Everything else goes on: the next time there may be space, or nobody who locks it.
-            log.warning("the database cannot be written anew (%s)", getattr(error.orig, "sqlite_errorname", None))
-        self._next = time.monotonic() + max(POLL_SECONDS, COMPACTION_PAUSES * (time.monotonic() - begun))
+        if begun >= self._next:
+            self._what()
+            self._next = time.monotonic() + max(self._least, SELDOM_PAUSES * (time.monotonic() - begun))
+
+
+def compact() -> None:
+    """Write SQLite's file anew after erasures."""
+    if not remains.has_remains():
+        return
+    try:
+        remains.compact()
+    except OperationalError as error:
+        # Everything else goes on: the next time there may be space, or nobody who locks it.
+        log.warning("the database cannot be written anew (%s)", getattr(error.orig, "sqlite_errorname", None))
 
 
 def work(app: Flask, stop: threading.Event) -> None:
     """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
-    pause, next_tidy, compaction = POLL_SECONDS, 0.0, Compaction()
+    pause, next_tidy = POLL_SECONDS, 0.0
+    compaction, scrubbing = Seldom(compact, POLL_SECONDS), Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS)
     while not stop.wait(pause):
         done = 0
         try:
@@ -79,7 +93,7 @@ def work(app: Flask, stop: threading.Event) -> None:
                     if time.monotonic() >= next_tidy:
                         tidy()
                         next_tidy = time.monotonic() + TIDY_SECONDS
-                    remains.scrub(Mail)
+                    scrubbing.run()
             pause = 0.0 if done else POLL_SECONDS
         except ServerUnavailable as error:
             # Whoever is to be erased does not wait for a mail server.
@@ -106,17 +120,38 @@ def _longer(pause: float) -> float:
     return min(max(pause, POLL_SECONDS) * 2, LONGEST_PAUSE_SECONDS)
 
 
-def start(app: Flask) -> Callable[[], None]:
-    """Work in a thread of this process; return what stops it, letting it finish the mail in hand."""
-    stop = threading.Event()
-    thread = threading.Thread(target=work, args=(app, stop), name="worker", daemon=True)
-    thread.start()
+def fork(app: Flask) -> Callable[[], None]:
+    """Work in a process of its own, which shares this one's memory and gives way to whoever waits for an answer.
+
+    To be called while this process has one thread. Should that process die, this one ends too, and whoever started it
+    starts both anew. Returns what stops it, letting it finish the mail in hand.
+    """
+    # What is never freed is not looked at either, and so stays shared.
+    gc.freeze()
+    process = get_context("fork").Process(target=_work_alone, args=(app,), name="worker")
+    process.start()
+    ending = threading.Event()
+
+    def watch() -> None:
+        process.join()
+        if not ending.is_set():
+            log.error("the worker's process has died: starting anew")
+            os._exit(1)
+
+    threading.Thread(target=watch, name="worker", daemon=True).start()
 
     def end() -> None:
-        stop.set()
-        thread.join(timeout=LONGEST_PAUSE_SECONDS)
+        ending.set()
+        process.terminate()
+        process.join(LONGEST_PAUSE_SECONDS)
 
     return end
+
+
+def _work_alone(app: Flask) -> None:
+    os.nice(GIVE_WAY)
+    watch_parent()
+    work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
 
 
 def watch_parent() -> None:

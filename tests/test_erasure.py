@@ -28,9 +28,19 @@ from journeys import (
     the_mail,
     told,
 )
-from support import OTHER_PASSWORD, MailServer, Person, Service, any_database, assert_problem, token_of, wait_for
+from support import (
+    OTHER_PASSWORD,
+    MailServer,
+    Person,
+    Service,
+    any_database,
+    assert_problem,
+    token_of,
+    wait_for,
+    working,
+)
 
-from backend import audit, desk, erasure, ledger, mail, worker
+from backend import audit, desk, erasure, ledger, mail
 
 ADA = "ada@example.org"
 GRACE = timedelta(days=14, minutes=1)
@@ -276,14 +286,10 @@ def test_without_a_ledger_the_worker_goes_on_with_mails(
 ) -> None:
     people(hasty, 1)
     hasty.register(name="Bob", email="bob@example.org")
-    with no_ledger(hasty):
-        stop = worker.start(hasty.app)
-        try:
-            wait_for(lambda: "the ledger cannot be written" in caplog.text)
-            hasty.http.post("/v1/password-resets", json={"email": "bob@example.org"})
-            wait_for(lambda: mail_server.messages and mail_server.messages[-1]["To"] == "bob@example.org")
-        finally:
-            stop()
+    with no_ledger(hasty), working(hasty.app):
+        wait_for(lambda: "the ledger cannot be written" in caplog.text)
+        hasty.http.post("/v1/password-resets", json={"email": "bob@example.org"})
+        wait_for(lambda: mail_server.messages and mail_server.messages[-1]["To"] == "bob@example.org")
     assert "ada0" not in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Fuzzers of what people type: a name, an address, a password. What is taken is safe wherever it goes."""
 
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parseaddr
 from itertools import count as count_up
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from journeys import post
 from support import PASSWORD, MailServer, Service, html_of, text_of, token_of
 
-from backend import tokens
+from backend import accounts, tokens
 from backend.accounts import clean_email, clean_name
 from backend.tokens import Purpose
 
@@ -75,6 +76,28 @@ def test_an_address_that_is_taken_is_one_address_and_one_line(text: str) -> None
         assert cleaned.count("@") == 1
         assert cleaned.partition("@")[0].isascii()
         assert parseaddr(cleaned) == ("", cleaned)
+
+
+def outcome(clean: Callable[[str], str], text: str) -> str | None:
+    with suppress(ValueError):
+        return clean(text)
+    return None
+
+
+@many
+@given(text=right | spoilt | plain)
+@example(text="Postmaster@example.org")
+@example(text="a" * 64 + "@example.org")
+@example(text="a" * 65 + "@example.org")
+@example(text="a@" + "b" * 63 + ".org")
+@example(text="a@" + "b" * 64 + ".org")
+@example(text="a@" + ".".join(["b" * 50] * 5))
+@example(text="ada@xn--bcher-kva.example")
+@example(text="ada@EXAMPLE.ORG")
+@example(text="ada@example.local")
+@example(text="ada@192.0.2.1")
+def test_an_address_that_is_known_at_a_glance_is_taken_as_the_library_takes_it(text: str) -> None:
+    assert outcome(clean_email, text) == outcome(accounts.parsed_email, text)
 
 
 @many

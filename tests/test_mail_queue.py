@@ -28,9 +28,10 @@ from support import (
     text_of,
     token_of,
     wait_for,
+    working,
 )
 
-from backend import db, mail, worker
+from backend import db, mail
 from backend.transport import ServerUnavailable
 
 MoveClock = Callable[[timedelta], None]
@@ -206,6 +207,39 @@ def test_links_of_a_repeated_mail_make_one_account(service: Service, move_clock:
     first, again = (token_of(message) for message in peer.messages)
     assert service.confirm(first).status_code == 201
     assert service.confirm(again).json["code"] == "invalid-token"
+
+
+class Thinking(MailServer):
+    """Thinks about a mail for longer than what was made before it stays fresh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        self.begun.set()
+        await asyncio.sleep(mail.FRESH_SECONDS + 0.3)
+        return await super().handle_DATA(server, session, envelope)
+
+
+def test_what_a_mail_says_is_looked_up_anew_when_it_had_to_wait_for_those_before_it(
+    service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda _: None)
+    bob = service.register(name="Bob", email="bob@example.org")
+    for person in (ada, bob):
+        service.http.post("/v1/password-resets", json={"email": person.email})
+    with through(service, Thinking()) as peer:
+        sending = threading.Thread(target=service.deliver)
+        sending.start()
+        assert peer.begun.wait(10)
+        assert service.http.post(
+            "/v1/account/close", json={"password": bob.password}, headers=bob.headers
+        ).status_code == 200  # fmt: skip
+        sending.join()
+    assert [(message["To"], message["Subject"]) for message in peer.messages if "Reset" in message["Subject"]] == [
+        (ada.email, "Reset your TILES password")
+    ]
 
 
 class Refusing(MailServer):
@@ -472,9 +506,5 @@ def test_no_byte_of_a_mail_is_left_once_it_was_handed_over_though_others_wait(
         stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
         return [word for word in words if word in stored]
 
-    with through(service, PutsOffTheOdd()) as peer:
-        end = worker.start(service.app)
-        try:
-            wait_for(lambda: len(peer.messages) == 32 and not left(), seconds=10)
-        finally:
-            end()
+    with through(service, PutsOffTheOdd()) as peer, working(service.app):
+        wait_for(lambda: len(peer.messages) == 32 and not left(), seconds=10)

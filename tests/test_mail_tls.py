@@ -17,7 +17,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from conftest import make_settings
 from pydantic import ValidationError
-from support import MailServer, Service, wait_for
+from support import MailServer, Service, wait_for, working
 
 from backend import mail, transport, worker
 from backend.transport import ServerUnavailable
@@ -170,14 +170,11 @@ def test_the_worker_waits_an_untrusted_server_out_and_its_log_says_why_and_names
     caplog.set_level(logging.DEBUG)
     with server(trustme.CA().issue_cert(HOST), use) as peer, server(authority.issue_cert(HOST), use) as renewed:
         service = through(peer, **use)
-        end = worker.start(service.app)
-        try:
+        with working(service.app):
             wait_for(lambda: "the mail server is away (certificate-20)" in caplog.text)
             assert [row["attempts"] for row in service.rows("mails")] == [0]
             service.app.extensions["mail"].port = renewed.port
             wait_for(lambda: renewed.messages)
-        finally:
-            end()
     assert peer.messages == []
     ours = " ".join(record.getMessage() for record in caplog.records if not record.name.startswith("mail.log")).lower()
     assert "certificate-20" in ours

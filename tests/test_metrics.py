@@ -15,7 +15,7 @@ from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 from support import PASSWORD, Person, ServerProcess, Service, any_database, assert_problem, bearer, wait_for
 
-from backend import desk, erasure
+from backend import desk, erasure, meters
 from backend.hashing import hasher
 
 MakeService = Callable[..., Service]
@@ -188,8 +188,7 @@ def test_several_processes_answer_with_what_all_of_them_did_also_after_one_was_k
             assert httpx2.get(f"{server.url}/v1/account").status_code == 401
         for _ in range(3):
             assert requests_of(Metrics(httpx2.get(f"{server.url}/metrics").text), "GET", "/v1/account", 401) == asked
-        folder = Path("/proc", str(server.pid), "environ").read_bytes()
-        shared = Path(re.search(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", folder)[1].decode())
+        (shared,) = meters.IN_MEMORY.glob(f"{meters.PREFIX}{server.pid}-*")
         assert shared.stat().st_mode & 0o077 == 0
         counting = {int(path.stem.rpartition("_")[2]) for path in shared.glob("histogram_*.db")}
         assert len(counting) > 1
@@ -234,6 +233,8 @@ def test_events_have_the_id_that_a_trusted_proxy_gave_their_request_or_one_of_ou
     with ServerProcess(tmp_path, trusted_proxies=trusted_proxies) as server:
         for given in (good, bad, good.upper(), good + "0"):
             assert httpx2.get(f"{server.url}/{bad}", headers={"X-Request-Id": given}).status_code == 404
+        # It is written together with what follows within a tenth of a second.
+        wait_for(lambda: server.log.count('"route": "none"') == 4)
     events = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     first, *others = [event["request_id"] for event in events if event.get("route") == "none"]
     assert (first == good) is bool(trusted_proxies)

@@ -542,7 +542,7 @@ def test_promise_11_our_own_mistake_is_logged_without_what_was_sent(
     def fail(kind: str, **about: object) -> None:
         raise RuntimeError(f"{kind} {about}")
 
-    monkeypatch.setattr(mail, "enqueue", fail)
+    monkeypatch.setattr(mail, "accept", fail)
     response = service.http.post("/v1/registrations", json={"name": "Marker", "email": "marker@example.org"})
     assert_problem(response, 500, "internal-error")
     assert any("RuntimeError" in line for line in logged())

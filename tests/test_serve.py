@@ -8,11 +8,13 @@ import re
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from mailbox import Maildir
 from pathlib import Path
@@ -227,6 +229,24 @@ def test_whoever_was_answered_202_is_mailed_though_the_service_was_killed_under_
             # A mail that was handed over when its worker was killed stays claimed for a while, and goes out once more.
             wait_for(siege.has_forgotten_all, seconds=60)
             assert "@example.org" not in siege.server.log
+
+
+def test_while_another_process_writes_everything_but_writing_goes_on(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, rate_limits="off") as server:
+        other = sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(register, server.url, f"person{number}@example.org") for number in range(8)]
+            begun = time.monotonic()
+            for _ in range(20):
+                assert httpx2.get(f"{server.url}/v1/account", headers={"Authorization": "Bearer x"}).status_code == 401
+                assert httpx2.get(f"{server.url}/healthz").status_code == 200
+            assert time.monotonic() - begun < 5
+            assert not any(each.done() for each in waiting)
+            other.execute("ROLLBACK")
+            other.close()
+            for each in waiting:
+                each.result()
 
 
 def test_no_byte_of_a_registration_is_left_once_its_mail_was_handed_over(

@@ -22,12 +22,18 @@ from urllib.parse import urlsplit
 # Of a thousand comparisons of two that are the same, not one in a hundred exceeds this.
 EVEN = 4.5
 CROPPED = 0.5
-# What wrk tells at its end: times in microseconds.
-REPORT = """
-function done(summary, latency, requests)
+# What wrk sends, in turns, and what it tells at its end: times in microseconds. A refusal is any status from 400 on.
+SCRIPT = """
+local requests, last = {%s}, 0
+function request()
+  last = last %% #requests + 1
+  return requests[last]
+end
+function done(summary, latency)
   local e = summary.errors
-  io.write(string.format("FOUND [%f, %f, %f, %d]", summary.requests / summary.duration * 1e6,
-    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+  io.write(string.format("FOUND [%%f, %%f, %%f, %%d, %%d, %%d]", summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.timeout,
+    e.status, summary.requests))
 end
 """
 
@@ -91,22 +97,20 @@ class Load:
     errors: int
 
 
-def load(url: str, request: bytes, *, connections: int, seconds: float) -> Load:
-    """Send one request again and again over so many connections, with wrk: it costs little of the cores it shares."""
+def load(url: str, *requests: bytes, connections: int, seconds: float, refused: bool = False) -> Load:
+    """Send requests in turns, again and again, over so many connections, with wrk: it costs little of the cores.
+
+    `refused` says that each is to be refused: then it is an error when one is not.
+    """
     if not (wrk := shutil.which("wrk")):
         sys.exit("wrk is needed to make a load: apt-get install -y wrk")
-    head, _, body = request.decode().partition("\r\n\r\n")
-    first, *lines = head.split("\r\n")
-    method, path, _ = first.split(" ")
-    headers = dict(line.split(": ", 1) for line in lines if not line.startswith(("Host", "Content-Length")))
-    script = [f"wrk.method = {json.dumps(method)}", f"wrk.body = {json.dumps(body)}", REPORT]
-    script += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        file.write("\n".join(script))
+        file.write(SCRIPT % ", ".join(json.dumps(request.decode()) for request in requests))
         file.flush()
-        command = [wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", file.name, url + path]
+        command = [wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", file.name, url]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Load(*json.loads(told.rpartition("FOUND ")[2]))
+    per_second, p50, p99, broken, refusals, answers = json.loads(told.rpartition("FOUND ")[2])
+    return Load(per_second, p50, p99, broken + (answers - refusals if refused else refusals))
 
 
 def status_of(answer: bytes) -> int:

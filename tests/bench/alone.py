@@ -1,0 +1,225 @@
+"""Figures of processes that have the machine to themselves: sending mails, memory, the start, the SDK."""
+
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from threading import Event, Thread
+from types import SimpleNamespace
+
+import httpx2
+from figures import Figure, bounded, in_rounds
+from floods import EMAIL, MEBIBYTE, prepare
+from machine import ALONE, CONNECTIONS, raw
+from measure import Line, Load, get, interleave, load, post, status_of
+from sqlalchemy import func, select
+from stage import Stage
+from support import PASSWORD, TILES, ServerProcess, environment
+
+from backend import clock, mail
+from backend.compose import compose
+from backend.db import db, transaction
+from backend.models import Mail
+from tiles_client import Client
+
+MAILS = 2000
+OF_SMTP = 0.7
+MOST_MEMORY, MOST_START, MOST_IMPORT, MOST_CALL = 160.0, 1.5, 100.0, 1.1
+SAMPLE_SECONDS = 0.1
+STARTS, IMPORTS, CALLS = 5, 7, 400
+PROBE_SECONDS = 0.01
+
+
+def delivery(stage: Stage, rounds: int, seconds: float) -> list[Figure]:
+    """Measure how many mails a worker sends, beside as many that are sent with nothing to be done before."""
+    prepare(stage)
+    file = stage.folder / "mail.eml"
+    file.write_bytes(_written(stage))
+    target = f"{stage.settings['mail_port']}:{file}"
+    limits = {"raw smtplib, one connection": partial(raw, "smtp", target, ALONE, seconds)}
+    found = in_rounds(rounds, lambda: _work(stage), limits).figure("mails sent by one worker", OF_SMTP)
+    return [replace(found, p50=None, p99=None)]
+
+
+def _written(stage: Stage) -> bytes:
+    """Return a mail as it is sent."""
+    row = SimpleNamespace(id=uuid.uuid4(), kind="password_reset", email=EMAIL, name=None, account_id=None, about=None,
+                          created_at=clock.now(), attempts=0)  # fmt: skip
+    with stage.app.app_context():
+        message = compose(row)  # type: ignore[arg-type]
+        assert message is not None
+        return message.as_bytes()
+
+
+def _work(stage: Stage) -> Load:
+    """Have a worker send a full queue; its start is not counted."""
+    with stage.app.app_context(), transaction():
+        for number in range(MAILS // 2):
+            mail.enqueue("registration", name="Ada Lovelace", email=f"new{number}@example.org")
+            mail.enqueue("password_reset", email=EMAIL)
+    with _worker(stage):
+        first = _wait_for_fewer(stage, MAILS)
+        begun = time.perf_counter()
+        while _wait_for_fewer(stage, 1):
+            pass
+        per_second = first / (time.perf_counter() - begun)
+    return Load(per_second, 0, 0, 0)
+
+
+def _wait_for_fewer(stage: Stage, number: int) -> int:
+    """Return how many mails wait as soon as they are fewer than so many."""
+    with stage.app.app_context():
+        while True:
+            with db.engine.connect() as connection:
+                waiting: int = connection.scalar(select(func.count()).select_from(Mail)) or 0
+            if waiting < number:
+                return waiting
+            time.sleep(PROBE_SECONDS)
+
+
+@contextmanager
+def _worker(stage: Stage) -> Iterator[None]:
+    given = environment(stage.folder / "instance", **stage.settings)
+    process = subprocess.Popen([TILES, "mail", "work"], env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def memory(stage: Stage, _rounds: int, seconds: float) -> list[Figure]:
+    """Measure the memory of all processes of a server that nobody told anything, under load."""
+    session = prepare(stage)
+    requests = [
+        post("/v1/registrations", name="Ada Lovelace", email=EMAIL),
+        post("/v1/sessions", email=EMAIL, password=PASSWORD),
+        get("/v1/account", Authorization=f"Bearer {session}"),
+    ]
+    with stage.server() as server, _sampled(server) as samples:
+        for asked in (requests, *([request] for request in requests)):
+            load(server.url, *asked, connections=CONNECTIONS, seconds=seconds)
+    shared, whole = ([sample[kind] / MEBIBYTE for sample in samples] for kind in ("Pss", "Rss"))
+    # Processes share pages: of each that n share, PSS gives each an n-th, and RSS all.
+    return [
+        bounded("memory under load (PSS)", [max(shared)], "MiB", "allowed", MOST_MEMORY),
+        Figure("memory under load (RSS)", max(whole), "MiB", "", 0, 0),
+    ]
+
+
+@contextmanager
+def _sampled(server: ServerProcess) -> Iterator[list[dict[str, int]]]:
+    """Give what holds, at the end, how much memory the server had every now and then."""
+    found, done = [_memory_of(server)], Event()
+
+    def sample() -> None:
+        while not done.wait(SAMPLE_SECONDS):
+            found.append(_memory_of(server))
+
+    thread = Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def _memory_of(server: ServerProcess) -> dict[str, int]:
+    """Return the bytes that a server's processes have in use, by the kernel's account of each."""
+    found = {"Pss": 0, "Rss": 0}
+    for pid in server.processes():
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if name in found:
+                    found[name] += int(rest.split()[0]) * 1024
+    return found
+
+
+def start(stage: Stage, _rounds: int, _seconds: float) -> list[Figure]:
+    """Measure how long a server takes until it says that it is ready, the database being up to date."""
+    return [bounded("start to ready", [_start(stage) for _ in range(STARTS)], "s", "allowed", MOST_START)]
+
+
+def _start(stage: Stage) -> float:
+    server = ServerProcess(stage.folder, **stage.settings)
+    begun = time.perf_counter()
+    server.start()
+    try:
+        while not _is_ready(server):
+            time.sleep(PROBE_SECONDS)
+        return time.perf_counter() - begun
+    finally:
+        server.terminate()
+
+
+def _is_ready(server: ServerProcess) -> bool:
+    with suppress(OSError), Line(server.url, 5) as line:
+        return status_of(line.ask(get("/readyz"))[1]) == 200
+    return False
+
+
+def sdk_import(_stage: Stage, _rounds: int, _seconds: float) -> list[Figure]:
+    """Measure how much longer Python takes with the SDK than without."""
+    _python("import tiles_client")
+    taken = [_python("import tiles_client") - _python("pass") for _ in range(IMPORTS)]
+    return [bounded("import tiles_client", taken, "ms", "allowed", MOST_IMPORT)]
+
+
+def _python(program: str) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True)
+    return (time.perf_counter() - begun) * 1000
+
+
+def sdk_call(stage: Stage, rounds: int, _seconds: float) -> list[Figure]:
+    """Measure a call of the SDK beside the same request made with the HTTP library alone, in turns."""
+    session = prepare(stage)
+    with stage.server() as server, Client(base_url=server.url, session_token=session) as client:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tiles-client"}
+        with httpx2.Client(base_url=server.url, headers=headers, trust_env=False) as http:
+
+            def bare() -> object:
+                return http.get("/v1/account", headers={"Authorization": f"Bearer {session}"}).json()
+
+            return [
+                replace(_compared(time.perf_counter_ns, client.account, bare, rounds),
+                        name="a call of the SDK", bar=MOST_CALL),
+                replace(_compared(time.process_time_ns, client.account, bare, rounds),
+                        name="a call of the SDK, processor time"),
+            ]  # fmt: skip
+
+
+def _compared(watch: Callable[[], int], call: Callable[[], object], bare: Callable[[], object], rounds: int) -> Figure:
+    """Compare two calls, in turns, by a clock."""
+
+    def timed(work: Callable[[], object]) -> Callable[[int], float]:
+        def once(_: int) -> float:
+            begun = watch()
+            work()
+            return (watch() - begun) / 1000
+
+        return once
+
+    taken = [interleave(timed(call), timed(bare), CALLS, lambda: None) for _ in range(rounds)]
+    series = tuple((median(own), median(other)) for own, other in taken)
+    own, limit = (median(column) for column in zip(*series, strict=True))
+    ratio = median(one / other for one, other in series)
+    return Figure("", own, "µs", "httpx2 alone", limit, ratio, at_most=True, series=series)
+
+
+JOBS: dict[str, Callable[[Stage, int, float], list[Figure]]] = {
+    "mail delivery": delivery,
+    "memory": memory,
+    "start-up": start,
+    "sdk import": sdk_import,
+    "sdk call": sdk_call,
+}
