@@ -3,13 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
 
 from backend import api, config, db, hashing, keys, meters, pages, statements, throttle, transport, web
 
 
+class _NoSessions(SessionInterface):
+    """Reads and sets no cookie."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - Flask's signature
+        return self._none
+
+
 class _App(Flask):
     """Flask, asked about each view at each request whether it is asynchronous: none is."""
+
+    session_interface = _NoSessions()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Look for a route by path and method alone: which host was asked for is nothing that we go by."""
+        if request is None:
+            return super().create_url_adapter(request)
+        environ = request.environ
+        scheme, query = environ["wsgi.url_scheme"], environ["QUERY_STRING"]
+        return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func

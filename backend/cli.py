@@ -111,7 +111,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     shown = f"[{address}]" if ":" in address else address
     click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     sys.stdout.flush()
-    serve_threads(threads, meters.shared_folder() if workers > 1 else None)
+    serve_threads(threads, workers, meters.shared_folder() if workers > 1 else None)
     server.run(address, port, workers)
 
 

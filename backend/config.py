@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX = "TILES_"
-THREADS = "SERVE_THREADS"
+THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
@@ -327,9 +327,9 @@ def settings() -> Settings:
     return found
 
 
-def serve_threads(threads: int, metrics: Path | None) -> None:
-    """Tell the HTTP server's processes how many requests each answers at a time, and where several count together."""
-    os.environ[THREADS] = str(threads)
+def serve_threads(threads: int, processes: int, metrics: Path | None) -> None:
+    """Tell the HTTP server's processes how many requests each answers at once, how many they are, where they count."""
+    os.environ[THREADS], os.environ[PROCESSES] = str(threads), str(processes)
     os.environ.pop(METRICS, None)
     if metrics:
         os.environ[METRICS] = str(metrics)
@@ -338,6 +338,11 @@ def serve_threads(threads: int, metrics: Path | None) -> None:
 def served_threads() -> int:
     """Return how many requests this process of the HTTP server answers at a time."""
     return int(os.environ[THREADS])
+
+
+def served_processes() -> int:
+    """Return how many processes share this machine with this one to serve; a command is alone."""
+    return int(os.environ.get(PROCESSES, "1"))
 
 
 def metrics_folder() -> Path | None:

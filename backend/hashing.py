@@ -17,7 +17,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from flask import Flask, current_app
 
-from backend.config import Settings, settings
+from backend.config import Settings, served_processes, settings
 from backend.errors import Overloaded
 from backend.meters import meters
 from backend.strength import normalize
@@ -40,7 +40,7 @@ before_waiting: ContextVar[Callable[[], object]] = ContextVar("before_waiting", 
 
 
 class Hasher:
-    """Hashes passwords, as many at a time as there are cores, and refuses work that would wait too long.
+    """Hashes passwords, as many at a time as this process has cores, and refuses work that would wait too long.
 
     The wait is bounded by `WAIT_SECONDS`, memory by cores x `argon2_memory_kib`: as many threads do the work, and
     each uses its memory again. In the threads that answer requests, the allocator would keep that much for each.
@@ -57,7 +57,9 @@ class Hasher:
         )
         self.cost = f"m={settings.argon2_memory_kib},t={settings.argon2_time_cost},p={settings.argon2_parallelism}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="hasher", initializer=_give_way)
+        # More than the cores only take each other's cache.
+        threads = max(cores // served_processes(), 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hasher", initializer=_give_way)
         self._line = threading.BoundedSemaphore(LINE)
 
     def refuse_if_full(self) -> None:

@@ -161,6 +161,9 @@ def _identification() -> Select[Any]:
 
 
 _IDENTIFY = Statement(_identification)
+_USE = Statement(
+    lambda: update(Session).where(Session.id == bindparam("session_id")).values(last_used_on=bindparam("today"))
+)
 
 
 def identify(token: str) -> Viewer:
@@ -175,8 +178,7 @@ def identify(token: str) -> Viewer:
         raise Unauthenticated
     row = found[0]
     if row.last_used_on < now.date():
-        with transaction() as session:
-            session.execute(update(Session).where(Session.id == row.session_id).values(last_used_on=now.date()))
+        write(_USE, session_id=row.session_id, today=now.date())
     return Viewer(row, row.session_id)
 
 

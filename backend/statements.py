@@ -41,7 +41,7 @@ class _Compiled:
     fixed: Mapping[str, object]
     order: Sequence[str] | None
     columns: SimpleResultMetaData | None
-    converts: Sequence[_Convert]
+    converts: Sequence[tuple[int, Callable[[Any], Any]]]
 
     def parameters(self, values: Mapping[str, object]) -> Mapping[str, object] | Sequence[object]:
         """Return what the driver is given besides the statement."""
@@ -54,11 +54,13 @@ class _Compiled:
         """Return what the driver returned, in the statement's own types."""
         if self.columns is None or not found:
             return []
-        rows = [
-            tuple(convert(value) if convert else value for convert, value in zip(self.converts, row, strict=True))
-            for row in found
-        ]
-        return cast(list[AnyRow], IteratorResult(self.columns, iter(rows)).all())
+        return cast(list[AnyRow], IteratorResult(self.columns, map(self._row, found)).all())
+
+    def _row(self, found: Sequence[object]) -> tuple[object, ...]:
+        row = list(found)
+        for place, convert in self.converts:
+            row[place] = convert(row[place])
+        return tuple(row)
 
 
 class Statement:
@@ -96,7 +98,11 @@ def _compile(statement: UpdateBase | Select[Any], dialect: Dialect) -> _Compiled
         fixed=fixed,
         order=compiled.positiontup if compiled.positional else None,
         columns=SimpleResultMetaData([str(column.key) for column in columns]) if columns else None,
-        converts=[column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns],
+        converts=[
+            (place, to_python)
+            for place, column in enumerate(columns)
+            if (to_python := column.type.dialect_impl(dialect).result_processor(dialect, None))
+        ],
     )
 
 

@@ -68,7 +68,7 @@ def refuse_body() -> None:
     Raises:
         InvalidRequest: the request has a body.
     """
-    if request.content_length or "Transfer-Encoding" in request.headers:
+    if request.environ.get("CONTENT_LENGTH", "0") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in request.environ:
         raise InvalidRequest("This operation takes no body.")
 
 
