@@ -112,7 +112,8 @@ def test_the_options_of_serve_are_those_of_the_code() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    documented = {name: value for names, value, *_ in rows("limit") for name in re.findall(r"`(.*?)`", names)}
+    limits = tables("limit", OPERATING)
+    documented = {name: value for names, value, *_ in limits for name in re.findall(r"`(.*?)`", names)}
     assert documented == LIMITS
 
 
@@ -121,7 +122,9 @@ TESTS = {
     for file in (ROOT / "tests").glob("*.py")
     for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
 }
-HARD_CASES, THREATS = (ROOT.joinpath("backend", name).read_text("utf-8") for name in ("hard-cases.md", "threats.md"))
+HARD_CASES, THREATS, OPERATING = (
+    ROOT.joinpath("backend", f"{name}.md").read_text("utf-8") for name in ("hard-cases", "threats", "operating")
+)
 
 
 @pytest.mark.parametrize("page", [HARD_CASES, THREATS], ids=["hard cases", "threats"])

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import click
 from chaos.faults import FAULTS
@@ -41,16 +42,56 @@ def outcomes(only: str, processes: int) -> Iterator[Outcome]:
     yield from (found[place] for place in sorted(found))
 
 
+HEAD = "acknowledged | lost | a token twice | a mail twice | answers again, s | all is mailed, s |"
+LINE = "|--:|--:|--:|--:|--:|--:|"
+COUNTS = "acknowledged", "lost", "accepted_twice", "sent_twice"
+TIMES = "seconds_to_answer", "seconds_to_mail"
+# What a fault's name begins with, and which faults it is one of.
+PARTS = {
+    ("server", "one of", "mail worker"): "server, worker or both killed, or told to stop",
+    ("PostgreSQL",): "PostgreSQL restarted, stopped, killed, frozen, out of reach",
+    ("failover",): "failover from PostgreSQL's primary to its standby",
+    ("Redis",): "Redis gone",
+    ("mail server",): "mail server refuses, hangs, breaks off, is away for an hour",
+    ("disk", "SQLite", "clock"): "disk full, SQLite locked, clock half an hour off",
+}
+
+
+def report(found: list[Outcome]) -> str:
+    """Return what was done and found as Markdown: the faults of a kind in a line, and then each."""
+    parts = [
+        f"| {part} ({len(runs)}) | {_cells(runs)} |"
+        for names, part in PARTS.items()
+        if (runs := [outcome for outcome in found if outcome.fault.startswith(names)])
+    ]
+    each = [f"| {outcome.fault} | {outcome.database} | {_cells([outcome])} |" for outcome in found]
+    return "\n".join([
+        "# What faults did", "",
+        "Each was really done to the service under load (`make chaos`). In a line: runs, longest times.", "",
+        f"| faults | {HEAD}", f"|---{LINE}", *parts, "",
+        f"| fault | database | {HEAD}", f"|---|---{LINE}", *each, "",
+    ])  # fmt: skip
+
+
+def _cells(runs: list[Outcome]) -> str:
+    counts = [f"{sum(getattr(run, name) for run in runs):,}" for name in COUNTS]
+    found = [[seconds for run in runs if (seconds := getattr(run, name)) is not None] for name in TIMES]
+    return " | ".join([*counts, *(str(max(seconds)) if seconds else "never" for seconds in found)])
+
+
 @click.command()
 @click.option("--only", default="", help="Do only the faults whose name or database has this in it.")
 @click.option(
     "--processes", default=4, show_default=True, type=click.IntRange(1), help="How many at a time; most only wait."
 )
+@click.option("--report", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found there.")
 @as_json_option
-def main(*, only: str, processes: int, as_json: bool) -> None:
+def main(*, only: str, processes: int, file: Path | None, as_json: bool) -> None:
     """Do every fault to the service under load, and count what was lost."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found = list(outcomes(only, processes))
+    if file:
+        file.write_text(report(found), "utf-8")
     if as_json:
         click.echo(dump([vars(outcome) for outcome in found]))
     else:
