@@ -134,7 +134,13 @@ def fork(app: Flask) -> Callable[[], None]:
 
     def watch() -> None:
         process.join()
-        if not ending.is_set():
+        if ending.is_set():
+            return
+        if process.exitcode == 0:
+            # Told to stop. So is the whole service, as a rule, and this process finishes what it has in hand; else the
+            # supervisor starts both anew. To this process itself a second signal would be one too many for the server.
+            os.kill(os.getppid(), signal.SIGHUP)
+        else:
             log.error("the worker's process has died: starting anew")
             os._exit(1)
 
@@ -151,7 +157,10 @@ def fork(app: Flask) -> Callable[[], None]:
 def _work_alone(app: Flask) -> None:
     os.nice(GIVE_WAY)
     watch_parent()
-    work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
+    try:
+        work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
+    finally:
+        logging.shutdown()
 
 
 def watch_parent() -> None:

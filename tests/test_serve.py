@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from mailbox import Maildir
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from support import (
     empty_database,
     environment,
     run_tiles,
+    token_of,
     wait_for,
 )
 
@@ -229,6 +230,54 @@ def test_whoever_was_answered_202_is_mailed_though_the_service_was_killed_under_
             # A mail that was handed over when its worker was killed stays claimed for a while, and goes out once more.
             wait_for(siege.has_forgotten_all, seconds=60)
             assert "@example.org" not in siege.server.log
+
+
+def test_who_is_answered_at_the_same_moment_gets_their_own_answer(tmp_path: Path, mail_server: MailServer) -> None:
+    emails = [f"person{number}@example.org" for number in range(8)]
+    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
+        for email in emails:
+            register(server.url, email)
+        wait_for(lambda: len(mail_server.messages) == len(emails))
+        for message in mail_server.messages:
+            body = {"token": token_of(message), "password": PASSWORD}
+            assert httpx2.post(f"{server.url}/v1/registrations/confirm", json=body).status_code == 201
+
+        def come_and_go(email: str) -> set[str]:
+            with httpx2.Client(base_url=server.url) as http:
+                seen = set()
+                for _ in range(20):
+                    signed_in = http.post("/v1/sessions", json={"email": email, "password": PASSWORD}).json()
+                    headers = {"Authorization": f"Bearer {signed_in['session']['token']}"}
+                    assert http.post("/v1/feedback", json={"message": email}, headers=headers).status_code == 201
+                    seen |= {signed_in["account"]["email"], http.get("/v1/account", headers=headers).json()["email"]}
+                return seen
+
+        with ThreadPoolExecutor(len(emails)) as pool:
+            assert list(pool.map(come_and_go, emails)) == [{email} for email in emails]
+        with closing(sqlite3.connect(server.instance_path / "tiles.sqlite3")) as stored:
+            joined = "feedback JOIN accounts ON accounts.id = account_id"
+            whose = f"SELECT message, email, count(*) FROM {joined} GROUP BY message, email"
+            assert sorted(stored.execute(whose)) == [(email, email, 20) for email in emails]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["service manager", "Ctrl-C"])
+def test_all_processes_that_are_told_to_stop_at_once_finish_what_they_have_in_hand(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 80}
+    with ServerProcess(tmp_path, **slow) as server, ThreadPoolExecutor(1) as pool:
+        credentials = {"email": "ada@example.org", "password": PASSWORD}
+        in_hand = pool.submit(httpx2.post, f"{server.url}/v1/sessions", json=credentials, timeout=20)
+        time.sleep(0.3)
+        assert not in_hand.done()
+        # Each runs in the session, and so in the process group, of the one that was started.
+        os.killpg(server.pid, number)
+        begun = time.monotonic()
+        assert in_hand.result().status_code == 401
+        # Longer than a worker that has nothing to do takes to end.
+        assert time.monotonic() - begun > 1
+        assert server.wait(TERMINATED_SECONDS) == 0
+        assert server.processes() == []
 
 
 def test_while_another_process_writes_everything_but_writing_goes_on(tmp_path: Path) -> None:
