@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 def rows(header: str) -> list[list[str]]:
     """Return the cells of the table that begins with a header cell."""
-    found = re.search(rf"^\| {header} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    found = re.search(rf"^\| {header} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
     assert found, header
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found.group(1).splitlines()]
 
@@ -136,7 +136,7 @@ def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
 
 def tables(header: str, page: str) -> list[list[str]]:
     """Return the cells of every table of a page that begins with a header cell."""
-    found = re.findall(rf"^\| {header} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    found = re.findall(rf"^\| {header} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in found for line in table.splitlines()]
 
 
@@ -180,6 +180,13 @@ def test_each_requirement_names_its_tests_or_says_why_not() -> None:
             module, _, attribute = name.partition(".")
             assert not attribute or hasattr(importlib.import_module(f"backend.{module}"), attribute), name
             assert importlib.util.find_spec(f"backend.{module}"), name
+
+
+@pytest.mark.parametrize(("header", "report"), [("faults", "chaos"), ("figure", "bench")])
+def test_what_was_measured_is_shown_as_the_report_has_it(header: str, report: str) -> None:
+    told = tables(header, (ROOT / "tests" / report / "report.md").read_text("utf-8"))
+    assert rows(header)
+    assert [row for row in rows(header) if row not in told] == []
 
 
 def test_the_readme_is_short() -> None:
