@@ -162,6 +162,7 @@ class Scene:
         self.move_clock(0)
         path = os.pathsep.join(filter(None, [str(OWN_CLOCK), os.environ.get("PYTHONPATH")]))
         self.server._environment |= {"PYTHONPATH": path, "CHAOS_SECONDS_AHEAD": str(self._ahead)}  # noqa: SLF001
+        self.watch: Watch | None = None
         self.manager = Manager(restart_seconds)
         held.callback(self._end)
         held.enter_context(self.server)
@@ -201,6 +202,9 @@ class Scene:
         self.manager.stop.set()
         if self.manager.is_alive():
             self.manager.join()
+        if self.watch and self.watch.is_alive():
+            self.watch.stop.set()
+            self.watch.join()
         for run in self.manager.runs:
             run.kill_all()
 
