@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
@@ -20,7 +20,7 @@ class _NoSessions(SessionInterface):
 
 
 class _App(Flask):
-    """Flask, asked about each view at each request whether it is asynchronous: none is."""
+    """Flask without the questions that it asks at each request, and that have the same answer at all."""
 
     session_interface = _NoSessions()
 
@@ -32,7 +32,16 @@ class _App(Flask):
         scheme, query = environ["wsgi.url_scheme"], environ["QUERY_STRING"]
         return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
 
+    def preprocess_request(self) -> None:
+        """Do what is done before each request: no door has anything of its own."""
+        web.begin()
+
+    def process_response(self, response: Response) -> Response:
+        """Do what is done after each request: no door has anything of its own."""
+        return web.end(response)
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Call each view as it is: none is asynchronous."""
         return func
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Event
 
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
@@ -26,6 +27,7 @@ from backend.errors import stack_of
 from backend.models import FORGET_ABANDONED, Mail
 from backend.statements import Statement, write
 from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
+from backend.waiting import aside
 
 BATCH = 20
 # Half of a claim outlasts a slow server's time-out. A worker that was killed leaves its batch unsent for as long.
@@ -137,26 +139,22 @@ def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_go
         )  # fmt: skip
 
 
-def _composed(mail: AnyRow, claim: uuid.UUID, done: Done) -> Message | None:
-    """Make a claimed mail; None when there is nothing to send, or it cannot be made."""
+def _made(mail: AnyRow) -> Message | Exception | None:
+    """Make a claimed mail: None when there is nothing to send, what was raised when it cannot be made."""
     try:
         message = compose(mail)
-        if message and message.content:
-            return message
+        made = message is not None and bool(message.content)
     except SQLAlchemyError:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
-        _give_to_log(mail, claim, error, done)
-        return None
-    _finish(mail.id, claim)
-    done["mails_to_nobody"] += 1
-    return None
+        return error
+    return message if made else None
 
 
 def _send(mail: AnyRow, message: Message, claim: uuid.UUID, courier: Courier, done: Done) -> None:
     """Hand a mail over, or put it off."""
     try:
-        courier.send(message)
+        aside(partial(courier.send, message))
     except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
         _put_off(mail, claim, code_of(error), done, for_good=reply_of(error) >= SMTP_PERMANENT)
     except OSError as error:
@@ -177,15 +175,19 @@ def _deliver_batch(batch: list[AnyRow], claim: uuid.UUID, courier: Courier, done
     # Before anything is looked up: while the server is away, a mail to nobody waits like any other.
     courier.open()
     # One after the other is twice as quick as to change between making and sending.
-    begun, messages = time.monotonic(), {mail.id: _composed(mail, claim, done) for mail in batch}
-    for tried, mail in enumerate(batch):
+    begun, messages = time.monotonic(), aside(lambda: [_made(mail) for mail in batch])
+    for tried, (mail, made) in enumerate(zip(batch, messages, strict=True)):
         if clock.now() > until or (stop and stop.is_set()):
             return tried
-        message = messages[mail.id]
-        if message and time.monotonic() - begun > FRESH_SECONDS:
-            # What it says may not be so any more.
-            message = _composed(mail, claim, done)
-        if message:
+        # What it says may not be so any more.
+        is_old = made and time.monotonic() - begun > FRESH_SECONDS
+        message = aside(partial(_made, mail)) if is_old else made
+        if message is None:
+            _finish(mail.id, claim)
+            done["mails_to_nobody"] += 1
+        elif isinstance(message, Exception):
+            _give_to_log(mail, claim, message, done)
+        else:
             _send(mail, message, claim, courier, done)
     return len(batch)
 

@@ -7,17 +7,18 @@ the work of the database itself. What is here costs a session nothing, and is fo
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from flask import Flask, current_app
 from sqlalchemy import BindParameter, Dialect, Engine, Select, UpdateBase
-from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.engine.result import result_tuple
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import ReturnsRows
 from sqlalchemy.util.concurrency import await_, in_greenlet
@@ -40,7 +41,7 @@ class _Compiled:
     given: Mapping[str, _Convert]
     fixed: Mapping[str, object]
     order: Sequence[str] | None
-    columns: SimpleResultMetaData | None
+    row: Callable[[Iterable[object]], AnyRow] | None
     converts: Sequence[tuple[int, Callable[[Any], Any]]]
 
     def parameters(self, values: Mapping[str, object]) -> Mapping[str, object] | Sequence[object]:
@@ -52,15 +53,14 @@ class _Compiled:
 
     def rows(self, found: Sequence[Sequence[object]]) -> list[AnyRow]:
         """Return what the driver returned, in the statement's own types."""
-        if self.columns is None or not found:
-            return []
-        return cast(list[AnyRow], IteratorResult(self.columns, map(self._row, found)).all())
+        return [self._row(each) for each in found]
 
-    def _row(self, found: Sequence[object]) -> tuple[object, ...]:
+    def _row(self, found: Sequence[object]) -> AnyRow:
+        assert self.row
         row = list(found)
         for place, convert in self.converts:
             row[place] = convert(row[place])
-        return tuple(row)
+        return self.row(row)
 
 
 class Statement:
@@ -97,7 +97,7 @@ def _compile(statement: UpdateBase | Select[Any], dialect: Dialect) -> _Compiled
         given={name: convert(bound) for name, bound in compiled.binds.items() if bound.required},
         fixed=fixed,
         order=compiled.positiontup if compiled.positional else None,
-        columns=SimpleResultMetaData([str(column.key) for column in columns]) if columns else None,
+        row=result_tuple([str(column.key) for column in columns]) if columns else None,
         converts=[
             (place, to_python)
             for place, column in enumerate(columns)
@@ -118,7 +118,7 @@ class _Use:
     def execute(self, cursor: DBAPICursor) -> None:
         """Execute it in whatever transaction there is."""
         send(cursor, self.statement.sql, self.parameters)
-        self.rows = cursor.fetchall() if self.statement.columns else ()
+        self.rows = cursor.fetchall() if self.statement.row else ()
         self.changed = len(self.rows) or cursor.rowcount
 
 
@@ -133,8 +133,12 @@ def fetch(statement: Statement, **values: object) -> list[AnyRow]:
     Raises:
         DBAPIError: it cannot be executed; as an OperationalError, the database is away.
     """
-    use = _use(statement, values)
-    _alone(db.engine, use)
+    engine, loop = _database()
+    use = _use(statement, values, engine)
+    if loop and in_greenlet():
+        loop.read(use)
+    else:
+        _alone(engine, use)
     return use.statement.rows(use.rows)
 
 
@@ -147,18 +151,24 @@ def write(statement: Statement, **values: object) -> tuple[list[AnyRow], int]:
     Raises:
         DBAPIError: it cannot be executed; as an OperationalError, the database is away.
     """
-    group: _Group | None = current_app.extensions["tiles.writes"]
-    use = _use(statement, values)
-    if group and in_greenlet():
-        await_(group.write(use))
+    engine, loop = _database()
+    use = _use(statement, values, engine)
+    if loop and in_greenlet():
+        await_(loop.write(use))
     else:
-        _alone(db.engine, use, writes=True)
+        _alone(engine, use, writes=True)
     return use.statement.rows(use.rows), use.changed
 
 
-def _use(statement: Statement, values: Mapping[str, object]) -> _Use:
+def _database() -> tuple[Engine, "_Loop | None"]:
+    """Return the app's engine, and on SQLite what its event loop executes by."""
+    found: tuple[Engine, _Loop | None] = current_app.extensions["tiles.statements"]
+    return found
+
+
+def _use(statement: Statement, values: Mapping[str, object], engine: Engine) -> _Use:
     # Here, and not where it is executed, as a value that does not fit is nobody else's concern.
-    compiled = statement.compiled(db.engine.dialect)
+    compiled = statement.compiled(engine.dialect)
     return _Use(compiled, compiled.parameters(values))
 
 
@@ -214,17 +224,41 @@ def _translated(error: Exception, engine: Engine) -> DBAPIError:
     return found
 
 
-class _Group:
-    """What the event loop writes on SQLite: all that was asked in one of its rounds is one transaction.
+class _Loop:
+    """What the event loop executes on SQLite, by a connection of its own.
 
-    The loop writes it itself: to hand it to a thread and back takes longer than the disk does. It waits for no other
-    writer, but looks again a little later.
+    All that was asked to be written in one of its rounds is one transaction. The loop writes it itself: to hand it to a
+    thread and back takes longer than the disk does. It waits for no other writer, but looks again a little later.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._connection: PoolProxiedConnection | None = None
         self._waiting: list[tuple[_Use, asyncio.Future[None]]] = []
         self._until = 0.0
+
+    def read(self, use: _Use) -> None:
+        """Execute what only reads."""
+        self._execute(use.execute)
+
+    def _execute(self, work: Callable[[DBAPICursor], None]) -> None:
+        """Do something by the loop's connection.
+
+        Raises:
+            DBAPIError: what the driver raises, as SQLAlchemy raises it; whatever transaction there was is taken back.
+        """
+        try:
+            # Kept, as to take one from the pool and give it back costs more than to look something up.
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+            cursor = self._connection.cursor()
+            try:
+                work(cursor)
+            finally:
+                cursor.close()
+                self._connection.rollback()
+        except _driver_error(self._engine) as error:
+            raise _translated(error, self._engine) from None
 
     def write(self, use: _Use) -> asyncio.Future[None]:
         """Return what is done when it is written, durably."""
@@ -239,28 +273,32 @@ class _Group:
 
     def _commit(self) -> None:
         """Write what waits, if nobody else is writing."""
-        driver_error, failures = _driver_error(self._engine), dict[int, Exception]()
+        failures = dict[int, Exception]()
         if not sqlite_writer.acquire(blocking=False):
             self._later(None)
             return
         try:
-            with _cursor(self._engine) as cursor:
-                begin_now(cursor)
-                for use, _ in self._waiting:
-                    try:
-                        use.execute(cursor)
-                    except driver_error as error:
-                        # Of some failures, such as a full disk, SQLite takes the whole transaction back.
-                        if not cursor.connection.in_transaction:
-                            raise
-                        failures[id(use)] = _translated(error, self._engine)
-                cursor.execute("COMMIT")
+            self._execute(partial(self._write_all, failures))
         except Exception as error:  # noqa: BLE001 - each of them raises it
             self._later(error)
             return
         finally:
             sqlite_writer.release()
         self._settle(failures)
+
+    def _write_all(self, failures: dict[int, Exception], cursor: DBAPICursor) -> None:
+        """Write what waits in one transaction, and note what failed of it."""
+        driver_error = _driver_error(self._engine)
+        begin_now(cursor)
+        for use, _ in self._waiting:
+            try:
+                use.execute(cursor)
+            except driver_error as error:
+                # Of some failures, such as a full disk, SQLite takes the whole transaction back.
+                if not cursor.connection.in_transaction:
+                    raise
+                failures[id(use)] = _translated(error, self._engine)
+        cursor.execute("COMMIT")
 
     def _later(self, error: Exception | None) -> None:
         """Try again soon where somebody else is writing, for as long as SQLite itself would."""
@@ -296,4 +334,5 @@ def begin_now(cursor: DBAPICursor) -> None:
 def init_app(app: Flask) -> None:
     """Let the app's writes share transactions where the database has one writer at a time."""
     with app.app_context():
-        app.extensions["tiles.writes"] = _Group(db.engine) if db.engine.dialect.name == "sqlite" else None
+        loop = _Loop(db.engine) if db.engine.dialect.name == "sqlite" else None
+        app.extensions["tiles.statements"] = db.engine, loop

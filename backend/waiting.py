@@ -1,10 +1,18 @@
-"""How a request waits for what another thread does: where the event loop answers it, nobody else waits too."""
+"""How work waits for what another thread does: so that others are answered meanwhile, or gives way to them."""
 
 import asyncio
-from concurrent.futures import Future
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
+from flask import Flask, current_app
 from sqlalchemy.util.concurrency import await_, in_greenlet
+
+# On a busy machine a tenth of a processor is left.
+GIVE_WAY = 10
+ASIDE = "tiles.aside"
 
 T = TypeVar("T")
 
@@ -18,3 +26,18 @@ def wait(future: Future[T], seconds: float | None = None) -> T:
     if in_greenlet():
         return await_(asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds))
     return future.result(seconds)
+
+
+def let_give_way(app: Flask) -> None:
+    """Let what this process does aside give way to everybody else; elsewhere than on Linux, all that it does."""
+    app.extensions[ASIDE] = ThreadPoolExecutor(1, "aside", initializer=os.nice, initargs=(GIVE_WAY,))
+
+
+def aside(work: Callable[[], T]) -> T:
+    """Return what comes of work that holds nothing for which others wait, such as a transaction.
+
+    A process of low priority that holds the write lock is not let on by whoever waits for the lock. So where a process
+    gives way it does so in a thread, and here only.
+    """
+    executor: ThreadPoolExecutor | None = current_app.extensions.get(ASIDE)
+    return executor.submit(copy_context().run, work).result() if executor else work()

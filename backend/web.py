@@ -38,6 +38,7 @@ from backend.errors import (
     stack_of,
 )
 from backend.headers import Headed
+from backend.logs import Answered, answered
 from backend.meters import meters
 from backend.throttle import client_key
 
@@ -255,7 +256,8 @@ def _unexpected(error: Exception) -> Response:
     return problem_response(InternalError())
 
 
-def _begin() -> None:
+def begin() -> None:
+    """Before each request: note when it began, and what it is called."""
     g.begun = time.perf_counter()
     g.request_id = _request_id()
     # To the same address with other slashes: such a redirect would name the host that the request named.
@@ -272,13 +274,13 @@ def _request_id() -> str:
     return secrets.token_hex(16)
 
 
-def _end(response: Response) -> Response:
+def end(response: Response) -> Response:
+    """After each request: measure it, and log it."""
     # Without a route both the path and the method are the sender's own words.
     rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
     meters().requests.labels(method, route, status).observe(seconds)
-    fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-    log.info("%s %s %s %.1f ms", method, route, status, seconds * 1000, extra={"fields": fields})
+    answered(Answered(time.time(), method, route, status, seconds, g.request_id))
     return response
 
 
@@ -287,8 +289,6 @@ def init_app(app: Flask, *doors: Blueprint) -> None:
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.before_request(_begin)
-    app.after_request(_end)
     app.register_error_handler(Problem, problem_response)
     app.register_error_handler(HTTPException, _framework_error)
     for away in DATABASE_AWAY:

@@ -18,14 +18,13 @@ from backend.console import stopped_by
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
+from backend.waiting import let_give_way
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
 SELDOM_PAUSES = 50
 SCRUB_SECONDS = 3.0
-# A request comes first; on a busy machine a tenth of a processor is left.
-GIVE_WAY = 10
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def _longer(pause: float) -> float:
 
 
 def fork(app: Flask) -> Callable[[], None]:
-    """Work in a process of its own, which shares this one's memory and gives way to whoever waits for an answer.
+    """Work in a process of its own, which shares this one's memory and in its long work gives way to requests.
 
     To be called while this process has one thread. Should that process die, this one ends too, and whoever started it
     starts both anew. Returns what stops it, letting it finish the mail in hand.
@@ -155,7 +154,7 @@ def fork(app: Flask) -> Callable[[], None]:
 
 
 def _work_alone(app: Flask) -> None:
-    os.nice(GIVE_WAY)
+    let_give_way(app)
     watch_parent()
     try:
         work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
