@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
@@ -31,14 +31,6 @@ class _App(Flask):
         environ = request.environ
         scheme, query = environ["wsgi.url_scheme"], environ["QUERY_STRING"]
         return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
-
-    def preprocess_request(self) -> None:
-        """Do what is done before each request: no door has anything of its own."""
-        web.begin()
-
-    def process_response(self, response: Response) -> Response:
-        """Do what is done after each request: no door has anything of its own."""
-        return web.end(response)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Call each view as it is: none is asynchronous."""

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from typing import NamedTuple, TextIO
 
@@ -31,7 +31,7 @@ def _event(created: float, level: str, logger: str, message: str) -> dict[str, o
 
 
 class _Json(logging.Formatter):
-    """An event is an object: `time` (RFC 3339), `level`, `logger`, `message`, `request_id`, and what `fields` adds."""
+    """An event is an object: `time` (RFC 3339), `level`, `logger`, `message`, `request_id`, and what an answer adds."""
 
     def format(self, record: logging.LogRecord) -> str:
         if answered := getattr(record, "answered", None):
@@ -89,17 +89,24 @@ class _Together(logging.StreamHandler[TextIO]):
 
     def keep(self, event: logging.LogRecord | Answered) -> None:
         """Write it soon."""
-        self._kept.append(event)
-        if len(self._kept) == 1:
-            try:
-                asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self.flush)
-            except RuntimeError:
-                timer = threading.Timer(TOGETHER_SECONDS, self.flush)
-                timer.daemon = True
-                timer.start()
+        with self.lock or nullcontext():
+            self._kept.append(event)
+            is_first = len(self._kept) == 1
+        if is_first:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Have the event loop write, where this is its thread."""
+        try:
+            asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self.flush)
+        except RuntimeError:
+            timer = threading.Timer(TOGETHER_SECONDS, self.flush)
+            timer.daemon = True
+            timer.start()
 
     def flush(self) -> None:
-        with self.lock or nullcontext():
+        # Where standard error is closed or its disk full, nobody can be told, and everything else goes on.
+        with self.lock or nullcontext(), suppress(OSError, ValueError):
             kept, self._kept = self._kept, []
             if kept:
                 self.stream.write("".join(f"{self._line(event)}\n" for event in kept))

@@ -26,8 +26,9 @@ from sqlalchemy.util.concurrency import await_, in_greenlet
 from backend.db import POSTGRESQL_BEGIN, SQLITE_BUSY_SECONDS, AnyRow, db, sqlite_writer
 from backend.errors import Overloaded
 
-# SQLite itself sleeps up to a tenth of a second between two looks whether the other writer is done.
-BUSY_PAUSES = 0.0001, 0.0004
+# SQLite itself sleeps up to a tenth of a second between two looks whether the other writer is done. The event loop's
+# clock counts milliseconds: what is less is no pause.
+BUSY_PAUSES = 0.001, 0.003
 RETRY_AFTER_SECONDS = 5
 
 _Convert = Callable[[Any], Any] | None
@@ -120,6 +121,10 @@ class _Use:
         send(cursor, self.statement.sql, self.parameters)
         self.rows = cursor.fetchall() if self.statement.row else ()
         self.changed = len(self.rows) or cursor.rowcount
+
+
+# What is to be written, what is done when it is, and until when it may wait for another writer.
+_Waiting = tuple[_Use, asyncio.Future[None], float]
 
 
 def send(cursor: DBAPICursor, sql: str, parameters: Mapping[str, object] | Sequence[object]) -> None:
@@ -234,8 +239,7 @@ class _Loop:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: PoolProxiedConnection | None = None
-        self._waiting: list[tuple[_Use, asyncio.Future[None]]] = []
-        self._until = 0.0
+        self._waiting: list[_Waiting] = []
 
     def read(self, use: _Use) -> None:
         """Execute what only reads."""
@@ -265,10 +269,9 @@ class _Loop:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         if not self._waiting:
-            self._until = time.monotonic() + SQLITE_BUSY_SECONDS
             # After all that the loop has to do now, which may write too.
             loop.call_soon(self._commit)
-        self._waiting.append((use, done))
+        self._waiting.append((use, done, time.monotonic() + SQLITE_BUSY_SECONDS))
         return done
 
     def _commit(self) -> None:
@@ -284,13 +287,14 @@ class _Loop:
             return
         finally:
             sqlite_writer.release()
-        self._settle(failures)
+        written, self._waiting = self._waiting, []
+        self._tell(written, failures)
 
     def _write_all(self, failures: dict[int, Exception], cursor: DBAPICursor) -> None:
         """Write what waits in one transaction, and note what failed of it."""
         driver_error = _driver_error(self._engine)
         begin_now(cursor)
-        for use, _ in self._waiting:
+        for use, *_ in self._waiting:
             try:
                 use.execute(cursor)
             except driver_error as error:
@@ -303,16 +307,17 @@ class _Loop:
     def _later(self, error: Exception | None) -> None:
         """Try again soon where somebody else is writing, for as long as SQLite itself would."""
         busy = error is None or getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_BUSY"
-        if busy and time.monotonic() < self._until:
-            asyncio.get_running_loop().call_later(random.uniform(*BUSY_PAUSES), self._commit)  # noqa: S311 - no secret
-            return
+        now = time.monotonic()
+        over = [entry for entry in self._waiting if not busy or entry[2] <= now]
+        self._waiting = [entry for entry in self._waiting if busy and entry[2] > now]
         failure = error or Overloaded(retry_after=RETRY_AFTER_SECONDS)
-        self._settle({id(use): failure for use, _ in self._waiting})
+        self._tell(over, {id(use): failure for use, *_ in over})
+        if self._waiting:
+            asyncio.get_running_loop().call_later(random.uniform(*BUSY_PAUSES), self._commit)  # noqa: S311 - no secret
 
-    def _settle(self, failures: dict[int, Exception]) -> None:
+    def _tell(self, waiting: Sequence[_Waiting], failures: Mapping[int, Exception]) -> None:
         """Tell who waits what became of it."""
-        waiting, self._waiting = self._waiting, []
-        for use, done in waiting:
+        for use, done, _ in waiting:
             # Nobody waits any more for what was cancelled.
             if done.done():
                 continue

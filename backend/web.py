@@ -256,7 +256,7 @@ def _unexpected(error: Exception) -> Response:
     return problem_response(InternalError())
 
 
-def begin() -> None:
+def _begin() -> None:
     """Before each request: note when it began, and what it is called."""
     g.begun = time.perf_counter()
     g.request_id = _request_id()
@@ -274,7 +274,7 @@ def _request_id() -> str:
     return secrets.token_hex(16)
 
 
-def end(response: Response) -> Response:
+def _end(response: Response) -> Response:
     """After each request: measure it, and log it."""
     # Without a route both the path and the method are the sender's own words.
     rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
@@ -289,6 +289,8 @@ def init_app(app: Flask, *doors: Blueprint) -> None:
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.before_request(_begin)
+    app.after_request(_end)
     app.register_error_handler(Problem, problem_response)
     app.register_error_handler(HTTPException, _framework_error)
     for away in DATABASE_AWAY:

@@ -135,6 +135,26 @@ def test_while_another_process_writes_a_loop_goes_on_and_writes_after_it(service
 
 
 @any_database
+def test_each_waits_for_another_process_as_long_as_any_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "SQLITE_BUSY_SECONDS", 0.4)
+    locked = Locked(service)
+    threading.Timer(0.5, locked.stop).start()
+
+    async def main() -> list[object]:
+        early = asyncio.create_task(greenlet_spawn(count, "mails_sent"))
+        await asyncio.sleep(0.3)
+        return await asyncio.gather(early, greenlet_spawn(count, "erasures"), return_exceptions=True)
+
+    def count(event: str) -> None:
+        with service.app.app_context():
+            write(COUNT, event=event, value=1)
+
+    failure, done = asyncio.run(main())
+    assert (type(failure), done) == (OperationalError, None)
+    assert [row["event"] for row in service.rows("totals")] == ["erasures"]
+
+
+@any_database
 def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

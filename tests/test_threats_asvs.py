@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -213,6 +214,23 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc() -> 
     handlers = {name for tree in MODULES.values() for name in re.findall(r"\w*Handler\b", ast.unparse(tree))}
     # What warns of a setting is caught and shown by `tiles check`, and goes nowhere else.
     assert {name for name in handlers if name[0].isupper()} <= {"StreamHandler", "MemoryHandler"}
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            monkeypatch.setattr(sys, "stderr", full)
+            logs.configure()
+            for _ in range(2):
+                logging.getLogger("backend.server").error("a process has ended")
+            with suppress(OSError):
+                full.close()
+        logging.getLogger("backend.server").error("another, to a file that is closed")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 def test_what_is_logged_is_what_the_page_says() -> None:
