@@ -30,7 +30,7 @@ from backend.config import OWNER_ONLY, served_threads, settings
 from backend.db import db
 from backend.hashing import LINE, before_waiting, keep_memory
 from backend.logs import configure
-from backend.web import BODY_BYTES, LATE
+from backend.web import BODY, BODY_BYTES, LATE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -231,6 +231,7 @@ def environ_of(scope: Scope, body: bytes | None) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
+        BODY: body or b"",
         LATE: body is None,
     }
     # Nothing is left of a value that is not ASCII: the header is there, and empty.

@@ -26,8 +26,9 @@ from sqlalchemy.util.concurrency import await_, in_greenlet
 from backend.db import POSTGRESQL_BEGIN, SQLITE_BUSY_SECONDS, AnyRow, db, sqlite_writer
 from backend.errors import Overloaded
 
-# SQLite itself sleeps up to a tenth of a second between two looks whether the other writer is done. The event loop's
-# clock counts milliseconds: what is less is no pause.
+# SQLite itself sleeps up to a tenth of a second between two looks whether the other writer is done. Most are within
+# a few milliseconds, and are looked for in each round of the event loop; with those who are not, it has pauses.
+BUSY_ROUNDS_SECONDS = 0.1
 BUSY_PAUSES = 0.001, 0.003
 RETRY_AFTER_SECONDS = 5
 
@@ -240,6 +241,7 @@ class _Loop:
         self._engine = engine
         self._connection: PoolProxiedConnection | None = None
         self._waiting: list[_Waiting] = []
+        self._busy_since: float | None = None
 
     def read(self, use: _Use) -> None:
         """Execute what only reads."""
@@ -287,7 +289,7 @@ class _Loop:
             return
         finally:
             sqlite_writer.release()
-        written, self._waiting = self._waiting, []
+        written, self._waiting, self._busy_since = self._waiting, [], None
         self._tell(written, failures)
 
     def _write_all(self, failures: dict[int, Exception], cursor: DBAPICursor) -> None:
@@ -312,8 +314,11 @@ class _Loop:
         self._waiting = [entry for entry in self._waiting if busy and entry[2] > now]
         failure = error or Overloaded(retry_after=RETRY_AFTER_SECONDS)
         self._tell(over, {id(use): failure for use, *_ in over})
+        self._busy_since = self._busy_since or now
         if self._waiting:
-            asyncio.get_running_loop().call_later(random.uniform(*BUSY_PAUSES), self._commit)  # noqa: S311 - no secret
+            rounds = now - self._busy_since < BUSY_ROUNDS_SECONDS
+            pause = 0.0 if rounds else random.uniform(*BUSY_PAUSES)  # noqa: S311 - no secret
+            asyncio.get_running_loop().call_later(pause, self._commit)
 
     def _tell(self, waiting: Sequence[_Waiting], failures: Mapping[int, Exception]) -> None:
         """Tell who waits what became of it."""

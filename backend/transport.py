@@ -9,8 +9,8 @@ import smtplib
 import ssl
 from contextlib import suppress
 from email import policy
-from email.utils import formatdate
-from functools import cached_property
+from email.utils import formatdate, parseaddr
+from functools import cache, cached_property
 from mailbox import Maildir
 
 import click
@@ -63,8 +63,8 @@ class Message(flask_mail.Message):
         boundary = secrets.token_hex(16)
         headers = {
             "Subject": self.subject,
-            "From": flask_mail.sanitize_address(self.sender),
-            "To": ", ".join(flask_mail.sanitize_addresses(self.recipients)),
+            "From": _sender(str(self.sender))[0],
+            "To": ", ".join(map(str, self.recipients)),
             "Date": formatdate(self.date),
             "Message-ID": self.msgId,
             **(self.extra_headers or {}),
@@ -78,6 +78,12 @@ class Message(flask_mail.Message):
     def as_bytes(self) -> bytes:
         """Return what is handed to the mail server."""
         return self.content
+
+
+@cache
+def _sender(sender: str) -> tuple[str, str]:
+    """Return who sends, as a header names him and as the mail server does: always the same."""
+    return flask_mail.sanitize_address(sender), flask_mail.sanitize_address(parseaddr(sender)[1])
 
 
 def _part(boundary: str, subtype: str, text: str | None) -> bytes:
@@ -109,6 +115,19 @@ class _SMTP(flask_mail.Connection):
             host.close()
             raise
         return host
+
+    def send(self, message: flask_mail.Message, envelope_from: str | tuple[str, str] | None = None) -> None:
+        """Hand over a message whose addresses are written as they are to be: all are parsed four times else.
+
+        Raises:
+            BadHeaderError: a header would be more than one line.
+        """
+        assert isinstance(message, Message)
+        if message.has_bad_headers():
+            raise flask_mail.BadHeaderError
+        assert self.host is not None
+        sender = envelope_from or _sender(str(message.sender))[1]
+        self.host.sendmail(str(sender), [str(each) for each in message.recipients], message.content)
 
 
 class Courier:
