@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -131,6 +131,76 @@ def test_huge_headers_are_refused(server: ServerProcess, sent: bytes) -> None:
     answer = answer_to(server, sent)
     assert answer == b"" or answer[9:12] in {b"400", b"414", b"431"}
     assert_serves(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: tiles\r\nno colon\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        HEAD + b"Content-Length: -2\r\n\r\n{}",
+        HEAD + b"Content-Length : 2\r\n\r\n{}",
+        HEAD + b"Folded: a\r\n b\r\nX:\0\r\n\r\n",
+    ],
+    ids=["no method", "no header", "length twice", "negative", "space", "control"],
+)
+def test_what_is_no_http_is_refused_and_the_connection_ends(server: ServerProcess, sent: bytes) -> None:
+    before = len(server.log)
+    answer = answer_to(server, sent)
+    assert (answer[9:12], answer.count(b"HTTP/1.1 ")) == (b"400", 1)
+    assert_serves(server)
+    assert re.findall(r"Traceback|ERROR|WARN", server.log[before:]) == []
+
+
+def test_a_head_that_does_not_come_is_not_waited_for_without_end(server: ServerProcess) -> None:
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(connect(server, sent)) for sent in (b"", b"GET / HT", b"\r\n")]
+        begun = time.monotonic()
+        for connection in waiting:
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        assert time.monotonic() - begun < 45
+
+
+def test_a_body_with_two_lengths_is_not_taken_for_a_second_request(server: ServerProcess) -> None:
+    """Request smuggling (RFC 9112 section 11.2)."""
+    head = HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = answer_to(server, head + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: tiles\r\n\r\n")
+    assert b'{"status":"up"}' not in answer
+
+
+def test_a_request_to_upgrade_has_a_body_like_any_other(server: ServerProcess) -> None:
+    body = json.dumps({"message": "GET /healthz HTTP/1.1"}).encode()
+    head = (
+        b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\nConnection: Upgrade, close\r\n"
+    )
+    answer = answer_to(server, head + b"Upgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"201"]
+
+
+def test_what_follows_a_chunked_body_is_no_header_of_it(server: ServerProcess) -> None:
+    head = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = answer_to(server, head + b"2\r\n{}\r\n0\r\nContent-Type: application/json\r\n\r\n")
+    assert (answer[9:12], b'"unsupported-media-type"' in answer) == (b"415", True)
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_their_order(server: ServerProcess) -> None:
+    paths = ["/healthz", "/v1/account", "/v1/nothing", "/healthz"]
+    sent = "".join(f"GET {path} HTTP/1.1\r\nHost: tiles\r\n\r\n" for path in paths)
+    last = "HEAD /healthz HTTP/1.1\r\nHost: tiles\r\nConnection: close\r\n\r\n"
+    answer = answer_to(server, (sent + last).encode())
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"401", b"404", b"200", b"200"]
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_client_that_asks_whether_to_send_its_body_is_told_to(server: ServerProcess) -> None:
+    body = json.dumps({"message": "Hello."}).encode()
+    head = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    with connect(server, head + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body)) as connection:
+        assert connection.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")
 
 
 def test_whoever_leaves_in_the_middle_leaves_no_trace_in_the_log(server: ServerProcess) -> None:
