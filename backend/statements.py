@@ -217,15 +217,14 @@ def _driver_error(engine: Engine) -> type[Exception]:
     return cast(type[Exception], engine.dialect.loaded_dbapi.Error)
 
 
+def _is_busy(error: BaseException | None) -> bool:
+    """Tell whether all that is wrong is that another connection is writing to SQLite."""
+    return getattr(error, "sqlite_errorname", None) == "SQLITE_BUSY"
+
+
 def _translated(error: Exception, engine: Engine) -> DBAPIError:
-    found = DBAPIError.instance(
-        None,
-        None,
-        error,
-        _driver_error(engine),
-        hide_parameters=True,
-        dialect=engine.dialect,
-    )
+    dialect = engine.dialect
+    found = DBAPIError.instance(None, None, error, _driver_error(engine), hide_parameters=True, dialect=dialect)
     assert isinstance(found, DBAPIError)
     return found
 
@@ -258,12 +257,13 @@ class _Loop:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()
             cursor = self._connection.cursor()
-            try:
-                work(cursor)
-            finally:
-                cursor.close()
-                self._connection.rollback()
+            work(cursor)
+            cursor.close()
         except _driver_error(self._engine) as error:
+            # Whatever is left of a transaction ends with it. Nothing is where another is writing.
+            if self._connection and not _is_busy(error):
+                self._connection.close()
+                self._connection = None
             raise _translated(error, self._engine) from None
 
     def write(self, use: _Use) -> asyncio.Future[None]:
@@ -308,14 +308,14 @@ class _Loop:
 
     def _later(self, error: Exception | None) -> None:
         """Try again soon where somebody else is writing, for as long as SQLite itself would."""
-        busy = error is None or getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_BUSY"
+        busy = error is None or _is_busy(getattr(error, "orig", None))
         now = time.monotonic()
         over = [entry for entry in self._waiting if not busy or entry[2] <= now]
         self._waiting = [entry for entry in self._waiting if busy and entry[2] > now]
         failure = error or Overloaded(retry_after=RETRY_AFTER_SECONDS)
         self._tell(over, {id(use): failure for use, *_ in over})
-        self._busy_since = self._busy_since or now
-        if self._waiting:
+        self._busy_since = (self._busy_since or now) if self._waiting else None
+        if self._busy_since:
             rounds = now - self._busy_since < BUSY_ROUNDS_SECONDS
             pause = 0.0 if rounds else random.uniform(*BUSY_PAUSES)  # noqa: S311 - no secret
             asyncio.get_running_loop().call_later(pause, self._commit)

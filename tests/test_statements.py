@@ -101,6 +101,22 @@ def test_a_value_that_does_not_fit_is_nobody_elses_concern(service: Service) -> 
     assert isinstance(failed, ValueError)
 
 
+@any_database
+def test_a_connection_on_which_something_failed_is_let_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(cursor: sqlite3.Cursor) -> None:
+        begin(cursor)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    begin = statements.begin_now
+    monkeypatch.setattr(statements, "begin_now", fail)
+    (failure,) = together(service, lambda: write(COUNT, event="erasures", value=1))
+    assert isinstance(failure, OperationalError)
+    monkeypatch.setattr(statements, "begin_now", begin)
+    # The transaction that it had begun would be in the way.
+    assert together(service, lambda: write(COUNT, event="mails_sent", value=1)) == [([], 1)]
+    assert [row["event"] for row in service.rows("totals")] == ["mails_sent"]
+
+
 class Locked:
     """Another process that is writing, until told to stop."""
 
