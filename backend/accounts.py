@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, select, update
 from backend import audit, clock, mail, sessions, tokens
 from backend.credentials import lock_address, new_password_hash, note_cost
 from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
+from backend.driver import Statement
 from backend.errors import (
     EmailInUse,
     FieldError,
@@ -27,7 +28,7 @@ from backend.errors import (
 from backend.hashing import cost_of, hasher
 from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, PasswordCost, Policy
 from backend.sessions import TODAY, Viewer, account_columns
-from backend.statements import Statement, fetch
+from backend.statements import fetch
 from backend.throttle import throttle
 from backend.tokens import Purpose
 

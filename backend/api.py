@@ -48,7 +48,7 @@ from backend.contract import (
     SignedReceipt,
     Stored,
 )
-from backend.db import has_room, is_current
+from backend.db import has_room
 from backend.errors import (
     EmailInUse,
     InvalidToken,
@@ -61,6 +61,7 @@ from backend.errors import (
     WrongPassword,
 )
 from backend.openapi import Operations
+from backend.schema import is_current
 from backend.sessions import Viewer
 
 OLDEST_MAIL_SECONDS = 3600

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from backend.db import SQLITE_BUSY_SECONDS, db, versions
+from backend.db import SQLITE_BUSY_SECONDS, db
 from backend.errors import Impossible
+from backend.schema import versions
 
 # How many bytes, and where, each connection in WAL mode keeps locked (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
 IN_USE = (510, 0x40000002)

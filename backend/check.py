@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError
 
 from backend import clock, config, erasure, keys, ledger, mail, probes
 from backend.config import Settings, SettingsError, settings
-from backend.db import AnyRow, is_current, reading
+from backend.db import AnyRow, reading
 from backend.errors import Impossible
 from backend.models import AuditEntry
 from backend.probes import Finding, Probe, is_loopback, is_sqlite, sqlite_file
+from backend.schema import is_current
 from backend.throttle import OFF
 from backend.transport import MAILBOX, Courier, ServerUnavailable
 

@@ -25,6 +25,7 @@ from backend import (
     meters,
     privacy,
     remains,
+    schema,
     server,
     worker,
 )
@@ -94,7 +95,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
     address = _free_address(host, port)
-    db.upgrade()
+    schema.upgrade()
     again = erasure.replay().erased_again
     if again:
         click.echo(f"{again} erased accounts had come back with a restored database, and were erased again.")
@@ -188,7 +189,7 @@ def db_group() -> None:
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
-    before, after = db.upgrade()
+    before, after = schema.upgrade()
     show({"from": before, "to": after}, as_json=as_json)
 
 

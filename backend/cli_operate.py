@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from flask.cli import ScriptInfo, with_appcontext
 
-from backend import backup, check, db, erasure
+from backend import backup, check, erasure, schema
 from backend.console import Command, as_json_option, dump, progress, show, sure, yes_option
 from backend.probes import Finding
 
@@ -97,9 +97,9 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
     if backup.database().exists():
         sure(f"Everything that {backup.database()} holds now will be gone. Restore {file}?", yes=yes)
     restored = backup.restore(file)
-    _, schema = db.upgrade()
+    _, version = schema.upgrade()
     again = erasure.replay().erased_again
-    show({"schema_before": restored.schema, "schema": schema, "erased_again": again}, as_json=as_json)
+    show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)
 
 
 def _sqlite_only(instead: str) -> None:

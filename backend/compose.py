@@ -16,8 +16,9 @@ from sqlalchemy import BindParameter, ColumnElement, Select, String, bindparam, 
 from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
 from backend.db import AnyRow, UTCDateTime, reading
+from backend.driver import Statement
 from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
-from backend.statements import Statement, fetch
+from backend.statements import fetch
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 

@@ -1,9 +1,7 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
-import logging
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,40 +18,26 @@ from sqlalchemy import (
     CursorResult,
     DateTime,
     Dialect,
-    Engine,
     Executable,
     Row,
-    String,
     Uuid,
-    column,
     event,
-    inspect,
     make_url,
-    select,
-    table,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, registry, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from backend.config import served_threads, settings
-from backend.errors import Impossible
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-# Where Alembic notes the schema's version.
-VERSION = table("alembic_version", column("version_num", String))
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 SQLITE_BUSY_SECONDS = 10
 # SQLite's log grows to 4 MiB before it is emptied into the file.
 SQLITE_LEAST_FREE_BYTES = 4 * 2**20
-POSTGRESQL_MIGRATION_LOCK = 0x54494C4553
-# Whoever comes after one that waits for a table waits too. Autovacuum gives way after deadlock_timeout, one second.
-MIGRATION_LOCK_TIMEOUT = "2s"
-MIGRATION_PAUSES = (1, 2, 4, 8, 15, 30)
 
 THREADS_ELSEWHERE = 8
 SPARE_CONNECTIONS = 8
@@ -76,9 +60,7 @@ POSTGRESQL_BEGIN = (
     "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 
-log = logging.getLogger(__name__)
-
-_writing: ContextVar[bool] = ContextVar("writing", default=False)
+writing: ContextVar[bool] = ContextVar("writing", default=False)
 sqlite_writer = threading.Lock()
 
 
@@ -179,7 +161,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads and then writes fails at once when another wrote in between: take the lock first.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writing.get() else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing.get() else "BEGIN")
 
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -203,7 +185,7 @@ def transaction() -> Iterator[scoped_session[Session]]:
     session.rollback()
     alone = sqlite_writer if db.engine.dialect.name == "sqlite" else nullcontext()
     with alone:
-        token = _writing.set(True)
+        token = writing.set(True)
         try:
             yield session
             session.commit()
@@ -211,7 +193,7 @@ def transaction() -> Iterator[scoped_session[Session]]:
             session.rollback()
             raise
         finally:
-            _writing.reset(token)
+            writing.reset(token)
 
 
 @contextmanager
@@ -242,95 +224,9 @@ def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def versions() -> list[str]:
-    """Return the versions that the schema has had, the newest last."""
-    return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
-
-
-def _version(connection: Connection) -> str | None:
-    """Return the version of the schema; None where there is none yet."""
-    if not inspect(connection).has_table(VERSION.name):
-        return None
-    return connection.scalar(select(VERSION.c.version_num))
-
-
 def is_locked_out(error: DBAPIError) -> bool:
     """Tell whether PostgreSQL gave up waiting for what others hold."""
     return getattr(error.orig, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
-
-
-def upgrade() -> tuple[str | None, str | None]:
-    """Bring the schema to this release's version, once, however many processes try at the same time.
-
-    The schema of a later release is left as it is. On PostgreSQL nothing that is used by others is waited for longer
-    than they can wait: it is tried again.
-
-    Returns:
-        The version before and the version after.
-
-    Raises:
-        Impossible: a table could not be had for a minute.
-    """
-    for pause in (0, *MIGRATION_PAUSES):
-        time.sleep(pause)
-        try:
-            return _upgrade()
-        except OperationalError as error:
-            if not is_locked_out(error):
-                raise
-            log.warning("the schema cannot be changed now: a table is in use")
-    raise Impossible(
-        "the schema could not be changed, as a transaction has been open for long (see pg_stat_activity): end it, or "
-        "try again when it is over; nothing was changed"
-    )
-
-
-def _upgrade() -> tuple[str | None, str | None]:
-    with _migration_connection(db.engine) as connection:
-        before = _version(connection)
-        if _is_at_least(before, versions()[-1]):
-            return before, before
-        _migrate(connection)
-        return before, _version(connection)
-
-
-def _migrate(connection: Connection) -> None:
-    # Most starts find nothing to do: what does it takes memory and a tenth of a second.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _is_at_least(version: str | None, wanted: str) -> bool:
-    """Tell whether a schema version is another one or comes after it: each is a number of four digits."""
-    return version is not None and version >= wanted
-
-
-@contextmanager
-def _migration_connection(engine: Engine) -> Iterator[Connection]:
-    """Hold a lock for as long as migrations run: the database's own on PostgreSQL, the write lock on SQLite."""
-    token = _writing.set(True)
-    try:
-        with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRESQL_MIGRATION_LOCK})
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
-            yield connection
-    finally:
-        _writing.reset(token)
-
-
-def is_current() -> bool:
-    """Tell whether the schema is this release's or a later one's, which only adds to what this release uses."""
-    with db.engine.connect() as connection:
-        found = _version(connection)
-    return _is_at_least(found, versions()[-1])
 
 
 def has_room() -> bool:

@@ -10,10 +10,11 @@ from sqlalchemy import UpdateBase, bindparam, select
 
 from backend import clock
 from backend.db import AnyRow, insert_unless_taken, reading
+from backend.driver import Statement
 from backend.errors import FieldError, InvalidRequest, Unauthenticated
 from backend.models import Account, Feedback
 from backend.sessions import Viewer
-from backend.statements import Statement, write
+from backend.statements import write
 from backend.throttle import throttle
 
 MESSAGE_LENGTH = 4000

@@ -23,9 +23,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend import clock, totals
 from backend.compose import Kind, compose
 from backend.db import AnyRow, changed, db, reading, transaction
+from backend.driver import Statement
 from backend.errors import stack_of
 from backend.models import FORGET_ABANDONED, Mail
-from backend.statements import Statement, write
+from backend.statements import write
 from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
 from backend.waiting import aside
 

@@ -24,9 +24,10 @@ from sqlalchemy import (
 from backend import clock
 from backend.config import settings
 from backend.db import AnyRow, changed, reading, transaction
+from backend.driver import Statement
 from backend.errors import NotFound, Unauthenticated
 from backend.models import Account, Policy, Session
-from backend.statements import Statement, fetch, write
+from backend.statements import fetch, write
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32

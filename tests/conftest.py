@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
-from backend import clock, create_app, db
+from backend import clock, create_app, db, schema
 from backend.config import Settings
 
 pytest_plugins = ["generating"]
@@ -59,7 +59,7 @@ def dispose(app: Flask) -> None:
 def migrate(settings: Settings) -> None:
     app = make_app(settings)
     with app.app_context():
-        db.upgrade()
+        schema.upgrade()
     dispose(app)
 
 

@@ -30,7 +30,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPICursor
 from werkzeug.test import TestResponse
 
-from backend import db, mail, statements, worker
+from backend import db, driver, mail, worker
 
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
@@ -251,11 +251,11 @@ class Service:
             engine = db.db.engine
         event.listen(engine, "before_cursor_execute", note)
         # What goes to the driver past SQLAlchemy.
-        sent, statements.send = statements.send, send
+        sent, driver.send = driver.send, send
         try:
             yield seen
         finally:
-            statements.send = sent
+            driver.send = sent
             event.remove(engine, "before_cursor_execute", note)
 
     def rows(self, table: str) -> list[dict[str, Any]]:

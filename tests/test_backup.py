@@ -26,12 +26,12 @@ from flask.cli import ScriptInfo
 from support import TILES, Person, ServerProcess, Service, any_database, environment, wait_for
 from test_house import migrate
 
-from backend import db, desk, erasure
+from backend import desk, erasure, schema
 from backend.cli import tiles
 
-HEAD = ScriptDirectory(str(db.MIGRATIONS)).get_current_head()
+HEAD = ScriptDirectory(str(schema.MIGRATIONS)).get_current_head()
 # What a release before this one would leave behind.
-(EARLIER,) = {script.down_revision for script in ScriptDirectory(str(db.MIGRATIONS)).get_revisions("head")}
+(EARLIER,) = {script.down_revision for script in ScriptDirectory(str(schema.MIGRATIONS)).get_revisions("head")}
 
 
 def invoke(folder: Path, url: str | None, *arguments: str) -> Result:

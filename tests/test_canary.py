@@ -39,7 +39,7 @@ from test_cli import commands
 from test_house import migrate
 from werkzeug.routing import Map
 
-from backend import db, mail, models, remains
+from backend import db, mail, models, remains, schema
 from backend.api import operations
 from backend.cli import tiles
 from backend.privacy import tables_about_people
@@ -602,7 +602,7 @@ def test_what_postgresql_sampled_before_an_upgrade_is_forgotten_by_it(
     sampled = {entry for entry in rows_with(database_url, {"sample": word}) if "statistic" in entry}
     assert sampled
     with app.app_context():
-        db.upgrade()
+        schema.upgrade()
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("DELETE FROM accounts")
         connection.execute("DELETE FROM feedback")

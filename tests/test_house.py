@@ -17,7 +17,7 @@ from mutants import read_tables
 from sqlalchemy import Connection, Engine, inspect, text
 from support import Service, empty_database
 
-from backend import db
+from backend import db, schema
 from backend.declarations import Category
 from backend.privacy import inventory
 
@@ -43,6 +43,7 @@ LADDER = [
     ["transport", "receipts", "hashing"],
     ["tokens", "totals"],
     ["models", "strength", "remains", "backup", "statements"],
+    ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters"],
     ["clock", "errors", "config", "logs", "headers", "waiting"],
 ]
@@ -196,7 +197,7 @@ def test_the_inventory_refuses_a_column_that_is_not_declared(monkeypatch: pytest
 def migrate(app: Flask, change: Callable[[Config, str], object], revision: str) -> None:
     """Run Alembic as the service does, on a connection that it is handed."""
     config = Config()
-    config.set_main_option("script_location", str(db.MIGRATIONS))
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
     config.set_main_option("path_separator", "os")
     with app.app_context(), db.db.engine.begin() as connection:
         config.attributes["connection"] = connection
@@ -230,7 +231,7 @@ def test_the_migrations_make_what_the_models_declare(service: Service) -> None:
 @empty_database
 def test_the_migrations_make_the_indexes_that_the_models_declare(app: Flask) -> None:
     with app.app_context():
-        db.upgrade()
+        schema.upgrade()
         with db.db.engine.connect() as connection:
             migrated = indexes(connection)
         db.Base.metadata.drop_all(db.db.engine)
@@ -255,7 +256,7 @@ def test_the_migrations_run_up_and_down_and_up_again(app: Flask) -> None:
 @empty_database
 def test_upgrading_twice_changes_nothing(app: Flask) -> None:
     with app.app_context():
-        before, after = db.upgrade()
+        before, after = schema.upgrade()
         assert (before, after) == (None, after)
-        assert db.upgrade() == (after, after)
-        assert db.is_current()
+        assert schema.upgrade() == (after, after)
+        assert schema.is_current()

@@ -31,7 +31,7 @@ from support import (
     wait_for,
 )
 
-from backend import announcements, db
+from backend import announcements, db, schema
 from backend.config import Settings
 from backend.models import Account
 
@@ -201,7 +201,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_stands(
 def test_a_database_that_takes_no_writes_alone_is_none(tmp_path: Path, read_only_host: str) -> None:
     app = make_app(make_settings(tmp_path, f"postgresql://postgres@/postgres?host={read_only_host}"))
     with app.app_context(), pytest.raises(OperationalError, match="read-only"):
-        db.is_current()
+        schema.is_current()
     assert_problem(app.test_client().get("/readyz"), 503, "overloaded")
     dispose(app)
 

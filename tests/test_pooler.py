@@ -39,7 +39,7 @@ from journeys import (
 from sqlalchemy import insert, make_url, text
 from support import OTHER_PASSWORD, MailServer, Person, ServerProcess, Service, free_port, wait_for
 
-from backend import announcements, db, privacy, remains, worker
+from backend import announcements, db, privacy, remains, schema, worker
 from backend.errors import Impossible
 from backend.models import Account
 
@@ -173,7 +173,7 @@ def test_several_who_erase_at_once_erase_and_tell_once(service: Service, ada: Pe
 
 def migrated(app: Flask) -> tuple[str | None, str | None]:
     with app.app_context():
-        return db.upgrade()
+        return schema.upgrade()
 
 
 def test_of_several_who_migrate_at_once_behind_the_pooler_one_does(tmp_path: Path, empty_url: str) -> None:
@@ -182,7 +182,7 @@ def test_of_several_who_migrate_at_once_behind_the_pooler_one_does(tmp_path: Pat
     assert [before for before, _ in versions].count(None) == 1
     assert len({after for _, after in versions}) == 1
     with app.app_context():
-        assert db.is_current()
+        assert schema.is_current()
     dispose(app)
 
 

@@ -13,10 +13,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.util.concurrency import greenlet_spawn
 from support import PASSWORD, Service, any_database
 
-from backend import clock, mail, statements
+from backend import clock, driver, mail, statements
+from backend.driver import Statement
 from backend.models import Account, Mail, Total
 from backend.server import HERE
-from backend.statements import Statement, fetch, write
+from backend.statements import fetch, write
 
 COUNT = Statement(lambda: insert(Total).values(event=bindparam("event"), value=bindparam("value")))
 ALL = Statement(lambda: select(Total.event, Total.value).where(Total.value > bindparam("above")))
@@ -195,8 +196,8 @@ def test_a_transaction_that_is_taken_back_whole_is_written_for_nobody(
             cursor.execute("ROLLBACK")
             raise sqlite3.OperationalError("database or disk is full")
 
-    sent = statements.send
-    monkeypatch.setattr(statements, "send", fail)
+    sent = driver.send
+    monkeypatch.setattr(driver, "send", fail)
     works = [
         lambda name=name: write(COUNT, event=name, value=1) for name in ("erasures", "mails_sent", "mails_put_off")
     ]

@@ -36,7 +36,7 @@ from support import (
     wait_for,
 )
 
-from backend import db
+from backend import db, schema
 from backend.errors import Impossible
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def alembic() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(db.MIGRATIONS))
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
 
@@ -150,7 +150,7 @@ def test_the_costs_of_hashes_that_were_there_are_noted(app: Flask) -> None:
 @pytest.fixture
 def behind(empty_postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """A service on PostgreSQL whose schema is some versions behind; migrations wait for little."""
-    monkeypatch.setattr(db, "MIGRATION_LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(schema, "MIGRATION_LOCK_TIMEOUT", "100ms")
     app = make_app(make_settings(tmp_path, empty_postgresql_url))
     migrate(app, command.upgrade, "0002")
     fill(app)
@@ -160,13 +160,13 @@ def behind(empty_postgresql_url: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def upgraded(app: Flask) -> tuple[str | None, str | None]:
     with app.app_context():
-        return db.upgrade()
+        return schema.upgrade()
 
 
 def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(db, "MIGRATION_PAUSES", [0.05] * 400)
+    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05] * 400)
     reader, long = (psycopg.connect(empty_postgresql_url) for _ in range(2))
     with ThreadPoolExecutor() as pool, reader, long:
         reader.execute("SET lock_timeout = '5s'")
@@ -183,7 +183,7 @@ def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
 def test_a_migration_gives_up_when_a_transaction_never_ends_and_has_changed_nothing(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "MIGRATION_PAUSES", [0.05])
+    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05])
     before = stored(behind)
     with ThreadPoolExecutor() as pool, psycopg.connect(empty_postgresql_url) as long:
         long.execute("SELECT count(*) FROM accounts")
@@ -196,12 +196,12 @@ def test_a_migration_gives_up_when_a_transaction_never_ends_and_has_changed_noth
 def test_whoever_comes_while_another_migrates_waits_as_long_as_that_takes(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "MIGRATION_PAUSES", [])
+    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [])
     monkeypatch.setattr(
         db, "POSTGRESQL_BEGIN", "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '50ms'"
     )
     with ThreadPoolExecutor() as pool, psycopg.connect(empty_postgresql_url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [db.POSTGRESQL_MIGRATION_LOCK])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [schema.POSTGRESQL_MIGRATION_LOCK])
         upgrading = pool.submit(upgraded, behind)
         with pytest.raises(TimeoutError):
             upgrading.result(0.5)
@@ -246,7 +246,7 @@ def test_on_the_schema_of_an_older_release_it_is_not_ready(service: Service) -> 
 @pytest.fixture(scope="module")
 def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree as it was before the newest schema version came."""
-    (newest,) = db.MIGRATIONS.glob(f"versions/{REVISIONS[-1]}_*.py")
+    (newest,) = schema.MIGRATIONS.glob(f"versions/{REVISIONS[-1]}_*.py")
     added = git("log", "--diff-filter=A", "--max-count=1", "--format=%H", "--", str(newest)).decode().strip()
     tree = git("archive", f"{added}^" if added else "HEAD", "backend")
     folder = tmp_path_factory.mktemp("before")

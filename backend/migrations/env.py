@@ -1,4 +1,4 @@
-"""How Alembic runs: always on the connection that `db.upgrade` has locked and hands over."""
+"""How Alembic runs: always on the connection that `schema.upgrade` has locked and hands over."""
 
 from alembic import context
 

