@@ -35,7 +35,7 @@ from support import (
     wait_for,
 )
 
-from backend import create_app
+from backend import create_app, waiting
 from backend.config import SettingsError, load
 
 TERMINATED_SECONDS = 20
@@ -258,6 +258,22 @@ def test_who_is_answered_at_the_same_moment_gets_their_own_answer(tmp_path: Path
             joined = "feedback JOIN accounts ON accounts.id = account_id"
             whose = f"SELECT message, email, count(*) FROM {joined} GROUP BY message, email"
             assert sorted(stored.execute(whose)) == [(email, email, 20) for email in emails]
+
+
+def niceness_of(process: int) -> list[int]:
+    """Return by how much each thread of a process gives way, its first thread's first."""
+    found = [path.read_text() for path in sorted(Path(f"/proc/{process}/task").glob("*/stat"))]
+    return [int(text.rpartition(")")[2].split()[16]) for text in found]
+
+
+def test_a_worker_makes_and_sends_mails_in_a_thread_that_gives_way_and_writes_in_one_that_does_not(
+    tmp_path: Path, mail_server: MailServer
+) -> None:
+    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
+        register(server.url, "ada@example.org")
+        wait_for(lambda: mail_server.messages)
+        giving_way = [found for found in map(niceness_of, server.processes()) if waiting.GIVE_WAY in found]
+    assert [(found[0], found.count(waiting.GIVE_WAY)) for found in giving_way] == [(0, 1)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["service manager", "Ctrl-C"])
