@@ -179,7 +179,8 @@ def test_a_host_injected_into_a_request_is_in_no_link_of_any_mail(
 
 # Strangers
 
-SPAM = "WIN 500 EUR NOW http://spam.example/win Call 0190"
+# No hexadecimal digest spells any part of it that is looked for.
+SPAM = "WIN 500 EUR NOW http://spam.example/win Call 0190-5550"
 
 
 @any_database
@@ -198,7 +199,7 @@ def test_spam_in_the_name_field_reaches_no_stranger(service: Service) -> None:
     assert sorted({message["To"] for message in mails}) == [NEW, STRANGER]
     for message in mails:
         said = f"{message.as_string()}{text_of(message)}{html_of(message)}".lower()
-        assert [word for word in ("win 500", "spam.example", "0190", "spammer") if word in said] == []
+        assert [word for word in ("win 500", "spam.example", "0190-5550", "spammer") if word in said] == []
 
 
 HEADERS = [
