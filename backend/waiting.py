@@ -10,7 +10,7 @@ from typing import TypeVar
 from flask import Flask, current_app
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
-# On a busy machine a tenth of a processor is left.
+# Where the system knows no work for idle moments only: on a busy machine a tenth of a processor is left.
 GIVE_WAY = 10
 ASIDE = "tiles.aside"
 
@@ -30,7 +30,20 @@ def wait(future: Future[T], seconds: float | None = None) -> T:
 
 def let_give_way(app: Flask) -> None:
     """Let what this process does aside give way to everybody else; elsewhere than on Linux, all that it does."""
-    app.extensions[ASIDE] = ThreadPoolExecutor(1, "aside", initializer=os.nice, initargs=(GIVE_WAY,))
+    app.extensions[ASIDE] = ThreadPoolExecutor(1, "aside", initializer=_give_way)
+
+
+def _give_way() -> None:
+    """Let the calling thread have what nobody else wants: a busy processor leaves it three thousandths (sched(7)).
+
+    With a low niceness alone it is in the way: Linux wakes nobody up on a processor that is at work, and takes one that
+    does only such work for an idle one.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):
+        # Elsewhere than on Linux, or where it is forbidden.
+        os.nice(GIVE_WAY)
 
 
 def aside(work: Callable[[], T]) -> T:

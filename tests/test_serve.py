@@ -35,7 +35,7 @@ from support import (
     wait_for,
 )
 
-from backend import create_app, waiting
+from backend import create_app
 from backend.config import SettingsError, load
 
 TERMINATED_SECONDS = 20
@@ -261,10 +261,10 @@ def test_who_is_answered_at_the_same_moment_gets_their_own_answer(tmp_path: Path
             assert sorted(stored.execute(whose)) == [(email, email, 20) for email in emails]
 
 
-def niceness_of(process: int) -> list[int]:
-    """Return by how much each thread of a process gives way, its first thread's first."""
-    found = [path.read_text() for path in sorted(Path(f"/proc/{process}/task").glob("*/stat"))]
-    return [int(text.rpartition(")")[2].split()[16]) for text in found]
+def policies_of(process: int) -> list[int]:
+    """Return when each thread of a process is given a processor, its first thread's first."""
+    threads = sorted(int(path.name) for path in Path(f"/proc/{process}/task").iterdir())
+    return [os.sched_getscheduler(thread) for thread in threads]
 
 
 def test_a_worker_makes_and_sends_mails_in_a_thread_that_gives_way_and_writes_in_one_that_does_not(
@@ -273,8 +273,8 @@ def test_a_worker_makes_and_sends_mails_in_a_thread_that_gives_way_and_writes_in
     with ServerProcess(tmp_path, **send_through(mail_server)) as server:
         register(server.url, "ada@example.org")
         wait_for(lambda: mail_server.messages)
-        giving_way = [found for found in map(niceness_of, server.processes()) if waiting.GIVE_WAY in found]
-    assert [(found[0], found.count(waiting.GIVE_WAY)) for found in giving_way] == [(0, 1)]
+        giving_way = [found for found in map(policies_of, server.processes()) if os.SCHED_IDLE in found]
+    assert [(found[0], found.count(os.SCHED_IDLE)) for found in giving_way] == [(os.SCHED_OTHER, 1)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["service manager", "Ctrl-C"])
