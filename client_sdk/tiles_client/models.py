@@ -4,10 +4,10 @@ No `repr` shows a token, a name or an address, so that none of them ends in a lo
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, datetime
 from types import UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def fit(hint: object, value: object, name: str = "the JSON object") -> object:
     if not isinstance(kind, type):
         return None
     if is_dataclass(kind) and isinstance(value, dict):
-        return kind(*(fit(hint, value.get(member, ...), member) for member, hint in get_type_hints(kind).items()))
+        return kind(*(fit(each.type, value.get(each.name, ...), each.name) for each in fields(kind)))
     if issubclass(kind, date) and isinstance(value, str):
         with suppress(ValueError):
             value = kind.fromisoformat(value)
