@@ -228,17 +228,15 @@ def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
     }
     context = {**shared, **draft.context}
     subject, _, body = render_template(f"mail/{draft.template}.txt", **context).partition("\n")
-    recipient = draft.recipient if draft.recipient.isascii() else _ascii(draft.recipient)
-    message = Message(
+    host = parseaddr(settings().sender)[1].rpartition("@")[2]
+    return Message(
+        # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.
+        id=f"<{hashlib.sha256(mail_id.bytes).hexdigest()[:32]}@{host}>",
+        sender=settings().sender,
+        recipient=draft.recipient if draft.recipient.isascii() else _ascii(draft.recipient),
+        date=clock.now().timestamp(),
         subject=subject.removeprefix("Subject:").strip(),
-        recipients=[recipient],
         body=body.lstrip("\n"),
         html=render_template(f"mail/{draft.template}.html", **context),
-        sender=settings().sender,
-        date=clock.now().timestamp(),
         extra_headers={"Auto-Submitted": "auto-generated", **draft.headers},
     )
-    host = parseaddr(settings().sender)[1].rpartition("@")[2]
-    # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.
-    message.msgId = f"<{hashlib.sha256(mail_id.bytes).hexdigest()[:32]}@{host}>"
-    return message

@@ -13,11 +13,11 @@ import uuid
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from threading import Event
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import clock, totals
@@ -26,7 +26,7 @@ from backend.db import AnyRow, changed, db, reading, transaction
 from backend.driver import Statement
 from backend.errors import stack_of
 from backend.models import FORGET_ABANDONED, Mail
-from backend.statements import write
+from backend.statements import fetch, write
 from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
 from backend.waiting import aside
 
@@ -77,34 +77,36 @@ def _waiting() -> ColumnElement[bool]:
     return Mail.abandoned_at.is_(None)
 
 
-def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
-    """Take some due mails for this worker alone; on PostgreSQL it passes over what others are taking."""
-    now, claim = clock.now(), uuid.uuid4()
+def _due() -> ColumnElement[bool]:
     # What nobody has tried or holds is due whatever the hour: no clock that is put back keeps somebody's link from him.
-    due = _waiting() & ((Mail.due_at <= now) | ((Mail.attempts == 0) & Mail.claim.is_(None)))
-    with reading() as session:
-        if session.scalar(select(Mail.id).where(due).limit(1)) is None:
-            return claim, []
-    # Whoever waits for a link comes before whoever is only told something. In two steps, each in the index's order: to
-    # sort a long queue for each few mails takes longer than to send them.
-    with transaction():
-        batch = _take(due & (Mail.kind != "announcement"), claim, now) or _take(due, claim, now)
+    return _waiting() & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 0) & Mail.claim.is_(None)))
+
+
+def _taking(which: ColumnElement[bool]) -> Update:
+    """Return what takes some mails; on PostgreSQL it passes over what others are taking."""
+    first = select(Mail.id).where(which).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
+    taking = update(Mail).where(Mail.id.in_(first)).values(claim=bindparam("claimed"), due_at=bindparam("until"))
+    return taking.returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about,
+                            Mail.created_at, Mail.attempts)  # fmt: skip
+
+
+_ANY_DUE = Statement(lambda: select(Mail.id).where(_due()).limit(1))
+# Whoever waits for a link comes before whoever is only told something. In two steps, each in the index's order: to sort
+# a long queue for each few mails takes longer than to send them.
+_TAKE_FIRST = Statement(lambda: _taking(_due() & (Mail.kind != "announcement")))
+_TAKE = Statement(lambda: _taking(_due()))
+
+
+def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
+    """Take some due mails for this worker alone."""
+    now, claim = clock.now(), uuid.uuid4()
+    if not fetch(_ANY_DUE, now=now):
+        return claim, []
+    taking = {"now": now, "claimed": claim, "until": now + CLAIM}
+    batch = write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]
     # Whoever has mails sent before and after somebody else's learns less from when they arrive.
     random.shuffle(batch)
     return claim, batch
-
-
-def _take(which: ColumnElement[bool], claim: uuid.UUID, now: datetime) -> list[AnyRow]:
-    first = select(Mail.id).where(which).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
-    taken = db.session.execute(
-        update(Mail)
-        .where(Mail.id.in_(first))
-        .values(claim=claim, due_at=now + CLAIM)
-        .returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about,
-                   Mail.created_at, Mail.attempts)
-        .execution_options(synchronize_session=False)
-    )  # fmt: skip
-    return list(taken)
 
 
 _FINISH = Statement(lambda: delete(Mail).where(Mail.id == bindparam("id"), Mail.claim == bindparam("claim")))

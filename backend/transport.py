@@ -7,7 +7,9 @@ import quopri
 import secrets
 import smtplib
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from email import policy
 from email.utils import formatdate, parseaddr
 from functools import cache, cached_property
@@ -50,34 +52,47 @@ class _Policy(policy.Compat32):
 POLICY = _Policy(linesep="\r\n")
 
 
-class Message(flask_mail.Message):
-    """A message whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6).
+@dataclass(frozen=True)
+class Message:
+    """A mail whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6).
 
-    A text and the same as HTML, in quoted-printable (RFC 2046 section 5.1.4): Flask-Mail would wrap the two once more,
-    and have each header parsed as if a stranger had written it, which takes longer than all else about a mail.
+    A text and the same as HTML, in quoted-printable (RFC 2046 section 5.1.4). Flask-Mail's own would ask for this
+    machine's name, over a network perhaps, wrap the two parts once more, and have each header parsed as if a stranger
+    had written it, which takes longer than all else about a mail. `date` is in seconds since the epoch.
     """
+
+    id: str
+    sender: str
+    recipient: str
+    date: float
+    subject: str
+    body: str
+    html: str
+    extra_headers: Mapping[str, str]
 
     @cached_property
     def content(self) -> bytes:
-        """What is handed to the mail server, made once."""
+        """What is handed to the mail server, made once.
+
+        Raises:
+            BadHeaderError: a header would be more than one line.
+        """
         boundary = secrets.token_hex(16)
         headers = {
             "Subject": self.subject,
-            "From": _sender(str(self.sender))[0],
-            "To": ", ".join(map(str, self.recipients)),
+            "From": _sender(self.sender)[0],
+            "To": self.recipient,
             "Date": formatdate(self.date),
-            "Message-ID": self.msgId,
-            **(self.extra_headers or {}),
+            "Message-ID": self.id,
+            **self.extra_headers,
             "MIME-Version": "1.0",
             "Content-Type": f'multipart/alternative; boundary="{boundary}"',
         }
-        head = b"".join(POLICY.fold_binary(name, str(value)) for name, value in headers.items())
+        if any(end in value for value in (self.sender, *headers.values()) for end in "\r\n"):
+            raise flask_mail.BadHeaderError
+        head = b"".join(POLICY.fold_binary(name, value) for name, value in headers.items())
         parts = _part(boundary, "plain", self.body) + _part(boundary, "html", self.html)
         return head + b"\r\n" + parts + f"--{boundary}--\r\n".encode("ascii")
-
-    def as_bytes(self) -> bytes:
-        """Return what is handed to the mail server."""
-        return self.content
 
 
 @cache
@@ -86,12 +101,12 @@ def _sender(sender: str) -> tuple[str, str]:
     return flask_mail.sanitize_address(sender), flask_mail.sanitize_address(parseaddr(sender)[1])
 
 
-def _part(boundary: str, subtype: str, text: str | None) -> bytes:
+def _part(boundary: str, subtype: str, text: str) -> bytes:
     head = (
         f'--{boundary}\r\nContent-Type: text/{subtype}; charset="utf-8"\r\n'
         "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
     )
-    body = quopri.encodestring((text or "").encode())
+    body = quopri.encodestring(text.encode())
     return head.encode("ascii") + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
 
 
@@ -121,18 +136,10 @@ class _SMTP(flask_mail.Connection):
             raise
         return host
 
-    def send(self, message: flask_mail.Message, envelope_from: str | tuple[str, str] | None = None) -> None:
-        """Hand over a message whose addresses are written as they are to be: all are parsed four times else.
-
-        Raises:
-            BadHeaderError: a header would be more than one line.
-        """
-        assert isinstance(message, Message)
-        if message.has_bad_headers():
-            raise flask_mail.BadHeaderError
+    def hand_over(self, message: Message) -> None:
+        """Hand over a message whose addresses are written as they are to be: Flask-Mail would parse each four times."""
         assert self.host is not None
-        sender = envelope_from or _sender(str(message.sender))[1]
-        self.host.sendmail(str(sender), [str(each) for each in message.recipients], message.content)
+        self.host.sendmail(_sender(message.sender)[1], [message.recipient], message.content)
 
 
 class Courier:
@@ -172,7 +179,7 @@ class Courier:
             _keep(message)
             return
         try:
-            self._connection.send(message)
+            self._connection.hand_over(message)
         except smtplib.SMTPSenderRefused as error:
             self.close()
             raise ServerUnavailable(code_of(error)) from None
@@ -194,8 +201,8 @@ class Courier:
 
 def _keep(message: Message) -> None:
     """Without a mail server: keep the mail in the instance folder and show it in the terminal."""
-    Maildir(settings().instance_path / MAILBOX).add(message.as_bytes())
-    click.echo(f"\n--- mail to {message.recipients[0]}: {message.subject} ---\n\n{message.body}\n---\n")
+    Maildir(settings().instance_path / MAILBOX).add(message.content)
+    click.echo(f"\n--- mail to {message.recipient}: {message.subject} ---\n\n{message.body}\n---\n")
 
 
 def reply_of(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseException) -> int:

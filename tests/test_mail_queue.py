@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -13,9 +14,11 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from flask_mail import BadHeaderError
 from support import (
     TILES,
     MailServer,
@@ -33,7 +36,7 @@ from support import (
 )
 
 from backend import db, mail
-from backend.transport import ServerUnavailable
+from backend.transport import Message, ServerUnavailable
 
 MoveClock = Callable[[timedelta], None]
 LATER = "451 4.3.0 Try again later"
@@ -408,6 +411,35 @@ def test_a_mail_says_that_a_machine_wrote_it_and_has_a_text_and_an_html_part(ser
     link = f"https://accounts.tiles.test/registration#{token_of(message)}"
     assert link in text_of(message)
     assert f'href="{link}"' in html_of(message)
+
+
+def test_name_servers_are_asked_for_a_connection_and_never_for_a_mail(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, getfqdn = list[int](), socket.getfqdn
+
+    def ask_for_name(host: str = "") -> str:
+        asked[-1] += 1
+        return getfqdn(host)
+
+    monkeypatch.setattr(socket, "getfqdn", ask_for_name)
+    for count in (1, 3):
+        addresses = ask_many(service, count)
+        asked.append(0)
+        assert sorted(message["To"] for message in service.deliver()) == addresses
+    # The same for one mail and for three: what each side of a connection calls itself.
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("part", ["id", "sender", "recipient", "subject", "extra_headers"])
+def test_a_mail_whose_headers_hold_the_end_of_a_line_is_never_written(service: Service, part: str, end: str) -> None:
+    given = {"id": "<1@tiles.test>", "sender": "tiles@tiles.test", "recipient": "ada@example.org", "subject": "Hello"}
+    value = f"Hello{end}Bcc: eve@example.org"
+    changed = {part: {"X-Hello": value} if part == "extra_headers" else value}
+    made: dict[str, Any] = {**given, "date": 0.0, "body": "", "html": "", "extra_headers": {}, **changed}
+    with service.app.app_context(), pytest.raises(BadHeaderError):
+        _ = Message(**made).content
 
 
 def test_a_mail_that_cannot_be_made_is_put_off_and_stops_no_other(

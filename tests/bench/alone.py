@@ -55,7 +55,7 @@ def _written(stage: Stage) -> bytes:
     with stage.app.app_context():
         message = compose(row)  # type: ignore[arg-type]
         assert message is not None
-        return message.as_bytes()
+        return message.content
 
 
 def _work(stage: Stage) -> Load:
