@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,13 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope  # type: ignore[attr-defined]
 from granian.server import MPServer
-from sqlalchemy.util.concurrency import greenlet_spawn
 
 from backend import create_app, worker
 from backend.config import OWNER_ONLY, served_threads, settings
 from backend.db import db
 from backend.hashing import LINE, before_waiting, keep_memory
 from backend.logs import configure
+from backend.waiting import Greenlets
 from backend.web import BODY, BODY_BYTES, LATE
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Front:
         self._app, self._here = app, here
         self._in_threads, self._in_loop, self._sign_ins = _Lane(threads), _Lane(WAITING_HERE), _Lane(1)
         self._probes = {path: _Lane(1) for path in PROBES}
+        self._greenlets = Greenlets()
         # All that may have a place, and all that gave theirs up to wait for a hash.
         self._threads = ThreadPoolExecutor(threads + 1 + len(PROBES) + LINE, thread_name_prefix="request")
 
@@ -178,7 +179,7 @@ class Front:
 
     async def _answer(self, environ: dict[str, Any], turn: _Turn, *, here: bool) -> Answer:
         if here:
-            return await greenlet_spawn(self._ask, environ, turn)
+            return await self._greenlets.do(partial(self._ask, environ, turn))
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, environ, turn)
 
     def _ask(self, environ: dict[str, Any], turn: _Turn) -> Answer:

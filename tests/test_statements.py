@@ -6,11 +6,11 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from sqlalchemy import bindparam, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.util.concurrency import greenlet_spawn
 from support import PASSWORD, Service, any_database
 
 from backend import clock, driver, mail, statements
@@ -18,6 +18,7 @@ from backend.driver import Statement
 from backend.models import Account, Mail, Total
 from backend.server import HERE
 from backend.statements import fetch, write
+from backend.waiting import Greenlets
 
 COUNT = Statement(lambda: insert(Total).values(event=bindparam("event"), value=bindparam("value")))
 ALL = Statement(lambda: select(Total.event, Total.value).where(Total.value > bindparam("above")))
@@ -31,7 +32,7 @@ def together(service: Service, *works: Callable[[], object]) -> list[object]:
             return work()
 
     async def main() -> list[object]:
-        spawned = (greenlet_spawn(work_in_app, work) for work in works)
+        spawned = (Greenlets().do(partial(work_in_app, work)) for work in works)
         return await asyncio.gather(*spawned, return_exceptions=True)
 
     return asyncio.run(main())
@@ -158,9 +159,9 @@ def test_each_waits_for_another_process_as_long_as_any_other(service: Service, m
     threading.Timer(0.5, locked.stop).start()
 
     async def main() -> list[object]:
-        early = asyncio.create_task(greenlet_spawn(count, "mails_sent"))
+        early = asyncio.create_task(Greenlets().do(lambda: count("mails_sent")))
         await asyncio.sleep(0.3)
-        return await asyncio.gather(early, greenlet_spawn(count, "erasures"), return_exceptions=True)
+        return await asyncio.gather(early, Greenlets().do(lambda: count("erasures")), return_exceptions=True)
 
     def count(event: str) -> None:
         with service.app.app_context():
