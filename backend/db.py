@@ -53,11 +53,17 @@ POSTGRESQL_CONNECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# In one round trip. What a pooler shares among its clients keeps no setting of a session, and takes none at its start.
-# A thread waits for nobody for ever, and a machine that froze or was cut off leaves no lock behind.
-POSTGRESQL_BEGIN = (
-    "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+# A thread waits for nobody for ever, and a machine that froze or was cut off leaves no lock behind. Given with each
+# transaction, as what a pooler shares among its clients keeps no setting of a session, and takes none at its start.
+_POSTGRESQL_WAITS = {
+    "lock_timeout": "10s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+# Each in one round trip; the latter as part of a pipeline, which takes single statements only.
+POSTGRESQL_BEGIN = "; ".join(["BEGIN", *(f"SET LOCAL {name} = '{wait}'" for name, wait in _POSTGRESQL_WAITS.items())])
+POSTGRESQL_WAIT = "SELECT " + ", ".join(
+    f"set_config('{name}', '{wait}', true)" for name, wait in _POSTGRESQL_WAITS.items()
 )
 
 writing: ContextVar[bool] = ContextVar("writing", default=False)

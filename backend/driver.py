@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import ReturnsRows
 
-from backend.db import POSTGRESQL_BEGIN, AnyRow, sqlite_writer
+from backend.db import POSTGRESQL_WAIT, AnyRow, sqlite_writer
 
 _Convert = Callable[[Any], Any] | None
 
@@ -105,7 +105,15 @@ class Use:
 
     def execute(self, cursor: DBAPICursor) -> None:
         """Execute it in whatever transaction there is."""
+        self.send(cursor)
+        self.collect(cursor)
+
+    def send(self, cursor: DBAPICursor) -> None:
+        """Have the driver execute it; in a pipeline, at its end."""
         send(cursor, self.statement.sql, self.parameters)
+
+    def collect(self, cursor: DBAPICursor) -> None:
+        """Take what the driver returned."""
         self.rows = cursor.fetchall() if self.statement.row else ()
         self.changed = len(self.rows) or cursor.rowcount
 
@@ -118,10 +126,12 @@ def send(cursor: DBAPICursor, sql: str, parameters: Mapping[str, object] | Seque
 def alone(engine: Engine, use: Use, *, writes: bool = False) -> None:
     """Execute one statement in a transaction of its own."""
     if engine.dialect.name == "postgresql":
+        # A pipeline is a transaction, and is sent at its end: one round trip, where BEGIN and COMMIT make it three.
         with cursor_of(engine) as cursor:
-            cursor.execute(POSTGRESQL_BEGIN)
-            use.execute(cursor)
-            cursor.execute("COMMIT")
+            with cursor.connection.pipeline():
+                cursor.connection.execute(POSTGRESQL_WAIT)
+                use.send(cursor)
+            use.collect(cursor)
     else:
         # SQLite needs no word for a transaction of one statement.
         with sqlite_writer if writes else nullcontext(), cursor_of(engine) as cursor:

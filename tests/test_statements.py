@@ -7,18 +7,24 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
+from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, event, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from support import PASSWORD, Service, any_database
 
 from backend import clock, driver, mail, statements
+from backend.db import LOCK_NOT_AVAILABLE, db
 from backend.driver import Statement
 from backend.models import Account, Mail, Total
 from backend.server import HERE
 from backend.statements import fetch, write
 from backend.waiting import Greenlets
+
+only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 COUNT = Statement(lambda: insert(Total).values(event=bindparam("event"), value=bindparam("value")))
 ALL = Statement(lambda: select(Total.event, Total.value).where(Total.value > bindparam("above")))
@@ -163,9 +169,9 @@ def test_each_waits_for_another_process_as_long_as_any_other(service: Service, m
         await asyncio.sleep(0.3)
         return await asyncio.gather(early, Greenlets().do(lambda: count("erasures")), return_exceptions=True)
 
-    def count(event: str) -> None:
+    def count(what: str) -> None:
         with service.app.app_context():
-            write(COUNT, event=event, value=1)
+            write(COUNT, event=what, value=1)
 
     failure, done = asyncio.run(main())
     assert (type(failure), done) == (OperationalError, None)
@@ -230,3 +236,47 @@ def test_the_loop_answers_only_what_waits_for_nothing_else(service: Service, mon
     for method, path in sorted(HERE):
         response = service.http.open(path, method=method, json=bodies.get(path), headers=person.headers)
         assert response.status_code < 300, (method, path, response.text)
+
+
+@only_postgresql
+def test_on_postgresql_a_statement_and_its_transaction_are_one_round_trip(service: Service, tmp_path: Path) -> None:
+    with service.app.app_context(), (tmp_path / "protocol").open("w") as file:
+
+        def listen(connection: psycopg.Connection, *_: object) -> None:
+            connection.pgconn.trace(file.fileno())
+
+        event.listen(db.engine, "checkout", listen)
+        event.listen(db.engine, "checkin", lambda connection, _: connection.pgconn.untrace())
+        write(COUNT, event="mails_sent", value=1)
+        fetch(ALL, above=0)
+    # From whom each message is: F is who asks, B is who answers.
+    lines = (line.split("\t") for line in (tmp_path / "protocol").read_text().splitlines())
+    directions = [words[1] for words in lines if len(words) > 1]
+    assert [direction for direction, _ in groupby(directions)] == ["F", "B"] * 2
+
+
+@only_postgresql
+def test_on_postgresql_a_statement_waits_for_no_lock_for_ever(
+    service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "set_config('lock_timeout', '10s', true)" in driver.POSTGRESQL_WAIT
+    monkeypatch.setattr(driver, "POSTGRESQL_WAIT", driver.POSTGRESQL_WAIT.replace("'10s'", "'100ms'"))
+    with service.app.app_context(), psycopg.connect(database_url) as other:
+        other.execute("LOCK TABLE totals")
+        with pytest.raises(OperationalError) as raised:
+            write(COUNT, event="mails_sent", value=1)
+    assert raised.value.orig
+    assert getattr(raised.value.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+    with service.app.app_context():
+        assert fetch(ALL, above=0) == []
+        write(COUNT, event="mails_sent", value=1)
+        assert [tuple(row) for row in fetch(ALL, above=0)] == [("mails_sent", 1)]
+
+
+@only_postgresql
+def test_on_postgresql_what_a_statement_sets_stays_with_nobody(service: Service) -> None:
+    wanted = Statement(lambda: select(func.current_setting("lock_timeout"), func.current_setting("statement_timeout")))
+    with service.app.app_context():
+        assert [tuple(row) for row in fetch(wanted)] == [("10s", "1min")]
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.scalar(text("SHOW lock_timeout")) == "0"
