@@ -35,20 +35,19 @@ Kind = Literal[
 ]
 
 
-def compose(mail: AnyRow) -> Message | None:
-    """Return the mail that a row of the queue stands for; None where there is nobody to send it to."""
-    draft = _COMPOSE[mail.kind](mail)
-    return _render(draft, mail.id) if draft else None
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A mail as composed: to whom, which template, what the template needs, and headers of its own."""
+    """What a mail says: to whom, which template, what the template needs, and headers of its own."""
 
     recipient: str
     template: str
     context: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def draft(mail: AnyRow) -> Draft | None:
+    """Look up and sign what a mail says for which there is a row in the queue; None: there is nobody to send it to."""
+    return _DRAFT[mail.kind](mail)
 
 
 def _link(purpose: Purpose, token: str) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def _announcement(mail: AnyRow) -> Draft | None:
     return Draft(account.email, "announcement", context, headers)
 
 
-_COMPOSE: dict[Kind, Callable[[AnyRow], Draft | None]] = {
+_DRAFT: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "registration": _registration,
     "password_reset": _password_reset,
     "password_changed": _password_changed,
@@ -220,7 +219,8 @@ def _ascii(email: str) -> str:
     return validate_email(email, check_deliverability=False, test_environment=True).ascii_email or email
 
 
-def _render(draft: Draft, mail_id: uuid.UUID) -> Message:
+def write_down(draft: Draft, mail_id: uuid.UUID) -> Message:
+    """Return a mail as it is sent; nothing is looked up any more."""
     shared = {
         "service": SERVICE,
         "public_url": settings().public_url,

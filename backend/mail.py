@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Update, bindparam, delete, func, insert, s
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import clock, totals
-from backend.compose import Kind, compose
+from backend.compose import Draft, Kind, draft, write_down
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.driver import Statement
 from backend.errors import stack_of
@@ -142,16 +142,33 @@ def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_go
         )  # fmt: skip
 
 
-def _made(mail: AnyRow) -> Message | Exception | None:
-    """Make a claimed mail: None when there is nothing to send, what was raised when it cannot be made."""
+def _drafted(mail: AnyRow) -> Draft | Exception | None:
+    """Look up what a claimed mail says: None when there is nobody to send it to, what was raised when it cannot be."""
     try:
-        message = compose(mail)
-        made = message is not None and bool(message.content)
+        return draft(mail)
     except SQLAlchemyError:
         raise
     except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
         return error
-    return message if made else None
+
+
+def _written(mail: AnyRow, drafted: Draft | Exception | None) -> Message | Exception | None:
+    """Write a mail down, or pass on what became of it."""
+    if not isinstance(drafted, Draft):
+        return drafted
+    try:
+        message = write_down(drafted, mail.id)
+        # Made here, and not while the server waits for it.
+        _ = message.content
+    except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
+        return error
+    return message
+
+
+def _made(batch: list[AnyRow]) -> list[Message | Exception | None]:
+    """Make claimed mails; in two steps, of which only the former may hold others up."""
+    drafts = [_drafted(mail) for mail in batch]
+    return aside(lambda: [_written(mail, drafted) for mail, drafted in zip(batch, drafts, strict=True)])
 
 
 def _send(mail: AnyRow, message: Message, claim: uuid.UUID, courier: Courier, done: Done) -> None:
@@ -178,13 +195,13 @@ def _deliver_batch(batch: list[AnyRow], claim: uuid.UUID, courier: Courier, done
     # Before anything is looked up: while the server is away, a mail to nobody waits like any other.
     courier.open()
     # One after the other is twice as quick as to change between making and sending.
-    begun, messages = time.monotonic(), aside(lambda: [_made(mail) for mail in batch])
+    begun, messages = time.monotonic(), _made(batch)
     for tried, (mail, made) in enumerate(zip(batch, messages, strict=True)):
         if clock.now() > until or (stop and stop.is_set()):
             return tried
         # What it says may not be so any more.
         is_old = made and time.monotonic() - begun > FRESH_SECONDS
-        message = aside(partial(_made, mail)) if is_old else made
+        message = _made([mail])[0] if is_old else made
         if message is None:
             _finish(mail.id, claim)
             done["mails_to_nobody"] += 1

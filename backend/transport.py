@@ -52,7 +52,7 @@ class _Policy(policy.Compat32):
 POLICY = _Policy(linesep="\r\n")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Message:
     """A mail whose lines stay within what SMTP allows, however long a link is (RFC 5321 section 4.5.3.1.6).
 

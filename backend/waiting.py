@@ -3,11 +3,13 @@
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 from flask import Flask, current_app
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]
@@ -35,8 +37,14 @@ def wait(future: Future[T], seconds: float | None = None) -> T:
 class _Done:
     """What came of a piece of work."""
 
-    result: Any = None
+    result: object = None
     error: BaseException | None = None
+
+    def take(self) -> object:
+        """Return it, or raise it."""
+        if self.error:
+            raise self.error
+        return self.result
 
 
 class _Greenlet(greenlet):  # type: ignore[misc]
@@ -85,15 +93,52 @@ class Greenlets:
                 found = doing.switch(value)
         doing.gr_context = None
         self._idle.append(doing)
-        if found.error:
-            raise found.error
-        result: T = found.result
-        return result
+        return cast(T, found.take())
+
+
+def _nothing() -> None:
+    pass
 
 
 def let_give_way(app: Flask) -> None:
     """Let what this process does aside give way to everybody else; elsewhere than on Linux, all that it does."""
-    app.extensions[ASIDE] = ThreadPoolExecutor(1, "aside", initializer=_give_way)
+    app.extensions[ASIDE] = _Aside()
+
+
+class _Aside:
+    """A thread for what may wait, which does one piece of work at a time for one other thread.
+
+    That one goes on to what others wait for, such as a transaction, and this one may have to wait in the middle of
+    anything. So when it has told that it is done, it does next to nothing before it waits for the next work: until
+    then it may take Python's one lock, and keep it while it is not let on.
+    """
+
+    def __init__(self) -> None:
+        self._begin, self._done = threading.Lock(), threading.Lock()
+        self._begin.acquire()
+        self._done.acquire()
+        self._work: Callable[[], object] = _nothing
+        self._found = _Done()
+        threading.Thread(target=self._run, name="aside", daemon=True).start()
+
+    def do(self, work: Callable[[], T]) -> T:
+        """Return what comes of it."""
+        self._work = partial(copy_context().run, work)
+        self._begin.release()
+        self._done.acquire()
+        # What is in a mail stays no longer than it has to.
+        found, self._found, self._work = self._found, _Done(), _nothing
+        return cast(T, found.take())
+
+    def _run(self) -> None:
+        _give_way()
+        begin, done = self._begin.acquire, self._done.release
+        while begin():
+            try:
+                self._found = _Done(self._work())
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                self._found = _Done(error=error)
+            done()
 
 
 def _give_way() -> None:
@@ -110,10 +155,10 @@ def _give_way() -> None:
 
 
 def aside(work: Callable[[], T]) -> T:
-    """Return what comes of work that holds nothing for which others wait, such as a transaction.
+    """Return what comes of work that holds nothing for which others wait: that asks no database.
 
     A process of low priority that holds the write lock is not let on by whoever waits for the lock. So where a process
     gives way it does so in a thread, and here only.
     """
-    executor: ThreadPoolExecutor | None = current_app.extensions.get(ASIDE)
-    return executor.submit(copy_context().run, work).result() if executor else work()
+    found: _Aside | None = current_app.extensions.get(ASIDE)
+    return found.do(work) if found else work()

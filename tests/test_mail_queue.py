@@ -440,6 +440,8 @@ def test_a_mail_whose_headers_hold_the_end_of_a_line_is_never_written(service: S
     made: dict[str, Any] = {**given, "date": 0.0, "body": "", "html": "", "extra_headers": {}, **changed}
     with service.app.app_context(), pytest.raises(BadHeaderError):
         _ = Message(**made).content
+    # What is in a mail is in no log by accident.
+    assert "Hello" not in repr(Message(**made))
 
 
 def test_a_mail_that_cannot_be_made_is_put_off_and_stops_no_other(

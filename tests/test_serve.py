@@ -161,7 +161,10 @@ def test_two_workers_serve_side_by_side_and_a_dead_one_is_replaced(tmp_path: Pat
         for address in addresses:
             register(server.url, address)
         wait_for(lambda: len(mail_server.messages) >= 40)
-        os.kill(max(set(server.processes()) - {server.pid}), signal.SIGKILL)
+        pairs = set(server.processes()) - {server.pid}
+        os.kill(max(pairs), signal.SIGKILL)
+        # Whoever was being answered by the dead one, or by its other half, which ends too, has lost his connection.
+        wait_for(lambda: len(pairs & set(server.processes())) == 2)
         register(server.url, "late@example.org")
         wait_for(lambda: len(mail_server.messages) >= 41)
         wait_for(lambda: len(server.processes()) == whole)

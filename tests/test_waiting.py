@@ -2,13 +2,16 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from flask import current_app
 from greenlet import getcurrent
+from support import Service
 
-from backend.waiting import Greenlets, wait
+from backend.waiting import Greenlets, aside, let_give_way, wait
 
 WHO = contextvars.ContextVar("WHO", default="nobody")
 
@@ -108,3 +111,23 @@ def test_each_work_knows_what_its_own_task_knows_and_nothing_of_the_work_before(
             return [said for each in found for said in each]
 
     assert run(main) == ["ada", "ada, seen", "eve", "eve, seen", "nobody", "nobody, seen", "nobody", "nobody, seen"]
+
+
+def test_what_is_done_aside_is_returned_or_raised_each_time_in_the_same_thread_with_the_callers_context(
+    service: Service,
+) -> None:
+    def fail() -> None:
+        raise LookupError("this work")
+
+    def look() -> tuple[str, str, str]:
+        return current_app.name, WHO.get(), threading.current_thread().name
+
+    with service.app.app_context():
+        assert aside(look)[2] == threading.current_thread().name
+        let_give_way(service.app)
+        token = WHO.set("ada")
+        with pytest.raises(LookupError, match="this work"):
+            aside(fail)
+        assert {aside(look) for _ in range(3)} == {(service.app.name, "ada", "aside")}
+        WHO.reset(token)
+        assert aside(look)[1] == "nobody"

@@ -24,7 +24,7 @@ from stage import Stage
 from support import PASSWORD, TILES, ServerProcess, environment
 
 from backend import clock, mail
-from backend.compose import compose
+from backend.compose import draft, write_down
 from backend.db import db, transaction
 from backend.models import Mail
 from tiles_client import Client
@@ -53,9 +53,9 @@ def _written(stage: Stage) -> bytes:
     row = SimpleNamespace(id=uuid.uuid4(), kind="password_reset", email=EMAIL, name=None, account_id=None, about=None,
                           created_at=clock.now(), attempts=0)  # fmt: skip
     with stage.app.app_context():
-        message = compose(row)  # type: ignore[arg-type]
-        assert message is not None
-        return message.content
+        drafted = draft(row)  # type: ignore[arg-type]
+        assert drafted is not None
+        return write_down(drafted, row.id).content
 
 
 def _work(stage: Stage) -> Load:
