@@ -219,7 +219,7 @@ def _ascii(email: str) -> str:
     return validate_email(email, check_deliverability=False, test_environment=True).ascii_email or email
 
 
-def write_down(draft: Draft, mail_id: uuid.UUID) -> Message:
+def render(draft: Draft, mail_id: uuid.UUID) -> Message:
     """Return a mail as it is sent; nothing is looked up any more."""
     shared = {
         "service": SERVICE,

@@ -8,10 +8,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from backend import feedback, policy
 from backend.accounts import SignedIn, clean_email, clean_name
+from backend.bodies import Body
 from backend.db import AnyRow
 from backend.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.strength import MAXIMUM, clean_password
-from backend.web import Body
 
 Name = Annotated[
     str,

@@ -1,45 +1,32 @@
-"""The mail queue: enqueue in the request's own transaction, deliver in a worker.
+"""The mail queue: filled in a request's own transaction, emptied by workers.
 
-A row says only what a mail is about. The look-up, the token and the text are made when the mail is sent, and
-the row goes once the mail was handed over. A worker that dies leaves its claims to expire: a mail may then go
-out twice, with the same Message-ID, but none is lost.
+A row says only what a mail is about, and goes once the mail was handed over. A worker that dies leaves its claims to
+expire: a mail may then go out twice, with the same Message-ID, but none is lost.
 """
 
 import logging
 import random
-import smtplib
-import time
 import uuid
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from threading import Event
 
 from sqlalchemy import ColumnElement, Update, bindparam, delete, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from backend import clock, totals
-from backend.compose import Draft, Kind, draft, write_down
+from backend.compose import Kind
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.driver import Statement
-from backend.errors import stack_of
 from backend.models import FORGET_ABANDONED, Mail
 from backend.statements import fetch, write
-from backend.transport import Courier, Message, ServerUnavailable, code_of, reply_of
-from backend.waiting import aside
 
 BATCH = 20
 # Half of a claim outlasts a slow server's time-out. A worker that was killed leaves its batch unsent for as long.
 CLAIM = timedelta(seconds=45)
-MOST_BATCHES = 20
-FRESH_SECONDS = 1.0
 FIRST_RETRY = timedelta(seconds=15)
 LONGEST_RETRY = timedelta(hours=1)
 # A mail that could not leave for so long would only surprise; RFC 5321 section 4.5.4.1 lets go after 4 or 5 days.
 GIVE_UP = timedelta(days=2)
-SMTP_PERMANENT = 500
 
 Done = Counter[totals.Event]
 
@@ -97,8 +84,8 @@ _TAKE_FIRST = Statement(lambda: _taking(_due() & (Mail.kind != "announcement")))
 _TAKE = Statement(lambda: _taking(_due()))
 
 
-def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
-    """Take some due mails for this worker alone."""
+def take() -> tuple[uuid.UUID, list[AnyRow]]:
+    """Take some due mails for one worker alone; return its claim to them, and the mails."""
     now, claim = clock.now(), uuid.uuid4()
     if not fetch(_ANY_DUE, now=now):
         return claim, []
@@ -112,23 +99,24 @@ def _claim() -> tuple[uuid.UUID, list[AnyRow]]:
 _FINISH = Statement(lambda: delete(Mail).where(Mail.id == bindparam("id"), Mail.claim == bindparam("claim")))
 
 
-def _finish(mail_id: uuid.UUID, claim: uuid.UUID) -> None:
+def finish(mail_id: uuid.UUID, claim: uuid.UUID) -> None:
+    """Delete a mail that was handed over, or for which there is nobody."""
     write(_FINISH, id=mail_id, claim=claim)
 
 
-def _release(claim: uuid.UUID) -> None:
+def release(claim: uuid.UUID) -> None:
     """Give back what was claimed and not tried."""
     with transaction() as session:
         session.execute(update(Mail).where(Mail.claim == claim, _waiting()).values(claim=None, due_at=clock.now()))
 
 
-def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_good: bool = False) -> None:
+def put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_good: bool = False) -> None:
     """Try the mail again later, each time after twice the wait; or give it up, where it may be seen."""
     done["mails_given_up" if for_good else "mails_put_off"] += 1
     if for_good and mail.kind == "erased":
         # Nobody is left whose address might be kept for another try.
         log.warning("mail erased dropped: %s", failure)
-        _finish(mail.id, claim)
+        finish(mail.id, claim)
         return
     now = clock.now()
     wait = min(FIRST_RETRY * 2 ** min(mail.attempts, 16), LONGEST_RETRY)
@@ -140,115 +128,6 @@ def _put_off(mail: AnyRow, claim: uuid.UUID, failure: str, done: Done, *, for_go
             .values(attempts=mail.attempts + 1, failure=failure, claim=None, due_at=now + wait,
                     abandoned_at=now if for_good else None)
         )  # fmt: skip
-
-
-def _drafted(mail: AnyRow) -> Draft | Exception | None:
-    """Look up what a claimed mail says: None when there is nobody to send it to, what was raised when it cannot be."""
-    try:
-        return draft(mail)
-    except SQLAlchemyError:
-        raise
-    except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
-        return error
-
-
-def _written(mail: AnyRow, drafted: Draft | Exception | None) -> Message | Exception | None:
-    """Write a mail down, or pass on what became of it."""
-    if not isinstance(drafted, Draft):
-        return drafted
-    try:
-        message = write_down(drafted, mail.id)
-        # Made here, and not while the server waits for it.
-        _ = message.content
-    except Exception as error:  # noqa: BLE001 - one mail that cannot be made must not stop all others
-        return error
-    return message
-
-
-def _made(batch: list[AnyRow]) -> list[Message | Exception | None]:
-    """Make claimed mails; in two steps, of which only the former may hold others up."""
-    drafts = [_drafted(mail) for mail in batch]
-    return aside(lambda: [_written(mail, drafted) for mail, drafted in zip(batch, drafts, strict=True)])
-
-
-def _send(mail: AnyRow, message: Message, claim: uuid.UUID, courier: Courier, done: Done) -> None:
-    """Hand a mail over, or put it off."""
-    try:
-        aside(partial(courier.send, message))
-    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
-        _put_off(mail, claim, code_of(error), done, for_good=reply_of(error) >= SMTP_PERMANENT)
-    except OSError as error:
-        _put_off(mail, claim, code_of(error), done)
-    except ServerUnavailable:
-        raise
-    except Exception as error:  # noqa: BLE001 - one mail that cannot be written down must not stop all others
-        _give_to_log(mail, claim, error, done)
-    else:
-        _finish(mail.id, claim)
-        done["mails_sent"] += 1
-
-
-def _deliver_batch(batch: list[AnyRow], claim: uuid.UUID, courier: Courier, done: Done, stop: Event | None) -> int:
-    """Send claimed mails until told to stop, or the claim is half over; return how many were tried."""
-    # Half the claim is left for the last mail of the batch; the rest is taken anew.
-    until = clock.now() + CLAIM / 2
-    # Before anything is looked up: while the server is away, a mail to nobody waits like any other.
-    courier.open()
-    # One after the other is twice as quick as to change between making and sending.
-    begun, messages = time.monotonic(), _made(batch)
-    for tried, (mail, made) in enumerate(zip(batch, messages, strict=True)):
-        if clock.now() > until or (stop and stop.is_set()):
-            return tried
-        # What it says may not be so any more.
-        is_old = made and time.monotonic() - begun > FRESH_SECONDS
-        message = _made([mail])[0] if is_old else made
-        if message is None:
-            _finish(mail.id, claim)
-            done["mails_to_nobody"] += 1
-        elif isinstance(message, Exception):
-            _give_to_log(mail, claim, message, done)
-        else:
-            _send(mail, message, claim, courier, done)
-    return len(batch)
-
-
-def _give_to_log(mail: AnyRow, claim: uuid.UUID, error: Exception, done: Done) -> None:
-    log.error("mail %s cannot be made: %s", mail.kind, stack_of(error))
-    _put_off(mail, claim, "internal", done)
-
-
-def _count(done: Done) -> None:
-    """Note what became of mails; a worker that is killed takes its last count along, and no mail."""
-    with transaction():
-        for outcome, number in sorted(done.items()):
-            totals.add(outcome, number)
-
-
-def deliver(stop: Event | None = None) -> int:
-    """Send what is due, over one connection, until nothing is or enough was; return how many mails were tried.
-
-    Raises:
-        ServerUnavailable: the mail server is away; what was not sent stays in the queue.
-    """
-    tried, done = 0, Counter[totals.Event]()
-    try:
-        with closing(Courier()) as courier:
-            for _ in range(MOST_BATCHES):
-                claim, batch = _claim()
-                if not batch:
-                    break
-                sent = 0
-                try:
-                    sent = _deliver_batch(batch, claim, courier, done, stop)
-                finally:
-                    if sent < len(batch):
-                        _release(claim)
-                tried += sent
-                if stop and stop.is_set():
-                    break
-    finally:
-        _count(done)
-    return tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from backend import web
+from backend.bodies import Body, read_json, refuse_body
 from backend.errors import (
     InternalError,
     InvalidRequest,
@@ -63,7 +64,7 @@ class Details(TypedDict, total=False):
     """What an operation may take and answer beyond the least."""
 
     status: HTTPStatus
-    body: type[web.Body]
+    body: type[Body]
     answer: type[BaseModel]
     media_type: str
     session: Access
@@ -82,7 +83,7 @@ class Operation:
     summary: str
     description: str
     status: HTTPStatus = HTTPStatus.OK
-    body: type[web.Body] | None = None
+    body: type[Body] | None = None
     answer: type[BaseModel] | None = None
     media_type: str | None = None
     session: Access = "none"
@@ -150,9 +151,9 @@ def _view(operation: Operation, function: Callable[..., Answered]) -> Callable[.
         if operation.session != "none":
             arguments["viewer"] = web.viewer() if operation.session == "required" else web.viewer_if_any()
         if operation.body:
-            arguments["body"] = web.read_json(operation.body)
+            arguments["body"] = read_json(operation.body)
         else:
-            web.refuse_body()
+            refuse_body()
         found = function(**arguments)
         if isinstance(found, bytes):
             return Response(found, operation.status, content_type=operation.media_type)

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from backend import accounts, clock, closing, email_change, forms, passwords, policy, web
 from backend.api import operations
+from backend.bodies import read_body
 from backend.config import settings
 from backend.errors import InvalidRequest, InvalidToken, NotFound, problems
 from backend.models import RECORD
@@ -47,7 +48,7 @@ def _read_forms_of_our_own() -> None:
     foreign = elsewhere and request.endpoint != "pages.confirm_unsubscribe"
     if foreign:
         raise InvalidRequest("Open this page itself, and send the form from there.")
-    web.read_body()
+    read_body()
 
 
 @door.get("/")

@@ -25,12 +25,12 @@ from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope  # t
 from granian.server import MPServer
 
 from backend import create_app, worker
+from backend.bodies import BODY, BODY_BYTES, LATE
 from backend.config import OWNER_ONLY, served_threads, settings
 from backend.db import db
 from backend.hashing import LINE, before_waiting, keep_memory
 from backend.logs import configure
 from backend.waiting import Greenlets
-from backend.web import BODY, BODY_BYTES, LATE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -110,7 +110,7 @@ def _part(boundary: str, subtype: str, text: str) -> bytes:
     return head.encode("ascii") + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
 
 
-def _tls() -> ssl.SSLContext:
+def _tls_context() -> ssl.SSLContext:
     """Return what trusts whom this machine trusts now; to read all their certificates takes 30 ms."""
     context = ssl.create_default_context()
     # Whatever this machine's OpenSSL was told to put up with (RFC 8996).
@@ -122,12 +122,12 @@ class _SMTP(flask_mail.Connection):
     def configure_host(self) -> smtplib.SMTP:
         host: smtplib.SMTP
         if self.mail.use_ssl:
-            host = smtplib.SMTP_SSL(self.mail.server, self.mail.port, timeout=SMTP_SECONDS, context=_tls())
+            host = smtplib.SMTP_SSL(self.mail.server, self.mail.port, timeout=SMTP_SECONDS, context=_tls_context())
         else:
             host = smtplib.SMTP(self.mail.server, self.mail.port, timeout=SMTP_SECONDS)
         try:
             if self.mail.use_tls:
-                host.starttls(context=_tls())
+                host.starttls(context=_tls_context())
             host.ehlo_or_helo_if_needed()
             if self.mail.username and self.mail.password:
                 host.login(self.mail.username, self.mail.password)

@@ -1,19 +1,15 @@
-"""What both HTTP doors share: problem documents, headers, bodies, and who is calling."""
+"""What both HTTP doors share: problem documents, headers, and who is calling."""
 
 import hmac
 import ipaddress
-import json
 import logging
 import re
 import secrets
 import time
 from http import HTTPStatus
-from typing import TypeVar
 
 from flask import Blueprint, Flask, Response, current_app, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import InternalError as InternalDatabaseError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,12 +18,11 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
 from backend import sessions
+from backend.bodies import BODY_BYTES
 from backend.config import settings
 from backend.errors import (
-    FieldError,
     InternalError,
     InvalidRequest,
-    MalformedJson,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -42,11 +37,6 @@ from backend.logs import Answered, answered
 from backend.meters import meters
 from backend.throttle import client_key
 
-BODY_BYTES = 16 * 1024
-BODY = "tiles.body"
-"""In a request's WSGI environment: the body, where the HTTP server has it already."""
-LATE = "tiles.late"
-"""In a request's WSGI environment: whether the HTTP server did not wait for the rest of the body."""
 DATABASE_RETRY_SECONDS = 5
 REQUEST_ID = re.compile("[0-9a-f]{32}")
 # A reverse proxy sets one of these (RFC 7239; RFC 9110 section 7.6.3).
@@ -56,92 +46,6 @@ PROBLEM_TYPE = "application/problem+json"
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout)
 
 log = logging.getLogger(__name__)
-B = TypeVar("B", bound="Body")
-
-
-class Body(BaseModel):
-    """A request's JSON object: members that it does not name are refused, and no type is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-def refuse_body() -> None:
-    """Refuse what an operation would not read.
-
-    Raises:
-        InvalidRequest: the request has a body.
-    """
-    if request.environ.get("CONTENT_LENGTH", "0") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in request.environ:
-        raise InvalidRequest("This operation takes no body.")
-
-
-def read_json(model: type[B]) -> B:
-    """Return the request's body as the model.
-
-    Raises:
-        UnsupportedMediaType, PayloadTooLarge, MalformedJson, InvalidRequest: it cannot be.
-    """
-    environ = request.environ
-    # As almost everybody writes it, it needs no parsing.
-    is_json = environ.get("CONTENT_TYPE") == "application/json" or request.mimetype == "application/json"
-    if not is_json or environ.get("HTTP_CONTENT_ENCODING"):
-        raise UnsupportedMediaType
-    body = read_body()
-    try:
-        found = from_json(body, allow_inf_nan=False)
-        json.loads(body, object_pairs_hook=_refuse_repeated_names)
-    except ValueError:
-        raise MalformedJson from None
-    try:
-        return model.model_validate(found)
-    except ValidationError as error:
-        raise InvalidRequest(errors=field_errors(error)) from None
-
-
-def read_body() -> bytes:
-    """Return the request's body, whole.
-
-    Raises:
-        PayloadTooLarge, MalformedJson: it is too large, or shorter than announced.
-    """
-    body: bytes | None = request.environ.get(BODY)
-    if body is None:
-        # The framework stops reading at its limit, which is one byte further, so that nothing is cut off unseen.
-        body = request.get_data(parse_form_data=False)
-    if len(body) > BODY_BYTES:
-        raise PayloadTooLarge
-    if request.environ.get(LATE):
-        raise MalformedJson("The body did not arrive in time.")
-    if len(body) < (request.content_length or 0):
-        raise MalformedJson
-    return body
-
-
-def _refuse_repeated_names(members: list[tuple[str, object]]) -> None:
-    # Whoever reads the first of two and whoever reads the last disagree about what was sent (RFC 7493 section 2.3).
-    if len({name for name, _ in members}) < len(members):
-        raise ValueError
-
-
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """Return what is wrong with each field, without repeating what was sent."""
-    found = (
-        FieldError(_pointer(entry["type"], entry["loc"]), _wording(entry["type"], entry["msg"]))
-        for entry in error.errors(include_url=False, include_context=False, include_input=False)
-    )
-    return list(dict.fromkeys(found))
-
-
-def _pointer(kind: str, location: tuple[int | str, ...]) -> str:
-    # An unknown member's name is the sender's own text: point at the object that holds it.
-    known = location[:-1] if kind == "extra_forbidden" else location
-    return "".join(f"/{part}" for part in known)
-
-
-def _wording(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "holds a member that is not part of the contract"
-    return message.removeprefix("Value error, ")
 
 
 def client() -> str:

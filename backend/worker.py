@@ -13,12 +13,12 @@ from multiprocessing import get_context
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, desk, erasure, mail, remains, sessions
+from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
+from backend.aside import let_give_way
 from backend.console import stopped_by
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
-from backend.waiting import let_give_way
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
@@ -45,7 +45,7 @@ def deliver(stop: threading.Event | None = None) -> int:
     Raises:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
     """
-    return mail.deliver(stop) or announcements.queue_some()
+    return delivery.deliver(stop) or announcements.queue_some()
 
 
 class Seldom:

@@ -30,7 +30,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPICursor
 from werkzeug.test import TestResponse
 
-from backend import db, driver, mail, worker
+from backend import db, delivery, driver, worker
 
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
@@ -194,7 +194,7 @@ class Service:
         """Let the worker send what is due; return what arrived because of it."""
         before = len(self.mail_server.messages)
         with self.app.app_context():
-            mail.deliver()
+            delivery.deliver()
         return self.mail_server.messages[before:]
 
     def mail(self) -> EmailMessage:

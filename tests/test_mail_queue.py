@@ -35,7 +35,7 @@ from support import (
     working,
 )
 
-from backend import db, mail
+from backend import db, delivery, mail
 from backend.transport import Message, ServerUnavailable
 
 MoveClock = Callable[[timedelta], None]
@@ -57,7 +57,7 @@ def ask_many(service: Service, count: int) -> list[str]:
 
 def tried(service: Service) -> int:
     with service.app.app_context():
-        return mail.deliver()
+        return delivery.deliver()
 
 
 def status(service: Service) -> dict[str, int]:
@@ -222,7 +222,7 @@ class Thinking(MailServer):
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.first.put(envelope.rcpt_tos[0])
-        await asyncio.sleep(mail.FRESH_SECONDS + 0.3)
+        await asyncio.sleep(delivery.FRESH_SECONDS + 0.3)
         return await super().handle_DATA(server, session, envelope)
 
 
@@ -313,7 +313,7 @@ def test_workers_in_several_threads_send_each_mail_once(service: Service) -> Non
     def work() -> None:
         with service.app.app_context():
             together.wait()
-            mail.deliver()
+            delivery.deliver()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

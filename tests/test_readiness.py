@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import Person, Service, any_database, assert_problem, free_port
 
-from backend import db, mail, remains
+from backend import db, delivery, remains
 from backend.models import Mail
 from backend.transport import ServerUnavailable
 
@@ -47,7 +47,7 @@ def test_while_the_mail_server_is_away_a_mail_to_nobody_waits_like_any_other(
     for email in ("nobody@example.org", ada.email):
         away.http.post("/v1/password-resets", json={"email": email})
         with away.app.app_context(), pytest.raises(ServerUnavailable):
-            mail.deliver()
+            delivery.deliver()
     assert {row["email"]: row["attempts"] for row in away.rows("mails")} == {ada.email: 0, "nobody@example.org": 0}
     assert [message["To"] for message in service.deliver()] == [ada.email]
     assert service.rows("mails") == []

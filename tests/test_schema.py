@@ -19,8 +19,9 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from sqlalchemy import select
 from support import PASSWORD, Service, bearer
 
-from backend import accounts, closing, email_change, feedback, models, policy, strength, tokens, web
+from backend import accounts, closing, email_change, feedback, models, policy, strength, tokens
 from backend.api import operations
+from backend.bodies import BODY_BYTES
 from backend.db import AnyRow, reading
 from backend.sessions import account_columns
 from backend.tokens import Purpose
@@ -110,7 +111,7 @@ def says_more_than_a_schema_can(response: Response, body: dict[str, Any]) -> boo
     """Tell whether a right body was refused by a rule that JSON Schema has no words for, and by that rule alone."""
     document = response.json()
     if document["code"] == "payload-too-large":
-        return len(response.request.body or b"") > web.BODY_BYTES
+        return len(response.request.body or b"") > BODY_BYTES
     if document["code"] == "weak-password":
         password = body.get("new_password", body.get("password"))
         return bool(strength.weaknesses(password, minimum=15, name="Ada Lovelace", email="ada@example.org"))

@@ -11,7 +11,8 @@ from flask import current_app
 from greenlet import getcurrent
 from support import Service
 
-from backend.waiting import Greenlets, aside, let_give_way, wait
+from backend.aside import aside, let_give_way
+from backend.waiting import Greenlets, wait
 
 WHO = contextvars.ContextVar("WHO", default="nobody")
 

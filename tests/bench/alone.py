@@ -24,7 +24,7 @@ from stage import Stage
 from support import PASSWORD, TILES, ServerProcess, environment
 
 from backend import clock, mail
-from backend.compose import draft, write_down
+from backend.compose import draft, render
 from backend.db import db, transaction
 from backend.models import Mail
 from tiles_client import Client
@@ -55,7 +55,7 @@ def _written(stage: Stage) -> bytes:
     with stage.app.app_context():
         drafted = draft(row)  # type: ignore[arg-type]
         assert drafted is not None
-        return write_down(drafted, row.id).content
+        return render(drafted, row.id).content
 
 
 def _work(stage: Stage) -> Load:
