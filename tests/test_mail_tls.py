@@ -267,6 +267,14 @@ def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
     assert peer.safe == []
 
 
+def test_a_connection_in_clear_reads_no_certificates(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    monkeypatch.setattr("backend.transport.ssl.create_default_context", lambda *given: read.append(given))
+    assert service.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"}).status_code == 202
+    assert len(service.deliver()) == 1
+    assert read == []
+
+
 LOGIN = {"mail_username": "tiles", "mail_password": "open sesame"}
 
 

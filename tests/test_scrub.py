@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from support import Person, Service, run_tiles, wait_for
 from test_canary import files_with
 
-from backend import db, desk, erasure, remains, worker
+from backend import db, desk, erasure, models, remains, worker
 from backend.cli import tiles
 
 MakeService = Callable[..., Service]
@@ -184,3 +184,20 @@ def test_what_another_process_deletes_meanwhile_is_for_the_next_time(service: Se
         assert remains.has_remains()
         assert list(remains.rewrite(())) == ["database"]
         assert not remains.has_remains()
+
+
+@sqlite_only
+def test_mails_that_wait_keep_all_that_they_hold_also_what_a_later_release_added(service: Service) -> None:
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(db.text("ALTER TABLE mails ADD COLUMN later TEXT"))
+    for number in range(3):
+        body = {"name": "Ada", "email": f"person{number}@example.org"}
+        assert service.http.post("/v1/registrations", json=body).status_code == 202
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(db.text("UPDATE mails SET later = 'kept'"))
+    before = service.rows("mails")
+    assert [row["later"] for row in before] == ["kept"] * 3
+    with service.app.app_context():
+        assert remains.scrub(models.Mail)
+    assert service.rows("mails") == before
+    assert len(service.deliver()) == 3
