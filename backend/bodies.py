@@ -48,7 +48,7 @@ def read_json(model: type[B]) -> B:
     body = read_body()
     try:
         found = from_json(body, allow_inf_nan=False)
-        json.loads(body, object_pairs_hook=_refuse_repeated_names)
+        _names.decode(body.decode())
     except ValueError:
         raise MalformedJson from None
     try:
@@ -63,15 +63,16 @@ def read_body() -> bytes:
     Raises:
         PayloadTooLarge, MalformedJson: it is too large, or shorter than announced.
     """
-    body: bytes | None = request.environ.get(BODY)
+    environ, announced = request.environ, 0
+    body: bytes | None = environ.get(BODY)
     if body is None:
         # The framework stops reading at its limit, which is one byte further, so that nothing is cut off unseen.
-        body = request.get_data(parse_form_data=False)
+        body, announced = request.get_data(parse_form_data=False), request.content_length or 0
     if len(body) > BODY_BYTES:
         raise PayloadTooLarge
-    if request.environ.get(LATE):
+    if environ.get(LATE):
         raise MalformedJson("The body did not arrive in time.")
-    if len(body) < (request.content_length or 0):
+    if len(body) < announced:
         raise MalformedJson
     return body
 
@@ -80,6 +81,9 @@ def _refuse_repeated_names(members: list[tuple[str, object]]) -> None:
     # Whoever reads the first of two and whoever reads the last disagree about what was sent (RFC 7493 section 2.3).
     if len({name for name, _ in members}) < len(members):
         raise ValueError
+
+
+_names = json.JSONDecoder(object_pairs_hook=_refuse_repeated_names)
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:

@@ -140,13 +140,12 @@ class Account(Answer):
     @classmethod
     def of(cls, row: AnyRow) -> "Account":
         """Answer with an account as it was read."""
-        # What the database holds was looked at when it came in.
-        return cls.model_construct(
+        return cls(
             name=row.name,
             email=row.email,
             email_updates=row.email_updates,
             created_at=row.created_at,
-            policy=Policy.model_construct(accepted=row.accepted_policy, current=row.current_policy),
+            policy=Policy(accepted=row.accepted_policy, current=row.current_policy),
         )
 
 

@@ -33,6 +33,10 @@ SECURITY_HEADERS = {
 # A year (RFC 6797); whether other hosts of the domain have TLS is not ours to say, and no cookie could be set by them.
 TRANSPORT_SECURITY = "max-age=31536000"
 
+# Named here: within a function that is made for each answer they would be made for each too.
+_Headers = list[tuple[str, str]]
+_Write = Callable[[bytes], object]
+
 
 class Headed:
     """Gives every answer its headers, past the framework's own bookkeeping about each."""
@@ -48,7 +52,7 @@ class Headed:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer as the application does, with these headers instead of its own."""
 
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+        def start(status: str, headers: _Headers, *error: Any) -> _Write:
             own = [header for header in headers if header[0].lower() not in self._names]
             page = any(name == "Content-Type" and value.startswith("text/html") for name, value in own)
             return start_response(status, own + (self._of_page if page else self._of_data), *error)

@@ -164,7 +164,7 @@ def _view(operation: Operation, function: Callable[..., Answered]) -> Callable[.
 
 def _answer(found: BaseModel | None, status: HTTPStatus) -> Response:
     if found is not None:
-        return Response(found.model_dump_json(), status, mimetype="application/json")
+        return Response(found.model_dump_json(), status, content_type="application/json")
     response = Response(status=status)
     del response.headers["Content-Type"]
     return response

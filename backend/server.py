@@ -68,7 +68,8 @@ BACKLOG = 4096
 # Objects that are new and not gone, before somebody looks which of them only know each other: a few milliseconds' work.
 GARBAGE = 20_000
 
-Answer = tuple[int, list[tuple[str, str]], bytes]
+Headers = list[tuple[str, str]]
+Answer = tuple[int, Headers, bytes]
 
 
 class _Lane:
@@ -185,7 +186,7 @@ class Front:
     def _ask(self, environ: dict[str, Any], turn: _Turn) -> Answer:
         head: list[Any] = []
 
-        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
+        def start_response(status: str, headers: Headers, *_: object) -> None:
             head[:] = int(status[:3]), headers
 
         before_waiting.set(turn.end)
@@ -235,14 +236,15 @@ def environ_of(scope: Scope, body: bytes | None) -> dict[str, Any]:
         BODY: body or b"",
         LATE: body is None,
     }
-    # Nothing is left of a value that is not ASCII: the header is there, and empty.
-    values: dict[str, list[str]] = {name: [] for name in scope.headers.keys()}  # noqa: SIM118 - no dictionary
     for name, value in scope.headers.items():
-        values[name].append(value)
-    # A name with an underscore would pass for the one with a hyphen, such as X-Forwarded-For.
-    for name, found in values.items():
+        # A name with an underscore would pass for the one with a hyphen, such as X-Forwarded-For.
         if "_" not in name:
-            environ[_variable(name)] = found[0] if len(found) == 1 else ",".join(found)
+            variable = _variable(name)
+            environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
+    # Nothing is left of a value that is not ASCII: the header is there, and empty.
+    for name in scope.headers.keys():  # noqa: SIM118 - no dictionary
+        if "_" not in name:
+            environ.setdefault(_variable(name), "")
     return environ
 
 

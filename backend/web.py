@@ -190,7 +190,7 @@ def _end(response: Response) -> Response:
     # Without a route both the path and the method are the sender's own words.
     rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
-    meters().requests.labels(method, route, status).observe(seconds)
+    meters().answered(method, route, status, seconds)
     answered(Answered(time.time(), method, route, status, seconds, g.request_id))
     return response
 
