@@ -288,8 +288,8 @@ def application() -> Front:
     os.umask(OWNER_ONLY)
     configure()
     app = create_app()
-    # The HTTP server forks its processes by multiprocessing, which runs its own finalizers and no others.
-    # The HTTP server's processes end as those of multiprocessing do: what is left to write is written here.
+    # The HTTP server forks its processes by multiprocessing, which runs its own finalizers and no others: the worker
+    # ends first, then what is left of the log is written.
     Finalize(None, logging.shutdown, exitpriority=0)
     Finalize(None, worker.fork(app), exitpriority=1)
     worker.watch_parent()

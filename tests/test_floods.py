@@ -321,6 +321,20 @@ def test_a_header_with_an_underscore_does_not_pass_for_another(tmp_path: Path) -
     assert codes == [202, 202, 429]
 
 
+def test_of_a_header_in_two_lines_the_one_that_the_proxy_added_counts(tmp_path: Path) -> None:
+    """A list may come in several lines (RFC 9110 section 5.3); the first is whatever the client wrote."""
+    with ServerProcess(tmp_path, trusted_proxies=1, rate_limits="password-reset/client=2/hour") as server:
+        codes = [
+            httpx2.post(
+                f"{server.url}/v1/password-resets",
+                json={"email": f"ada{number}@example.org"},
+                headers=[("X-Forwarded-For", f"192.0.2.{number}"), ("X-Forwarded-For", "198.51.100.7")],
+            ).status_code
+            for number in range(3)
+        ]
+    assert codes == [202, 202, 429]
+
+
 def test_a_session_that_is_not_ascii_is_refused_and_not_overlooked(server: ServerProcess) -> None:
     sent = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nConnection: close\r\nContent-Type: application/json\r\n"
     body = b'{"message": "More tiles, please."}'
