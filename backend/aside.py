@@ -52,7 +52,7 @@ class _Aside:
         return cast(T, found.result())
 
     def _run(self) -> None:
-        _give_way()
+        _lower_priority()
         begin, done = self._begin.acquire, self._done.release
         while begin():
             try:
@@ -62,7 +62,7 @@ class _Aside:
             done()
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Let the calling thread have what nobody else wants: a busy processor leaves it three thousandths (sched(7)).
 
     With a low niceness alone it is in the way: Linux wakes nobody up on a processor that is at work, and takes one that
@@ -83,3 +83,8 @@ def aside(work: Callable[[], T]) -> T:
     """
     found: _Aside | None = current_app.extensions.get(ASIDE)
     return found.do(work) if found else work()
+
+
+def give_way() -> None:
+    """Return when nobody else wants the processor: now, where nothing is done aside."""
+    aside(_nothing)

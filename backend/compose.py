@@ -74,13 +74,21 @@ def _account(condition: ColumnElement[bool]) -> AnyRow | None:
         return session.execute(_accounts(condition, clock.now())).one_or_none()
 
 
-_OPEN_WITH = Statement(
-    lambda: _accounts(Account.is_open_with(bindparam("email", type_=String())), bindparam("now", type_=UTCDateTime()))
-)
+def _with(condition: Callable[[BindParameter[str]], ColumnElement[bool]]) -> Statement:
+    return Statement(
+        lambda: _accounts(condition(bindparam("email", type_=String())), bindparam("now", type_=UTCDateTime()))
+    )
+
+
+_OPEN_WITH, _CLOSED_WITH = _with(Account.is_open_with), _with(Account.is_closed_with)
 
 
 def _open_account(email: str) -> AnyRow | None:
     return next(iter(fetch(_OPEN_WITH, email=email, now=clock.now())), None)
+
+
+def _closed_account(email: str) -> AnyRow | None:
+    return next(iter(fetch(_CLOSED_WITH, email=email, now=clock.now())), None)
 
 
 def _registration(mail: AnyRow) -> Draft:
@@ -135,7 +143,7 @@ def _email_changed(mail: AnyRow) -> Draft | None:
 
 
 def _erasure_request(mail: AnyRow) -> Draft | None:
-    account = _open_account(mail.email) or _account(Account.is_closed_with(mail.email))
+    account = _open_account(mail.email) or _closed_account(mail.email)
     if account is None:
         return None
     context = {"grace_days": settings().erasure_grace_days, **_link_for(Purpose.ERASURE, account)}

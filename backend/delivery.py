@@ -15,7 +15,7 @@ from threading import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import clock, totals
-from backend.aside import aside
+from backend.aside import aside, give_way
 from backend.compose import Draft, draft, render
 from backend.db import AnyRow, transaction
 from backend.errors import stack_of
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 def _drafted(mail: AnyRow) -> Draft | Exception | None:
     """Look up what a claimed mail says: None when there is nobody to send it to, what was raised when it cannot be."""
+    give_way()
     try:
         return draft(mail)
     except SQLAlchemyError:
@@ -90,6 +91,8 @@ def _deliver_batch(batch: list[AnyRow], claim: uuid.UUID, courier: Courier, done
         is_old = made and time.monotonic() - begun > FRESH_SECONDS
         message = _made([mail])[0] if is_old else made
         if message is None:
+            # As one that is sent: many to nobody would else be let go of while others ask for theirs.
+            give_way()
             finish(mail.id, claim)
             done["mails_to_nobody"] += 1
         elif isinstance(message, Exception):

@@ -82,7 +82,7 @@ class Account(Base):
         return cls.email_updates & cls.closed_at.is_(None)
 
     @classmethod
-    def is_closed_with(cls, email: str) -> ColumnElement[bool]:
+    def is_closed_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
         """Return the condition that an account is closed and has this address, whatever its case."""
         return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
 

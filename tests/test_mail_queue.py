@@ -36,6 +36,7 @@ from support import (
 )
 
 from backend import db, delivery, mail
+from backend.aside import ASIDE
 from backend.transport import Message, ServerUnavailable
 
 MoveClock = Callable[[timedelta], None]
@@ -506,6 +507,23 @@ def test_a_reset_for_an_address_without_account_sends_nothing_and_leaves_no_row(
     assert service.http.post("/v1/password-resets", json={"email": "nobody@example.org"}).status_code == 202
     assert len(service.rows("mails")) == 1
     assert service.deliver() == service.rows("mails") == []
+
+
+def test_a_mail_to_nobody_waits_for_idle_moments_as_one_that_is_sent_does(service: Service) -> None:
+    waiting = []
+
+    class Idle:
+        def do(self, work: Callable[[], object]) -> object:
+            waiting.append(len(service.rows("mails")))
+            return work()
+
+    service.app.extensions[ASIDE] = Idle()
+    for email in ("nobody@example.org", "noone@example.org"):
+        assert service.http.post("/v1/password-resets", json={"email": email}).status_code == 202
+    service.deliver()
+    # Before each is looked up, when they are rendered, and before each is let go of.
+    assert waiting == [2, 2, 2, 2, 1]
+    assert service.rows("mails") == []
 
 
 def test_a_reset_goes_to_the_address_as_registered(service: Service, ada: Person) -> None:
