@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+import click
+
 # Of a thousand comparisons of two that are the same, not one in a hundred exceeds this.
 EVEN = 4.5
 CROPPED = 0.5
@@ -31,9 +33,9 @@ function request()
 end
 function done(summary, latency)
   local e = summary.errors
-  io.write(string.format("FOUND [%%f, %%f, %%f, %%d, %%d, %%d]", summary.requests / summary.duration * 1e6,
-    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.timeout,
-    e.status, summary.requests))
+  io.write(string.format("FOUND [%%f, %%f, %%f, %%d, %%d, %%d, %%d, %%d, %%d]",
+    summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
+    summary.requests, e.status, e.connect, e.read, e.write, e.timeout))
 end
 """
 
@@ -109,8 +111,12 @@ def load(url: str, *requests: bytes, connections: int, seconds: float, refused: 
         file.flush()
         command = [wrk, "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", file.name, url]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    per_second, p50, p99, broken, refusals, answers = json.loads(told.rpartition("FOUND ")[2])
-    return Load(per_second, p50, p99, broken + (answers - refusals if refused else refusals))
+    per_second, p50, p99, answers, refusals, *broken = json.loads(told.rpartition("FOUND ")[2])
+    wrong = answers - refusals if refused else refusals
+    if wrong or any(broken):
+        kinds = dict(zip(("connect", "read", "write", "longer than 2 s"), broken, strict=True))
+        click.echo(f"of {answers} answers {wrong} were not as asked; broken off: {kinds}", err=True)
+    return Load(per_second, p50, p99, sum(broken) + wrong)
 
 
 def status_of(answer: bytes) -> int:
