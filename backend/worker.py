@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 
 from flask import Flask
@@ -29,14 +29,14 @@ SCRUB_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
-def tidy() -> None:
-    """Forget ended sessions and holds, mails that were given up, and whatever else has had its time."""
-    sessions.forget_ended()
+def tidy() -> Iterator[None]:
+    """Forget ended sessions and holds, mails that were given up, and whatever else has had its time, in small steps."""
     credentials.forget_previous_addresses()
     credentials.forget_costs()
     desk.forget_ended_holds()
     audit.tidy()
     mail.tidy()
+    yield from sessions.forget_ended()
 
 
 def deliver(stop: threading.Event | None = None) -> int:
@@ -63,6 +63,24 @@ class Seldom:
             self._next = time.monotonic() + max(self._least, SELDOM_PAUSES * (time.monotonic() - begun))
 
 
+class Tidying:
+    """Tidies up every ten minutes."""
+
+    def __init__(self) -> None:
+        """Begin at once."""
+        self._steps, self._next = tidy(), 0.0
+
+    def step(self) -> None:
+        """Do the next step, if it is time; after one that failed the first comes next."""
+        if time.monotonic() < self._next:
+            return
+        steps, self._steps = self._steps, tidy()
+        for _ in steps:
+            self._steps = steps
+            return
+        self._next = time.monotonic() + TIDY_SECONDS
+
+
 def compact() -> None:
     """Write SQLite's file anew after erasures."""
     if not remains.has_remains():
@@ -76,7 +94,7 @@ def compact() -> None:
 
 def work(app: Flask, stop: threading.Event) -> None:
     """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
-    pause, next_tidy = POLL_SECONDS, 0.0
+    pause, tidying = POLL_SECONDS, Seldom(Tidying().step, POLL_SECONDS)
     compaction, scrubbing = Seldom(compact, POLL_SECONDS), Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS)
     while not stop.wait(pause):
         done = 0
@@ -89,9 +107,7 @@ def work(app: Flask, stop: threading.Event) -> None:
                     done += deliver(stop)
                 finally:
                     # Sending comes first: what waited through a long stop of the service gets its chance.
-                    if time.monotonic() >= next_tidy:
-                        tidy()
-                        next_tidy = time.monotonic() + TIDY_SECONDS
+                    tidying.run()
                     scrubbing.run()
             pause = 0.0 if done else POLL_SECONDS
         except ServerUnavailable as error:

@@ -45,7 +45,7 @@ def remembered(service: Service) -> list[str]:
 
 def tidy(service: Service) -> None:
     with service.app.app_context():
-        worker.tidy()
+        list(worker.tidy())
 
 
 def choose_a_password(service: Service, person: Person) -> None:

@@ -127,7 +127,7 @@ def test_an_ended_hold_is_forgotten_and_one_that_lasts_is_not(
         hold(service, ada.email, in_days(days))
     move_clock(2 * A_DAY)
     with service.app.app_context():
-        worker.tidy()
+        list(worker.tidy())
     assert len(service.rows("holds")) == 1
 
 

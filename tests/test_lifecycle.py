@@ -296,7 +296,7 @@ class Life(Steps):
     def tidy(self) -> None:
         self.world.tidy()
         with self.run.service.app.app_context():
-            worker.tidy()
+            list(worker.tidy())
 
     @rule()
     def retry(self) -> None:

@@ -29,7 +29,7 @@ def costs(service: Service) -> set[str]:
 
 def tidy(service: Service) -> None:
     with service.app.app_context():
-        worker.tidy()
+        list(worker.tidy())
 
 
 def test_raised_argon2_parameters_cost_every_address_the_same(raised: Service, hash_work: Counter[str]) -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer
 
-from backend import clock, worker
+from backend import clock, sessions, worker
 
 MoveClock = Callable[[timedelta], None]
 A_MOMENT = timedelta(minutes=1)
@@ -181,9 +181,51 @@ def test_a_session_that_ended_by_itself_is_forgotten(service: Service, move_cloc
     fresh = service.sign_in().json["session"]
     move_clock(timedelta(days=20))
     with service.app.app_context():
-        worker.tidy()
+        list(worker.tidy())
     assert len(service.rows("sessions")) == 1
     assert service.account(bearer(fresh["token"])).status_code == 200
+
+
+@pytest.mark.usefixtures("ada")
+def test_of_many_sessions_a_few_are_looked_at_at_a_time_and_all_that_ended_are_forgotten(
+    service: Service, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [service.sign_in().json["session"] for _ in range(4)]
+    move_clock(timedelta(days=40))
+    fresh = {service.sign_in().json["session"]["id"] for _ in range(3)}
+    monkeypatch.setattr(sessions, "LOOKED_AT", 2)
+    with service.app.app_context():
+        left = [len(service.rows("sessions")) for _ in worker.tidy()]
+    # One more was there with the account.
+    assert len(left) == (1 + len(old) + len(fresh)) // 2
+    assert left == sorted(left, reverse=True)
+    assert {str(uuid.UUID(str(row["id"]))) for row in service.rows("sessions")} == fresh
+
+
+def test_tidying_goes_on_after_each_step_begins_anew_after_a_failure_and_then_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = []
+
+    def steps() -> Iterator[None]:
+        done.append("first")
+        if done == ["first"]:
+            raise LookupError("the database is away")
+        yield
+        done.append("second")
+
+    monkeypatch.setattr(worker, "tidy", steps)
+    tidying = worker.Tidying()
+    with pytest.raises(LookupError):
+        tidying.step()
+    for _ in range(5):
+        tidying.step()
+    assert done == ["first", "first", "second"]
+    monkeypatch.setattr(worker, "TIDY_SECONDS", 0)
+    tidying = worker.Tidying()
+    for _ in range(4):
+        tidying.step()
+    assert done[3:] == ["first", "second", "first", "second"]
 
 
 def test_the_last_use_is_a_day_without_a_time(service: Service, ada: Person, move_clock: MoveClock) -> None:
