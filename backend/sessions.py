@@ -32,7 +32,7 @@ from backend.statements import fetch, write
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32
-# Some ten milliseconds' work.
+# A few ten milliseconds' work.
 LOOKED_AT, FORGOTTEN_AT_ONCE = 5_000, 500
 
 
