@@ -83,16 +83,12 @@ def _with(condition: Callable[[BindParameter[str]], ColumnElement[bool]]) -> Sta
 _OPEN_WITH, _CLOSED_WITH = _with(Account.is_open_with), _with(Account.is_closed_with)
 
 
-def _open_account(email: str) -> AnyRow | None:
-    return next(iter(fetch(_OPEN_WITH, email=email, now=clock.now())), None)
-
-
-def _closed_account(email: str) -> AnyRow | None:
-    return next(iter(fetch(_CLOSED_WITH, email=email, now=clock.now())), None)
+def _found(with_address: Statement, email: str) -> AnyRow | None:
+    return next(iter(fetch(with_address, email=email, now=clock.now())), None)
 
 
 def _registration(mail: AnyRow) -> Draft:
-    if account := _open_account(mail.email):
+    if account := _found(_OPEN_WITH, mail.email):
         return Draft(account.email, "registration_existing", _link_for(Purpose.PASSWORD_RESET, account))
     # The row's random id becomes the account's: a second use of the link, or of a repeat of it, finds it taken.
     content = {"account": str(mail.id), "name": mail.name, "email": mail.email}
@@ -101,7 +97,7 @@ def _registration(mail: AnyRow) -> Draft:
 
 
 def _password_reset(mail: AnyRow) -> Draft | None:
-    account = _open_account(mail.email)
+    account = _found(_OPEN_WITH, mail.email)
     # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
     if account is None:
         return None
@@ -143,7 +139,7 @@ def _email_changed(mail: AnyRow) -> Draft | None:
 
 
 def _erasure_request(mail: AnyRow) -> Draft | None:
-    account = _open_account(mail.email) or _closed_account(mail.email)
+    account = _found(_OPEN_WITH, mail.email) or _found(_CLOSED_WITH, mail.email)
     if account is None:
         return None
     context = {"grace_days": settings().erasure_grace_days, **_link_for(Purpose.ERASURE, account)}
