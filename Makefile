@@ -11,7 +11,7 @@ NATIVE := command -v cc >/dev/null && command -v cmake >/dev/null && command -v 
 	sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements.txt >.venv/argon2.txt && CFLAGS="-O3 -march=native" \
 	$(PIP) --require-hashes --no-deps --no-build-isolation --no-cache-dir --force-reinstall --no-binary :all: --requirement .venv/argon2.txt
 
-.PHONY: setup serve test check format lint audit bench fuzz mutants chaos lock
+.PHONY: setup serve test check format lint audit bench fuzz chaos lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -42,10 +42,6 @@ bench: .venv/.bench
 fuzz: .venv/.development
 	$(BIN)/pytest --numprocesses auto --hypothesis-profile=bench tests/test_schema.py tests/test_lifecycle.py \
 		tests/test_fuzz.py tests/test_fuzz_rules.py $(ARGS)
-
-# Removes one protection after the other: for each, its tests have to fail.
-mutants: .venv/.development
-	$(BIN)/python tests/mutants.py $(ARGS)
 
 # Kills, cuts off, fills and freezes what the service runs on, under load: nothing acknowledged may be lost.
 chaos: .venv/.development
