@@ -7,7 +7,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from backend import api, config, db, hashing, keys, meters, pages, statements, throttle, transport, web
+from backend import api, config, db, hashing, keys, meters, pages, throttle, transport, web
 
 
 class _NoSessions(SessionInterface):
@@ -47,7 +47,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     app = _App(__name__, instance_path=str(given.instance_path.absolute()))
     app.json.sort_keys = False  # type: ignore[attr-defined]
     config.init_app(app, given)
-    for part in (meters, keys, db, statements, hashing, throttle, transport):
+    for part in (meters, keys, db, hashing, throttle, transport):
         part.init_app(app)
     web.init_app(app, api.door, pages.door)
     return app

@@ -15,7 +15,6 @@ from sqlalchemy import bindparam, select, update
 from backend import audit, clock, mail, sessions, tokens
 from backend.credentials import lock_address, new_password_hash, note_cost
 from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
-from backend.driver import Statement
 from backend.errors import (
     EmailInUse,
     FieldError,
@@ -28,7 +27,6 @@ from backend.errors import (
 from backend.hashing import cost_of, hasher
 from backend.models import EMAIL_LENGTH, NAME_LENGTH, Account, PasswordCost, Policy
 from backend.sessions import TODAY, Viewer, account_columns
-from backend.statements import fetch
 from backend.throttle import throttle
 from backend.tokens import Purpose
 
@@ -199,7 +197,8 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
     if account is None or not right:
         throttle().charge("sign-in-failures", address=address)
         raise WrongCredentials
-    opened = sessions.begin_alone(account, clock.now())
+    with transaction():
+        opened = sessions.begin(account, clock.now())
     if opened is None:
         raise WrongCredentials
     _renew_hash(account, password)
@@ -208,16 +207,15 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
 
 
 # What costs there are is asked first, so that an address of nobody has as many rows as any other.
-_BY_EMAIL = Statement(
-    lambda: select(PasswordCost.cost, *account_columns(TODAY)).outerjoin_from(
-        PasswordCost, Account, Account.is_open_with(bindparam("email", type_=Account.email.type))
-    )
+_BY_EMAIL = select(PasswordCost.cost, *account_columns(TODAY)).outerjoin_from(
+    PasswordCost, Account, Account.is_open_with(bindparam("email", type_=Account.email.type))
 )
 
 
 def _account_with(email: str) -> tuple[AnyRow | None, list[str]]:
     """Return the open account with an address, if there is one, and the costs that hashes have, whosever they are."""
-    rows = fetch(_BY_EMAIL, email=email, today=clock.now().date())
+    with reading() as session:
+        rows = session.execute(_BY_EMAIL, {"email": email, "today": clock.now().date()}).all()
     account = rows[0] if rows and rows[0].id else None
     return account, [row.cost for row in rows]
 

@@ -71,7 +71,7 @@ door = Blueprint("api", __name__)
 operations = Operations(door)
 
 
-@operations.add("POST", "/v1/registrations", tag="Registering", status=HTTPStatus.ACCEPTED,
+@operations.add("POST", "/v1/registrations", runs="loop", tag="Registering", status=HTTPStatus.ACCEPTED,
                 body=Registration, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
 def register(body: Registration) -> Accepted:
     """Ask for an account.
@@ -82,7 +82,7 @@ def register(body: Registration) -> Accepted:
     return Accepted()
 
 
-@operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=HTTPStatus.CREATED,
+@operations.add("POST", "/v1/registrations/confirm", runs="hashing", tag="Registering", status=HTTPStatus.CREATED,
                 body=NewPassword, answer=AccountAndSession,
                 problems=(InvalidToken, EmailInUse, WeakPassword, TooManyRequests))  # fmt: skip
 def confirm_registration(body: NewPassword) -> AccountAndSession:
@@ -94,7 +94,7 @@ def confirm_registration(body: NewPassword) -> AccountAndSession:
     return AccountAndSession.of(signed_in)
 
 
-@operations.add("POST", "/v1/password-resets", tag="Passwords", status=HTTPStatus.ACCEPTED,
+@operations.add("POST", "/v1/password-resets", runs="loop", tag="Passwords", status=HTTPStatus.ACCEPTED,
                 body=Address, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
 def request_password_reset(body: Address) -> Accepted:
     """Ask for a link with which a forgotten password can be replaced.
@@ -105,7 +105,7 @@ def request_password_reset(body: Address) -> Accepted:
     return Accepted()
 
 
-@operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", status=HTTPStatus.NO_CONTENT,
+@operations.add("POST", "/v1/password-resets/confirm", runs="hashing", tag="Passwords", status=HTTPStatus.NO_CONTENT,
                 body=NewPassword, problems=(InvalidToken, WeakPassword, TooManyRequests))  # fmt: skip
 def confirm_password_reset(body: NewPassword) -> None:
     """Replace the password that a mailed link stands for.
@@ -115,7 +115,8 @@ def confirm_password_reset(body: NewPassword) -> None:
     passwords.reset(token=body.token, password=body.password, client=web.client())
 
 
-@operations.add("PUT", "/v1/account/password", tag="Passwords", status=HTTPStatus.NO_CONTENT, session="required",
+@operations.add("PUT", "/v1/account/password",
+                runs="hashing", tag="Passwords", status=HTTPStatus.NO_CONTENT, session="required",
                 body=PasswordChange, problems=(WrongPassword, WeakPassword, TooManyRequests))  # fmt: skip
 def change_password(viewer: Viewer, body: PasswordChange) -> None:
     """Replace a password that is known.
@@ -125,7 +126,7 @@ def change_password(viewer: Viewer, body: PasswordChange) -> None:
     passwords.change(viewer, current_password=body.current_password, new_password=body.new_password)
 
 
-@operations.add("POST", "/v1/sessions", tag="Sessions", status=HTTPStatus.CREATED,
+@operations.add("POST", "/v1/sessions", runs="hashing", tag="Sessions", status=HTTPStatus.CREATED,
                 body=Credentials, answer=AccountAndSession,
                 problems=(WrongCredentials, TooManyRequests))  # fmt: skip
 def sign_in(body: Credentials) -> AccountAndSession:
@@ -160,7 +161,7 @@ def end_all_sessions(viewer: Viewer) -> None:
     sessions.end_all(viewer)
 
 
-@operations.add("GET", "/v1/account", tag="Account", answer=Account, session="required")
+@operations.add("GET", "/v1/account", runs="loop", tag="Account", answer=Account, session="required")
 def show_account(viewer: Viewer) -> Account:
     """Show all that is known about the person."""
     return Account.of(viewer.account)
@@ -172,7 +173,8 @@ def change_account(viewer: Viewer, body: AccountChange) -> Account:
     return Account.of(accounts.change(viewer, **body.model_dump(exclude_unset=True)))
 
 
-@operations.add("POST", "/v1/account/email-changes", tag="Account", status=HTTPStatus.ACCEPTED, session="required",
+@operations.add("POST", "/v1/account/email-changes",
+                runs="hashing", tag="Account", status=HTTPStatus.ACCEPTED, session="required",
                 body=EmailChange, answer=Accepted, problems=(WrongPassword, TooManyRequests))  # fmt: skip
 def request_email_change(viewer: Viewer, body: EmailChange) -> Accepted:
     """Ask for another email address.
@@ -210,7 +212,8 @@ def export_account(viewer: Viewer) -> Export:
     return Export.model_validate(privacy.export(viewer.account.id))
 
 
-@operations.add("POST", "/v1/account/close", tag="Erasure", session="required", body=Closing, answer=Closed,
+@operations.add("POST", "/v1/account/close",
+                runs="hashing", tag="Erasure", session="required", body=Closing, answer=Closed,
                 problems=(WrongPassword, TooManyRequests))  # fmt: skip
 def close_account(viewer: Viewer, body: Closing) -> Closed:
     """Close the account, and with `erase` have everything erased.
@@ -220,7 +223,7 @@ def close_account(viewer: Viewer, body: Closing) -> Closed:
     return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase))
 
 
-@operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=HTTPStatus.ACCEPTED,
+@operations.add("POST", "/v1/erasure-requests", runs="loop", tag="Erasure", status=HTTPStatus.ACCEPTED,
                 body=Address, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
 def request_erasure(body: Address) -> Accepted:
     """Ask for a link with which an account can be erased, without the app.
@@ -261,7 +264,7 @@ def verify_erasure_receipt(body: SignedReceipt) -> Receipt:
         raise InvalidToken from None
 
 
-@operations.add("POST", "/v1/feedback", tag="Feedback", status=HTTPStatus.CREATED, session="optional",
+@operations.add("POST", "/v1/feedback", runs="loop", tag="Feedback", status=HTTPStatus.CREATED, session="optional",
                 body=Message, answer=Stored, headers=("Idempotency-Key",), problems=(TooManyRequests,))  # fmt: skip
 def send_feedback(viewer: Viewer | None, body: Message) -> Stored:
     """Send feedback, signed in or not.
@@ -282,7 +285,7 @@ def show_policy() -> PolicyInForce:
     return PolicyInForce(version=found.version, effective_on=found.effective_on, sha256=found.sha256, url=url)
 
 
-@operations.add("GET", "/healthz", tag="Operation", answer=Health)
+@operations.add("GET", "/healthz", runs="loop", tag="Operation", answer=Health)
 def healthz() -> Health:
     """Tell that the process is up."""
     return Health()

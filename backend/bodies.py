@@ -1,7 +1,7 @@
 """What a request's body says, or what is wrong with it."""
 
 import json
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,10 +10,16 @@ from pydantic_core import from_json
 from backend.errors import FieldError, InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType
 
 BODY_BYTES = 16 * 1024
-BODY = "tiles.body"
-"""In a request's WSGI environment: the body, where the HTTP server has it already."""
-LATE = "tiles.late"
-"""In a request's WSGI environment: whether the HTTP server did not wait for the rest of the body."""
+ARRIVED = "tiles.arrived"
+"""In a request's WSGI environment: the `Arrived` that the HTTP server read."""
+
+
+class Arrived(NamedTuple):
+    """A request's body as far as it arrived in time."""
+
+    body: bytes
+    complete: bool
+
 
 B = TypeVar("B", bound="Body")
 
@@ -64,18 +70,16 @@ def read_body() -> bytes:
     Raises:
         PayloadTooLarge, MalformedJson: it is too large, or shorter than announced.
     """
-    environ, announced = request.environ, 0
-    body: bytes | None = environ.get(BODY)
-    if body is None:
-        # The framework stops reading at its limit, which is one byte further, so that nothing is cut off unseen.
-        body, announced = request.get_data(parse_form_data=False), request.content_length or 0
-    if len(body) > BODY_BYTES:
+    arrived: Arrived | None = request.environ.get(ARRIVED)
+    if arrived is None:
+        # The framework stops reading one byte past the limit, so that nothing is cut off unseen.
+        body = request.get_data(parse_form_data=False)
+        arrived = Arrived(body, complete=len(body) >= (request.content_length or 0))
+    if len(arrived.body) > BODY_BYTES:
         raise PayloadTooLarge
-    if environ.get(LATE):
-        raise MalformedJson("The body did not arrive in time.")
-    if len(body) < announced:
-        raise MalformedJson
-    return body
+    if not arrived.complete:
+        raise MalformedJson("The body did not arrive, or not all of it.")
+    return arrived.body
 
 
 def _refuse_repeated_names(members: list[tuple[str, object]]) -> None:

@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 from email_validator import validate_email
 from flask import render_template
-from sqlalchemy import BindParameter, ColumnElement, Select, String, bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, Select, select
 
 from backend import clock, receipts, tokens
 from backend.config import SERVICE, settings
-from backend.db import AnyRow, UTCDateTime, reading
-from backend.driver import Statement
+from backend.db import AnyRow, reading
 from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
-from backend.statements import fetch
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
 
@@ -74,21 +72,8 @@ def _account(condition: ColumnElement[bool]) -> AnyRow | None:
         return session.execute(_accounts(condition, clock.now())).one_or_none()
 
 
-def _with(condition: Callable[[BindParameter[str]], ColumnElement[bool]]) -> Statement:
-    return Statement(
-        lambda: _accounts(condition(bindparam("email", type_=String())), bindparam("now", type_=UTCDateTime()))
-    )
-
-
-_OPEN_WITH, _CLOSED_WITH = _with(Account.is_open_with), _with(Account.is_closed_with)
-
-
-def _found(with_address: Statement, email: str) -> AnyRow | None:
-    return next(iter(fetch(with_address, email=email, now=clock.now())), None)
-
-
 def _registration(mail: AnyRow) -> Draft:
-    if account := _found(_OPEN_WITH, mail.email):
+    if account := _account(Account.is_open_with(mail.email)):
         return Draft(account.email, "registration_existing", _link_for(Purpose.PASSWORD_RESET, account))
     # The row's random id becomes the account's: a second use of the link, or of a repeat of it, finds it taken.
     content = {"account": str(mail.id), "name": mail.name, "email": mail.email}
@@ -97,7 +82,7 @@ def _registration(mail: AnyRow) -> Draft:
 
 
 def _password_reset(mail: AnyRow) -> Draft | None:
-    account = _found(_OPEN_WITH, mail.email)
+    account = _account(Account.is_open_with(mail.email))
     # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
     if account is None:
         return None
@@ -139,7 +124,7 @@ def _email_changed(mail: AnyRow) -> Draft | None:
 
 
 def _erasure_request(mail: AnyRow) -> Draft | None:
-    account = _found(_OPEN_WITH, mail.email) or _found(_CLOSED_WITH, mail.email)
+    account = _account(Account.is_open_with(mail.email)) or _account(Account.is_closed_with(mail.email))
     if account is None:
         return None
     context = {"grace_days": settings().erasure_grace_days, **_link_for(Purpose.ERASURE, account)}

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Dialect,
     Executable,
     Row,
+    Table,
     Uuid,
     event,
     make_url,
@@ -117,7 +118,7 @@ def init_app(app: Flask) -> None:
 
 def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+        return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}, "max_overflow": -1}
     said = make_url(url).query
     connection = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
     # A pooled connection may have died with its server; pinging costs less than a lost request.
@@ -220,7 +221,7 @@ def lock(name: str) -> None:
         db.session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
 
 
-def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+def insert_unless_taken(table: type[Base] | Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that inserts nothing, and raises nothing, where a unique value is taken.
 
     PostgreSQL would else write the value into its own log.

@@ -5,22 +5,23 @@ import unicodedata
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import cast
 
-from sqlalchemy import UpdateBase, bindparam, select
+from sqlalchemy import Table, UpdateBase, bindparam, select
 
-from backend import clock
-from backend.db import AnyRow, insert_unless_taken, reading
-from backend.driver import Statement
+from backend import clock, outbox
+from backend.db import AnyRow, db, insert_unless_taken, reading
 from backend.errors import FieldError, InvalidRequest, Unauthenticated
 from backend.models import Account, Feedback
 from backend.sessions import Viewer
-from backend.statements import write
 from backend.throttle import throttle
 
 MESSAGE_LENGTH = 4000
 # No language has more on a letter (UAX 15, stream-safe text), and to compose them takes the square of their number.
 MOST_MARKS = 30
 KEY_LENGTH = 255
+TABLE = cast(Table, Feedback.__table__)
 ROW = ("id", "message", "received_at", "key_sha256")
 
 
@@ -71,36 +72,27 @@ def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str 
     account_id = viewer.account.id if viewer else None
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key) if key is not None else None
-    row = {"id": uuid.uuid4(), "message": message, "received_at": clock.now(), "key_sha256": key_sha256}
-    if account_id is None:
-        stored, _ = write(_STORE, **row)
-    else:
-        stored, _ = write(_STORE_SIGNED_IN, account_id=account_id, **row)
-    return Receipt(*stored[0]) if stored else _stored_before(key_sha256, message)
+    receipt = Receipt(uuid.uuid4(), clock.now())
+    row = {"id": receipt.id, "message": message, "received_at": receipt.received_at, "key_sha256": key_sha256}
+    insertion = _insertion(db.engine.dialect.name, signed_in=account_id is not None)
+    if outbox.write(insertion, **row, **({"account_id": account_id} if account_id else {})):
+        return receipt
+    return _stored_before(key_sha256, message)
 
 
-_STORE = Statement(
-    lambda: (
-        insert_unless_taken(Feedback)
-        .values({name: bindparam(name) for name in ROW})
-        .returning(Feedback.id, Feedback.received_at)
-    )
-)
-
-
-def _storing_signed_in() -> UpdateBase:
-    """Return what stores a message of an open account, which stays as it is until that is done."""
-    values = {name: bindparam(name, type_=Feedback.__table__.c[name].type) for name in ROW}
+@cache
+def _insertion(_dialect: str, *, signed_in: bool) -> UpdateBase:
+    """Return the statement that stores a message unless its key is taken or its writer's account was closed."""
+    values = {name: bindparam(name, type_=TABLE.c[name].type) for name in ROW}
+    if not signed_in:
+        return insert_unless_taken(TABLE).values(values)
+    # The account stays as it is until the message is stored.
     writer = (
         select(*values.values(), Account.id)
         .where(Account.id == bindparam("account_id"), Account.closed_at.is_(None))
         .with_for_update(read=True)
     )
-    stored = insert_unless_taken(Feedback).from_select([*values, "account_id"], writer)
-    return stored.returning(Feedback.id, Feedback.received_at)
-
-
-_STORE_SIGNED_IN = Statement(_storing_signed_in)
+    return insert_unless_taken(TABLE).from_select([*values, "account_id"], writer)
 
 
 def _digest(account_id: uuid.UUID | None, key: str) -> bytes:

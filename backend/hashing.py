@@ -9,7 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ from backend.config import Settings, served_processes, settings
 from backend.errors import Overloaded
 from backend.meters import meters
 from backend.strength import normalize
-from backend.waiting import wait
 
 HASH_PREFIX = "$argon2id$v=19$"
 SALT_BYTES = 16
@@ -34,9 +32,6 @@ LOWEST_PRIORITY = 19
 MALLOPT = (-1, 2**30), (-3, 2**30)
 
 T = TypeVar("T")
-
-# Called in the thread of a request that begins to wait for a hash: whoever gave it the thread may let the next one in.
-before_waiting: ContextVar[Callable[[], object]] = ContextVar("before_waiting", default=lambda: None)
 
 
 class Hasher:
@@ -80,14 +75,13 @@ class Hasher:
         self._enter()
         meters().hashes.inc()
         try:
-            before_waiting.get()()
             turn = self._pool.submit(work, *given)
             try:
-                return wait(turn, WAIT_SECONDS)
+                return turn.result(WAIT_SECONDS)
             except TimeoutError:
                 if turn.cancel():
                     raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
-            return wait(turn)
+            return turn.result()
         finally:
             meters().hashes.dec()
             self._line.release()

@@ -10,15 +10,14 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
-from sqlalchemy import ColumnElement, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Table, Update, bindparam, delete, func, insert, select, update
 
-from backend import clock, totals
+from backend import clock, outbox, totals
 from backend.compose import Kind
 from backend.db import AnyRow, changed, db, reading, transaction
-from backend.driver import Statement
 from backend.models import FORGET_ABANDONED, Mail
-from backend.statements import fetch, write
 
 BATCH = 20
 # Half of a claim outlasts a slow server's time-out. A worker that was killed leaves its batch unsent for as long.
@@ -47,17 +46,13 @@ def enqueue(
     db.session.execute(insert(Mail).values(id=uuid.uuid4(), kind=kind, attempts=0, **row))
 
 
-_ACCEPT = Statement(
-    lambda: insert(Mail).values(
-        attempts=0, **{name: bindparam(name) for name in ("id", "kind", "email", "name", "created_at", "due_at")}
-    )
-)
+_INSERT = insert(cast(Table, Mail.__table__))
 
 
 def accept(kind: Kind, *, email: str, name: str | None = None) -> None:
     """Put a mail in the queue, in a transaction of its own: it will be sent when this returns."""
     now = clock.now()
-    write(_ACCEPT, id=uuid.uuid4(), kind=kind, email=email, name=name, created_at=now, due_at=now)
+    outbox.write(_INSERT, id=uuid.uuid4(), kind=kind, email=email, name=name, created_at=now, due_at=now, attempts=0)
 
 
 def _waiting() -> ColumnElement[bool]:
@@ -77,31 +72,31 @@ def _taking(which: ColumnElement[bool]) -> Update:
                             Mail.created_at, Mail.attempts)  # fmt: skip
 
 
-_ANY_DUE = Statement(lambda: select(Mail.id).where(_due()).limit(1))
+_ANY_DUE = select(Mail.id).where(_due()).limit(1)
 # Whoever waits for a link comes before whoever is only told something. In two steps, each in the index's order: to sort
 # a long queue for each few mails takes longer than to send them.
-_TAKE_FIRST = Statement(lambda: _taking(_due() & (Mail.kind != "announcement")))
-_TAKE = Statement(lambda: _taking(_due()))
+_TAKE_FIRST = _taking(_due() & (Mail.kind != "announcement"))
+_TAKE = _taking(_due())
 
 
 def take() -> tuple[uuid.UUID, list[AnyRow]]:
     """Take some due mails for one worker alone; return its claim to them, and the mails."""
     now, claim = clock.now(), uuid.uuid4()
-    if not fetch(_ANY_DUE, now=now):
-        return claim, []
+    with reading() as session:
+        if not session.execute(_ANY_DUE, {"now": now}).first():
+            return claim, []
     taking = {"now": now, "claimed": claim, "until": now + CLAIM}
-    batch = write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]
+    with transaction() as session:
+        batch = list(session.execute(_TAKE_FIRST, taking).all() or session.execute(_TAKE, taking).all())
     # Whoever has mails sent before and after somebody else's learns less from when they arrive.
     random.shuffle(batch)
     return claim, batch
 
 
-_FINISH = Statement(lambda: delete(Mail).where(Mail.id == bindparam("id"), Mail.claim == bindparam("claim")))
-
-
 def finish(mail_id: uuid.UUID, claim: uuid.UUID) -> None:
     """Delete a mail that was handed over, or for which there is nobody."""
-    write(_FINISH, id=mail_id, claim=claim)
+    with transaction() as session:
+        session.execute(delete(Mail).where(Mail.id == mail_id, Mail.claim == claim))
 
 
 def release(claim: uuid.UUID) -> None:

@@ -31,6 +31,9 @@ from backend.errors import (
 HEADER_LENGTH = 255
 Answered = BaseModel | bytes | None
 Access = Literal["none", "optional", "required"]
+Runs = Literal["loop", "thread", "hashing"]
+"""Where the server runs an operation: in the event loop (it waits for nothing, and what it writes goes through the
+outbox), in a thread, or in one of the threads that wait for a password hash."""
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = (
     "JSON in, JSON out, in UTF-8. Times are RFC 3339 in UTC. A session is sent as `Authorization: Bearer TOKEN`. "
@@ -70,6 +73,7 @@ class Details(TypedDict, total=False):
     session: Access
     headers: tuple[str, ...]
     problems: tuple[type[Problem], ...]
+    runs: Runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,7 @@ class Operation:
     session: Access = "none"
     headers: tuple[str, ...] = ()
     problems: tuple[type[Problem], ...] = ()
+    runs: Runs = "thread"
 
     @property
     def refusals(self) -> tuple[type[Problem], ...]:

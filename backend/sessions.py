@@ -22,13 +22,12 @@ from sqlalchemy import (
     update,
 )
 
-from backend import clock
+from backend import clock, outbox
 from backend.config import settings
 from backend.db import AnyRow, changed, reading, transaction
-from backend.driver import Statement
 from backend.errors import NotFound, Unauthenticated
 from backend.models import Account, Policy, Session
-from backend.statements import fetch, write
+from backend.prepared import PreparedRead
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32
@@ -99,7 +98,6 @@ def _insertion() -> Insert:
 
 
 _INSERTION = _insertion()
-_INSERT = Statement(_insertion)
 
 
 def _made(account: AnyRow, now: datetime) -> tuple[NewSession, dict[str, object]]:
@@ -115,13 +113,6 @@ def begin(account: AnyRow, now: datetime) -> NewSession | None:
     """Insert a session in the caller's transaction, unless the account was closed or got another password meanwhile."""
     new, values = _made(account, now)
     return new if changed(_INSERTION, **values) else None
-
-
-def begin_alone(account: AnyRow, now: datetime) -> NewSession | None:
-    """Insert a session in a transaction of its own, unless the account was closed or got another password meanwhile."""
-    new, values = _made(account, now)
-    _, done = write(_INSERT, **values)
-    return new if done else None
 
 
 def _digest(token: str) -> bytes:
@@ -163,9 +154,11 @@ def _identification() -> Select[Any]:
     )
 
 
-_IDENTIFY = Statement(_identification)
-_USE = Statement(
-    lambda: update(Session).where(Session.id == bindparam("session_id")).values(last_used_on=bindparam("today"))
+_IDENTIFY = PreparedRead(_identification())
+_USE = (
+    update(cast(Table, Session.__table__))
+    .where(Session.id == bindparam("session_id"))
+    .values(last_used_on=bindparam("today"))
 )
 
 
@@ -176,12 +169,11 @@ def identify(token: str) -> Viewer:
         Unauthenticated: it is nobody's, or no longer.
     """
     now = clock.now()
-    found = fetch(_IDENTIFY, token_sha256=_digest(token), today=now.date(), **_oldest(now))
-    if not found:
+    row = _IDENTIFY.first(token_sha256=_digest(token), today=now.date(), **_oldest(now))
+    if row is None:
         raise Unauthenticated
-    row = found[0]
     if row.last_used_on < now.date():
-        write(_USE, session_id=row.session_id, today=now.date())
+        outbox.write_soon(_USE, session_id=row.session_id, today=now.date())
     return Viewer(row, row.session_id)
 
 

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
-from backend import sessions
+from backend import outbox, sessions
 from backend.bodies import BODY_BYTES
 from backend.config import settings
 from backend.errors import (
@@ -188,10 +188,17 @@ def _request_id() -> str:
 def _end(response: Response) -> Response:
     """After each request: measure it, and log it."""
     # Without a route both the path and the method are the sender's own words.
-    rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
+    rule, status = request.url_rule, response.status_code
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
-    meters().answered(method, route, status, seconds)
-    answered(Answered(time.time(), method, route, status, seconds, g.request_id))
+    begun, request_id = g.begun, g.request_id
+    measure = meters().answered
+
+    def report() -> None:
+        seconds = time.perf_counter() - begun
+        measure(method, route, status, seconds)
+        answered(Answered(time.time(), method, route, status, seconds, request_id))
+
+    outbox.afterwards(report)
     return response
 
 

@@ -10,7 +10,8 @@ from flask import Flask
 from granian.constants import Interfaces
 
 from backend.hashing import keep_memory
-from backend.server import Front, http_server
+from backend.front import Front
+from backend.server import http_server
 
 THREADS = int(os.environ["BENCH_THREADS"])
 app = Flask(__name__)
