@@ -6,12 +6,7 @@ SOURCES := backend client_sdk tests
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	pyproject.toml client_sdk/pyproject.toml --group build
 
-# Argon2 built from its pinned source for this very processor. What is installed else has to run on every one.
-NATIVE := command -v cc >/dev/null && command -v cmake >/dev/null && command -v ninja >/dev/null && \
-	sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements.txt >.venv/argon2.txt && CFLAGS="-O3 -march=native" \
-	$(PIP) --require-hashes --no-deps --no-build-isolation --no-cache-dir --force-reinstall --no-binary :all: --requirement .venv/argon2.txt
-
-.PHONY: setup serve test check format lint audit bench fuzz chaos lock
+.PHONY: setup serve test check format lint audit argon2 bench fuzz chaos lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -31,6 +26,12 @@ lint: .venv/.development
 # Whether a pin has a known vulnerability; offline it says that it could not ask.
 audit: .venv/.development
 	$(BIN)/python tests/audit.py
+
+# Build Argon2 from its pinned source for this processor: 1.6 times as many sign-ins. Needs cc, cmake and ninja.
+argon2: .venv/.runtime
+	sed -n '/^argon2-cffi-bindings==/,/[^\\]$$/p' requirements/runtime.txt >.venv/argon2.txt
+	CFLAGS="-O3 -march=native" $(PIP) --require-hashes --no-deps --no-build-isolation --no-cache-dir --force-reinstall \
+		--no-binary :all: --requirement .venv/argon2.txt
 
 # How near the service comes to what this machine can do, how even the times for known and unknown addresses are, and
 # what floods do to others.
@@ -53,22 +54,21 @@ format: .venv/.development
 
 # Renews every pin within the ranges of the two pyproject.toml.
 lock: .venv/.development
-	$(COMPILE) --upgrade --output-file requirements.txt
-	$(COMPILE) --upgrade --group dev --constraint requirements.txt --output-file requirements-dev.txt
-	$(COMPILE) --upgrade --group dev --group bench --constraint requirements-dev.txt --output-file requirements-bench.txt
+	$(COMPILE) --upgrade --output-file requirements/runtime.txt
+	$(COMPILE) --upgrade --group dev --constraint requirements/runtime.txt --output-file requirements/development.txt
+	$(COMPILE) --upgrade --group dev --group bench --constraint requirements/development.txt --output-file requirements/bench.txt
 
-.venv/.runtime: requirements.txt pyproject.toml client_sdk/pyproject.toml
+.venv/.runtime: requirements/runtime.txt pyproject.toml client_sdk/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes --requirement requirements.txt
+	$(PIP) --require-hashes --requirement requirements/runtime.txt
 	$(PIP) --no-deps --no-build-isolation --editable . --editable client_sdk
-	$(NATIVE) || echo "Argon2 stays as it came: with cc, cmake and ninja, 1.6 times as many hashes are made."
 	touch $@
 
-.venv/.development: .venv/.runtime requirements-dev.txt
-	$(PIP) --require-hashes --requirement requirements-dev.txt
+.venv/.development: .venv/.runtime requirements/development.txt
+	$(PIP) --require-hashes --requirement requirements/development.txt
 	touch $@
 
-.venv/.bench: .venv/.development requirements-bench.txt
-	$(PIP) --require-hashes --requirement requirements-bench.txt
+.venv/.bench: .venv/.development requirements/bench.txt
+	$(PIP) --require-hashes --requirement requirements/bench.txt
 	touch $@

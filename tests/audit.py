@@ -50,4 +50,4 @@ def audit(pinned: list[str], *options: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(audit(pins(*sorted(ROOT.glob("requirements*.txt"))), *sys.argv[1:]))
+    sys.exit(audit(pins(*sorted(ROOT.glob("requirements/*.txt"))), *sys.argv[1:]))

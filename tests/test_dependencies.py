@@ -19,9 +19,9 @@ from packaging.utils import canonicalize_name
 from support import free_port
 
 ROOT = Path(__file__).parent.parent
-LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+LOCKS = [ROOT / "requirements/runtime.txt", ROOT / "requirements/development.txt"]
 # What only a measurement needs may be there.
-BENCH = ROOT / "requirements-bench.txt"
+BENCH = ROOT / "requirements/bench.txt"
 OURS = {"tiles-accounts", "tiles-client"}
 # What may be shipped beside a program under the MIT licence; psycopg's is for a library that is used as one.
 FREE = {

@@ -111,7 +111,7 @@ def test_what_the_container_is_made_of_suffices(tmp_path: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "deployment"))
         else:
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     installed = tmp_path / "installed"
     subprocess.run(
@@ -246,7 +246,7 @@ def test_who_is_stopped_has_the_time_to_finish_and_who_fails_is_started_again(co
 
 # The page for operators
 
-PAGE = (ROOT / "backend" / "operating.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
 
 
 def test_the_page_for_operators_names_settings_and_files_that_there_are() -> None:

@@ -123,7 +123,7 @@ TESTS = {
     for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
 }
 HARD_CASES, THREATS, OPERATING = (
-    ROOT.joinpath("backend", f"{name}.md").read_text("utf-8") for name in ("hard-cases", "threats", "operating")
+    ROOT.joinpath("docs", f"{name}.md").read_text("utf-8") for name in ("hard-cases", "threats", "operating")
 )
 
 

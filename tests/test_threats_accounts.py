@@ -1,6 +1,6 @@
 """Attacks on the question who has an account, and on accounts before they are theirs whose address they have.
 
-Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Attacks that need a real browser: a scanner that runs scripts, a page that frames ours, a page that sends our forms.
 
-Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
 """
 
 import threading

@@ -1,6 +1,6 @@
 """Attacks by what is written into a field: for the database, the log, a page, a mail, a terminal, the hasher.
 
-Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
 """
 
 import json

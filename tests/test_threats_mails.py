@@ -1,6 +1,6 @@
 """Attacks on mails and their links: scanners, injected hosts and headers, spam to strangers.
 
-Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Attacks on sessions, and through somebody else's browser: stolen, fixed, forged, framed, cached, led astray.
 
-Each test is named after its attack; `backend/threats.md` says who wants what, and what stops them.
+Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
 """
 
 from collections.abc import Callable

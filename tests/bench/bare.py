@@ -9,8 +9,8 @@ import sys
 from flask import Flask
 from granian.constants import Interfaces
 
-from backend.hashing import keep_memory
 from backend.front import Front
+from backend.hashing import keep_memory
 from backend.server import http_server
 
 THREADS = int(os.environ["BENCH_THREADS"])
