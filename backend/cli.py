@@ -2,14 +2,16 @@
 
 import errno
 import os
-import signal
+import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import click
-from flask import current_app
+from flask import Flask, current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
@@ -30,10 +32,11 @@ from backend import (
     worker,
 )
 from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
-from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
+from backend.console import Group, as_json_option, progress, show, sure, yes_option
 from backend.errors import Impossible
-from backend.logs import configure
+from backend.logs import configure, say
 from backend.models import Mail
+from backend.supervisor import finish_event
 from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable
 
@@ -44,6 +47,8 @@ THREADS = 8
 def main() -> None:
     """Run a command; what an operator can mend is said in a line, not in a traceback."""
     os.umask(OWNER_ONLY)
+    _leave_no_core()
+    _open_standard_streams()
     try:
         tiles.main()
     except (SettingsError, Impossible) as error:
@@ -56,6 +61,23 @@ def main() -> None:
             err=True,
         )
         sys.exit(1)
+
+
+def _leave_no_core() -> None:
+    """Let no process of ours leave its memory in a file when it dies: it may hold a password or a key."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A program that the kernel gives cores to (core(5), core_pattern) may not ask for the limit: it gets an empty one.
+    with suppress(OSError):
+        Path("/proc/self/coredump_filter").write_text("0", "ascii")
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed: else the database's file may become standard error, and be written to."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 class _Group(FlaskGroup):
@@ -98,22 +120,25 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     schema.upgrade()
     again = erasure.replay().erased_again
     if again:
-        click.echo(f"{again} erased accounts had come back with a restored database, and were erased again.")
+        say(f"{again} erased accounts had come back with a restored database, and were erased again.")
     given = settings()
     if given.mail_server is None:
-        click.echo("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
-        click.echo(f"{given.instance_path / MAILBOX}")
+        say("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
+        say(f"{given.instance_path / MAILBOX}")
     if given.rate_limits == OFF:
-        click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
+        say("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
     if workers > 1 and given.redis_url is None:
-        click.echo("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
+        say("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
     # Its connections are not for the processes that are made from this one.
     db.db.engine.dispose()
     shown = f"[{address}]" if ":" in address else address
-    click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
-    sys.stdout.flush()
+    say(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     serve_threads(threads, workers, meters.shared_folder() if workers > 1 else None)
-    server.run(address, port, workers)
+    server.run(_app(), address, port, workers)
+
+
+def _app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001 - Flask's own way to it
 
 
 def _free_address(host: str, port: int) -> str:
@@ -142,8 +167,7 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    stop = stopped_by(signal.SIGTERM, signal.SIGINT)
-    worker.work(current_app._get_current_object(), stop)  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way to it
+    worker.work(_app(), finish_event())
 
 
 @mail_group.command("deliver")

@@ -15,11 +15,11 @@ from email.utils import formatdate, parseaddr
 from functools import cache, cached_property
 from mailbox import Maildir
 
-import click
 import flask_mail
 from flask import Flask, current_app
 
 from backend.config import settings
+from backend.logs import say
 
 # Content filters think for some seconds before they take a mail; a slower server is sent the mail twice.
 SMTP_SECONDS = 20.0
@@ -202,7 +202,7 @@ class Courier:
 def _keep(message: Message) -> None:
     """Without a mail server: keep the mail in the instance folder and show it in the terminal."""
     Maildir(settings().instance_path / MAILBOX).add(message.content)
-    click.echo(f"\n--- mail to {message.recipient}: {message.subject} ---\n\n{message.body}\n---\n")
+    say(f"\n--- mail to {message.recipient}: {message.subject} ---\n\n{message.body}\n---\n")
 
 
 def reply_of(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseException) -> int:

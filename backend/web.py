@@ -30,10 +30,12 @@ from backend.errors import (
     Problem,
     Unauthenticated,
     UnsupportedMediaType,
+    WrongHost,
     stack_of,
 )
 from backend.headers import Headed
-from backend.logs import Answered, answered
+from backend.logs import Response as LoggedResponse
+from backend.logs import log_response
 from backend.meters import meters
 from backend.throttle import client_key
 
@@ -171,6 +173,10 @@ def _begin() -> None:
     """Before each request: note when it began, and what it is called."""
     g.begun = time.perf_counter()
     g.request_id = _request_id()
+    # Of two headers the server makes one, with a comma.
+    host = request.environ.get("HTTP_HOST")
+    if "," in (host or "") or (host is None and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
+        raise WrongHost
     # To the same address with other slashes: such a redirect would name the host that the request named.
     if isinstance(request.routing_exception, RequestRedirect):
         raise NotFound
@@ -191,7 +197,7 @@ def _end(response: Response) -> Response:
     rule, status, seconds = request.url_rule, response.status_code, time.perf_counter() - g.begun
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
     meters().answered(method, route, status, seconds)
-    answered(Answered(time.time(), method, route, status, seconds, g.request_id))
+    log_response(LoggedResponse(method, route, status, seconds, g.request_id))
     return response
 
 

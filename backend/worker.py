@@ -1,23 +1,18 @@
 """What is done without anybody asking: sending mails, erasing what is due, forgetting what is no longer needed."""
 
-import gc
 import logging
-import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
 from backend.aside import let_give_way
-from backend.console import stopped_by
 from backend.errors import stack_of
 from backend.models import Mail
+from backend.supervisor import finish_event
 from backend.transport import ServerUnavailable
 
 POLL_SECONDS = 0.5
@@ -135,58 +130,7 @@ def _longer(pause: float) -> float:
     return min(max(pause, POLL_SECONDS) * 2, LONGEST_PAUSE_SECONDS)
 
 
-def fork(app: Flask) -> Callable[[], None]:
-    """Work in a process of its own, which shares this one's memory and in its long work gives way to requests.
-
-    To be called while this process has one thread. Should that process die, this one ends too, and whoever started it
-    starts both anew. Returns what stops it, letting it finish the mail in hand.
-    """
-    # What is never freed is not looked at either, and so stays shared.
-    gc.freeze()
-    process = get_context("fork").Process(target=_work_alone, args=(app,), name="worker")
-    process.start()
-    ending = threading.Event()
-
-    def watch() -> None:
-        process.join()
-        if ending.is_set():
-            return
-        if process.exitcode == 0:
-            # Told to stop. So is the whole service, as a rule, and this process finishes what it has in hand; else the
-            # supervisor starts both anew. To this process itself a second signal would be one too many for the server.
-            os.kill(os.getppid(), signal.SIGHUP)
-        else:
-            log.error("the worker's process has died: starting anew")
-            os._exit(1)
-
-    threading.Thread(target=watch, name="worker", daemon=True).start()
-
-    def end() -> None:
-        ending.set()
-        process.terminate()
-        process.join(LONGEST_PAUSE_SECONDS)
-
-    return end
-
-
-def _work_alone(app: Flask) -> None:
+def work_beside(app: Flask) -> None:
+    """Work in this process, which has nothing else to do and gives way to requests, until told to finish."""
     let_give_way(app)
-    watch_parent()
-    try:
-        work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
-    finally:
-        logging.shutdown()
-
-
-def watch_parent() -> None:
-    """End this process when its parent is gone, so that a killed server leaves nothing that still answers."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent.pid:
-            time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    work(app, finish_event())

@@ -43,7 +43,7 @@ LADDER = [
     ["tokens", "totals"],
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver"],
-    ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
+    ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
     ["clock", "errors", "config", "logs", "headers", "waiting", "aside"],
 ]
 DOORS = {

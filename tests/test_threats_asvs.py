@@ -5,11 +5,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -196,14 +195,18 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("in_tokyo")
-def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc() -> None:
+def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     root = logging.getLogger()
     before = root.handlers[:]
     try:
         logs.configure()
         (handler,) = root.handlers
-        assert type(handler) is logs._Together  # noqa: SLF001
-        assert handler.stream is sys.stderr
+        logging.getLogger("backend.web").info("written")
+        logs.finish()
+        written = capfd.readouterr()
+        assert (json.loads(written.err)["message"], written.out) == ("written", "")
         record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
         record.created, record.msecs = 1_767_225_600.25, 250.0
         expected = {"level": "INFO", "logger": "backend.web", "message": "GET /v1/account\n200"}
@@ -213,21 +216,32 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc() -> 
         root.handlers[:] = before
     handlers = {name for tree in MODULES.values() for name in re.findall(r"\w*Handler\b", ast.unparse(tree))}
     # What warns of a setting is caught and shown by `tiles check`, and goes nowhere else.
-    assert {name for name in handlers if name[0].isupper()} <= {"StreamHandler", "MemoryHandler"}
+    assert {name for name in handlers if name[0].isupper()} <= {"Handler", "MemoryHandler"}
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def kept_stderr() -> Iterator[None]:
+    """Give standard error back after a test that did something to it."""
+    kept = os.dup(2)
+    yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+@pytest.mark.usefixtures("kept_stderr")
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
+        logs.configure()
         with Path("/dev/full").open("w", encoding="utf-8") as full:
-            monkeypatch.setattr(sys, "stderr", full)
-            logs.configure()
+            os.dup2(full.fileno(), 2)
             for _ in range(2):
                 logging.getLogger("backend.server").error("a process has ended")
-            with suppress(OSError):
-                full.close()
+            logs.finish()
+        os.close(2)
         logging.getLogger("backend.server").error("another, to a file that is closed")
+        logs.finish()
     finally:
         root.handlers[:] = before
         root.setLevel(level)
