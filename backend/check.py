@@ -223,7 +223,7 @@ def erasures() -> Iterator[Finding]:
         yield Finding("ledger-damaged", "error", str(error), "put the newest copy of it in its place")
         return
     with reading() as session:
-        erased = set(session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased")))
+        erased = {id_.hex for id_ in session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))}
     if missing := len(erased - known):
         yield Finding("ledger-lacks", "error" if is_sqlite() else "warning",
                       f"{missing} who were erased are not in this ledger: a restored backup would bring them back",
