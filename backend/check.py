@@ -9,12 +9,11 @@ from logging.handlers import MemoryHandler
 from typing import Any
 
 from flask import Flask
-from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from backend import clock, config, erasure, keys, ledger, mail, probes
-from backend.config import Settings, SettingsError, settings
+from backend import clock, config, erasure, ledger, mail, probes
+from backend.config import SettingsError, settings
 from backend.db import AnyRow, reading
 from backend.errors import Impossible
 from backend.models import AuditEntry
@@ -53,15 +52,11 @@ MAIL_SERVER_SAYS = {
 NO_ANSWER = ("it does not answer", "see that TILES_MAIL_SERVER and TILES_MAIL_PORT are right, and past every firewall")
 
 
-def prepare(create_app: Callable[[Settings], Flask]) -> tuple[list[Finding], Flask | None]:
+def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
     """Read the settings; return what is wrong with them, and the application unless they make no sense."""
     with _warnings_of(config.log) as warned:
         try:
-            given = config.read()
-            if not given.secret_keys and not (given.instance_path / keys.NAME).exists():
-                # The application would make the file.
-                given = given.model_copy(update={"secret_keys": (SecretStr("0" * config.MINIMUM_KEY_LENGTH),)})
-            app = create_app(given)
+            app = create_app()
         except SettingsError as error:
             return [Finding("settings", "error", line) for line in str(error).splitlines()], None
     unknown = [Finding("settings-unknown", "warning", record.getMessage(), "it does nothing: correct or remove it")
@@ -161,7 +156,10 @@ def database() -> Iterator[Finding]:
     """Look at whether the database is there, is this release's, and keeps what it acknowledges."""
     if is_sqlite() and not sqlite_file().exists():
         yield Finding(
-            "database-none", "error", "there is none yet", "`tiles db upgrade` makes it, as `tiles serve` does"
+            "database-none",
+            "error",
+            f"there is none at {sqlite_file()} yet",
+            "`tiles db upgrade` makes it, as `tiles serve` does",
         )
         return
     try:
@@ -170,7 +168,7 @@ def database() -> Iterator[Finding]:
             found = session.execute(text("SELECT 1") if is_sqlite() else POSTGRESQL).one()
     except DBAPIError as error:
         yield Finding("database", "error", f"it does not answer, or not to this user ({type(error).__name__})",
-                      "see that it runs, takes writes, and is the one that TILES_DATABASE_URL names")  # fmt: skip
+                      f"see that {settings().database_place} is the right one, is there and takes writes")  # fmt: skip
         return
     if not current:
         yield Finding("schema", "error", "its schema is older than this release's", "run `tiles db upgrade`")
@@ -225,7 +223,7 @@ def erasures() -> Iterator[Finding]:
         yield Finding("ledger-damaged", "error", str(error), "put the newest copy of it in its place")
         return
     with reading() as session:
-        erased = set(session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased")))
+        erased = {id_.hex for id_ in session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))}
     if missing := len(erased - known):
         yield Finding("ledger-lacks", "error" if is_sqlite() else "warning",
                       f"{missing} who were erased are not in this ledger: a restored backup would bring them back",

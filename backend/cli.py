@@ -8,7 +8,9 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from flask import Flask, current_app
@@ -31,7 +33,7 @@ from backend import (
     server,
     worker,
 )
-from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
+from backend.config import OWNER_ONLY, SettingsError, instance_path, load, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, sure, yes_option
 from backend.errors import Impossible
 from backend.logs import configure, say
@@ -45,22 +47,43 @@ THREADS = 8
 
 
 def main() -> None:
-    """Run a command; what an operator can mend is said in a line, not in a traceback."""
+    """Run a command; what an operator can mend is said in a line, not in a traceback, with the folder in use."""
     os.umask(OWNER_ONLY)
     _leave_no_core()
     _open_standard_streams()
     try:
-        tiles.main()
+        sys.exit(tiles.main(standalone_mode=False))
+    except click.Abort:
+        _fail("aborted", 1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
     except (SettingsError, Impossible) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error), 2)
     except DBAPIError as error:
-        click.echo(
-            "Error: TILES_DATABASE_URL: the database cannot be used; see that it is there, lets this user in, and was "
-            f"brought up to date with `tiles db upgrade` ({type(error).__name__})",
-            err=True,
-        )
-        sys.exit(1)
+        _fail(_database_error(error), 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    with suppress(SettingsError):
+        folder = str(instance_path())
+        if folder not in message:
+            click.echo(f"Instance folder: {folder}", err=True)
+    sys.exit(status)
+
+
+def _database_error(error: DBAPIError) -> str:
+    given = load()
+    file = given.database.database if given.database.drivername == "sqlite" else None
+    if file and not Path(file).exists():
+        return f"{given.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+    return (
+        f"{given.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
+        f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
+    )
 
 
 def _leave_no_core() -> None:
@@ -90,7 +113,8 @@ class _Group(FlaskGroup):
         return self.commands.get(name)
 
 
-@click.group(cls=_Group, create_app=create_app, add_version_option=False)
+# Most commands only read, or need what is there: those that may make the instance folder say so by `keys.make`.
+@click.group(cls=_Group, create_app=partial(create_app, make_instance=False), add_version_option=False)
 def tiles() -> None:
     """TILES accounts: a name and an email address, and nothing else.
 
@@ -117,6 +141,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
     address = _free_address(host, port)
+    keys.make()
     schema.upgrade()
     again = erasure.replay().erased_again
     if again:
@@ -167,6 +192,7 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
+    keys.make()
     worker.work(_app(), finish_event())
 
 
@@ -175,6 +201,7 @@ def mail_work() -> None:
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
+    keys.make()
     tried = 0
     try:
         while sent := worker.deliver():
@@ -213,6 +240,7 @@ def db_group() -> None:
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
+    keys.make()
     before, after = schema.upgrade()
     show({"from": before, "to": after}, as_json=as_json)
 
@@ -265,6 +293,7 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     closed account again, which have no end of their own, receipts of erasures, and links that still wait to be used.
     After a theft everything that was in the file is known: --keep 0. Sessions are not signed, and go on.
     """  # noqa: D301 - click reads the backspace
+    keys.make()
     leaving = keys.in_use()[keep:] if keep is not None else ()
     if leaving:
         sure(

@@ -9,6 +9,7 @@ import click
 from flask.cli import ScriptInfo, with_appcontext
 
 from backend import backup, check, erasure, schema
+from backend.config import make_folder, settings
 from backend.console import Command, as_json_option, dump, progress, show, sure, yes_option
 from backend.probes import Finding
 
@@ -96,6 +97,7 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
                  f"{shlex.quote(str(file))}")  # fmt: skip
     if backup.database().exists():
         sure(f"Everything that {backup.database()} holds now will be gone. Restore {file}?", yes=yes)
+    make_folder(settings().instance_path)
     restored = backup.restore(file)
     _, version = schema.upgrade()
     again = erasure.replay().erased_again

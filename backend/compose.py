@@ -14,13 +14,14 @@ from flask import render_template
 from sqlalchemy import BindParameter, ColumnElement, Select, String, bindparam, select
 
 from backend import clock, receipts, tokens
-from backend.config import SERVICE, settings
+from backend.config import settings
 from backend.db import AnyRow, UTCDateTime, reading
 from backend.driver import Statement
 from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
 from backend.statements import fetch
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
+from backend.values import SERVICE
 
 Kind = Literal[
     "registration",

@@ -9,11 +9,13 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from sqlalchemy import (
+    URL,
     Connection,
     CursorResult,
     DateTime,
@@ -22,7 +24,6 @@ from sqlalchemy import (
     Row,
     Uuid,
     event,
-    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -108,6 +109,7 @@ def init_app(app: Flask) -> None:
     db.init_app(app)
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
+            event.listen(db.engine, "do_connect", _open_sqlite)
             event.listen(db.engine, "connect", _prepare_sqlite)
             event.listen(db.engine, "begin", _begin_sqlite)
         else:
@@ -115,10 +117,10 @@ def init_app(app: Flask) -> None:
             event.listen(db.engine, "begin", _begin_postgresql)
 
 
-def _engine_options(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
+def _engine_options(url: URL) -> dict[str, Any]:
+    if url.drivername == "sqlite":
         return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
-    said = make_url(url).query
+    said = url.query
     connection = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
     # A pooled connection may have died with its server; pinging costs less than a lost request.
     return {
@@ -148,6 +150,16 @@ def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql(POSTGRESQL_BEGIN)
+
+
+def _open_sqlite(
+    dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[str], options: dict[str, Any]
+) -> DBAPIConnection:
+    """Open a file that is there: only a migration makes one."""
+    connection: DBAPIConnection = dialect.loaded_dbapi.connect(
+        f"file:{quote(arguments[0])}?mode=rw", **options, uri=True
+    )
+    return connection
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from flask import Flask, current_app
 from pydantic import SecretStr
 
-from backend.config import PREFIX, SettingsError, settings, strong
+from backend.config import PREFIX, SettingsError, make_folder, settings
 from backend.errors import Impossible
+from backend.values import strong
 
 NAME = "secret_key"
 BY_HAND = f"""\
@@ -40,35 +41,58 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.exists():
-            _make(path)
-        self._last = _read(path)
+        self._last: Keys = ()
 
     def read(self) -> Keys:
         try:
             self._last = _read(self.path)
         except (OSError, ValueError) as error:
+            if not self._last:
+                raise SettingsError(_reason(self.path, error)) from None
             log.error("the key file cannot be read, its last keys go on (%s)", type(error).__name__)  # noqa: TRY400
         return self._last
 
 
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"{path}: there is no key here yet; `tiles serve` makes one"
+        case OSError():
+            return f"{path}: this process cannot use the key file ({error.strerror})"
+        case _:
+            return f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
+
+
 def init_app(app: Flask) -> None:
-    """Give the app its keys; make one where the settings name none and the instance has none.
+    """Give the app its keys, if it has any yet.
 
     Raises:
         SettingsError: the instance's own file is of no use.
     """
     with app.app_context():
         given = settings()
-    path = given.instance_path / NAME
+    file = None if given.secret_keys else _File(given.instance_path / NAME)
+    if file and file.path.exists():
+        file.read()
+    app.extensions["tiles.keys"] = file
+
+
+def make() -> None:
+    """Make the instance folder, and in it a key, where they are missing and the settings name no key.
+
+    Raises:
+        SettingsError: this process cannot make them.
+    """
+    make_folder(settings().instance_path)
+    file = _file()
+    if file is None:
+        return
     try:
-        app.extensions["tiles.keys"] = None if given.secret_keys else _File(path)
+        if not file.path.exists():
+            _make(file.path)
     except OSError as error:
-        msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({path}: {error.strerror})"
-        raise SettingsError(msg) from None
-    except ValueError:
-        msg = f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
-        raise SettingsError(msg) from None
+        raise SettingsError(_reason(file.path, error)) from None
+    file.read()
 
 
 def _file() -> _File | None:
@@ -77,7 +101,11 @@ def _file() -> _File | None:
 
 
 def in_use() -> Keys:
-    """Return the keys, the newest first: it signs, and all of them verify."""
+    """Return the keys, the newest first: it signs, and all of them verify.
+
+    Raises:
+        SettingsError: this instance has no key yet.
+    """
     file = _file()
     return file.read() if file else settings().secret_keys
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, String, column, inspect, select, table, text
 from sqlalchemy.exc import OperationalError
 
+from backend.config import settings
 from backend.db import db, is_locked_out, writing
 from backend.errors import Impossible
 
@@ -45,8 +46,9 @@ def upgrade() -> tuple[str | None, str | None]:
         The version before and the version after.
 
     Raises:
-        Impossible: a table could not be had for a minute.
+        Impossible: a table could not be had for a minute, or SQLite's file cannot be made.
     """
+    _make_file()
     for pause in (0, *MIGRATION_PAUSES):
         time.sleep(pause)
         try:
@@ -59,6 +61,17 @@ def upgrade() -> tuple[str | None, str | None]:
         "the schema could not be changed, as a transaction has been open for long (see pg_stat_activity): end it, or "
         "try again when it is over; nothing was changed"
     )
+
+
+def _make_file() -> None:
+    if db.engine.dialect.name != "sqlite":
+        return
+    file = Path(str(db.engine.url.database))
+    try:
+        file.touch(0o600)
+    except OSError as error:
+        place = settings().database_place
+        raise Impossible(f"{place}: the database cannot be made or written ({error.strerror})") from None
 
 
 def _upgrade() -> tuple[str | None, str | None]:
@@ -76,7 +89,7 @@ def _migrate(connection: Connection) -> None:
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

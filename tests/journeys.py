@@ -228,7 +228,7 @@ def finish_erasing(service: Service) -> int:
 def in_ledger(service: Service) -> list[uuid.UUID]:
     """Return the accounts that the ledger names, as often as it does."""
     with service.app.app_context():
-        return [account for account, _ in ledger.read()]
+        return [uuid.UUID(account) for account, _ in ledger.read()]
 
 
 def hold(service: Service, who: str, until: datetime) -> None:

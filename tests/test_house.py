@@ -45,6 +45,7 @@ LADDER = [
     ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
     ["clock", "errors", "config", "logs", "headers", "waiting", "aside"],
+    ["values"],
 ]
 DOORS = {
     "api",

@@ -430,6 +430,14 @@ def test_a_setting_comes_from_the_environment_else_from_the_file(tmp_path: Path)
     assert "Contact: mailto:environment@example.org" in security
 
 
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_a_byte_order_mark_before_the_settings_does_no_harm(tmp_path: Path, line_break: str) -> None:
+    lines = ["\ufeffsupport_email = 'hilfe@example.org'", "trusted_proxies = 2", ""]
+    (tmp_path / "config.toml").write_bytes(line_break.join(lines).encode())
+    taken = load(environment(tmp_path))
+    assert (taken.support_email, taken.trusted_proxies) == ("hilfe@example.org", 2)
+
+
 def assert_port_is_named(folder: Path, port: int) -> None:
     second = ServerProcess(folder, port=port)
     try:
