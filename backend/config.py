@@ -1,17 +1,16 @@
 """Every setting, its default and one line of meaning; nothing else reads the environment."""
 
 import difflib
+import ipaddress
 import logging
 import os
 import re
 import tomllib
 from collections.abc import Mapping
-from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
-from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from flask import Flask, current_app
 from pydantic import (
     AfterValidator,
@@ -27,10 +26,11 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from backend.mail_rules import SERVICE, email_address, host_name, named, one_line, sender
+
 PREFIX = "TILES_"
 THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
@@ -38,6 +38,7 @@ HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\
 SEVERAL_HOSTS = re.compile(
     r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
 )
+SMTPS_PORT, IPV6 = 465, 6
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -99,28 +100,8 @@ def _redis_url(value: str) -> str:
     return value
 
 
-def _address(value: str) -> ValidatedEmail:
-    try:
-        return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
-    except EmailNotValidError:
-        msg = "write an email address, such as privacy@example.org"
-        raise ValueError(msg) from None
-
-
-def _email(value: str) -> str:
-    return _address(value).normalized
-
-
-def _sender(value: str) -> str:
-    name, address = parseaddr(value)
-    return formataddr((name or SERVICE, _address(address).ascii_email or address))
-
-
-def _mail_server(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", value):
-        raise ValueError(
-            "write a host name or an address alone, such as smtp.example.org; TILES_MAIL_PORT has the port"
-        )
+def _password(value: SecretStr) -> SecretStr:
+    one_line(value.get_secret_value())
     return value
 
 
@@ -139,7 +120,7 @@ def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return keys
 
 
-Email = Annotated[str, AfterValidator(_email)]
+Email = Annotated[str, AfterValidator(email_address)]
 
 
 class Settings(BaseModel):
@@ -163,18 +144,22 @@ class Settings(BaseModel):
         default="http://127.0.0.1:8000",
         description="where people reach the service; every mailed link starts with it",
     )
-    mail_server: Annotated[str, AfterValidator(_mail_server)] | None = Field(
+    mail_server: Annotated[str, AfterValidator(host_name)] | None = Field(
         default=None,
         description="SMTP server; without one, mails go to the instance folder's `mailbox/` and to the terminal",
     )
     mail_port: int | None = Field(
         default=None, ge=1, le=65535, description="empty is 465 with SSL, 587 with TLS, else 25"
     )
-    mail_username: str | None = Field(default=None, description="for SMTP authentication")
-    mail_password: SecretStr | None = Field(default=None, description="for SMTP authentication")
+    mail_username: Annotated[str, AfterValidator(one_line)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
+    mail_password: Annotated[SecretStr, AfterValidator(_password)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
     mail_use_tls: bool = Field(default=False, description="STARTTLS, the certificate verified")
     mail_use_ssl: bool = Field(default=False, description="TLS from the first byte, the certificate verified")
-    mail_default_sender: Annotated[str, AfterValidator(_sender)] | None = Field(
+    mail_default_sender: Annotated[str, AfterValidator(sender)] | None = Field(
         default=None, description="the From of every mail; empty is `tiles@` the public URL's host"
     )
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
@@ -212,15 +197,24 @@ class Settings(BaseModel):
 
     @property
     def sender(self) -> str:
-        """The From of every mail."""
+        """The From of every mail, as `"name" <address>`."""
+        host = self.mail_host
+        return self.mail_default_sender or named(SERVICE, f"tiles@{'localhost' if host.startswith('[') else host}")
+
+    @property
+    def mail_host(self) -> str:
+        """The public URL's host as EHLO names it: an IP address is a literal (RFC 5321 section 4.1.3)."""
         host = urlsplit(self.public_url).hostname or ""
-        named = not (host.replace(".", "").isdigit() or ":" in host)
-        return self.mail_default_sender or formataddr((SERVICE, f"tiles@{host if named else 'localhost'}"))
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host
+        return f"[{'IPv6:' if address.version == IPV6 else ''}{address}]"
 
     @property
     def smtp_port(self) -> int:
         """The port of the mail server in use (RFC 8314 section 7.3, RFC 6409)."""
-        return self.mail_port or (465 if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
+        return self.mail_port or (SMTPS_PORT if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:
@@ -235,6 +229,11 @@ class Settings(BaseModel):
             raise ValueError(msg)
         if (self.mail_username is None) != (self.mail_password is None):
             msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
+            raise ValueError(msg)
+        if self.mail_server and self.mail_port == SMTPS_PORT and not self.mail_use_ssl:
+            msg = (
+                "TILES_MAIL_USE_SSL: set it, as port 465 speaks TLS from the first byte; or set TILES_MAIL_PORT to 587"
+            )
             raise ValueError(msg)
         clear = not (self.mail_use_tls or self.mail_use_ssl)
         if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:

@@ -42,9 +42,10 @@ LADDER = [
     ["transport", "receipts", "hashing"],
     ["tokens", "totals"],
     ["models", "strength", "remains", "backup", "statements"],
-    ["schema", "driver"],
+    ["schema", "driver", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "aside"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp"],
+    ["mail_rules"],
 ]
 DOORS = {
     "api",
