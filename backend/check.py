@@ -12,15 +12,16 @@ from flask import Flask
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from backend import clock, config, erasure, ledger, mail, probes
+from backend import clock, compose, config, erasure, ledger, mail, probes
 from backend.config import SettingsError, settings
 from backend.db import AnyRow, reading
 from backend.errors import Impossible
 from backend.models import AuditEntry
 from backend.probes import Finding, Probe, is_loopback, is_sqlite, sqlite_file
 from backend.schema import is_current
+from backend.smtp import Refused, code_of
 from backend.throttle import OFF
-from backend.transport import MAILBOX, Courier, ServerUnavailable
+from backend.transport import MAILBOX, Courier, ServerUnavailable, is_ours, trouble
 
 SECONDS = 5.0
 SKEW_SECONDS = 5.0
@@ -37,19 +38,6 @@ POSTGRESQL = text(
     "current_setting('log_parameter_max_length') <> '0' AS logs_values, "
     "current_setting('log_parameter_max_length_on_error') <> '0' AS logs_values_on_error"
 )
-MAIL_SERVER_SAYS = {
-    "certificate": (
-        "its certificate is not trusted",
-        "set TILES_MAIL_SERVER to a name in the certificate, or SSL_CERT_FILE to its authority",
-    ),
-    "tls": ("there is no TLS on this port", "TILES_MAIL_USE_SSL goes with port 465, TILES_MAIL_USE_TLS with 587"),
-    "not": (
-        "it offers no STARTTLS, or no way to sign in",
-        "set what it offers: TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL",
-    ),
-    "smtp": ("it does not let us in", "set TILES_MAIL_USERNAME and TILES_MAIL_PASSWORD, or let this machine in there"),
-}
-NO_ANSWER = ("it does not answer", "see that TILES_MAIL_SERVER and TILES_MAIL_PORT are right, and past every firewall")
 
 
 def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
@@ -108,7 +96,7 @@ def _look(app: Flask, name: str, probe: Probe) -> list[Finding]:
 
 
 def mail_server() -> Iterator[Finding]:
-    """Sign in to the mail server, and send nothing."""
+    """Make a mail and offer it to the mail server as every mail is offered, and take it back before it is sent."""
     given = settings()
     if not given.mail_server:
         yield Finding("mail-server", "error", f"there is none: mails go to the folder {MAILBOX}/ and to nobody",
@@ -116,10 +104,13 @@ def mail_server() -> Iterator[Finding]:
         return
     try:
         with closing(Courier()) as courier:
-            courier.open()
-    except ServerUnavailable as error:
-        what, todo = MAIL_SERVER_SAYS.get(error.code.partition("-")[0], NO_ANSWER)
-        yield Finding("mail-server", "error", f"{what} ({error.code})", todo)
+            courier.probe(compose.probe())
+    except Exception as error:  # noqa: BLE001 - each mail would fail with it, too
+        # A server that has not heard of us before may ask to be tried again.
+        if not isinstance(error, Refused) or error.is_permanent:
+            code = error.code if isinstance(error, ServerUnavailable) else code_of(error)
+            what, todo = trouble(code)
+            yield Finding("mail-server", "error", f"{what} ({code})", todo)
         return
     if not (given.mail_use_tls or given.mail_use_ssl or is_loopback(given.mail_server)):
         yield Finding("mail-clear", "warning", "mails and the links in them travel to the mail server in clear",
@@ -199,13 +190,25 @@ def _postgresql(found: AnyRow) -> Iterator[Finding]:
 
 def queue() -> Iterator[Finding]:
     """Look at whether mails leave."""
-    found = mail.status()
+    found, blocked = mail.status(), mail.blocked()
+    refused = {code: number for code, number in mail.failures().items() if is_ours(code)}
+    if blocked:
+        yield Finding("mails-blocked", "error", f"no mail leaves ({_told(blocked)})", trouble(min(blocked))[1])
+    elif refused:
+        yield Finding("mails-refused", "warning", f"the mail server refuses some mails ({_told(refused)})",
+                      trouble(min(refused))[1])  # fmt: skip
     if found.oldest_seconds > OLDEST_MAIL_SECONDS:
         yield Finding("mails-waiting", "error", f"a mail has waited untried for {found.oldest_seconds // 60} minutes",
                       "see that `tiles serve` or `tiles mail work` runs, and what its log says")  # fmt: skip
     if found.abandoned:
-        yield Finding("mails-given-up", "warning", f"{found.abandoned} were given up",
-                      "see what the log says of them; `tiles mail retry` tries again")  # fmt: skip
+        reasons = _told(mail.failures(given_up=True))
+        yield Finding("mails-given-up", "warning", f"{found.abandoned} were given up ({reasons})",
+                      "`unreadable`: a later release made them, or somebody changed them; "
+                      "`tiles mail retry` tries again")  # fmt: skip
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{code}: {count}" for code, count in counts.items()) or "waited two days"
 
 
 def erasures() -> Iterator[Finding]:

@@ -40,7 +40,7 @@ from backend.logs import configure, say
 from backend.models import Mail
 from backend.supervisor import finish_event
 from backend.throttle import OFF
-from backend.transport import MAILBOX, ServerUnavailable
+from backend.transport import MAILBOX, ServerUnavailable, is_ours
 
 # More would wait for Python's one lock and for each other; those that wait for a password hash come on top.
 THREADS = 8
@@ -218,8 +218,18 @@ def mail_deliver(*, as_json: bool) -> None:
 @as_json_option
 @with_appcontext
 def mail_status(*, as_json: bool) -> None:
-    """Show how many mails wait, are put off and were given up, and the oldest's age."""
-    show(asdict(mail.status()), as_json=as_json)
+    """Show how many mails wait, are put off and were given up, and the oldest's age.
+
+    \b
+    refused      where there are any: mails that the mail server refuses for a reason of ours, by its reply
+    unreadable   where there are any: mails set aside because their rows cannot be read
+    """  # noqa: D301 - click reads the backspace
+    found: dict[str, object] = asdict(mail.status())
+    if refused := {code: number for code, number in mail.failures().items() if is_ours(code)}:
+        found["refused"] = refused
+    if unreadable := mail.failures(given_up=True).get(mail.SET_ASIDE):
+        found["unreadable"] = unreadable
+    show(found, as_json=as_json)
 
 
 @mail_group.command("retry")

@@ -2,9 +2,10 @@
 
 import hashlib
 import math
+import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from email.utils import parseaddr
 from typing import Any, Literal
@@ -34,6 +35,7 @@ Kind = Literal[
     "erased",
     "announcement",
 ]
+ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Draft:
 
 def draft(mail: AnyRow) -> Draft | None:
     """Look up and sign what a mail says for which there is a row in the queue; None: there is nobody to send it to."""
-    return _DRAFT[mail.kind](mail)
+    drafted = _DRAFT[mail.kind](mail)
+    return drafted and replace(drafted, recipient=_ascii(drafted.recipient))
 
 
 def _link(purpose: Purpose, token: str) -> dict[str, Any]:
@@ -220,7 +223,9 @@ _DRAFT: dict[Kind, Callable[[AnyRow], Draft | None]] = {
 
 
 def _ascii(email: str) -> str:
-    # Flask-Mail would write an international domain by the older of the two standards.
+    """Return the address with its domain as IDNA 2008 writes it."""
+    if email.isascii() and ADDRESS.fullmatch(email):
+        return email
     return validate_email(email, check_deliverability=False, test_environment=True).ascii_email or email
 
 
@@ -238,10 +243,17 @@ def render(draft: Draft, mail_id: uuid.UUID) -> Message:
         # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.
         id=f"<{hashlib.sha256(mail_id.bytes).hexdigest()[:32]}@{host}>",
         sender=settings().sender,
-        recipient=draft.recipient if draft.recipient.isascii() else _ascii(draft.recipient),
+        recipient=draft.recipient,
         date=clock.now().timestamp(),
         subject=subject.removeprefix("Subject:").strip(),
         body=body.lstrip("\n"),
         html=render_template(f"mail/{draft.template}.html", **context),
         extra_headers={"Auto-Submitted": "auto-generated", **draft.headers},
     )
+
+
+def probe() -> Message:
+    """Return a mail as it is sent, to ourselves, for a mail server to say whether it would take it."""
+    given = settings()
+    recipient = given.data_manager_email or given.support_email or parseaddr(given.sender)[1]
+    return render(Draft(_ascii(recipient), "password_reset", _link(Purpose.PASSWORD_RESET, "probe")), uuid.uuid4())

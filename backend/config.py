@@ -1,11 +1,11 @@
 """Every setting, its default and one line of meaning; nothing else reads the environment."""
 
 import difflib
+import ipaddress
 import logging
 import os
 import tomllib
 from collections.abc import Mapping
-from email.utils import formataddr
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL, make_url
 
 from backend import values
+from backend.values import SERVICE, named
 
 PREFIX = "TILES_"
 THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
@@ -32,6 +33,7 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
 CHECKOUT = Path(__file__).parent.parent
+SMTPS_PORT, IPV6 = 465, 6
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -73,8 +75,12 @@ class Settings(BaseModel):
     mail_port: int | None = Field(
         default=None, ge=1, le=65535, description="empty is 465 with SSL, 587 with TLS, else 25"
     )
-    mail_username: str | None = Field(default=None, description="for SMTP authentication")
-    mail_password: SecretStr | None = Field(default=None, description="for SMTP authentication")
+    mail_username: Annotated[str, AfterValidator(values.one_line)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
+    mail_password: Annotated[SecretStr, AfterValidator(values.password)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
     mail_use_tls: bool = Field(default=False, description="STARTTLS, the certificate verified")
     mail_use_ssl: bool = Field(default=False, description="TLS from the first byte, the certificate verified")
     mail_default_sender: Annotated[str, AfterValidator(values.sender)] | None = Field(
@@ -125,15 +131,24 @@ class Settings(BaseModel):
 
     @property
     def sender(self) -> str:
-        """The From of every mail."""
+        """The From of every mail, as `"name" <address>`."""
+        host = self.mail_host
+        return self.mail_default_sender or named(SERVICE, f"tiles@{'localhost' if host.startswith('[') else host}")
+
+    @property
+    def mail_host(self) -> str:
+        """The public URL's host as EHLO names it: an IP address is a literal (RFC 5321 section 4.1.3)."""
         host = urlsplit(self.public_url).hostname or ""
-        named = not (host.replace(".", "").isdigit() or ":" in host)
-        return self.mail_default_sender or formataddr((values.SERVICE, f"tiles@{host if named else 'localhost'}"))
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host
+        return f"[{'IPv6:' if address.version == IPV6 else ''}{address}]"
 
     @property
     def smtp_port(self) -> int:
         """The port of the mail server in use (RFC 8314 section 7.3, RFC 6409)."""
-        return self.mail_port or (465 if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
+        return self.mail_port or (SMTPS_PORT if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:
@@ -148,6 +163,11 @@ class Settings(BaseModel):
             raise ValueError(msg)
         if (self.mail_username is None) != (self.mail_password is None):
             msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
+            raise ValueError(msg)
+        if self.mail_server and self.mail_port == SMTPS_PORT and not self.mail_use_ssl:
+            msg = (
+                "TILES_MAIL_USE_SSL: set it, as port 465 speaks TLS from the first byte; or set TILES_MAIL_PORT to 587"
+            )
             raise ValueError(msg)
         clear = not (self.mail_use_tls or self.mail_use_ssl)
         if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:

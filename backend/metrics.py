@@ -34,6 +34,9 @@ def _stored() -> Iterator[Metric]:
         mails.add_metric([state], number)
     yield mails
     yield GaugeMetricFamily(
+        "tiles_mails_blocked", "Mails that wait for the operator, as none leaves", sum(mail.blocked().values())
+    )
+    yield GaugeMetricFamily(
         "tiles_mail_queue_oldest_seconds", "Age of the oldest mail that was never tried", value=queue.oldest_seconds
     )
     tried = CounterMetricFamily("tiles_mails", "What became of mails that were tried", labels=["outcome"])

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Uuid,
     func,
     select,
+    text,
 )
 from sqlalchemy.orm import Mapped
 
@@ -45,6 +46,7 @@ CHANGE = f"{UNDO // timedelta(hours=1)} hours"
 HOLD = "until the hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"
 GUESSING = "with it the password could be guessed"
+BLOCKED = "blocked_at IS NOT NULL"
 FOLLOWING = "with it somebody could pass for the person"
 
 
@@ -283,10 +285,12 @@ class Mail(Base):
     claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)
     attempts: Mapped[int] = technical("How often it was tried", HANDOVER, default=0)
     failure: Mapped[str | None] = technical("Why the last try failed: a code, no text", HANDOVER, String(40))
+    blocked_at: Mapped[datetime | None] = technical("Since when it waits for the operator", HANDOVER)
     abandoned_at: Mapped[datetime | None] = technical("When it was given up", HANDOVER)
 
     __table_args__ = (
         Index("mails_due", "abandoned_at", "due_at"),
+        Index("mails_blocked", "blocked_at", sqlite_where=text(BLOCKED), postgresql_where=text(BLOCKED)),
         {"info": {"purpose": "One row for each mail that still has to be sent"}},
     )
 

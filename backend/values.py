@@ -1,7 +1,11 @@
 """What single settings may hold: URLs, addresses and keys, each read and checked on its own."""
 
 import re
-from email.utils import formataddr, parseaddr
+import unicodedata
+from contextlib import suppress
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import parseaddr, quote
 from urllib.parse import unquote, urlsplit
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
@@ -11,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
+LONGEST_LABEL = 63  # RFC 1035 section 2.3.4
 HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 SEVERAL_HOSTS = re.compile(
     r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
@@ -77,6 +82,13 @@ def redis_url(value: str) -> str:
     return value
 
 
+def one_line(value: str) -> str:
+    """Return the text; a ValueError refuses what neither a header nor an SMTP command can carry."""
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+        raise ValueError("write one line of UTF-8 text without control characters")
+    return value
+
+
 def _address(value: str) -> ValidatedEmail:
     try:
         return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
@@ -86,22 +98,38 @@ def _address(value: str) -> ValidatedEmail:
 
 
 def email(value: str) -> str:
-    """Return an email address."""
+    """Return the address, normalized."""
     return _address(value).normalized
 
 
 def sender(value: str) -> str:
-    """Return a From header: a name and an address."""
-    name, address = parseaddr(value)
-    return formataddr((name or SERVICE, _address(address).ascii_email or address))
+    """Return a sender as `"name" <address>`: the name in clear, as the header's writer encodes it."""
+    name, address = parseaddr(one_line(value))
+    # What only looks like an encoded word is none.
+    with suppress(HeaderParseError, LookupError, UnicodeError):
+        name = one_line(str(make_header(decode_header(name))))
+    return named(name or SERVICE, _address(address).ascii_email or address)
+
+
+def named(name: str, address: str) -> str:
+    """Return a name and an address as `parseaddr` reads them."""
+    return f'"{quote(name)}" <{address}>'
 
 
 def mail_server(value: str) -> str:
-    """Return the name or the address of a host."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", value):
+    """Return the host's name or address."""
+    labels = value.removesuffix(".").split(".")
+    is_name = re.fullmatch(r"[A-Za-z0-9._-]+", value) and all(1 <= len(label) <= LONGEST_LABEL for label in labels)
+    if not is_name and not re.fullmatch(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", value):
         raise ValueError(
             "write a host name or an address alone, such as smtp.example.org; TILES_MAIL_PORT has the port"
         )
+    return value
+
+
+def password(value: SecretStr) -> SecretStr:
+    """Return a password of one line."""
+    one_line(value.get_secret_value())
     return value
 
 

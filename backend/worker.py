@@ -4,6 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -13,13 +15,15 @@ from backend.aside import let_give_way
 from backend.errors import stack_of
 from backend.models import Mail
 from backend.supervisor import finish_event
-from backend.transport import ServerUnavailable
+from backend.transport import ServerUnavailable, trouble
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
 SELDOM_PAUSES = 50
 SCRUB_SECONDS = 3.0
+# Longer than the mail in hand may take, and within what a service manager grants.
+STOP_SECONDS = delivery.STOP_SECONDS + 4
 
 log = logging.getLogger(__name__)
 
@@ -88,33 +92,65 @@ def compact() -> None:
 
 
 def work(app: Flask, stop: threading.Event) -> None:
-    """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
-    pause, tidying = POLL_SECONDS, Seldom(Tidying().step, POLL_SECONDS)
-    compaction, scrubbing = Seldom(compact, POLL_SECONDS), Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS)
+    """Erase, send mails and tidy up until told to stop, each in a thread that waits for no other.
+
+    It returns soon after `stop` is set, also while a mail server makes the mail in hand wait.
+    """
+    jobs = {"erasing": erase_due, "mailing": partial(_deliver, stop), "tidying": _tidying()}
+    threads = [
+        threading.Thread(target=_repeat, args=(app, job, stop), name=name, daemon=True) for name, job in jobs.items()
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _repeat(app: Flask, job: Callable[[], int], stop: threading.Event) -> None:
+    """Do a job again and again; an outage is waited out, with growing pauses."""
+    pause = POLL_SECONDS
     while not stop.wait(pause):
-        done = 0
-        try:
-            with app.app_context():
-                try:
-                    # Before anything that a mail server could hold up.
-                    done = erase_due()
-                    compaction.run()
-                    done += deliver(stop)
-                finally:
-                    # Sending comes first: what waited through a long stop of the service gets its chance.
-                    tidying.run()
-                    scrubbing.run()
-            pause = 0.0 if done else POLL_SECONDS
-        except ServerUnavailable as error:
-            # Whoever is to be erased does not wait for a mail server.
-            pause = 0.0 if done else _longer(pause)
-            log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
-        except SQLAlchemyError as error:
-            pause = _longer(pause)
-            log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)
-        except Exception as error:  # noqa: BLE001 - the queue must outlive a mistake in one round
-            pause = _longer(pause)
-            log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
+        with app.app_context():
+            try:
+                pause = 0.0 if job() else POLL_SECONDS
+            except ServerUnavailable as error:
+                pause = _longer(pause)
+                what, todo = trouble(error.code)
+                delivery.complain(error.code, "the mail server is away (%s): %s; %s", error.code, what, todo)
+            except SQLAlchemyError as error:
+                pause = _longer(pause)
+                log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)
+            except Exception as error:  # noqa: BLE001 - a job must outlive a mistake in one round
+                pause = _longer(pause)
+                log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
+
+
+def _deliver(stop: threading.Event) -> int:
+    """Send what is due, and say what keeps mails from leaving."""
+    done = deliver(stop)
+    for code in mail.blocked():
+        delivery.complain(code, "mails do not leave (%s): %s; %s", code, *trouble(code))
+    return done
+
+
+def _tidying() -> Callable[[], int]:
+    """Return what tidies up, and leaves nothing of what was deleted in SQLite's files."""
+    steps = (
+        Seldom(Tidying().step, POLL_SECONDS),
+        Seldom(compact, POLL_SECONDS),
+        Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS),
+    )
+
+    def tidy_up() -> int:
+        with ExitStack() as stack:
+            # What fails keeps nothing else from being done.
+            for step in reversed(steps):
+                stack.callback(step.run)
+        return 0
+
+    return tidy_up
 
 
 def erase_due() -> int:

@@ -42,9 +42,9 @@ LADDER = [
     ["transport", "receipts", "hashing"],
     ["tokens", "totals"],
     ["models", "strength", "remains", "backup", "statements"],
-    ["schema", "driver"],
+    ["schema", "driver", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "aside"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp"],
     ["values"],
 ]
 DOORS = {
