@@ -61,14 +61,12 @@ def ask_password_again(viewer: Viewer, password: str) -> AnyRow:
     """Return the viewer's account to somebody who knows its password.
 
     Raises:
-        WrongPassword: it is another; or an old address took the account back, and whoever had stolen it knows this one.
+        WrongPassword: it is another.
     """
     account = viewer.account
     throttle().charge("password", account=str(account.id))
     if not hasher().verify(account.password_hash, password):
         raise WrongPassword
-    if account.taken_back_at:
-        raise WrongPassword("The account was taken back: choose a new password first, with the link that was mailed.")
     return account
 
 

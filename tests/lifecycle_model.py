@@ -246,7 +246,7 @@ class World:
 
     def _renew(self, account: Account | None, password: str, but: Session | None = None) -> str | None:
         assert account
-        account.password, account.proof, account.taken_back, account.renewed = password, Proof(), False, self.step
+        account.password, account.proof, account.renewed = password, Proof(), self.step
         self.end_sessions(account, but=but)
         self.enqueue("password_changed", account=account)
         self.tell_previous(account)
@@ -273,7 +273,7 @@ class World:
         assert isinstance(previous, Previous)
         if self.open_with(previous.email, account):
             return IN_USE
-        old, account.email, account.proof, account.taken_back = account.email, previous.email, Proof(), True
+        old, account.email, account.proof, account.password = account.email, previous.email, Proof(), None
         account.closed_at = account.asked_at = account.due = None
         account.previous = [other for other in account.previous if other.changed_at < previous.changed_at]
         self.end_sessions(account)
@@ -302,7 +302,7 @@ class World:
 
     def change_password(self, session: Session, current: str, new: str) -> str | None:
         account = session.account
-        if current != account.password or account.taken_back:
+        if current != account.password:
             return "wrong-password"
         self._renew(account, new, but=session)
         session.step = self.step
@@ -330,9 +330,7 @@ class World:
         """Return the rows that there should be, table by table."""
         living = self.living
         return {
-            "accounts": Counter(
-                (a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due, a.taken_back) for a in living
-            ),
+            "accounts": Counter((a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due) for a in living),
             "sessions": Counter((s.id, s.account.id, s.created_at, s.used_on) for s in self.sessions),
             "previous_addresses": Counter((a.id, p.email, p.changed_at) for a in living for p in a.previous),
             "holds": Counter((a.id, until) for a in living for until in a.holds),
