@@ -1,10 +1,11 @@
 """Change the address: asked for with the password, confirmed from the new mailbox, taken back from an old one."""
 
 import uuid
+from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select, update
 
-from backend import audit, clock, mail, privacy
+from backend import clock, mail, privacy
 from backend.credentials import (
     OPEN,
     ask_password_again,
@@ -13,6 +14,7 @@ from backend.credentials import (
     redeem_for,
     take_address,
     tell_previous_addresses,
+    tell_reopened,
 )
 from backend.db import AnyRow, db, reading, transaction
 from backend.errors import InvalidToken, Unauthenticated
@@ -71,10 +73,17 @@ def _remember(account: AnyRow, new: str) -> None:
     returning = mine & PreviousAddress.may_take_back(clock.now()) & (func.lower(PreviousAddress.email) == new.lower())
     since = db.session.scalar(select(func.min(PreviousAddress.changed_at)).where(returning))
     if since:
-        db.session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= since))
+        _give_back(account, since)
     elif account.email.lower() != new.lower():
         row = {"id": uuid.uuid4(), "account_id": account.id, "email": account.email, "changed_at": clock.now()}
         db.session.execute(insert(PreviousAddress).values(row))
+
+
+def _give_back(account: AnyRow, since: datetime) -> None:
+    """Tell the address that is left, without a link: the one before it is the older claim, and ends all later ones."""
+    later = (PreviousAddress.account_id == account.id) & (PreviousAddress.changed_at >= since)
+    db.session.execute(delete(PreviousAddress).where(later))
+    mail.enqueue("email_taken_back", email=account.email, account_id=account.id)
 
 
 def undo(*, token: str, client: str | None) -> None:
@@ -95,14 +104,13 @@ def undo(*, token: str, client: str | None) -> None:
     with transaction() as session:
         take_address(account, previous.email, **values)
         note_cost(password_hash)
-        later = (PreviousAddress.account_id == account.id) & (PreviousAddress.changed_at >= previous.changed_at)
-        session.execute(delete(PreviousAddress).where(later))
+        _give_back(account, previous.changed_at)
         session.execute(delete(Session).where(Session.account_id == account.id))
         mail.enqueue("password_reset", email=previous.email)
         tell_previous_addresses(account.id)
         session.execute(delete(Mail).where(privacy.is_mail_to([account])))
         if account.closed_at:
-            audit.note("reopened", account.id, actor="person")
+            tell_reopened(account.id)
 
 
 def _previous_address(account: AnyRow, change: str) -> AnyRow:
