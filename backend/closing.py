@@ -18,6 +18,7 @@ from backend.credentials import (
     redeem_for,
     take_address,
     tell_previous_addresses,
+    tell_reopened,
 )
 from backend.db import AnyRow, db, transaction
 from backend.errors import InvalidToken, Unauthenticated
@@ -99,7 +100,7 @@ def cancel(*, token: str, client: str | None) -> None:
     with transaction():
         take_address(account, account.email, **OPEN)
         tell_previous_addresses(account.id)
-        audit.note("reopened", account.id, actor="person")
+        tell_reopened(account.id)
 
 
 def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:

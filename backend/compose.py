@@ -30,8 +30,10 @@ Kind = Literal[
     "password_changed",
     "email_change",
     "email_changed",
+    "email_taken_back",
     "erasure_request",
     "account_closed",
+    "account_reopened",
     "erased",
     "announcement",
 ]
@@ -110,8 +112,11 @@ def _password_reset(mail: AnyRow) -> Draft | None:
 
 def _password_changed(mail: AnyRow) -> Draft | None:
     account = _account(Account.id == mail.account_id)
-    context = {"reset_url": f"{settings().public_url}/password-reset"}
-    return Draft(account.email, "password_changed", context) if account else None
+    return Draft(account.email, "password_changed", _reset_url()) if account else None
+
+
+def _reset_url() -> dict[str, Any]:
+    return {"reset_url": f"{settings().public_url}/password-reset"}
 
 
 def _email_change(mail: AnyRow) -> Draft | None:
@@ -142,6 +147,10 @@ def _email_changed(mail: AnyRow) -> Draft | None:
     return Draft(previous.email, "email_changed", context)
 
 
+def _email_taken_back(mail: AnyRow) -> Draft:
+    return Draft(mail.email, "email_taken_back", {})
+
+
 def _erasure_request(mail: AnyRow) -> Draft | None:
     account = _found(_OPEN_WITH, mail.email) or _found(_CLOSED_WITH, mail.email)
     if account is None:
@@ -164,6 +173,11 @@ def _account_closed(mail: AnyRow) -> Draft | None:
         **_link_for(Purpose.ERASURE_CANCEL, account),
     }
     return Draft(account.email, "account_closed", context)
+
+
+def _account_reopened(mail: AnyRow) -> Draft | None:
+    account = _account((Account.id == mail.account_id) & Account.closed_at.is_(None))
+    return Draft(account.email, "account_reopened", _reset_url()) if account else None
 
 
 def _erase_on(account: AnyRow) -> date | None:
@@ -215,8 +229,10 @@ _DRAFT: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "password_changed": _password_changed,
     "email_change": _email_change,
     "email_changed": _email_changed,
+    "email_taken_back": _email_taken_back,
     "erasure_request": _erasure_request,
     "account_closed": _account_closed,
+    "account_reopened": _account_reopened,
     "erased": _erased,
     "announcement": _announcement,
 }

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Exists, and_, delete, select, text, update
 from sqlalchemy.orm import aliased
 
-from backend import clock, mail, tokens
+from backend import audit, clock, mail, tokens
 from backend.config import settings
 from backend.db import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
 from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, WrongPassword
@@ -61,14 +61,12 @@ def ask_password_again(viewer: Viewer, password: str) -> AnyRow:
     """Return the viewer's account to somebody who knows its password.
 
     Raises:
-        WrongPassword: it is another; or an old address took the account back, and whoever had stolen it knows this one.
+        WrongPassword: it is another.
     """
     account = viewer.account
     throttle().charge("password", account=str(account.id))
     if not hasher().verify(account.password_hash, password):
         raise WrongPassword
-    if account.taken_back_at:
-        raise WrongPassword("The account was taken back: choose a new password first, with the link that was mailed.")
     return account
 
 
@@ -129,6 +127,12 @@ def tell_previous_addresses(account_id: uuid.UUID) -> None:
     mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
     for previous in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
         mail.enqueue("email_changed", account_id=account_id, about=previous)
+
+
+def tell_reopened(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: tell the person by mail that the account is open again, and note it."""
+    mail.enqueue("account_reopened", account_id=account_id)
+    audit.note("reopened", account_id, actor="person")
 
 
 def forget_previous_addresses() -> None:

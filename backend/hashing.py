@@ -147,11 +147,14 @@ def cost_of(encoded: str) -> str:
     return encoded.split("$")[3]
 
 
-@cache
-def _hash_of_nobody(cost: str) -> str:
-    """Write down a hash that no password has, so that an unknown address costs the same work."""
+def unusable_hash(cost: str) -> str:
+    """Return a hash that no password matches; to verify a password against it is the same work as any other."""
     salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
     return f"{HASH_PREFIX}{cost}${salt}${digest}"
+
+
+# What an unknown address is verified against: making one for each request would add work.
+_hash_of_nobody = cache(unusable_hash)
 
 
 def init_app(app: Flask) -> None:

@@ -70,12 +70,8 @@ def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
 def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     """Replace the password of an account as it was read, and tell; None when it has changed since, by whatever."""
     credentials_id = uuid.uuid4()
-    replaced = changed(
-        update(Account)
-        .where(is_as(account))
-        .values(password_hash=password_hash, credentials_id=credentials_id, taken_back_at=None)
-    )
-    if not replaced:
+    values = {"password_hash": password_hash, "credentials_id": credentials_id}
+    if not changed(update(Account).where(is_as(account)).values(**values)):
         return None
     note_cost(password_hash)
     mail.enqueue("password_changed", account_id=account.id)

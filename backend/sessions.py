@@ -58,7 +58,6 @@ _COLUMNS = (
     Account.closed_at,
     Account.password_hash,
     Account.credentials_id,
-    Account.taken_back_at,
 )
 
 

@@ -24,6 +24,10 @@ MoveClock = Callable[[timedelta], None]
 CHANGE_CONFIRM = "Confirm your new TILES address"
 CHANGED = "Your TILES email address was changed"
 CLOSED = "Your TILES account is closed"
+REOPENED = "Your TILES account is open again"
+TAKEN_BACK = "Your TILES account has its earlier address again"
+RESET = "Reset your TILES password"
+PASSWORD_CHANGED = "Your TILES password was changed"
 ERASE = "Erase your TILES account?"
 ERASED = "Your TILES data have been erased"
 

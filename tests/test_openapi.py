@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from journeys import RESET, the_mail
 from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
@@ -234,11 +235,12 @@ def _change_the_address_and_leave(service: Service, email: str, password: str) -
     http.post("/v1/email-changes/confirm", json={"token": token_of(service.mail())})
     http.get("/v1/account/export", headers=headers)
     http.post("/v1/email-changes/undo", json={"token": token_of(service.mail())})
-    service.reset(token_of(service.mail()), password)
+    service.reset(token_of(the_mail(service.deliver(), email, RESET)), password)
     service.deliver()
     headers = bearer(service.sign_in(email, password).json["session"]["token"])
     http.post("/v1/account/close", json={"password": password, "erase": True}, headers=headers)
     http.post("/v1/erasure-requests/cancel", json={"token": token_of(service.mail())})
+    service.deliver()
     http.post("/v1/erasure-requests", json={"email": email})
     http.post("/v1/erasure-requests/confirm", json={"token": token_of(service.mail())})
     service.deliver()
