@@ -44,7 +44,7 @@ LADDER = [
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "aside"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "aside", "unicode"],
 ]
 DOORS = {
     "api",
