@@ -16,9 +16,10 @@ from backend.models import Account, Feedback
 from backend.sessions import Viewer
 from backend.statements import write
 from backend.throttle import throttle
+from backend.unicode import LONGEST_DECOMPOSITION, most_marks
 
 MESSAGE_LENGTH = 4000
-# No language has more on a letter (UAX 15, stream-safe text), and to compose them takes the square of their number.
+# No language has more on a letter (UAX 15, stream-safe text).
 MOST_MARKS = 30
 KEY_LENGTH = 255
 ROW = ("id", "message", "received_at", "key_sha256")
@@ -31,26 +32,19 @@ def clean_message(message: str) -> str:
         ValueError: it is empty or too long, has too many accents on a letter, or control characters other than line
             breaks and tabs.
     """
-    if _is_stacked(message):
+    length = f"write 1 to {MESSAGE_LENGTH:,} characters"
+    if len(message) > LONGEST_DECOMPOSITION * MESSAGE_LENGTH:
+        raise ValueError(length)
+    if most_marks(message) > MOST_MARKS:
         msg = f"write text with at most {MOST_MARKS} accents on one letter"
         raise ValueError(msg)
-    message = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
-    if not 1 <= len(message) <= MESSAGE_LENGTH:
-        msg = f"write 1 to {MESSAGE_LENGTH:,} characters"
-        raise ValueError(msg)
-    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in message):
+    composed = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
+    if not 1 <= len(composed) <= MESSAGE_LENGTH:
+        raise ValueError(length)
+    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in composed):
         msg = "write text without control characters other than line breaks and tabs"
         raise ValueError(msg)
-    return message
-
-
-def _is_stacked(text: str) -> bool:
-    marks = 0
-    for character in "" if text.isascii() else text:
-        marks = marks + 1 if unicodedata.combining(character) else 0
-        if marks > MOST_MARKS:
-            return True
-    return False
+    return composed
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ LADDER = [
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp", "unicode"],
     ["values"],
 ]
 DOORS = {
