@@ -202,16 +202,14 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
     before = root.handlers[:]
     try:
         logs.configure()
-        (handler,) = root.handlers
-        logging.getLogger("backend.web").info("written")
-        logs.finish()
-        written = capfd.readouterr()
-        assert (json.loads(written.err)["message"], written.out) == ("written", "")
         record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
         record.created, record.msecs = 1_767_225_600.25, 250.0
+        root.handle(record)
+        logs.finish()
+        written = capfd.readouterr()
         expected = {"level": "INFO", "logger": "backend.web", "message": "GET /v1/account\n200"}
-        assert json.loads(handler.format(record)) == expected | {"time": "2026-01-01T00:00:00.250Z"}
-        assert "\n" not in handler.format(record)
+        assert json.loads(written.err) == expected | {"time": "2026-01-01T00:00:00.250Z"}
+        assert (written.err.count("\n"), written.out) == (1, "")
     finally:
         root.handlers[:] = before
     handlers = {name for tree in MODULES.values() for name in re.findall(r"\w*Handler\b", ast.unparse(tree))}
@@ -245,6 +243,23 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure()
+        values = ("ada@example.org",)
+        logging.getLogger("backend.web").error("%d of %d", *values)
+        logging.getLogger("backend.web").error("the next")
+        logs.finish()
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    written = capfd.readouterr().err
+    assert [json.loads(line)["message"] for line in written.splitlines()] == ["%d of %d", "the next"]
+    assert "ada" not in written
 
 
 def test_what_is_logged_is_what_the_page_says() -> None:
