@@ -27,8 +27,8 @@ class _Elsewhere(click.ClickException):
 def check_command(context: click.Context, *, as_json: bool) -> None:
     """Find what is wrong with this installation before its users do; exits 1 when something is.
 
-    It looks at the settings, the files, the database, Redis, the clock and the queue, signs in to the mail server
-    without sending anything, and makes one password hash. It changes nothing, and waits 5 seconds at most for each.
+    It looks at the settings, the files, the database, Redis, the clock and the queue. It makes one password hash, and
+    offers a mail to the mail server without sending it. It changes nothing, and waits 5 seconds at most for each.
 
     \b
     error     people meet it, or a promise is not kept: mend it before you serve
