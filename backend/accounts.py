@@ -257,7 +257,8 @@ def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:
     """
     accepted = changes.get("accepted_policy")
     with transaction() as session:
-        if accepted and not session.scalar(select(Policy.version).where(Policy.version == accepted)):
+        published = select(Policy.version).where(Policy.version == accepted, Policy.withdrawn_at.is_(None))
+        if accepted and not session.scalar(published):
             raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
         mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
         if changes and not changed(update(Account).where(mine).values(**changes)):

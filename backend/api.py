@@ -48,7 +48,7 @@ from backend.contract import (
     SignedReceipt,
     Stored,
 )
-from backend.db import has_room
+from backend.db import has_room, is_read_only
 from backend.errors import (
     EmailInUse,
     InvalidToken,
@@ -292,14 +292,17 @@ def healthz() -> Health:
 def readyz() -> Readiness:
     """Tell whether the service is able to serve.
 
-    The database answers, its schema is this release's or a later one's, SQLite's disk has room, no mail has waited
-    untried for an hour, and nothing keeps every mail from leaving.
+    The database answers, its schema is this release's or a later one's, SQLite's disk has room and takes writes, no
+    mail has waited untried for an hour, and nothing keeps every mail from leaving.
     """
     if not is_current():
         raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
     if not has_room():
         raise Overloaded("The disk is full: make room beside the database.", retry_after=READY_RETRY_SECONDS)
+    if is_read_only():
+        raise Overloaded("The database's file system is read-only, or its file is: run `tiles check`.",
+                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
     if mail.blocked():
         raise Overloaded("No mail leaves: `tiles check` says why.", retry_after=READY_RETRY_SECONDS)
     # How long a mail waits is not said: it would tell whose address has an account.

@@ -208,10 +208,10 @@ def _announcement(mail: AnyRow) -> Draft | None:
     with reading() as session:
         found = session.execute(
             select(Announcement.subject, Announcement.text, Policy.version, Policy.effective_on, Policy.sha256)
-            .outerjoin(Policy, Policy.version == Announcement.policy_version)
+            .outerjoin(Policy, (Policy.version == Announcement.policy_version) & Policy.withdrawn_at.is_(None))
             .where(Announcement.id == mail.about)
         ).one_or_none()
-    if account is None or found is None:
+    if account is None or found is None or (found.version or found.text) is None:
         return None
     url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
     headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}

@@ -1,5 +1,6 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
+import os
 import shutil
 import threading
 import uuid
@@ -249,7 +250,16 @@ def is_locked_out(error: DBAPIError) -> bool:
 
 def has_room() -> bool:
     """Tell whether SQLite's file still has a disk to grow on; of PostgreSQL's disk nothing is known here."""
+    file = _sqlite_file()
+    return file is None or shutil.disk_usage(file.parent).free >= SQLITE_LEAST_FREE_BYTES
+
+
+def is_read_only() -> bool:
+    """Tell whether SQLite's file or folder takes no writes, such as on a read-only file system; nothing is written."""
+    file = _sqlite_file()
+    return file is not None and not all(os.access(path, os.W_OK) for path in (file, file.parent))
+
+
+def _sqlite_file() -> Path | None:
     file = db.engine.url.database
-    if db.engine.dialect.name != "sqlite" or not file:
-        return True
-    return shutil.disk_usage(Path(file).parent).free >= SQLITE_LEAST_FREE_BYTES
+    return Path(file) if file and db.engine.dialect.name == "sqlite" else None

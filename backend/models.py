@@ -200,11 +200,12 @@ class Policy(Base):
     sha256: Mapped[str] = public("Shows that the text is the one that was announced", String(64))
     text: Mapped[str] = public("What it says", Text)
     published_at: Mapped[datetime] = public("When it was published")
+    withdrawn_at: Mapped[datetime | None] = public("When it was withdrawn, before it was in force")
 
     @classmethod
     def in_force_on(cls, day: date | BindParameter[date]) -> ScalarSelect[str]:
         """Return the version that is in force on a day: of those begun, the one that began last."""
-        begun = select(cls.version).where(cls.effective_on <= day)
+        begun = select(cls.version).where(cls.effective_on <= day, cls.withdrawn_at.is_(None))
         return begun.order_by(cls.effective_on.desc(), cls.published_at.desc()).limit(1).scalar_subquery()
 
     __table_args__ = ({"info": {"purpose": "One row for each version of the privacy policy"}},)

@@ -118,6 +118,9 @@ def disk() -> Iterator[Finding]:
     for folder in {settings().instance_path, *([sqlite_file().parent] if is_sqlite() else ())}:
         if not folder.exists():
             continue
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            yield Finding("disk-read-only", "error", f"the file system of {folder} is mounted read-only",
+                          "see the kernel's log for a fault of the disk, and mount it for writing again")  # fmt: skip
         usage = shutil.disk_usage(folder)
         if usage.free < size + LEAST_FREE_BYTES or usage.free < usage.total * LEAST_FREE_SHARE:
             enough = usage.free >= size + LEAST_FREE_BYTES

@@ -14,7 +14,7 @@ from journeys import RESET, the_mail
 from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import desk, erasure, openapi, policy
+from backend import clock, desk, erasure, openapi, policy
 from backend.api import operations
 from backend.errors import problems
 
@@ -211,7 +211,7 @@ def test_every_answer_of_a_journey_is_as_the_document_says(service: Service, see
         http.delete(path, headers=bearer(service.sign_in().json["session"]["token"]))
     http.post("/v1/feedback", json={"message": "Thank you."}, headers={"Idempotency-Key": "k-1"})
     with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=date(2026, 1, 1), text="We store little.")
+        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
     http.get("/v1/policy")
     _change_the_address_and_leave(service, "ada@example.org", PASSWORD)
     http.get("/healthz")

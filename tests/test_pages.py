@@ -175,7 +175,7 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
     site.announce(folder, "TILES can do more")
     found["announcement"] = site.mail(email, subject="TILES can do more")
     (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
-    site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01")
+    site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01", "--yes")
     site.tiles("announce", "--policy", "2100-01", "--follow")
     found["policy_changed"] = site.mail(email, subject="privacy policy changes")
     found["email_change"] = site.ask_to_change_email(session, new)

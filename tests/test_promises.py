@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import db, mail, models, policy, remains
+from backend import clock, db, mail, models, policy, remains
 from backend.hashing import Hasher
 from backend.transport import ServerUnavailable
 
@@ -84,7 +84,7 @@ def test_promise_1_a_member_that_the_contract_does_not_name_is_refused_everywher
     service: Service, ada: Person
 ) -> None:
     with service.app.app_context():
-        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=date(2026, 1, 1), text="We store little.")
+        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=clock.now().date(), text="We store little.")
     # What ends the session comes last.
     asked = sorted(bodies(service), key=lambda operation: operation[1].endswith("/close"))
     assert len(asked) >= 6

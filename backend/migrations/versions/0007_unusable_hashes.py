@@ -1,4 +1,4 @@
-"""After an old address took an account back, no password opens it until a new one is chosen."""
+"""No password opens an account that was taken back; policy versions can be withdrawn."""
 
 import secrets
 from base64 import b64encode
@@ -16,7 +16,8 @@ SALT_BYTES, HASH_BYTES = 16, 32
 
 
 def upgrade() -> None:
-    """Give the accounts that were taken back a hash that no password matches, and end their sessions."""
+    """Add the column, and give accounts that were taken back a hash that no password matches; end their sessions."""
+    op.add_column("policies", sa.Column("withdrawn_at", sa.DateTime(timezone=True)))
     accounts = sa.table("accounts", sa.column("id"), sa.column("password_hash"), sa.column("taken_back_at"))
     sessions = sa.table("sessions", sa.column("account_id"))
     taken_back = accounts.c.taken_back_at.is_not(None)
@@ -31,4 +32,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave everything as it is: the passwords from before are not known."""
+    """Drop the column; the passwords from before are not known."""
+    op.drop_column("policies", "withdrawn_at")
