@@ -25,6 +25,7 @@ from backend import (
     db,
     erasure,
     keys,
+    known_keys,
     mail,
     meters,
     privacy,
@@ -33,8 +34,9 @@ from backend import (
     server,
     worker,
 )
-from backend.config import OWNER_ONLY, SettingsError, instance_path, load, serve_threads, settings
+from backend.config import OWNER_ONLY, SettingsError, instance_path, load, make_folder, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
+from backend.db import has_file
 from backend.errors import Impossible
 from backend.logs import configure
 from backend.models import Mail
@@ -121,8 +123,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
     address = _free_address(host, port)
-    keys.make()
+    make_folder(settings().instance_path)
     schema.upgrade()
+    known_keys.begin()
     again = erasure.replay().erased_again
     if again:
         click.echo(f"{again} erased accounts had come back with a restored database, and were erased again.")
@@ -169,7 +172,14 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    keys.make()
+    make_folder(settings().instance_path)
+    try:
+        known_keys.begin()
+    except DBAPIError:
+        # A server that is away is waited for; each round looks at the keys, too.
+        if not has_file():
+            raise
+        keys.make()
     stop = stopped_by(signal.SIGTERM, signal.SIGINT)
     worker.work(current_app._get_current_object(), stop)  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way to it
 
@@ -179,7 +189,8 @@ def mail_work() -> None:
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
-    keys.make()
+    make_folder(settings().instance_path)
+    known_keys.begin()
     tried = 0
     try:
         while sent := worker.deliver():
@@ -218,8 +229,9 @@ def db_group() -> None:
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
-    keys.make()
+    make_folder(settings().instance_path)
     before, after = schema.upgrade()
+    known_keys.make_first()
     show({"from": before, "to": after}, as_json=as_json)
 
 
@@ -271,16 +283,40 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     closed account again, which have no end of their own, receipts of erasures, and links that still wait to be used.
     After a theft everything that was in the file is known: --keep 0. Sessions are not signed, and go on.
     """  # noqa: D301 - click reads the backspace
-    keys.make()
-    leaving = keys.in_use()[keep:] if keep is not None else ()
+    make_folder(settings().instance_path)
+    leaving = keys.in_use()[keep:] if keep is not None and keys.exist() else ()
     if leaving:
         sure(
             f"What was signed with the {len(leaving)} oldest of the keys will be refused, for good: unused links, "
             "links to unsubscribe and to open a closed account again, receipts of erasures. Let go of them?",
             yes=yes,
         )
-    kept = keys.rotate(leaving)
+    kept = known_keys.rotate(leaving)
     show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
+
+
+@keys_group.command("adopt")
+@yes_option
+@as_json_option
+@with_appcontext
+def keys_adopt(*, yes: bool, as_json: bool) -> None:
+    """Sign with the keys that are here, though the database knows others.
+
+    \b
+    A server and a worker refuse to start, and are not ready, where the database knows none of their keys: another
+    machine signs with other keys, or the key file was not brought back after a restore. First look for the old key.
+    If it is lost for good, or was stolen, this makes the keys that are here (TILES_SECRET_KEYS, or secret_key in the
+    instance folder, which is made if it is missing) those of the database. What others signed is refused from then
+    on, and machines that still have them are not ready: restart them with the same keys. Sessions go on.
+    """  # noqa: D301 - click reads the backspace
+    sure(
+        "What other keys signed will be refused, for good: unused links, links to unsubscribe and to open a closed "
+        "account again, receipts of erasures. Go on with the keys that are here?",
+        yes=yes,
+    )
+    make_folder(settings().instance_path)
+    known_keys.adopt()
+    show({"keys": len(keys.in_use())}, as_json=as_json)
 
 
 for command in (cli_data.data, *cli_public.commands, *cli_operate.commands):

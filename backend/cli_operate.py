@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from flask.cli import ScriptInfo, with_appcontext
 
-from backend import backup, check, erasure, schema
+from backend import backup, check, erasure, known_keys, schema
 from backend.config import make_folder, settings
 from backend.console import Command, as_json_option, dump, progress, show, sure, yes_option
 from backend.probes import Finding
@@ -101,6 +101,9 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
     restored = backup.restore(file)
     _, version = schema.upgrade()
     again = erasure.replay().erased_again
+    if known_keys.are_others():
+        click.echo("Note: the database knows other keys than are here: bring back the secret_key of that time, or run "
+                   "`tiles keys adopt`. Nothing is served or sent before.", err=True)  # fmt: skip
     show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)
 
 

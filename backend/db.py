@@ -253,3 +253,8 @@ def has_room() -> bool:
     if db.engine.dialect.name != "sqlite" or not file:
         return True
     return shutil.disk_usage(Path(file).parent).free >= SQLITE_LEAST_FREE_BYTES
+
+
+def has_file() -> bool:
+    """Tell whether SQLite's file is there; of PostgreSQL only a connection tells."""
+    return db.engine.dialect.name != "sqlite" or Path(str(db.engine.url.database)).exists()

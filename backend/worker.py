@@ -13,10 +13,10 @@ from multiprocessing import get_context
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
+from backend import announcements, audit, credentials, delivery, desk, erasure, known_keys, mail, remains, sessions
 from backend.aside import let_give_way
 from backend.console import stopped_by
-from backend.errors import stack_of
+from backend.errors import Impossible, stack_of
 from backend.models import Mail
 from backend.transport import ServerUnavailable
 
@@ -44,7 +44,9 @@ def deliver(stop: threading.Event | None = None) -> int:
 
     Raises:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
+        Impossible: links would be signed with keys that are not those of the database.
     """
+    known_keys.require()
     return delivery.deliver(stop) or announcements.queue_some()
 
 
@@ -114,6 +116,9 @@ def work(app: Flask, stop: threading.Event) -> None:
             # Whoever is to be erased does not wait for a mail server.
             pause = 0.0 if done else _longer(pause)
             log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
+        except Impossible as error:
+            pause = 0.0 if done else _longer(pause)
+            log.error("%s", error)  # noqa: TRY400 - the operator mends it
         except SQLAlchemyError as error:
             pause = _longer(pause)
             log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)

@@ -40,7 +40,7 @@ LADDER = [
     ["sessions", "mail", "throttle", "audit", "probes"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals"],
+    ["tokens", "totals", "known_keys"],
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
