@@ -262,6 +262,9 @@ def db_scrub(*, as_json: bool) -> None:
         show({name: f"was locked for {taken} s" for name, taken in seconds.items()}, as_json=False)
 
 
+db_group.add_command(cli_operate.copy_command)
+
+
 @tiles.group("keys", cls=Group)
 def keys_group() -> None:
     """The keys that sign links in mails and receipts of erasures."""

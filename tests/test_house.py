@@ -40,7 +40,7 @@ LADDER = [
     ["sessions", "mail", "throttle", "audit", "probes"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals", "known_keys"],
+    ["tokens", "totals", "known_keys", "copying"],
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
