@@ -14,6 +14,7 @@ from backend import (
     email_change,
     erasure,
     feedback,
+    known_keys,
     mail,
     metrics,
     passwords,
@@ -292,11 +293,14 @@ def healthz() -> Health:
 def readyz() -> Readiness:
     """Tell whether the service is able to serve.
 
-    The database answers, its schema is this release's or a later one's, SQLite's disk has room and takes writes, no
-    mail has waited untried for an hour, and nothing keeps every mail from leaving.
+    The database answers, its schema is this release's or a later one's, it knows a key of this process, SQLite's disk
+    has room and takes writes, no mail has waited untried for an hour, and nothing keeps every mail from leaving.
     """
     if not is_current():
         raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
+                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
+    if known_keys.are_others():
+        raise Overloaded("The database knows none of this process's keys, but others: run `tiles check`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
     if not has_room():
         raise Overloaded("The disk is full: make room beside the database.", retry_after=READY_RETRY_SECONDS)

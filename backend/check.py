@@ -12,7 +12,7 @@ from flask import Flask
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from backend import clock, compose, config, erasure, ledger, mail, probes
+from backend import clock, compose, config, erasure, known_keys, ledger, mail, probes
 from backend.config import SettingsError, settings
 from backend.db import AnyRow, reading
 from backend.errors import Impossible
@@ -188,6 +188,15 @@ def _postgresql(found: AnyRow) -> Iterator[Finding]:
                       "set log_parameter_max_length and log_parameter_max_length_on_error to 0")  # fmt: skip
 
 
+def signing() -> Iterator[Finding]:
+    """Look at whether the database knows a key that is here."""
+    if known_keys.are_others():
+        yield Finding("keys-others", "error",
+                      "the database knows other keys than are here: another machine signs with them, or secret_key was "
+                      "not brought back after a restore",
+                      "put those keys in place or, if they are lost for good, run `tiles keys adopt`")  # fmt: skip
+
+
 def queue() -> Iterator[Finding]:
     """Look at whether mails leave."""
     found, blocked = mail.status(), mail.blocked()
@@ -233,7 +242,7 @@ def erasures() -> Iterator[Finding]:
                       "put the newest copy of erasures.jsonl back, or let all machines share one")  # fmt: skip
 
 
-NEED_DATABASE = (queue, erasures)
+NEED_DATABASE = (signing, queue, erasures)
 PROBES: dict[str, tuple[Probe, str]] = {
     "public-url": (probes.public_url, "mailed links lead to https, and not to this machine alone"),
     "proxies": (probes.proxies, "what stands in front is told of"),
@@ -244,6 +253,7 @@ PROBES: dict[str, tuple[Probe, str]] = {
     "mail-server": (mail_server, "it answers, and lets us in"),
     "limits": (limits, "there are limits, and they are counted"),
     "database": (database, "it answers, is this release's, and keeps what it acknowledges"),
+    "keys": (signing, "the database knows a key that is here, or none yet"),
     "queue": (queue, "mails leave"),
     "erasures": (erasures, "who was due is erased, and in the ledger"),
 }

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import socket
 import sys
 import time
@@ -25,6 +24,7 @@ from backend import (
     db,
     erasure,
     keys,
+    known_keys,
     mail,
     meters,
     privacy,
@@ -33,12 +33,13 @@ from backend import (
     server,
     worker,
 )
-from backend.config import OWNER_ONLY, SettingsError, instance_path, load, serve_threads, settings
+from backend.config import OWNER_ONLY, SettingsError, instance_path, load, make_folder, serve_threads, settings
 from backend.console import Group, as_json_option, progress, show, sure, yes_option
+from backend.db import has_file
 from backend.errors import Impossible
 from backend.logs import configure, say
 from backend.models import Mail
-from backend.supervisor import finish_event
+from backend.supervisor import finish_event, leave_no_core, open_standard_streams
 from backend.throttle import OFF
 from backend.transport import MAILBOX, ServerUnavailable, is_ours
 
@@ -49,8 +50,8 @@ THREADS = 8
 def main() -> None:
     """Run a command; what an operator can mend is said in a line, not in a traceback, with the folder in use."""
     os.umask(OWNER_ONLY)
-    _leave_no_core()
-    _open_standard_streams()
+    leave_no_core()
+    open_standard_streams()
     try:
         sys.exit(tiles.main(standalone_mode=False))
     except click.Abort:
@@ -84,23 +85,6 @@ def _database_error(error: DBAPIError) -> str:
         f"{given.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
         f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
     )
-
-
-def _leave_no_core() -> None:
-    """Let no process of ours leave its memory in a file when it dies: it may hold a password or a key."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A program that the kernel gives cores to (core(5), core_pattern) may not ask for the limit: it gets an empty one.
-    with suppress(OSError):
-        Path("/proc/self/coredump_filter").write_text("0", "ascii")
-
-
-def _open_standard_streams() -> None:
-    """Open what the caller closed: else the database's file may become standard error, and be written to."""
-    for stream in range(3):
-        try:
-            os.fstat(stream)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
 
 
 class _Group(FlaskGroup):
@@ -141,8 +125,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
     address = _free_address(host, port)
-    keys.make()
+    make_folder(settings().instance_path)
     schema.upgrade()
+    known_keys.begin()
     again = erasure.replay().erased_again
     if again:
         say(f"{again} erased accounts had come back with a restored database, and were erased again.")
@@ -192,7 +177,14 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    keys.make()
+    make_folder(settings().instance_path)
+    try:
+        known_keys.begin()
+    except DBAPIError:
+        # A server that is away is waited for; each round looks at the keys, too.
+        if not has_file():
+            raise
+        keys.make()
     worker.work(_app(), finish_event())
 
 
@@ -201,7 +193,8 @@ def mail_work() -> None:
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
-    keys.make()
+    make_folder(settings().instance_path)
+    known_keys.begin()
     tried = 0
     try:
         while sent := worker.deliver():
@@ -250,8 +243,9 @@ def db_group() -> None:
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
-    keys.make()
+    make_folder(settings().instance_path)
     before, after = schema.upgrade()
+    known_keys.make_first()
     show({"from": before, "to": after}, as_json=as_json)
 
 
@@ -282,6 +276,9 @@ def db_scrub(*, as_json: bool) -> None:
         show({name: f"was locked for {taken} s" for name, taken in seconds.items()}, as_json=False)
 
 
+db_group.add_command(cli_operate.copy_command)
+
+
 @tiles.group("keys", cls=Group)
 def keys_group() -> None:
     """The keys that sign links in mails and receipts of erasures."""
@@ -303,16 +300,40 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     closed account again, which have no end of their own, receipts of erasures, and links that still wait to be used.
     After a theft everything that was in the file is known: --keep 0. Sessions are not signed, and go on.
     """  # noqa: D301 - click reads the backspace
-    keys.make()
-    leaving = keys.in_use()[keep:] if keep is not None else ()
+    make_folder(settings().instance_path)
+    leaving = keys.in_use()[keep:] if keep is not None and keys.exist() else ()
     if leaving:
         sure(
             f"What was signed with the {len(leaving)} oldest of the keys will be refused, for good: unused links, "
             "links to unsubscribe and to open a closed account again, receipts of erasures. Let go of them?",
             yes=yes,
         )
-    kept = keys.rotate(leaving)
+    kept = known_keys.rotate(leaving)
     show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
+
+
+@keys_group.command("adopt")
+@yes_option
+@as_json_option
+@with_appcontext
+def keys_adopt(*, yes: bool, as_json: bool) -> None:
+    """Sign with the keys that are here, though the database knows others.
+
+    \b
+    A server and a worker refuse to start, and are not ready, where the database knows none of their keys: another
+    machine signs with other keys, or the key file was not brought back after a restore. First look for the old key.
+    If it is lost for good, or was stolen, this makes the keys that are here (TILES_SECRET_KEYS, or secret_key in the
+    instance folder, which is made if it is missing) those of the database. What others signed is refused from then
+    on, and machines that still have them are not ready: restart them with the same keys. Sessions go on.
+    """  # noqa: D301 - click reads the backspace
+    sure(
+        "What other keys signed will be refused, for good: unused links, links to unsubscribe and to open a closed "
+        "account again, receipts of erasures. Go on with the keys that are here?",
+        yes=yes,
+    )
+    make_folder(settings().instance_path)
+    known_keys.adopt()
+    show({"keys": len(keys.in_use())}, as_json=as_json)
 
 
 for command in (cli_data.data, *cli_public.commands, *cli_operate.commands):

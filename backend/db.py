@@ -21,9 +21,11 @@ from sqlalchemy import (
     CursorResult,
     DateTime,
     Dialect,
+    Engine,
     Executable,
     Row,
     Uuid,
+    create_engine,
     event,
     text,
 )
@@ -109,13 +111,24 @@ def init_app(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"hide_parameters": True, **_engine_options(url)}
     db.init_app(app)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            event.listen(db.engine, "do_connect", _open_sqlite)
-            event.listen(db.engine, "connect", _prepare_sqlite)
-            event.listen(db.engine, "begin", _begin_sqlite)
-        else:
-            event.listen(db.engine, "connect", _prepare_postgresql)
-            event.listen(db.engine, "begin", _begin_postgresql)
+        _listen(db.engine)
+
+
+def engine_for(url: URL) -> Engine:
+    """Return an engine of its own for another database than the app's."""
+    engine = create_engine(url, hide_parameters=True, **_engine_options(url))
+    _listen(engine)
+    return engine
+
+
+def _listen(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", _open_sqlite)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "begin", _begin_postgresql)
 
 
 def _engine_options(url: URL) -> dict[str, Any]:
@@ -263,3 +276,9 @@ def is_read_only() -> bool:
 def _sqlite_file() -> Path | None:
     file = db.engine.url.database
     return Path(file) if file and db.engine.dialect.name == "sqlite" else None
+
+
+def has_file() -> bool:
+    """Tell whether SQLite's file is there; of PostgreSQL only a connection tells."""
+    file = _sqlite_file()
+    return file is None or file.exists()

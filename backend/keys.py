@@ -29,7 +29,8 @@ BY_HAND = f"""\
   2. Put it first: new,old. Restart them all: from then on it signs.
   3. Take out the old one when nothing it signed is needed: links last for 72 hours, but those to unsubscribe, those
      that open a closed account again, and receipts of erasures last as long as their key.
-After a theft do all of it in one: new alone, and restart. What the old one signed is refused from then on."""
+After a theft do all of it in one: new alone, `tiles keys adopt`, and restart. What the old one signed is refused from
+then on."""
 
 Keys = tuple[SecretStr, ...]
 
@@ -110,8 +111,23 @@ def in_use() -> Keys:
     return file.read() if file else settings().secret_keys
 
 
-def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
-    """Sign with a new key from now on; return the older ones that still verify: all but those that are to leave.
+def exist() -> bool:
+    """Tell whether there is a key: the settings name one, or the instance has its file."""
+    file = _file()
+    return file is None or file.path.exists()
+
+
+def place() -> str:
+    """Return where the keys are: the path of the file, or the setting."""
+    file = _file()
+    return str(file.path) if file else f"{PREFIX}SECRET_KEYS"
+
+
+def rotate(leaving: Collection[SecretStr] = (), first: SecretStr | None = None) -> Keys:
+    """Sign with another key from now on: `first`, or one that is made.
+
+    Returns:
+        The older ones that still verify: all but those that are to leave.
 
     Raises:
         Impossible: the settings name the keys, or the file is not to be read or written.
@@ -123,7 +139,7 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
         path = file.path.resolve()  # another file may stand for it
         with _locked(path):
             kept = tuple(key for key in _read(path) if key not in leaving)
-            _replace(path, (_new(), *kept))
+            _replace(path, (first or new(), *kept))
     except OSError as error:
         msg = f"{file.path}: cannot be written ({error.strerror}); mend that, and run this once more"
         raise Impossible(msg) from None
@@ -132,7 +148,8 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
     return kept
 
 
-def _new() -> SecretStr:
+def new() -> SecretStr:
+    """Return a new key."""
     return SecretStr(secrets.token_urlsafe(32))
 
 
@@ -159,7 +176,7 @@ def _make(path: Path) -> None:
     """Make the file whole or not at all, so that of several starting processes all read the same key."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        _write(draft, [_new()])
+        _write(draft, [new()])
         os.link(draft, path)
         _sync_folder(path)
     except FileExistsError:

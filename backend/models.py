@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped
 
 from backend.db import Base
-from backend.declarations import Category, kept, personal, pseudonymous, public, secret, technical
+from backend.declarations import Category, internal, kept, personal, pseudonymous, public, secret, technical
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
@@ -47,6 +47,7 @@ HOLD = "until the hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"
 GUESSING = "with it the password could be guessed"
 BLOCKED = "blocked_at IS NOT NULL"
+KEY = "until the key is not used any more"
 FOLLOWING = "with it somebody could pass for the person"
 
 
@@ -98,27 +99,14 @@ class Account(Base):
     __table_args__ = ({"info": {"purpose": "One row for each person with an account"}},)
 
 
-Index(
-    "accounts_open_email",
-    func.lower(Account.email),
-    unique=True,
-    sqlite_where=Account.closed_at.is_(None),
-    postgresql_where=Account.closed_at.is_(None),
-)
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    return {"sqlite_where": condition, "postgresql_where": condition}
 
 
-Index(
-    "accounts_closed_email",
-    func.lower(Account.email),
-    sqlite_where=Account.closed_at.is_not(None),
-    postgresql_where=Account.closed_at.is_not(None),
-)
-Index(
-    "accounts_erase_after",
-    Account.erase_after,
-    sqlite_where=Account.erase_after.is_not(None),
-    postgresql_where=Account.erase_after.is_not(None),
-)
+_LOWER = func.lower(Account.email)
+Index("accounts_open_email", _LOWER, unique=True, **_where(Account.closed_at.is_(None)))
+Index("accounts_closed_email", _LOWER, **_where(Account.closed_at.is_not(None)))
+Index("accounts_erase_after", Account.erase_after, **_where(Account.erase_after.is_not(None)))
 
 
 def with_hold(erase_after: datetime | None, held_until: datetime | None) -> datetime | None:
@@ -134,6 +122,17 @@ class PasswordCost(Base):
     cost: Mapped[str] = public("The parameters, as hashes name them", String(60), primary_key=True)
 
     __table_args__ = ({"info": {"purpose": "One row for each cost of password hashes that is in use"}},)
+
+
+class KeyDigest(Base):
+    """A key that signs for this database. A machine that has none of them is told so at its start."""
+
+    __tablename__ = "key_digests"
+
+    digest: Mapped[str] = internal("Recognises the key without holding it", KEY, String(64), primary_key=True)
+    first_seen: Mapped[date] = internal("When the service began to sign with it", KEY)
+
+    __table_args__ = ({"info": {"purpose": "One row for each key that signs links and receipts"}},)
 
 
 class Total(Base):

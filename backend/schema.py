@@ -36,11 +36,11 @@ def _version(connection: Connection) -> str | None:
     return connection.scalar(select(VERSION.c.version_num))
 
 
-def upgrade() -> tuple[str | None, str | None]:
+def upgrade(engine: Engine | None = None) -> tuple[str | None, str | None]:
     """Bring the schema to this release's version, once, however many processes try at the same time.
 
-    The schema of a later release is left as it is. On PostgreSQL nothing that is used by others is waited for longer
-    than they can wait: it is tried again.
+    It is the schema of the app's database, where no other is given. That of a later release is left as it is. On
+    PostgreSQL nothing that is used by others is waited for longer than they can wait: it is tried again.
 
     Returns:
         The version before and the version after.
@@ -48,11 +48,13 @@ def upgrade() -> tuple[str | None, str | None]:
     Raises:
         Impossible: a table could not be had for a minute, or SQLite's file cannot be made.
     """
-    _make_file()
+    engine = engine or db.engine
+    if engine is db.engine:
+        _make_file()
     for pause in (0, *MIGRATION_PAUSES):
         time.sleep(pause)
         try:
-            return _upgrade()
+            return _upgrade(engine)
         except OperationalError as error:
             if not is_locked_out(error):
                 raise
@@ -74,8 +76,8 @@ def _make_file() -> None:
         raise Impossible(f"{place}: the database cannot be made or written ({error.strerror})") from None
 
 
-def _upgrade() -> tuple[str | None, str | None]:
-    with _migration_connection(db.engine) as connection:
+def _upgrade(engine: Engine) -> tuple[str | None, str | None]:
+    with _migration_connection(engine) as connection:
         before = _version(connection)
         if _is_at_least(before, versions()[-1]):
             return before, before

@@ -6,13 +6,15 @@ It answers nothing and has no thread of its own, so that nothing that a client o
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
+from pathlib import Path
 
 from backend import logs
 from backend.errors import stack_of
@@ -143,3 +145,20 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def leave_no_core() -> None:
+    """Let no process of ours leave its memory in a file when it dies: it may hold a password or a key."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A program that the kernel gives cores to (core(5), core_pattern) may not ask for the limit: it gets an empty one.
+    with suppress(OSError):
+        Path("/proc/self/coredump_filter").write_text("0", "ascii")
+
+
+def open_standard_streams() -> None:
+    """Open what the caller closed: else the database's file may become standard error, and be written to."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -10,9 +10,9 @@ from functools import partial
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
+from backend import announcements, audit, credentials, delivery, desk, erasure, known_keys, mail, remains, sessions
 from backend.aside import let_give_way
-from backend.errors import stack_of
+from backend.errors import Impossible, stack_of
 from backend.models import Mail
 from backend.supervisor import finish_event
 from backend.transport import ServerUnavailable, trouble
@@ -43,7 +43,9 @@ def deliver(stop: threading.Event | None = None) -> int:
 
     Raises:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
+        Impossible: links would be signed with keys that are not those of the database.
     """
+    known_keys.require()
     return delivery.deliver(stop) or announcements.queue_some()
 
 
@@ -119,6 +121,9 @@ def _repeat(app: Flask, job: Callable[[], int], stop: threading.Event) -> None:
                 pause = _longer(pause)
                 what, todo = trouble(error.code)
                 delivery.complain(error.code, "the mail server is away (%s): %s; %s", error.code, what, todo)
+            except Impossible as error:
+                pause = _longer(pause)
+                log.error("%s", error)  # noqa: TRY400 - the operator mends it
             except SQLAlchemyError as error:
                 pause = _longer(pause)
                 log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)

@@ -40,7 +40,7 @@ LADDER = [
     ["sessions", "mail", "throttle", "audit", "probes"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals"],
+    ["tokens", "totals", "known_keys", "copying"],
     ["models", "strength", "remains", "backup", "statements"],
     ["schema", "driver", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
