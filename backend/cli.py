@@ -20,6 +20,7 @@ from backend import (
     create_app,
     db,
     erasure,
+    hashing,
     keys,
     mail,
     meters,
@@ -94,6 +95,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
+    hashing.try_argon2()
     address = _free_address(host, port)
     schema.upgrade()
     again = erasure.replay().erased_again
