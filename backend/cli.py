@@ -23,6 +23,7 @@ from backend import (
     create_app,
     db,
     erasure,
+    hashing,
     keys,
     known_keys,
     mail,
@@ -124,6 +125,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
+    hashing.try_argon2()
     address = _free_address(host, port)
     make_folder(settings().instance_path)
     schema.upgrade()

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import secrets
+import signal
+import subprocess
 import sys
 import threading
 from base64 import b64encode
@@ -18,7 +20,7 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError,
 from flask import Flask, current_app
 
 from backend.config import Settings, served_processes, settings
-from backend.errors import Overloaded
+from backend.errors import Impossible, Overloaded
 from backend.meters import meters
 from backend.strength import normalize
 from backend.waiting import wait
@@ -32,6 +34,8 @@ RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h).
 MALLOPT = (-1, 2**30), (-3, 2**30)
+
+ONE_HASH = "from argon2 import PasswordHasher; PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('')"
 
 T = TypeVar("T")
 
@@ -127,6 +131,19 @@ class Hasher:
             return self._hasher.verify(encoded, password)
         except (VerifyMismatchError, InvalidHashError):
             return False
+
+
+def try_argon2() -> None:
+    """Make a hash in a child process: an instruction that this processor lacks ends the process that meets it.
+
+    Raises:
+        Impossible: Argon2 was built for another processor.
+    """
+    child = subprocess.run([sys.executable, "-c", ONE_HASH], capture_output=True, check=False)  # noqa: S603 - fixed words
+    if child.returncode == -signal.SIGILL:
+        raise Impossible(
+            "Argon2 was built for another processor (SIGILL): remove .venv, and run `make` on this machine"
+        )
 
 
 def keep_memory() -> None:

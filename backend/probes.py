@@ -16,7 +16,8 @@ from email_validator import EmailNotValidError, validate_email
 from backend import keys, ledger
 from backend.config import LOOPBACK_HOSTS, PREFIX, settings
 from backend.db import db
-from backend.hashing import hasher
+from backend.errors import Impossible
+from backend.hashing import hasher, try_argon2
 from backend.transport import MAILBOX
 
 SLOW_HASH_SECONDS = 1.0
@@ -135,6 +136,12 @@ def passwords() -> Iterator[Finding]:
     if not any(memory >= least and passes >= enough for least, enough in ARGON2_FLOOR.items()):
         yield Finding("argon2-weak", "error", "stolen hashes are too cheap to guess: OWASP asks for more",
                       "leave TILES_ARGON2_MEMORY_KIB and TILES_ARGON2_TIME_COST at their defaults")  # fmt: skip
+    try:
+        try_argon2()
+    except Impossible as error:
+        what, _, todo = str(error).partition(": ")
+        yield Finding("argon2-processor", "error", what, todo)
+        return
     begun = time.monotonic()
     hasher().hash("nobody's password")
     seconds = time.monotonic() - begun
