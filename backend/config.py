@@ -51,15 +51,13 @@ def _database_url(value: str) -> str:
     try:
         url = _url_with_hosts(value)
     except (ArgumentError, ValueError):
-        msg = "write a database URL, such as postgresql://user:password@host/name"
-        raise ValueError(msg) from None
+        raise ValueError("write a database URL, such as postgresql://user:password@host/name") from None
     if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     # Of a database in memory or behind a `file:` URI nobody could tell which file to scrub.
     if url.drivername == "sqlite" and url.database and not url.database.startswith((":memory:", "file:")):
         return value
-    msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
-    raise ValueError(msg)
+    raise ValueError("write a URL that starts with postgresql:// or sqlite:/// and names a database")
 
 
 def _url_with_hosts(value: str) -> URL:
@@ -94,8 +92,7 @@ def _redis_url(value: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        msg = "write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0"
-        raise ValueError(msg)
+        raise ValueError("write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0")
     return value
 
 
@@ -103,8 +100,7 @@ def _address(value: str) -> ValidatedEmail:
     try:
         return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
     except EmailNotValidError:
-        msg = "write an email address, such as privacy@example.org"
-        raise ValueError(msg) from None
+        raise ValueError("write an email address, such as privacy@example.org") from None
 
 
 def _email(value: str) -> str:
@@ -206,6 +202,11 @@ class Settings(BaseModel):
     )
 
     @property
+    def is_limited(self) -> bool:
+        """Whether anything is limited."""
+        return self.rate_limits.strip() != "off"
+
+    @property
     def database(self) -> str:
         """The URL of the database in use."""
         return self.database_url or f"sqlite:///{self.instance_path.absolute() / 'tiles.sqlite3'}"
@@ -231,11 +232,9 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _mail_makes_sense(self) -> Self:
         if self.mail_use_tls and self.mail_use_ssl:
-            msg = "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both")
         if (self.mail_username is None) != (self.mail_password is None):
-            msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither")
         clear = not (self.mail_use_tls or self.mail_use_ssl)
         if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:
             msg = "TILES_MAIL_USE_TLS: set it (or TILES_MAIL_USE_SSL), or the password would travel in clear"

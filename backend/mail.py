@@ -13,8 +13,9 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Update, bindparam, delete, func, insert, select, update
 
-from backend import clock, totals
+from backend import clock, mailboxes, totals
 from backend.compose import Kind
+from backend.config import settings
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.driver import Statement
 from backend.models import FORGET_ABANDONED, Mail
@@ -74,7 +75,7 @@ def _taking(which: ColumnElement[bool]) -> Update:
     first = select(Mail.id).where(which).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
     taking = update(Mail).where(Mail.id.in_(first)).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     return taking.returning(Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about,
-                            Mail.created_at, Mail.attempts)  # fmt: skip
+                            Mail.created_at, Mail.attempts, Mail.counted_on)  # fmt: skip
 
 
 _ANY_DUE = Statement(lambda: select(Mail.id).where(_due()).limit(1))
@@ -90,10 +91,26 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
     if not fetch(_ANY_DUE, now=now):
         return claim, []
     taking = {"now": now, "claimed": claim, "until": now + CLAIM}
-    batch = write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]
+    batch: list[AnyRow] = []
+    while not batch and (taken := write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]):
+        batch = _within_limits(taken)
     # Whoever has mails sent before and after somebody else's learns less from when they arrive.
     random.shuffle(batch)
     return claim, batch
+
+
+def _within_limits(taken: list[AnyRow]) -> list[AnyRow]:
+    """Count each mail once for its mailbox, before anything is looked up; delete those that are too many."""
+    new = [mail for mail in taken if mail.kind in mailboxes.GROUPS and not (mail.counted_on or mail.attempts)]
+    if not new or not settings().is_limited:
+        return taken
+    with transaction() as session:
+        too_many = mailboxes.count(new)
+        counted = Mail.id.in_([mail.id for mail in new])
+        session.execute(update(Mail).where(counted).values(counted_on=clock.now().date()))
+        session.execute(delete(Mail).where(Mail.id.in_(too_many)))
+        totals.add("mails_over_limit", len(too_many))
+    return [mail for mail in taken if mail.id not in too_many]
 
 
 _FINISH = Statement(lambda: delete(Mail).where(Mail.id == bindparam("id"), Mail.claim == bindparam("claim")))

@@ -13,7 +13,19 @@ from multiprocessing import get_context
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
+from backend import (
+    announcements,
+    audit,
+    credentials,
+    delivery,
+    desk,
+    erasure,
+    lockout,
+    mail,
+    mailboxes,
+    remains,
+    sessions,
+)
 from backend.aside import let_give_way
 from backend.console import stopped_by
 from backend.errors import stack_of
@@ -33,6 +45,8 @@ def tidy() -> Iterator[None]:
     """Forget ended sessions and holds, mails that were given up, and whatever else has had its time, in small steps."""
     credentials.forget_previous_addresses()
     credentials.forget_costs()
+    lockout.tidy()
+    mailboxes.tidy()
     desk.forget_ended_holds()
     audit.tidy()
     mail.tidy()

@@ -37,14 +37,14 @@ LADDER = [
     ["passwords", "email_change", "closing", "erasure", "feedback", "policy", "announcements"],
     ["accounts", "privacy"],
     ["credentials", "delivery"],
-    ["sessions", "mail", "throttle", "audit", "probes"],
+    ["sessions", "mail", "throttle", "audit", "probes", "lockout"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals"],
-    ["models", "strength", "remains", "backup", "statements"],
+    ["tokens", "totals", "mailboxes"],
+    ["models", "counts", "strength", "remains", "backup", "statements"],
     ["schema", "driver"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "aside", "unicode"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "aside", "unicode", "clients"],
 ]
 DOORS = {
     "api",
