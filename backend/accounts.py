@@ -11,8 +11,8 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from sqlalchemy import bindparam, select, update
 
-from backend import audit, clock, mail, sessions, tokens
-from backend.credentials import lock_address, new_password_hash, note_cost
+from backend import audit, clock, lockout, mail, sessions, tokens
+from backend.credentials import lock_address, new_password_hash, note_cost, note_proof
 from backend.db import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.driver import Statement
 from backend.errors import (
@@ -114,7 +114,7 @@ class SignedIn:
 
 def request_registration(*, name: str, email: str, client: str | None) -> None:
     """Have a link mailed with which the registration can be finished; nothing is known of anybody yet."""
-    throttle().charge("registration", client=client, address=email.lower())
+    throttle().charge("registration", client=client, address=email)
     mail.accept("registration", name=name, email=email)
 
 
@@ -129,6 +129,7 @@ def confirm_registration(*, token: str, password: str, client: str | None) -> No
     new = _redeem_registration(token, password, client)
     with transaction():
         _create(new)
+        note_proof(new["email"], client)
 
 
 def confirm_registration_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
@@ -137,6 +138,7 @@ def confirm_registration_and_sign_in(*, token: str, password: str, client: str |
     with transaction():
         account = _create(new)
         opened = sessions.begin(account, new["created_at"])
+        note_proof(new["email"], client)
     if opened is None:
         raise InvalidToken
     return SignedIn(account, opened)
@@ -187,21 +189,20 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
 
     Raises:
         WrongCredentials: whatever the reason.
+        TooManyRequests: too many were wrong.
     """
-    address = email.lower()
-    throttle().charge("sign-in", client=client, address=address, service="all")
-    throttle().check("sign-in-failures", address=address)
+    throttle().charge("sign-in", client=client, address=email, service="all")
     hasher().refuse_if_full()
-    account, costs = _account_with(email)
-    right = hasher().verify(account.password_hash if account else None, password, costs)
+    with lockout.guess(email, client):
+        account, costs = _account_with(email)
+        right = hasher().verify(account.password_hash if account else None, password, costs)
     if account is None or not right:
-        throttle().charge("sign-in-failures", address=address)
         raise WrongCredentials
     opened = sessions.begin_alone(account, clock.now())
     if opened is None:
         raise WrongCredentials
+    lockout.clear(email)
     _renew_hash(account, password)
-    throttle().clear("sign-in-failures", address=address)
     return SignedIn(account, opened)
 
 

@@ -111,7 +111,7 @@ def request_password_reset(body: Address) -> Accepted:
 def confirm_password_reset(body: NewPassword) -> None:
     """Replace the password that a mailed link stands for.
 
-    Every session and every older link of the account ends. The token works once, for an hour.
+    Every session and every older link of the account ends. The token works once, for 24 hours.
     """
     passwords.reset(token=body.token, password=body.password, client=web.client())
 
@@ -123,7 +123,9 @@ def change_password(viewer: Viewer, body: PasswordChange) -> None:
 
     Every other session and every mailed link of the account ends.
     """
-    passwords.change(viewer, current_password=body.current_password, new_password=body.new_password)
+    passwords.change(
+        viewer, current_password=body.current_password, new_password=body.new_password, client=web.client()
+    )
 
 
 @operations.add("POST", "/v1/sessions", tag="Sessions", status=HTTPStatus.CREATED,
@@ -167,7 +169,8 @@ def show_account(viewer: Viewer) -> Account:
     return Account.of(viewer.account)
 
 
-@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange)
+@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange,
+                problems=(TooManyRequests,))  # fmt: skip
 def change_account(viewer: Viewer, body: AccountChange) -> Account:
     """Change or remove the name, choose whether mails about TILES come, accept a policy version."""
     return Account.of(accounts.change(viewer, **body.model_dump(exclude_unset=True)))
@@ -180,7 +183,7 @@ def request_email_change(viewer: Viewer, body: EmailChange) -> Accepted:
 
     A mail with a link follows to the new address. A new password ends the request.
     """
-    email_change.request(viewer, email=body.email, password=body.password)
+    email_change.request(viewer, email=body.email, password=body.password, client=web.client())
     return Accepted()
 
 
@@ -218,7 +221,7 @@ def close_account(viewer: Viewer, body: Closing) -> Closed:
 
     Every session ends. A mail says how it stands, with a link that opens the account again until it is erased.
     """
-    return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase))
+    return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase, client=web.client()))
 
 
 @operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=HTTPStatus.ACCEPTED,

@@ -115,6 +115,11 @@ class Settings(BaseModel):
     )
 
     @property
+    def is_limited(self) -> bool:
+        """Whether anything is limited."""
+        return self.rate_limits.strip() != "off"
+
+    @property
     def database(self) -> URL:
         """The URL of the database in use. A relative path of SQLite's begins in the instance folder."""
         url = make_url(self.database_url or "sqlite:///tiles.sqlite3")
@@ -159,8 +164,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _mail_makes_sense(self) -> Self:
         if self.mail_use_tls and self.mail_use_ssl:
-            msg = "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both")
         if (self.mail_username is None) != (self.mail_password is None):
             msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
             raise ValueError(msg)

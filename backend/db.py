@@ -251,9 +251,12 @@ def insert_unless_taken(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
 
     PostgreSQL would else write the value into its own log.
     """
-    if db.engine.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+    return insert_into(table).on_conflict_do_nothing()
+
+
+def insert_into(table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT in the database's own dialect, which knows what to do about a row that is there already."""
+    return sqlite.insert(table) if db.engine.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def is_locked_out(error: DBAPIError) -> bool:

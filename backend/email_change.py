@@ -11,6 +11,7 @@ from backend.credentials import (
     ask_password_again,
     is_as,
     note_cost,
+    note_proof,
     redeem_for,
     take_address,
     tell_previous_addresses,
@@ -25,7 +26,7 @@ from backend.throttle import throttle
 from backend.tokens import Purpose
 
 
-def request(viewer: Viewer, *, email: str, password: str) -> None:
+def request(viewer: Viewer, *, email: str, password: str, client: str | None) -> None:
     """Have a link mailed to the new address, with which it takes the place of the old one.
 
     Whether another account has the address is not looked up before somebody has proven the mailbox.
@@ -34,8 +35,8 @@ def request(viewer: Viewer, *, email: str, password: str) -> None:
         WrongPassword: the password asked for again is another.
         Unauthenticated: the account was closed or got another password meanwhile.
     """
-    throttle().charge("email-change", account=str(viewer.account.id), address=email.lower())
-    account = ask_password_again(viewer, password)
+    throttle().charge("email-change", account=str(viewer.account.id), address=email)
+    account = ask_password_again(viewer, password, client)
     with transaction() as session:
         if not session.scalar(select(Account.id).where(is_as(account)).with_for_update(read=True)):
             raise Unauthenticated
@@ -60,6 +61,7 @@ def confirm(*, token: str, client: str | None) -> None:
         mine = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
         session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
         _remember(account, new)
+        note_proof(new, client)
         tell_previous_addresses(account.id)
         session.execute(delete(Mail).where(privacy.is_mail_to([account])))
 
@@ -106,6 +108,7 @@ def undo(*, token: str, client: str | None) -> None:
         note_cost(password_hash)
         _give_back(account, previous.changed_at)
         session.execute(delete(Session).where(Session.account_id == account.id))
+        note_proof(previous.email, client)
         mail.enqueue("password_reset", email=previous.email)
         tell_previous_addresses(account.id)
         session.execute(delete(Mail).where(privacy.is_mail_to([account])))

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, String, Update, cast, delete, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from backend import audit, clock, ledger, mail, receipts, totals
+from backend import audit, clock, ledger, lockout, mail, mailboxes, receipts, totals
 from backend.credentials import lock_address
 from backend.db import AnyRow, db, lock, reading, transaction
 from backend.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
@@ -105,6 +105,8 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
         if not accounts:
             return 0
         removed = _delete(accounts)
+        lockout.forget(account.email for account in accounts)
+        mailboxes.forget(account.email for account in accounts)
         kept = _count_kept([account.id for account in accounts])
         for account in accounts:
             details = {

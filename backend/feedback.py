@@ -64,7 +64,7 @@ def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str 
     """
     account_id = viewer.account.id if viewer else None
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
-    key_sha256 = _digest(account_id, key) if key is not None else None
+    key_sha256 = _digest(account_id, key, message) if key is not None else None
     row = {"id": uuid.uuid4(), "message": message, "received_at": clock.now(), "key_sha256": key_sha256}
     if account_id is None:
         stored, _ = write(_STORE, **row)
@@ -97,11 +97,13 @@ def _storing_signed_in() -> UpdateBase:
 _STORE_SIGNED_IN = Statement(_storing_signed_in)
 
 
-def _digest(account_id: uuid.UUID | None, key: str) -> bytes:
+def _digest(account_id: uuid.UUID | None, key: str, message: str) -> bytes:
+    """Return what a message is known by: of an account by its key, of strangers, who may guess keys, by both."""
     if not (1 <= len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
         rule = f"write an Idempotency-Key of 1 to {KEY_LENGTH} printable ASCII characters, a new one for each message"
         raise InvalidRequest(errors=[FieldError("", rule)])
-    return hashlib.sha256(f"{account_id}\0{key}".encode()).digest()
+    sender = f"{account_id}\0{key}" if account_id else f"{account_id}\0{key}\0{message}"
+    return hashlib.sha256(sender.encode()).digest()
 
 
 def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:

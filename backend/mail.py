@@ -14,8 +14,9 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Select, String, Update, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.exc import DataError
 
-from backend import clock, totals
+from backend import clock, mailboxes, totals
 from backend.compose import Kind
+from backend.config import settings
 from backend.db import AnyRow, changed, db, reading, transaction
 from backend.driver import Statement
 from backend.models import FORGET_ABANDONED, Mail
@@ -34,7 +35,8 @@ GIVE_UP = timedelta(days=2)
 
 KINDS = get_args(Kind)
 SET_ASIDE = "unreadable"
-COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about, Mail.created_at, Mail.attempts)
+COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about, Mail.created_at, Mail.attempts,
+           Mail.counted_on)  # fmt: skip
 UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, DataError)
 """What Python and the drivers raise for a row whose values are not what its columns promise."""
 
@@ -97,13 +99,19 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
     if not fetch(_ANY_DUE, now=now):
         return claim, []
     taking = {"now": now, "claimed": claim, "until": now + CLAIM}
-    try:
-        batch = write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]
-    except UNREADABLE:
-        batch = _set_unreadable_aside(claim)
+    batch: list[AnyRow] = []
+    while not batch and (taken := _take(claim, **taking)):
+        batch = _within_limits(taken)
     # Whoever has mails sent before and after somebody else's learns less from when they arrive.
     random.shuffle(batch)
     return claim, batch
+
+
+def _take(claim: uuid.UUID, **taking: object) -> list[AnyRow]:
+    try:
+        return write(_TAKE_FIRST, **taking)[0] or write(_TAKE, **taking)[0]
+    except UNREADABLE:
+        return _set_unreadable_aside(claim)
 
 
 def _set_unreadable_aside(claim: uuid.UUID) -> list[AnyRow]:
@@ -130,6 +138,20 @@ def renew(claim: uuid.UUID, *, unknown_fate: uuid.UUID | None = None) -> None:
         session.execute(mine.where(Mail.due_at < now + CLAIM).values(due_at=now + CLAIM))
         if unknown_fate:
             session.execute(mine.where(Mail.id == unknown_fate).values(due_at=now + UNKNOWN_FATE))
+
+
+def _within_limits(taken: list[AnyRow]) -> list[AnyRow]:
+    """Count each mail once for its mailbox, before anything is looked up; delete those that are too many."""
+    new = [mail for mail in taken if mail.kind in mailboxes.GROUPS and not (mail.counted_on or mail.attempts)]
+    if not new or not settings().is_limited:
+        return taken
+    with transaction() as session:
+        too_many = mailboxes.count(new)
+        counted = Mail.id.in_([mail.id for mail in new])
+        session.execute(update(Mail).where(counted).values(counted_on=clock.now().date()))
+        session.execute(delete(Mail).where(Mail.id.in_(too_many)))
+        totals.add("mails_over_limit", len(too_many))
+    return [mail for mail in taken if mail.id not in too_many]
 
 
 _FINISH = Statement(lambda: delete(Mail).where(Mail.id == bindparam("id"), Mail.claim == bindparam("claim")))

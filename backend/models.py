@@ -280,6 +280,7 @@ class Mail(Base):
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
     claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)
     attempts: Mapped[int] = technical("How often it was tried", HANDOVER, default=0)
+    counted_on: Mapped[date | None] = technical("When it was counted for its mailbox", HANDOVER)
     failure: Mapped[str | None] = technical("Why the last try failed: a code, no text", HANDOVER, String(40))
     blocked_at: Mapped[datetime | None] = technical("Since when it waits for the operator", HANDOVER)
     abandoned_at: Mapped[datetime | None] = technical("When it was given up", HANDOVER)

@@ -45,6 +45,7 @@ def _read_forms_of_our_own() -> None:
     """Keep a foreign page from having its visitors ask for mails, each under a limit of their own."""
     if request.method != "POST":
         return
+    web.charge_request()
     # A mail program on the web unsubscribes from its own page (RFC 8058); the token in the path is its permission.
     elsewhere = request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
     foreign = elsewhere and request.endpoint != "pages.confirm_unsubscribe"
@@ -96,7 +97,7 @@ def request_password_reset() -> ResponseReturnValue:
         # The same whether or not there is an account.
         return forms.message(
             "Look into your mailbox",
-            "If there is an account with this address, a mail with a link is on its way. The link works for one hour.",
+            "If there is an account with this address, a mail with a link is on its way. The link works for 24 hours.",
             NOTHING_CAME,
             step=(2, "your mailbox"),
         )

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from signal import SIG_DFL, SIG_IGN, SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
 from typing import TYPE_CHECKING, Any
@@ -250,11 +250,15 @@ def environ_of(scope: Scope, body: bytes | None) -> dict[str, Any]:
     return environ
 
 
-# Few names are used, and a stranger's many are forgotten.
-@lru_cache(256)
 def _variable(header: str) -> str:
-    name = header.upper().replace("-", "_")
-    return name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"
+    return _VARIABLES.get(header) or f"HTTP_{header.upper().replace('-', '_')}"
+
+
+# What most requests have. A cache would be filled by everybody, and could be timed by everybody.
+_VARIABLES = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"} | {
+    name: f"HTTP_{name.upper().replace('-', '_')}"
+    for name in ("host", "accept", "accept-encoding", "user-agent", "authorization", "connection", "x-forwarded-for")
+}
 
 
 def http_server(target: str, address: str, port: int, workers: int, **others: Any) -> MPServer:

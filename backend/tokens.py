@@ -35,11 +35,11 @@ class Purpose(StrEnum):
     RECEIPT = "erasure-receipt"
 
 
-# A registration waits for a person to find the mail, and proves a mailbox only; a reset opens an account. What is not
-# named here has no end of its own: it ends with the state it is bound to, or not at all.
+# A mailed code may be good for 24 hours at most (NIST SP 800-63B-4, section 4.2.1.2). What is not named here has no end
+# of its own: it ends with the state it is bound to, or not at all.
 LIFETIMES = {
     Purpose.REGISTRATION: timedelta(hours=24),
-    Purpose.PASSWORD_RESET: timedelta(hours=1),
+    Purpose.PASSWORD_RESET: timedelta(hours=24),
     Purpose.EMAIL_CHANGE: timedelta(hours=1),
     Purpose.EMAIL_CHANGE_UNDO: UNDO,
     Purpose.ERASURE: timedelta(hours=24),

@@ -19,6 +19,7 @@ from werkzeug.routing import RequestRedirect
 
 from backend import sessions
 from backend.bodies import BODY_BYTES
+from backend.clients import client_key
 from backend.config import settings
 from backend.errors import (
     InternalError,
@@ -37,7 +38,7 @@ from backend.headers import Headed
 from backend.logs import Response as LoggedResponse
 from backend.logs import log_response
 from backend.meters import meters
-from backend.throttle import client_key
+from backend.throttle import throttle
 
 DATABASE_RETRY_SECONDS = 5
 REQUEST_ID = re.compile("[0-9a-f]{32}")
@@ -53,6 +54,15 @@ log = logging.getLogger(__name__)
 def client() -> str:
     """Return what stands for the caller in limits."""
     return client_key(request.remote_addr)
+
+
+def charge_request() -> None:
+    """Charge the caller for a body that is about to be read.
+
+    Raises:
+        TooManyRequests: they sent too many.
+    """
+    throttle().charge("request", client=client())
 
 
 def viewer() -> sessions.Viewer:

@@ -10,7 +10,20 @@ from functools import partial
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, delivery, desk, erasure, known_keys, mail, remains, sessions
+from backend import (
+    announcements,
+    audit,
+    credentials,
+    delivery,
+    desk,
+    erasure,
+    known_keys,
+    lockout,
+    mail,
+    mailboxes,
+    remains,
+    sessions,
+)
 from backend.aside import let_give_way
 from backend.errors import Impossible, stack_of
 from backend.models import Mail
@@ -32,6 +45,8 @@ def tidy() -> Iterator[None]:
     """Forget ended sessions and holds, mails that were given up, and whatever else has had its time, in small steps."""
     credentials.forget_previous_addresses()
     credentials.forget_costs()
+    lockout.tidy()
+    mailboxes.tidy()
     desk.forget_ended_holds()
     audit.tidy()
     mail.tidy()

@@ -37,14 +37,14 @@ LADDER = [
     ["passwords", "email_change", "closing", "erasure", "feedback", "policy", "announcements"],
     ["accounts", "privacy"],
     ["credentials", "delivery"],
-    ["sessions", "mail", "throttle", "audit", "probes"],
+    ["sessions", "mail", "throttle", "audit", "probes", "lockout"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals", "known_keys", "copying"],
-    ["models", "strength", "remains", "backup", "statements"],
+    ["tokens", "totals", "known_keys", "copying", "mailboxes"],
+    ["models", "counts", "strength", "remains", "backup", "statements"],
     ["schema", "driver", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp", "unicode"],
+    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp", "unicode", "clients"],
     ["values"],
 ]
 DOORS = {

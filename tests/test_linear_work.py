@@ -1,6 +1,7 @@
 """Reading and checking a body takes little time, whatever it holds: no limit was charged yet."""
 
 import json
+import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from itertools import product
 import pytest
 from support import Service, any_database
 
-from backend import bodies, contract, forms
+from backend import bodies, contract, forms, server
 from backend.api import operations
 from backend.bodies import Body, read_json
 from backend.errors import Problem
@@ -180,3 +181,20 @@ def test_every_page_that_anybody_may_read_is_quick(service: Service) -> None:
         if (spent := milliseconds(lambda path=path: http.get(path).get_data())) > MOST_MS:  # type: ignore[misc]
             slow[path] = spent
     assert slow == {}
+
+
+def test_what_one_sent_is_read_no_faster_for_another() -> None:
+    """No function of ours that sees strangers' words keeps them."""
+    assert server
+    caches = {
+        f"{module.__name__}.{name}"
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("backend.")
+        for name, value in vars(module).items()
+        if type(value).__name__ == "_lru_cache_wrapper" and value.__module__ == module.__name__
+    }
+    # Of the time, and of our own files, costs and sender.
+    assert caches == {
+        "backend.logs._second", "backend.strength._common_passwords", "backend.hashing._hash_of_nobody",
+        "backend.transport._sender",
+    }  # fmt: skip

@@ -219,7 +219,7 @@ def test_promise_4_signing_in_wrongly_hashes_once_with_the_settings_parameters(
 @pytest.mark.usefixtures("ada")
 @any_database
 def test_promise_4_a_reached_limit_tells_nothing(make_service: Callable[..., Service]) -> None:
-    limits = ("sign-in/address=2/5 minutes", "registration/address=2/hour", "password-reset/address=2/hour")
+    limits = [f"{limit}/address+client=2/hour" for limit in ("sign-in", "registration", "password-reset")]
     limited = make_service(rate_limits=",".join(limits))
     for request in (register, ask_for_reset, sign_in_wrongly):
         known, unknown = (

@@ -248,7 +248,7 @@ def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServ
 
 
 def test_a_limit_says_how_long_to_wait(tmp_path: Path, peer: MailServer) -> None:
-    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "registration/address=1/hour"}
+    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "registration/address+client=1/hour"}
     with ServerProcess(tmp_path, **settings) as limited, Client(base_url=limited.url) as tiles:
         tiles.register(name="Ada", email="ada@example.org")
         with pytest.raises(errors.TooManyRequests) as refused:

@@ -158,7 +158,7 @@ def test_nothing_secret_comes_of_a_generator_that_can_be_predicted() -> None:
 def test_each_attempt_and_its_refusal_leaves_a_line_that_names_nobody(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = make_service(rate_limits="sign-in/address=4/5 minutes")
+    service = make_service(rate_limits="sign-in/address+client=4/5 minutes")
     ada = service.register(name="Ada Lovelace", email="ada@example.org")
     caplog.clear()
     caplog.set_level(logging.INFO)
