@@ -37,11 +37,15 @@ class _App(Flask):
         return func
 
 
-def create_app(settings: config.Settings | None = None) -> Flask:
+def create_app(settings: config.Settings | None = None, *, make_instance: bool = True) -> Flask:
     """Return the application for these settings, or for those of the environment.
 
+    Args:
+        settings: all settings; None reads the environment.
+        make_instance: make the instance folder and the key where they are missing.
+
     Raises:
-        config.SettingsError: a setting makes no sense.
+        config.SettingsError: a setting makes no sense, or the instance folder cannot be used.
     """
     given = settings or config.load()
     app = _App(__name__, instance_path=str(given.instance_path.absolute()))
@@ -49,5 +53,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     config.init_app(app, given)
     for part in (meters, keys, db, hashing, throttle, transport):
         part.init_app(app)
+    if make_instance:
+        with app.app_context():
+            keys.make()
     web.init_app(app, api.door, pages.door)
     return app

@@ -48,11 +48,12 @@ def announce_policy(version: str) -> Progress:
     """Announce a published version of the privacy policy, once.
 
     Raises:
-        Impossible: no such version was published.
+        Impossible: no such version was published, or it was withdrawn.
     """
+    published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
-        if not version.isascii() or not session.scalar(select(Policy.version).where(Policy.version == version)):
-            raise Impossible(f"version {version} is not published: see `tiles policy publish --help`")
+        if not version.isascii() or not session.scalar(published):
+            raise Impossible(f"version {version} is not published: see `tiles policy list`")
     return _announce(f"policy\0{version}", policy_version=version)
 
 

@@ -14,6 +14,7 @@ from backend import (
     email_change,
     erasure,
     feedback,
+    known_keys,
     mail,
     metrics,
     passwords,
@@ -48,7 +49,7 @@ from backend.contract import (
     SignedReceipt,
     Stored,
 )
-from backend.db import has_room
+from backend.db import has_room, is_read_only
 from backend.errors import (
     EmailInUse,
     InvalidToken,
@@ -110,7 +111,7 @@ def request_password_reset(body: Address) -> Accepted:
 def confirm_password_reset(body: NewPassword) -> None:
     """Replace the password that a mailed link stands for.
 
-    Every session and every older link of the account ends. The token works once, for an hour.
+    Every session and every older link of the account ends. The token works once, for 24 hours.
     """
     passwords.reset(token=body.token, password=body.password, client=web.client())
 
@@ -123,7 +124,9 @@ def change_password(viewer: Viewer, body: PasswordChange) -> None:
 
     Every other session and every mailed link of the account ends.
     """
-    passwords.change(viewer, current_password=body.current_password, new_password=body.new_password)
+    passwords.change(
+        viewer, current_password=body.current_password, new_password=body.new_password, client=web.client()
+    )
 
 
 @operations.add("POST", "/v1/sessions", runs="hashing", tag="Sessions", status=HTTPStatus.CREATED,
@@ -167,7 +170,8 @@ def show_account(viewer: Viewer) -> Account:
     return Account.of(viewer.account)
 
 
-@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange)
+@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange,
+                problems=(TooManyRequests,))  # fmt: skip
 def change_account(viewer: Viewer, body: AccountChange) -> Account:
     """Change or remove the name, choose whether mails about TILES come, accept a policy version."""
     return Account.of(accounts.change(viewer, **body.model_dump(exclude_unset=True)))
@@ -181,7 +185,7 @@ def request_email_change(viewer: Viewer, body: EmailChange) -> Accepted:
 
     A mail with a link follows to the new address. A new password ends the request.
     """
-    email_change.request(viewer, email=body.email, password=body.password)
+    email_change.request(viewer, email=body.email, password=body.password, client=web.client())
     return Accepted()
 
 
@@ -220,7 +224,7 @@ def close_account(viewer: Viewer, body: Closing) -> Closed:
 
     Every session ends. A mail says how it stands, with a link that opens the account again until it is erased.
     """
-    return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase))
+    return Closed.model_validate(closing.close(viewer, password=body.password, erase=body.erase, client=web.client()))
 
 
 @operations.add("POST", "/v1/erasure-requests", runs="loop", tag="Erasure", status=HTTPStatus.ACCEPTED,
@@ -295,14 +299,22 @@ def healthz() -> Health:
 def readyz() -> Readiness:
     """Tell whether the service is able to serve.
 
-    The database answers, its schema is this release's or a later one's, SQLite's disk has room, and no mail has waited
-    untried for an hour.
+    The database answers, its schema is this release's or a later one's, it knows a key of this process, SQLite's disk
+    has room and takes writes, no mail has waited untried for an hour, and nothing keeps every mail from leaving.
     """
     if not is_current():
         raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
+    if known_keys.are_others():
+        raise Overloaded("The database knows none of this process's keys, but others: run `tiles check`.",
+                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
     if not has_room():
         raise Overloaded("The disk is full: make room beside the database.", retry_after=READY_RETRY_SECONDS)
+    if is_read_only():
+        raise Overloaded("The database's file system is read-only, or its file is: run `tiles check`.",
+                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
+    if mail.blocked():
+        raise Overloaded("No mail leaves: `tiles check` says why.", retry_after=READY_RETRY_SECONDS)
     # How long a mail waits is not said: it would tell whose address has an account.
     if mail.status().oldest_seconds > OLDEST_MAIL_SECONDS:
         raise Overloaded("Mails have been waiting for over an hour.", retry_after=READY_RETRY_SECONDS)

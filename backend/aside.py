@@ -10,6 +10,8 @@ from typing import TypeVar, cast
 
 from flask import Flask, current_app
 
+from backend.db import sqlite_writer
+
 # Where the system knows no work for idle moments only: on a busy machine a tenth of a processor is left.
 GIVE_WAY = 10
 ASIDE = "tiles.aside"
@@ -43,7 +45,14 @@ class _Aside:
         threading.Thread(target=self._run, name="aside", daemon=True).start()
 
     def do(self, work: Callable[[], T]) -> T:
-        """Return what comes of it."""
+        """Return what comes of it. Other threads of this process begin no transaction on SQLite meanwhile.
+
+        This one may be preempted while it holds the GIL: one of theirs would then keep every writer waiting.
+        """
+        with sqlite_writer:
+            return self._do(work)
+
+    def _do(self, work: Callable[[], T]) -> T:
         self._work = partial(copy_context().run, work)
         self._begin.release()
         self._done.acquire()

@@ -9,19 +9,19 @@ from logging.handlers import MemoryHandler
 from typing import Any
 
 from flask import Flask
-from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from backend import clock, config, erasure, keys, ledger, mail, probes
-from backend.config import Settings, SettingsError, settings
+from backend import clock, compose, config, erasure, known_keys, ledger, mail, probes
+from backend.config import SettingsError, settings
 from backend.db import AnyRow, reading
 from backend.errors import Impossible
 from backend.models import AuditEntry
 from backend.probes import Finding, Probe, is_loopback, is_sqlite, sqlite_file
 from backend.schema import is_current
+from backend.smtp import Refused, code_of
 from backend.throttle import OFF
-from backend.transport import MAILBOX, Courier, ServerUnavailable
+from backend.transport import MAILBOX, Courier, ServerUnavailable, is_ours, trouble
 
 SECONDS = 5.0
 SKEW_SECONDS = 5.0
@@ -38,30 +38,13 @@ POSTGRESQL = text(
     "current_setting('log_parameter_max_length') <> '0' AS logs_values, "
     "current_setting('log_parameter_max_length_on_error') <> '0' AS logs_values_on_error"
 )
-MAIL_SERVER_SAYS = {
-    "certificate": (
-        "its certificate is not trusted",
-        "set TILES_MAIL_SERVER to a name in the certificate, or SSL_CERT_FILE to its authority",
-    ),
-    "tls": ("there is no TLS on this port", "TILES_MAIL_USE_SSL goes with port 465, TILES_MAIL_USE_TLS with 587"),
-    "not": (
-        "it offers no STARTTLS, or no way to sign in",
-        "set what it offers: TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL",
-    ),
-    "smtp": ("it does not let us in", "set TILES_MAIL_USERNAME and TILES_MAIL_PASSWORD, or let this machine in there"),
-}
-NO_ANSWER = ("it does not answer", "see that TILES_MAIL_SERVER and TILES_MAIL_PORT are right, and past every firewall")
 
 
-def prepare(create_app: Callable[[Settings], Flask]) -> tuple[list[Finding], Flask | None]:
+def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
     """Read the settings; return what is wrong with them, and the application unless they make no sense."""
     with _warnings_of(config.log) as warned:
         try:
-            given = config.read()
-            if not given.secret_keys and not (given.instance_path / keys.NAME).exists():
-                # The application would make the file.
-                given = given.model_copy(update={"secret_keys": (SecretStr("0" * config.MINIMUM_KEY_LENGTH),)})
-            app = create_app(given)
+            app = create_app()
         except SettingsError as error:
             return [Finding("settings", "error", line) for line in str(error).splitlines()], None
     unknown = [Finding("settings-unknown", "warning", record.getMessage(), "it does nothing: correct or remove it")
@@ -113,7 +96,7 @@ def _look(app: Flask, name: str, probe: Probe) -> list[Finding]:
 
 
 def mail_server() -> Iterator[Finding]:
-    """Sign in to the mail server, and send nothing."""
+    """Make a mail and offer it to the mail server as every mail is offered, and take it back before it is sent."""
     given = settings()
     if not given.mail_server:
         yield Finding("mail-server", "error", f"there is none: mails go to the folder {MAILBOX}/ and to nobody",
@@ -121,10 +104,13 @@ def mail_server() -> Iterator[Finding]:
         return
     try:
         with closing(Courier()) as courier:
-            courier.open()
-    except ServerUnavailable as error:
-        what, todo = MAIL_SERVER_SAYS.get(error.code.partition("-")[0], NO_ANSWER)
-        yield Finding("mail-server", "error", f"{what} ({error.code})", todo)
+            courier.probe(compose.probe())
+    except Exception as error:  # noqa: BLE001 - each mail would fail with it, too
+        # A server that has not heard of us before may ask to be tried again.
+        if not isinstance(error, Refused) or error.is_permanent:
+            code = error.code if isinstance(error, ServerUnavailable) else code_of(error)
+            what, todo = trouble(code)
+            yield Finding("mail-server", "error", f"{what} ({code})", todo)
         return
     if not (given.mail_use_tls or given.mail_use_ssl or is_loopback(given.mail_server)):
         yield Finding("mail-clear", "warning", "mails and the links in them travel to the mail server in clear",
@@ -161,7 +147,10 @@ def database() -> Iterator[Finding]:
     """Look at whether the database is there, is this release's, and keeps what it acknowledges."""
     if is_sqlite() and not sqlite_file().exists():
         yield Finding(
-            "database-none", "error", "there is none yet", "`tiles db upgrade` makes it, as `tiles serve` does"
+            "database-none",
+            "error",
+            f"there is none at {sqlite_file()} yet",
+            "`tiles db upgrade` makes it, as `tiles serve` does",
         )
         return
     try:
@@ -170,7 +159,7 @@ def database() -> Iterator[Finding]:
             found = session.execute(text("SELECT 1") if is_sqlite() else POSTGRESQL).one()
     except DBAPIError as error:
         yield Finding("database", "error", f"it does not answer, or not to this user ({type(error).__name__})",
-                      "see that it runs, takes writes, and is the one that TILES_DATABASE_URL names")  # fmt: skip
+                      f"see that {settings().database_place} is the right one, is there and takes writes")  # fmt: skip
         return
     if not current:
         yield Finding("schema", "error", "its schema is older than this release's", "run `tiles db upgrade`")
@@ -199,15 +188,36 @@ def _postgresql(found: AnyRow) -> Iterator[Finding]:
                       "set log_parameter_max_length and log_parameter_max_length_on_error to 0")  # fmt: skip
 
 
+def signing() -> Iterator[Finding]:
+    """Look at whether the database knows a key that is here."""
+    if known_keys.are_others():
+        yield Finding("keys-others", "error",
+                      "the database knows other keys than are here: another machine signs with them, or secret_key was "
+                      "not brought back after a restore",
+                      "put those keys in place or, if they are lost for good, run `tiles keys adopt`")  # fmt: skip
+
+
 def queue() -> Iterator[Finding]:
     """Look at whether mails leave."""
-    found = mail.status()
+    found, blocked = mail.status(), mail.blocked()
+    refused = {code: number for code, number in mail.failures().items() if is_ours(code)}
+    if blocked:
+        yield Finding("mails-blocked", "error", f"no mail leaves ({_told(blocked)})", trouble(min(blocked))[1])
+    elif refused:
+        yield Finding("mails-refused", "warning", f"the mail server refuses some mails ({_told(refused)})",
+                      trouble(min(refused))[1])  # fmt: skip
     if found.oldest_seconds > OLDEST_MAIL_SECONDS:
         yield Finding("mails-waiting", "error", f"a mail has waited untried for {found.oldest_seconds // 60} minutes",
                       "see that `tiles serve` or `tiles mail work` runs, and what its log says")  # fmt: skip
     if found.abandoned:
-        yield Finding("mails-given-up", "warning", f"{found.abandoned} were given up",
-                      "see what the log says of them; `tiles mail retry` tries again")  # fmt: skip
+        reasons = _told(mail.failures(given_up=True))
+        yield Finding("mails-given-up", "warning", f"{found.abandoned} were given up ({reasons})",
+                      "`unreadable`: a later release made them, or somebody changed them; "
+                      "`tiles mail retry` tries again")  # fmt: skip
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{code}: {count}" for code, count in counts.items()) or "waited two days"
 
 
 def erasures() -> Iterator[Finding]:
@@ -225,14 +235,14 @@ def erasures() -> Iterator[Finding]:
         yield Finding("ledger-damaged", "error", str(error), "put the newest copy of it in its place")
         return
     with reading() as session:
-        erased = set(session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased")))
+        erased = {id_.hex for id_ in session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))}
     if missing := len(erased - known):
         yield Finding("ledger-lacks", "error" if is_sqlite() else "warning",
                       f"{missing} who were erased are not in this ledger: a restored backup would bring them back",
                       "put the newest copy of erasures.jsonl back, or let all machines share one")  # fmt: skip
 
 
-NEED_DATABASE = (queue, erasures)
+NEED_DATABASE = (signing, queue, erasures)
 PROBES: dict[str, tuple[Probe, str]] = {
     "public-url": (probes.public_url, "mailed links lead to https, and not to this machine alone"),
     "proxies": (probes.proxies, "what stands in front is told of"),
@@ -243,6 +253,7 @@ PROBES: dict[str, tuple[Probe, str]] = {
     "mail-server": (mail_server, "it answers, and lets us in"),
     "limits": (limits, "there are limits, and they are counted"),
     "database": (database, "it answers, is this release's, and keeps what it acknowledges"),
+    "keys": (signing, "the database knows a key that is here, or none yet"),
     "queue": (queue, "mails leave"),
     "erasures": (erasures, "who was due is erased, and in the ledger"),
 }

@@ -2,14 +2,17 @@
 
 import errno
 import os
-import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 import click
-from flask import current_app
+from flask import Flask, current_app
 from flask.cli import FlaskGroup, with_appcontext
 from sqlalchemy.exc import DBAPIError
 
@@ -20,7 +23,9 @@ from backend import (
     create_app,
     db,
     erasure,
+    hashing,
     keys,
+    known_keys,
     mail,
     meters,
     privacy,
@@ -29,33 +34,58 @@ from backend import (
     server,
     worker,
 )
-from backend.config import OWNER_ONLY, SettingsError, serve_threads, settings
-from backend.console import Group, as_json_option, progress, show, stopped_by, sure, yes_option
+from backend.config import OWNER_ONLY, SettingsError, instance_path, load, make_folder, serve_threads, settings
+from backend.console import Group, as_json_option, progress, show, sure, yes_option
+from backend.db import has_file
 from backend.errors import Impossible
-from backend.logs import configure
+from backend.logs import configure, say
 from backend.models import Mail
+from backend.supervisor import finish_event, leave_no_core, open_standard_streams
 from backend.throttle import OFF
-from backend.transport import MAILBOX, ServerUnavailable
+from backend.transport import MAILBOX, ServerUnavailable, is_ours
 
 # More would wait for Python's one lock and for each other; those that wait for a password hash come on top.
 THREADS = 8
 
 
 def main() -> None:
-    """Run a command; what an operator can mend is said in a line, not in a traceback."""
+    """Run a command; what an operator can mend is said in a line, not in a traceback, with the folder in use."""
     os.umask(OWNER_ONLY)
+    leave_no_core()
+    open_standard_streams()
     try:
-        tiles.main()
+        sys.exit(tiles.main(standalone_mode=False))
+    except click.Abort:
+        _fail("aborted", 1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
     except (SettingsError, Impossible) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error), 2)
     except DBAPIError as error:
-        click.echo(
-            "Error: TILES_DATABASE_URL: the database cannot be used; see that it is there, lets this user in, and was "
-            f"brought up to date with `tiles db upgrade` ({type(error).__name__})",
-            err=True,
-        )
-        sys.exit(1)
+        _fail(_database_error(error), 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    with suppress(SettingsError):
+        folder = str(instance_path())
+        if folder not in message:
+            click.echo(f"Instance folder: {folder}", err=True)
+    sys.exit(status)
+
+
+def _database_error(error: DBAPIError) -> str:
+    given = load()
+    file = given.database.database if given.database.drivername == "sqlite" else None
+    if file and not Path(file).exists():
+        return f"{given.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+    return (
+        f"{given.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
+        f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
+    )
 
 
 class _Group(FlaskGroup):
@@ -68,7 +98,8 @@ class _Group(FlaskGroup):
         return self.commands.get(name)
 
 
-@click.group(cls=_Group, create_app=create_app, add_version_option=False)
+# Most commands only read, or need what is there: those that may make the instance folder say so by `keys.make`.
+@click.group(cls=_Group, create_app=partial(create_app, make_instance=False), add_version_option=False)
 def tiles() -> None:
     """TILES accounts: a name and an email address, and nothing else.
 
@@ -94,26 +125,32 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
     SIGTERM and Ctrl-C let requests and the mail in hand finish.
     """
+    hashing.try_argon2()
     address = _free_address(host, port)
+    make_folder(settings().instance_path)
     schema.upgrade()
+    known_keys.begin()
     again = erasure.replay().erased_again
     if again:
-        click.echo(f"{again} erased accounts had come back with a restored database, and were erased again.")
+        say(f"{again} erased accounts had come back with a restored database, and were erased again.")
     given = settings()
     if given.mail_server is None:
-        click.echo("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
-        click.echo(f"{given.instance_path / MAILBOX}")
+        say("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
+        say(f"{given.instance_path / MAILBOX}")
     if given.rate_limits == OFF:
-        click.echo("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
+        say("Limits are OFF (TILES_RATE_LIMITS): for load tests only.", err=True)
     if workers > 1 and given.redis_url is None:
-        click.echo("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
+        say("TILES_REDIS_URL is not set: each of the processes counts limits for itself.", err=True)
     # Its connections are not for the processes that are made from this one.
     db.db.engine.dispose()
     shown = f"[{address}]" if ":" in address else address
-    click.echo(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
-    sys.stdout.flush()
+    say(f"TILES accounts at http://{shown}:{port} (links in mails start with {given.public_url})")
     serve_threads(threads, workers, meters.shared_folder() if workers > 1 else None)
-    server.run(address, port, workers)
+    server.run(_app(), address, port, workers)
+
+
+def _app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001 - Flask's own way to it
 
 
 def _free_address(host: str, port: int) -> str:
@@ -142,8 +179,15 @@ def mail_work() -> None:
     Each machine writes what it erases into the ledger in its own instance folder: back up all of them.
     SIGTERM and Ctrl-C let the mail in hand finish.
     """
-    stop = stopped_by(signal.SIGTERM, signal.SIGINT)
-    worker.work(current_app._get_current_object(), stop)  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way to it
+    make_folder(settings().instance_path)
+    try:
+        known_keys.begin()
+    except DBAPIError:
+        # A server that is away is waited for; each round looks at the keys, too.
+        if not has_file():
+            raise
+        keys.make()
+    worker.work(_app(), finish_event())
 
 
 @mail_group.command("deliver")
@@ -151,6 +195,8 @@ def mail_work() -> None:
 @with_appcontext
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
+    make_folder(settings().instance_path)
+    known_keys.begin()
     tried = 0
     try:
         while sent := worker.deliver():
@@ -167,8 +213,18 @@ def mail_deliver(*, as_json: bool) -> None:
 @as_json_option
 @with_appcontext
 def mail_status(*, as_json: bool) -> None:
-    """Show how many mails wait, are put off and were given up, and the oldest's age."""
-    show(asdict(mail.status()), as_json=as_json)
+    """Show how many mails wait, are put off and were given up, and the oldest's age.
+
+    \b
+    refused      where there are any: mails that the mail server refuses for a reason of ours, by its reply
+    unreadable   where there are any: mails set aside because their rows cannot be read
+    """  # noqa: D301 - click reads the backspace
+    found: dict[str, object] = asdict(mail.status())
+    if refused := {code: number for code, number in mail.failures().items() if is_ours(code)}:
+        found["refused"] = refused
+    if unreadable := mail.failures(given_up=True).get(mail.SET_ASIDE):
+        found["unreadable"] = unreadable
+    show(found, as_json=as_json)
 
 
 @mail_group.command("retry")
@@ -189,7 +245,9 @@ def db_group() -> None:
 @with_appcontext
 def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
+    make_folder(settings().instance_path)
     before, after = schema.upgrade()
+    known_keys.make_first()
     show({"from": before, "to": after}, as_json=as_json)
 
 
@@ -220,6 +278,9 @@ def db_scrub(*, as_json: bool) -> None:
         show({name: f"was locked for {taken} s" for name, taken in seconds.items()}, as_json=False)
 
 
+db_group.add_command(cli_operate.copy_command)
+
+
 @tiles.group("keys", cls=Group)
 def keys_group() -> None:
     """The keys that sign links in mails and receipts of erasures."""
@@ -241,15 +302,40 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     closed account again, which have no end of their own, receipts of erasures, and links that still wait to be used.
     After a theft everything that was in the file is known: --keep 0. Sessions are not signed, and go on.
     """  # noqa: D301 - click reads the backspace
-    leaving = keys.in_use()[keep:] if keep is not None else ()
+    make_folder(settings().instance_path)
+    leaving = keys.in_use()[keep:] if keep is not None and keys.exist() else ()
     if leaving:
         sure(
             f"What was signed with the {len(leaving)} oldest of the keys will be refused, for good: unused links, "
             "links to unsubscribe and to open a closed account again, receipts of erasures. Let go of them?",
             yes=yes,
         )
-    kept = keys.rotate(leaving)
+    kept = known_keys.rotate(leaving)
     show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
+
+
+@keys_group.command("adopt")
+@yes_option
+@as_json_option
+@with_appcontext
+def keys_adopt(*, yes: bool, as_json: bool) -> None:
+    """Sign with the keys that are here, though the database knows others.
+
+    \b
+    A server and a worker refuse to start, and are not ready, where the database knows none of their keys: another
+    machine signs with other keys, or the key file was not brought back after a restore. First look for the old key.
+    If it is lost for good, or was stolen, this makes the keys that are here (TILES_SECRET_KEYS, or secret_key in the
+    instance folder, which is made if it is missing) those of the database. What others signed is refused from then
+    on, and machines that still have them are not ready: restart them with the same keys. Sessions go on.
+    """  # noqa: D301 - click reads the backspace
+    sure(
+        "What other keys signed will be refused, for good: unused links, links to unsubscribe and to open a closed "
+        "account again, receipts of erasures. Go on with the keys that are here?",
+        yes=yes,
+    )
+    make_folder(settings().instance_path)
+    known_keys.adopt()
+    show({"keys": len(keys.in_use())}, as_json=as_json)
 
 
 for command in (cli_data.data, *cli_public.commands, *cli_operate.commands):

@@ -15,6 +15,7 @@ from backend.config import settings
 from backend.console import (
     Day,
     Group,
+    Who,
     as_json_option,
     dump,
     output_option,
@@ -27,7 +28,7 @@ from backend.console import (
 )
 from backend.errors import InvalidToken
 
-WHO = click.argument("who", metavar="ADDRESS|ID")
+WHO = click.argument("who", type=Who(), metavar="ADDRESS|ID")
 BASIS = click.option(
     "--basis", required=True, help="The law or the order, such as its file number; not the person's name or address."
 )
@@ -50,8 +51,10 @@ def data() -> None:
     what was done, and proven     audit, verify-receipt
     a backup was restored         replay-erasures (`tiles serve` does it by itself)
 
-    An account is named by its email address or, where several had the address, by its id; `find` shows both. Each act
-    leaves an entry that `audit` shows. Whoever's account is closed or to be erased is told by mail.
+    An account is named by its email address or, where several had the address, by its id; `find` shows both. With -
+    the command asks for it, or reads it from standard input: a shell keeps what it runs, and the list of processes
+    shows it to others. Each act leaves an entry that `audit` shows. The person is told by mail when the account is
+    closed or is to be erased.
 
     A command exits 0 when it did what it says, 1 when that cannot be done, 2 when it was called wrongly.
     """  # noqa: D301 - click's own sign for lines that stay as they are
@@ -109,7 +112,7 @@ def close(who: str, *, yes: bool, as_json: bool) -> None:
 
 
 @data.command("erase")
-@click.argument("who", metavar="[ADDRESS|ID]", required=False)
+@click.argument("who", type=Who(), metavar="[ADDRESS|ID]", required=False)
 @click.option("--now", is_flag=True, help="Without the grace period: it cannot be taken back.")
 @click.option("--due", is_flag=True, help="Instead: erase every account whose time has come, as the service does.")
 @yes_option
@@ -275,7 +278,7 @@ def _in_words(store: dict[str, Any]) -> str:
 
 
 @data.command("audit")
-@click.argument("who", metavar="[ADDRESS|ID]", required=False)
+@click.argument("who", type=Who(), metavar="[ADDRESS|ID]", required=False)
 @as_json_option
 @with_appcontext
 def audit_trail(who: str | None, *, as_json: bool) -> None:

@@ -1,6 +1,8 @@
 """Commands for the operator: what is wrong with this installation, backups and their return."""
 
+import logging
 import shlex
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import click
 from flask.cli import ScriptInfo, with_appcontext
 
-from backend import backup, check, erasure, schema
+from backend import backup, check, copying, erasure, known_keys, schema
+from backend.config import make_folder, settings
 from backend.console import Command, as_json_option, dump, progress, show, sure, yes_option
 from backend.probes import Finding
 
@@ -26,8 +29,8 @@ class _Elsewhere(click.ClickException):
 def check_command(context: click.Context, *, as_json: bool) -> None:
     """Find what is wrong with this installation before its users do; exits 1 when something is.
 
-    It looks at the settings, the files, the database, Redis, the clock and the queue, signs in to the mail server
-    without sending anything, and makes one password hash. It changes nothing, and waits 5 seconds at most for each.
+    It looks at the settings, the files, the database, Redis, the clock and the queue. It makes one password hash, and
+    offers a mail to the mail server without sending it. It changes nothing, and waits 5 seconds at most for each.
 
     \b
     error     people meet it, or a promise is not kept: mend it before you serve
@@ -96,10 +99,48 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
                  f"{shlex.quote(str(file))}")  # fmt: skip
     if backup.database().exists():
         sure(f"Everything that {backup.database()} holds now will be gone. Restore {file}?", yes=yes)
+    make_folder(settings().instance_path)
     restored = backup.restore(file)
     _, version = schema.upgrade()
     again = erasure.replay().erased_again
+    if known_keys.are_others():
+        click.echo("Note: the database knows other keys than are here: bring back the secret_key of that time, or run "
+                   "`tiles keys adopt`. Nothing is served or sent before.", err=True)  # fmt: skip
     show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)
+
+
+@click.command("copy", cls=Command)
+@click.option("--to", "to", metavar="URL", required=True, help="postgresql://…, or - to ask for it or read it.")
+@as_json_option
+@with_appcontext
+def copy_command(to: str, *, as_json: bool) -> None:
+    """Copy every row of SQLite into an empty PostgreSQL.
+
+    Stop every `tiles serve` and `tiles mail work` first: what is written after the copy begins is not in it. The source
+    is only read. The target is brought to this release's schema, and refused if any of its tables has a row. All rows
+    are compared at the end; what fails or is interrupted leaves no row in the target.
+
+    \b
+    With --to - the URL is read from standard input, or asked for unseen: an argument is seen in the process list.
+    Afterwards set TILES_DATABASE_URL to the same URL, start the service, and see what `tiles check` says. The ledger
+    and the keys stay where they are. Keep SQLite's file until all is well, then delete it and its -wal and -shm: who
+    is erased from PostgreSQL is not erased from it.
+    """  # noqa: D301 - click reads the backspace
+    # It warns of what is raised, with what is in the row.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+    url = copying.target(_read_unseen() if to == "-" else to)
+    with progress(copying.count(), "Copying") as bar:
+        copied = copying.copy(url, bar.update)
+    show({"copied": copied} if as_json else copied, as_json=as_json)
+    if not as_json:
+        click.echo("All rows are the same on both sides. Set TILES_DATABASE_URL to the new database, and start the "
+                   "service.", err=True)  # fmt: skip
+
+
+def _read_unseen() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("URL of the empty database", hide_input=True, err=True))
+    return sys.stdin.readline()
 
 
 def _sqlite_only(instead: str) -> None:

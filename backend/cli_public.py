@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 from flask.cli import with_appcontext
 
-from backend import announcements, feedback, policy
+from backend import announcements, clock, feedback, policy
 from backend.console import (
     Command,
     Day,
@@ -23,7 +23,9 @@ from backend.console import (
     show,
     show_rows,
     stopped_by,
+    sure,
     write,
+    yes_option,
 )
 from backend.errors import Impossible
 from backend.privacy import inventory
@@ -52,17 +54,66 @@ def policy_group() -> None:
 @click.argument("file", type=TEXT)
 @click.option("--version", required=True, help="What the version is called, such as 2026-11.")
 @click.option("--effective", required=True, type=Day(), help="From which day (UTC) it counts.")
+@yes_option
 @as_json_option
 @with_appcontext
-def policy_publish(file: IO[str], version: str, effective: datetime, *, as_json: bool) -> None:
-    """Publish a version of the privacy policy, once and for all.
+def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
+    """Publish a version of the privacy policy.
 
     FILE (- is standard input) holds it as plain text in UTF-8, with empty lines between paragraphs. It is shown at
-    /privacy, and from its day on it is the one in force, which GET /v1/policy names. It cannot be changed afterwards;
-    publishing the same again changes nothing. To tell people by mail too: `tiles announce --policy VERSION`.
+    /privacy, and from its day on, today or later, it is the one in force, which GET /v1/policy names. It cannot be
+    changed afterwards, only withdrawn before its day; publishing the same again changes nothing. You are asked first;
+    with FILE from standard input, give --yes. To tell people by mail too: `tiles announce --policy VERSION`.
     """
-    published = policy.publish(version=version, effective_on=effective.date(), text=_read(file))
-    show(asdict(published), as_json=as_json)
+    day, text = effective.date(), _read(file)
+    if policy.check(version=version, effective_on=day, text=text):
+        today = ", which is today: it cannot be withdrawn" if day == clock.now().date() else ""
+        sure(f"Publish version {version}, in force from {day}{today}?", yes=yes)
+    show(asdict(policy.publish(version=version, effective_on=day, text=text)), as_json=as_json)
+
+
+@policy_group.command("withdraw")
+@click.argument("version")
+@yes_option
+@as_json_option
+@with_appcontext
+def policy_withdraw(version: str, *, yes: bool, as_json: bool) -> None:
+    """Withdraw a version before the day from which it counts.
+
+    It leaves /privacy, and nobody can accept it any more. Its name stays taken, as the version may have been announced
+    or accepted: `tiles policy show` keeps its text, and who accepted it shows so until they accept another. Mails
+    announcing it that have not left are not sent. Tell who has read of it: `tiles announce FILE`. From its day on a
+    version cannot be withdrawn: publish another in its place.
+    """
+    found = policy.check_withdrawal(version)
+    sure(f"Withdraw version {version}, which would be in force from {found.effective_on}?", yes=yes)
+    policy.withdraw(version)
+    show(_listed(policy.find(version)), as_json=as_json)
+
+
+@policy_group.command("list")
+@as_json_option
+@with_appcontext
+def policy_list(*, as_json: bool) -> None:
+    """Show every version that was published, and how it stands today."""
+    rows = [_listed(version) for version in policy.versions()]
+    show_rows(rows, as_json=as_json, empty="No version was published.")
+
+
+@policy_group.command("show")
+@click.argument("version")
+@as_json_option
+@with_appcontext
+def policy_show(version: str, *, as_json: bool) -> None:
+    """Show one version with its text."""
+    found = policy.find(version)
+    show(asdict(found) if as_json else _listed(found), as_json=as_json)
+    if not as_json:
+        click.echo(f"\n{found.text.rstrip()}")
+
+
+def _listed(version: policy.Version) -> dict[str, Any]:
+    return {name: value for name, value in asdict(version).items() if name != "text"}
 
 
 @click.command("announce", cls=Command)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import case, delete, func, select, update
 
-from backend import audit, clock, mail
+from backend import audit, clock, mail, mailboxes
 from backend.audit import Actor
 from backend.config import settings
 from backend.credentials import (
@@ -15,9 +15,11 @@ from backend.credentials import (
     ask_password_again,
     is_as,
     lock_address,
+    note_proof,
     redeem_for,
     take_address,
     tell_previous_addresses,
+    tell_reopened,
 )
 from backend.db import AnyRow, db, transaction
 from backend.errors import InvalidToken, Unauthenticated
@@ -38,14 +40,14 @@ class Closed:
     erase_after: datetime | None
 
 
-def close(viewer: Viewer, *, password: str, erase: bool) -> Closed:
+def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> Closed:
     """Close the viewer's account, every session of which ends; with `erase`, have it erased after the grace period.
 
     Raises:
         WrongPassword: the password asked for again is another.
         Unauthenticated: the account was closed or got another password meanwhile.
     """
-    account = ask_password_again(viewer, password)
+    account = ask_password_again(viewer, password, client)
     with transaction():
         closed = shut(account, erase=erase, actor="person")
     if closed is None:
@@ -58,7 +60,7 @@ def request_erasure(*, email: str, client: str | None) -> None:
 
     Whether it has one is looked up when the mail is sent, not here.
     """
-    throttle().charge("erasure-request", client=client, address=email.lower())
+    throttle().charge("erasure-request", client=client, address=email)
     mail.accept("erasure_request", email=email)
 
 
@@ -99,7 +101,8 @@ def cancel(*, token: str, client: str | None) -> None:
     with transaction():
         take_address(account, account.email, **OPEN)
         tell_previous_addresses(account.id)
-        audit.note("reopened", account.id, actor="person")
+        note_proof(account.email, client)
+        tell_reopened(account.id)
 
 
 def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:
@@ -122,6 +125,7 @@ def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None 
         return None
     db.session.execute(delete(Session).where(Session.account_id == account.id))
     mail.enqueue("account_closed", account_id=account.id)
+    mailboxes.give_back(account.email)
     tell_previous_addresses(account.id)
     if account.closed_at is None:
         audit.note("closed", account.id, actor=actor)

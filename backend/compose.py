@@ -2,9 +2,10 @@
 
 import hashlib
 import math
+import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from email.utils import parseaddr
 from typing import Any, Literal
@@ -14,11 +15,12 @@ from flask import render_template
 from sqlalchemy import BindParameter, ColumnElement, Select, select
 
 from backend import clock, receipts, tokens
-from backend.config import SERVICE, settings
+from backend.config import settings
 from backend.db import AnyRow, reading
 from backend.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
 from backend.tokens import LIFETIMES, Purpose
 from backend.transport import Message
+from backend.values import SERVICE
 
 Kind = Literal[
     "registration",
@@ -26,11 +28,14 @@ Kind = Literal[
     "password_changed",
     "email_change",
     "email_changed",
+    "email_taken_back",
     "erasure_request",
     "account_closed",
+    "account_reopened",
     "erased",
     "announcement",
 ]
+ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,8 @@ class Draft:
 
 def draft(mail: AnyRow) -> Draft | None:
     """Look up and sign what a mail says for which there is a row in the queue; None: there is nobody to send it to."""
-    return _DRAFT[mail.kind](mail)
+    drafted = _DRAFT[mail.kind](mail)
+    return drafted and replace(drafted, recipient=_ascii(drafted.recipient))
 
 
 def _link(purpose: Purpose, token: str) -> dict[str, Any]:
@@ -91,8 +97,11 @@ def _password_reset(mail: AnyRow) -> Draft | None:
 
 def _password_changed(mail: AnyRow) -> Draft | None:
     account = _account(Account.id == mail.account_id)
-    context = {"reset_url": f"{settings().public_url}/password-reset"}
-    return Draft(account.email, "password_changed", context) if account else None
+    return Draft(account.email, "password_changed", _reset_url()) if account else None
+
+
+def _reset_url() -> dict[str, Any]:
+    return {"reset_url": f"{settings().public_url}/password-reset"}
 
 
 def _email_change(mail: AnyRow) -> Draft | None:
@@ -123,6 +132,10 @@ def _email_changed(mail: AnyRow) -> Draft | None:
     return Draft(previous.email, "email_changed", context)
 
 
+def _email_taken_back(mail: AnyRow) -> Draft:
+    return Draft(mail.email, "email_taken_back", {})
+
+
 def _erasure_request(mail: AnyRow) -> Draft | None:
     account = _account(Account.is_open_with(mail.email)) or _account(Account.is_closed_with(mail.email))
     if account is None:
@@ -145,6 +158,11 @@ def _account_closed(mail: AnyRow) -> Draft | None:
         **_link_for(Purpose.ERASURE_CANCEL, account),
     }
     return Draft(account.email, "account_closed", context)
+
+
+def _account_reopened(mail: AnyRow) -> Draft | None:
+    account = _account((Account.id == mail.account_id) & Account.closed_at.is_(None))
+    return Draft(account.email, "account_reopened", _reset_url()) if account else None
 
 
 def _erase_on(account: AnyRow) -> date | None:
@@ -175,10 +193,10 @@ def _announcement(mail: AnyRow) -> Draft | None:
     with reading() as session:
         found = session.execute(
             select(Announcement.subject, Announcement.text, Policy.version, Policy.effective_on, Policy.sha256)
-            .outerjoin(Policy, Policy.version == Announcement.policy_version)
+            .outerjoin(Policy, (Policy.version == Announcement.policy_version) & Policy.withdrawn_at.is_(None))
             .where(Announcement.id == mail.about)
         ).one_or_none()
-    if account is None or found is None:
+    if account is None or found is None or (found.version or found.text) is None:
         return None
     url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
     headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
@@ -196,15 +214,19 @@ _DRAFT: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "password_changed": _password_changed,
     "email_change": _email_change,
     "email_changed": _email_changed,
+    "email_taken_back": _email_taken_back,
     "erasure_request": _erasure_request,
     "account_closed": _account_closed,
+    "account_reopened": _account_reopened,
     "erased": _erased,
     "announcement": _announcement,
 }
 
 
 def _ascii(email: str) -> str:
-    # Flask-Mail would write an international domain by the older of the two standards.
+    """Return the address with its domain as IDNA 2008 writes it."""
+    if email.isascii() and ADDRESS.fullmatch(email):
+        return email
     return validate_email(email, check_deliverability=False, test_environment=True).ascii_email or email
 
 
@@ -222,10 +244,17 @@ def render(draft: Draft, mail_id: uuid.UUID) -> Message:
         # The same on every try, so that a repeat is known as one; a digest, as the row's id may become an account's.
         id=f"<{hashlib.sha256(mail_id.bytes).hexdigest()[:32]}@{host}>",
         sender=settings().sender,
-        recipient=draft.recipient if draft.recipient.isascii() else _ascii(draft.recipient),
+        recipient=draft.recipient,
         date=clock.now().timestamp(),
         subject=subject.removeprefix("Subject:").strip(),
         body=body.lstrip("\n"),
         html=render_template(f"mail/{draft.template}.html", **context),
         extra_headers={"Auto-Submitted": "auto-generated", **draft.headers},
     )
+
+
+def probe() -> Message:
+    """Return a mail as it is sent, to ourselves, for a mail server to say whether it would take it."""
+    given = settings()
+    recipient = given.data_manager_email or given.support_email or parseaddr(given.sender)[1]
+    return render(Draft(_ascii(recipient), "password_reset", _link(Purpose.PASSWORD_RESET, "probe")), uuid.uuid4())

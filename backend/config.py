@@ -1,17 +1,15 @@
 """Every setting, its default and one line of meaning; nothing else reads the environment."""
 
 import difflib
+import ipaddress
 import logging
 import os
-import re
 import tomllib
 from collections.abc import Mapping
-from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from flask import Flask, current_app
 from pydantic import (
     AfterValidator,
@@ -25,19 +23,17 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+
+from backend import values
+from backend.values import SERVICE, named
 
 PREFIX = "TILES_"
 THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-SERVICE = "TILES"
-MINIMUM_KEY_LENGTH = 32
 OWNER_ONLY = 0o077
 """The umask of everything that writes: personal data are for the service's own user."""
-HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
-SEVERAL_HOSTS = re.compile(
-    r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
-)
+CHECKOUT = Path(__file__).parent.parent
+SMTPS_PORT, IPV6 = 465, 6
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log = logging.getLogger(__name__)
@@ -47,99 +43,7 @@ class SettingsError(Exception):
     """A setting makes no sense: the message names it and says what to write instead."""
 
 
-def _database_url(value: str) -> str:
-    try:
-        url = _url_with_hosts(value)
-    except (ArgumentError, ValueError):
-        msg = "write a database URL, such as postgresql://user:password@host/name"
-        raise ValueError(msg) from None
-    if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    # Of a database in memory or behind a `file:` URI nobody could tell which file to scrub.
-    if url.drivername == "sqlite" and url.database and not url.database.startswith((":memory:", "file:")):
-        return value
-    msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
-    raise ValueError(msg)
-
-
-def _url_with_hosts(value: str) -> URL:
-    """Read a URL in which libpq's list of hosts may stand: SQLAlchemy knows it in the query only."""
-    several = SEVERAL_HOSTS.fullmatch(value)
-    if not several:
-        return make_url(value)
-    found = [re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]\s]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
-    if not all(found):
-        raise ValueError
-    hosts, ports = zip(*[(unquote(host[1].strip("[]")), host[2] or "") for host in found if host], strict=True)
-    query = {"host": ",".join(hosts), **({"port": ",".join(ports)} if any(ports) else {})}
-    return make_url(several["before"] + several["after"]).update_query_dict(query)
-
-
-def _public_url(value: str) -> str:
-    url = value.rstrip("/")
-    try:
-        parts = urlsplit(url)
-        whole = HOST.fullmatch(parts.netloc) and f"{parts.scheme}://{parts.netloc}" == url and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or parts.scheme not in {"http", "https"}:
-        msg = "write an http or https URL without a path, such as https://accounts.example.org (xn--… if international)"
-        raise ValueError(msg)
-    return url
-
-
-def _redis_url(value: str) -> str:
-    try:
-        usable = urlsplit(value).scheme in {"redis", "rediss"} and urlsplit(value).port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        msg = "write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0"
-        raise ValueError(msg)
-    return value
-
-
-def _address(value: str) -> ValidatedEmail:
-    try:
-        return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
-    except EmailNotValidError:
-        msg = "write an email address, such as privacy@example.org"
-        raise ValueError(msg) from None
-
-
-def _email(value: str) -> str:
-    return _address(value).normalized
-
-
-def _sender(value: str) -> str:
-    name, address = parseaddr(value)
-    return formataddr((name or SERVICE, _address(address).ascii_email or address))
-
-
-def _mail_server(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", value):
-        raise ValueError(
-            "write a host name or an address alone, such as smtp.example.org; TILES_MAIL_PORT has the port"
-        )
-    return value
-
-
-def _keys(value: object) -> object:
-    """Read the comma-separated list that an environment variable can hold."""
-    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
-
-
-def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """Return the keys; a ValueError says that one of them could be guessed."""
-    if any(len(key.get_secret_value()) < MINIMUM_KEY_LENGTH for key in keys):
-        msg = (
-            f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each, such as `openssl rand -hex 32` prints"
-        )
-        raise ValueError(msg)
-    return keys
-
-
-Email = Annotated[str, AfterValidator(_email)]
+Email = Annotated[str, AfterValidator(values.email)]
 
 
 class Settings(BaseModel):
@@ -149,35 +53,40 @@ class Settings(BaseModel):
 
     instance_path: Path = Field(
         default=Path("instance"),
-        description="folder for what the service makes: database, key, development mailbox; readable by its owner only",
+        description="folder for what the service makes: database, key, development mailbox; readable by its owner only"
+        "; an installed package has no default",
     )
-    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+    database_url: Annotated[str, AfterValidator(values.database_url)] = Field(
         default="",
         description="`postgresql://…` (several hosts too) or `sqlite:///…`; empty is SQLite in the instance folder",
     )
-    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), AfterValidator(strong)] = Field(
+    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(values.keys), AfterValidator(values.strong)] = Field(
         default=(),
         description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
     )
-    public_url: Annotated[str, AfterValidator(_public_url)] = Field(
+    public_url: Annotated[str, AfterValidator(values.public_url)] = Field(
         default="http://127.0.0.1:8000",
         description="where people reach the service; every mailed link starts with it",
     )
-    mail_server: Annotated[str, AfterValidator(_mail_server)] | None = Field(
+    mail_server: Annotated[str, AfterValidator(values.mail_server)] | None = Field(
         default=None,
         description="SMTP server; without one, mails go to the instance folder's `mailbox/` and to the terminal",
     )
     mail_port: int | None = Field(
         default=None, ge=1, le=65535, description="empty is 465 with SSL, 587 with TLS, else 25"
     )
-    mail_username: str | None = Field(default=None, description="for SMTP authentication")
-    mail_password: SecretStr | None = Field(default=None, description="for SMTP authentication")
+    mail_username: Annotated[str, AfterValidator(values.one_line)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
+    mail_password: Annotated[SecretStr, AfterValidator(values.password)] | None = Field(
+        default=None, description="for SMTP authentication"
+    )
     mail_use_tls: bool = Field(default=False, description="STARTTLS, the certificate verified")
     mail_use_ssl: bool = Field(default=False, description="TLS from the first byte, the certificate verified")
-    mail_default_sender: Annotated[str, AfterValidator(_sender)] | None = Field(
+    mail_default_sender: Annotated[str, AfterValidator(values.sender)] | None = Field(
         default=None, description="the From of every mail; empty is `tiles@` the public URL's host"
     )
-    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+    redis_url: Annotated[str, AfterValidator(values.redis_url)] | None = Field(
         default=None, description="where limits are counted for all processes; empty counts in each process"
     )
     data_manager_email: Email | None = Field(default=None, description="who answers for personal data; shown in pages")
@@ -206,21 +115,45 @@ class Settings(BaseModel):
     )
 
     @property
-    def database(self) -> str:
-        """The URL of the database in use."""
-        return self.database_url or f"sqlite:///{self.instance_path.absolute() / 'tiles.sqlite3'}"
+    def is_limited(self) -> bool:
+        """Whether anything is limited."""
+        return self.rate_limits.strip() != "off"
+
+    @property
+    def database(self) -> URL:
+        """The URL of the database in use. A relative path of SQLite's begins in the instance folder."""
+        url = make_url(self.database_url or "sqlite:///tiles.sqlite3")
+        if url.drivername != "sqlite":
+            return url
+        return url.set(database=str(self.instance_path.absolute() / str(url.database)))
+
+    @property
+    def database_place(self) -> str:
+        """What messages call the database: by the setting that names it, else by SQLite's file."""
+        names = f"{PREFIX}DATABASE_URL" if self.database_url else ""
+        file = str(self.database.database) if self.database.drivername == "sqlite" else ""
+        return f"{names} ({file})" if names and file else names or file
 
     @property
     def sender(self) -> str:
-        """The From of every mail."""
+        """The From of every mail, as `"name" <address>`."""
+        host = self.mail_host
+        return self.mail_default_sender or named(SERVICE, f"tiles@{'localhost' if host.startswith('[') else host}")
+
+    @property
+    def mail_host(self) -> str:
+        """The public URL's host as EHLO names it: an IP address is a literal (RFC 5321 section 4.1.3)."""
         host = urlsplit(self.public_url).hostname or ""
-        named = not (host.replace(".", "").isdigit() or ":" in host)
-        return self.mail_default_sender or formataddr((SERVICE, f"tiles@{host if named else 'localhost'}"))
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host
+        return f"[{'IPv6:' if address.version == IPV6 else ''}{address}]"
 
     @property
     def smtp_port(self) -> int:
         """The port of the mail server in use (RFC 8314 section 7.3, RFC 6409)."""
-        return self.mail_port or (465 if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
+        return self.mail_port or (SMTPS_PORT if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:
@@ -231,10 +164,14 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _mail_makes_sense(self) -> Self:
         if self.mail_use_tls and self.mail_use_ssl:
-            msg = "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both")
         if (self.mail_username is None) != (self.mail_password is None):
             msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
+            raise ValueError(msg)
+        if self.mail_server and self.mail_port == SMTPS_PORT and not self.mail_use_ssl:
+            msg = (
+                "TILES_MAIL_USE_SSL: set it, as port 465 speaks TLS from the first byte; or set TILES_MAIL_PORT to 587"
+            )
             raise ValueError(msg)
         clear = not (self.mail_use_tls or self.mail_use_ssl)
         if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:
@@ -244,18 +181,7 @@ class Settings(BaseModel):
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings, and have the instance folder.
-
-    Raises:
-        SettingsError: a value makes no sense, with its name and what to write instead.
-    """
-    settings = read(environ)
-    _make_folder(settings.instance_path)
-    return settings
-
-
-def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings from the environment and, where that is silent, from `config.toml`.
+    """Read the settings from the environment and, where that is silent, from `config.toml`. Makes nothing.
 
     Raises:
         SettingsError: a value makes no sense, with its name and what to write instead.
@@ -265,15 +191,32 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         for name, value in environ.items()
         if name.startswith(PREFIX) and value.strip()
     }
-    instance_path = Path(given.get("instance_path", Settings.model_fields["instance_path"].default))
     for name in sorted(given.keys() - Settings.model_fields.keys()):
         log.warning("%s is not a setting%s", PREFIX + name.upper(), _suggest(name))
         del given[name]
-    values = _read_file(instance_path / "config.toml") | given
+    folder = instance_path(environ)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_read_file(folder / "config.toml") | given | {"instance_path": folder})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
+
+
+def instance_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the instance folder: the one that is set or, in a checkout of the source, the one there.
+
+    An installed package has no default. One in the home folder would be another for root than for the service's user.
+
+    Raises:
+        SettingsError: neither is there.
+    """
+    if value := environ.get(f"{PREFIX}INSTANCE_PATH", "").strip():
+        return Path(value).absolute()
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        raise SettingsError(
+            f"{PREFIX}INSTANCE_PATH is not set: set it to the folder for the database and the key, such as "
+            "/var/lib/tiles; only a checkout of the source has a default, its own instance/"
+        )
+    return CHECKOUT / str(Settings.model_fields["instance_path"].default)
 
 
 def _suggest(name: str) -> str:
@@ -283,8 +226,8 @@ def _suggest(name: str) -> str:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
+        # Some editors write a byte order mark.
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -308,11 +251,16 @@ def _explain(entry: ErrorDetails) -> str:
     return f"{PREFIX}{name.upper()}: {message}"
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make the instance folder, readable by its owner only.
+
+    Raises:
+        SettingsError: this process may not make it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({error.strerror})"
+        msg = f"{path}: this process cannot make the folder ({error.strerror}); {PREFIX}INSTANCE_PATH names another"
         raise SettingsError(msg) from None
 
 

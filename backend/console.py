@@ -52,6 +52,22 @@ class Day(click.ParamType[datetime]):
             self.fail("write a day such as 2026-12-31", param, ctx)
 
 
+class Who(click.ParamType[str]):
+    """An account's address or id; `-` reads it from standard input, and asks for it at a terminal."""
+
+    name = "ADDRESS|ID"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Read what was typed."""
+        if value != "-" or (ctx and ctx.resilient_parsing):
+            return str(value)
+        if sys.stdin.isatty():
+            click.echo("Address or id: ", nl=False, err=True)
+        # From the buffer, so that the next line still answers a question. Bytes that are not UTF-8 name no account.
+        line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").strip()
+        return line or self.fail("the first line of standard input names no account", param, ctx)
+
+
 def stopped_by(*numbers: signal.Signals) -> threading.Event:
     """Return an event that is set when one of these signals comes, instead of what it would do otherwise.
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Exists, and_, delete, select, text, update
 from sqlalchemy.orm import aliased
 
-from backend import clock, mail, tokens
+from backend import audit, clock, lockout, mail, mailboxes, tokens
 from backend.config import settings
 from backend.db import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
 from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, WrongPassword
@@ -57,18 +57,19 @@ def _hashes_of(cost: str) -> Exists:
     return select(Account.id).where(Account.password_hash.startswith(f"{HASH_PREFIX}{cost}$", autoescape=True)).exists()
 
 
-def ask_password_again(viewer: Viewer, password: str) -> AnyRow:
-    """Return the viewer's account to somebody who knows its password.
+def ask_password_again(viewer: Viewer, password: str, client: str | None) -> AnyRow:
+    """Return the viewer's account to somebody who knows its password; a wrong one counts as at sign-in.
 
     Raises:
-        WrongPassword: it is another; or an old address took the account back, and whoever had stolen it knows this one.
+        WrongPassword: it is another.
     """
     account = viewer.account
     throttle().charge("password", account=str(account.id))
-    if not hasher().verify(account.password_hash, password):
+    with lockout.guess(account.email, client):
+        right = hasher().verify(account.password_hash, password)
+    if not right:
         raise WrongPassword
-    if account.taken_back_at:
-        raise WrongPassword("The account was taken back: choose a new password first, with the link that was mailed.")
+    lockout.clear(account.email)
     return account
 
 
@@ -88,6 +89,12 @@ def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:
     if account is None or tokens.state(purpose, account) != content["state"]:
         raise InvalidToken
     return account, content
+
+
+def note_proof(email: str, client: str | None) -> None:
+    """In the transaction of a mailed link: whoever used it reads the mailbox, and is not kept out by what others do."""
+    lockout.trust(email, client)
+    mailboxes.give_back(email)
 
 
 def lock_address(email: str) -> None:
@@ -129,6 +136,12 @@ def tell_previous_addresses(account_id: uuid.UUID) -> None:
     mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
     for previous in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
         mail.enqueue("email_changed", account_id=account_id, about=previous)
+
+
+def tell_reopened(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: tell the person by mail that the account is open again, and note it."""
+    mail.enqueue("account_reopened", account_id=account_id)
+    audit.note("reopened", account_id, actor="person")
 
 
 def forget_previous_addresses() -> None:

@@ -1,5 +1,6 @@
 """The database: one engine, one write transaction at a time on SQLite, erased bytes overwritten."""
 
+import os
 import shutil
 import threading
 import uuid
@@ -9,21 +10,24 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
 from sqlalchemy import (
+    URL,
     Connection,
     CursorResult,
     DateTime,
     Dialect,
+    Engine,
     Executable,
     Row,
     Table,
     Uuid,
+    create_engine,
     event,
-    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -108,18 +112,30 @@ def init_app(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"hide_parameters": True, **_engine_options(url)}
     db.init_app(app)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            event.listen(db.engine, "connect", _prepare_sqlite)
-            event.listen(db.engine, "begin", _begin_sqlite)
-        else:
-            event.listen(db.engine, "connect", _prepare_postgresql)
-            event.listen(db.engine, "begin", _begin_postgresql)
+        _listen(db.engine)
 
 
-def _engine_options(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
+def engine_for(url: URL) -> Engine:
+    """Return an engine of its own for another database than the app's."""
+    engine = create_engine(url, hide_parameters=True, **_engine_options(url))
+    _listen(engine)
+    return engine
+
+
+def _listen(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", _open_sqlite)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "begin", _begin_postgresql)
+
+
+def _engine_options(url: URL) -> dict[str, Any]:
+    if url.drivername == "sqlite":
         return {"connect_args": {"timeout": SQLITE_BUSY_SECONDS}, "max_overflow": -1}
-    said = make_url(url).query
+    said = url.query
     connection = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in said}
     # A pooled connection may have died with its server; pinging costs less than a lost request.
     return {
@@ -149,6 +165,16 @@ def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql(POSTGRESQL_BEGIN)
+
+
+def _open_sqlite(
+    dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[str], options: dict[str, Any]
+) -> DBAPIConnection:
+    """Open a file that is there: only a migration makes one."""
+    connection: DBAPIConnection = dialect.loaded_dbapi.connect(
+        f"file:{quote(arguments[0])}?mode=rw", **options, uri=True
+    )
+    return connection
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -226,9 +252,12 @@ def insert_unless_taken(table: type[Base] | Table) -> sqlite.Insert | postgresql
 
     PostgreSQL would else write the value into its own log.
     """
-    if db.engine.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+    return insert_into(table).on_conflict_do_nothing()
+
+
+def insert_into(table: type[Base] | Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT in the database's own dialect, which knows what to do about a row that is there already."""
+    return sqlite.insert(table) if db.engine.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def is_locked_out(error: DBAPIError) -> bool:
@@ -238,7 +267,22 @@ def is_locked_out(error: DBAPIError) -> bool:
 
 def has_room() -> bool:
     """Tell whether SQLite's file still has a disk to grow on; of PostgreSQL's disk nothing is known here."""
+    file = _sqlite_file()
+    return file is None or shutil.disk_usage(file.parent).free >= SQLITE_LEAST_FREE_BYTES
+
+
+def is_read_only() -> bool:
+    """Tell whether SQLite's file or folder takes no writes, such as on a read-only file system; nothing is written."""
+    file = _sqlite_file()
+    return file is not None and not all(os.access(path, os.W_OK) for path in (file, file.parent))
+
+
+def _sqlite_file() -> Path | None:
     file = db.engine.url.database
-    if db.engine.dialect.name != "sqlite" or not file:
-        return True
-    return shutil.disk_usage(Path(file).parent).free >= SQLITE_LEAST_FREE_BYTES
+    return Path(file) if file and db.engine.dialect.name == "sqlite" else None
+
+
+def has_file() -> bool:
+    """Tell whether SQLite's file is there; of PostgreSQL only a connection tells."""
+    file = _sqlite_file()
+    return file is None or file.exists()

@@ -76,3 +76,8 @@ def kept(category: Category, purpose: str, retention: str, *args: Any, **options
 def public(purpose: str, *args: Any, **options: Any) -> MappedColumn[Any]:
     """Declare what is about nobody."""
     return _column(Declaration(Category.PUBLIC, purpose, FOR_GOOD, UNTOUCHED), args, options)
+
+
+def internal(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
+    """Declare what the service needs to work, and what is about nobody."""
+    return _column(Declaration(Category.TECHNICAL, purpose, retention, UNTOUCHED), args, options)

@@ -1,20 +1,32 @@
 """Change the address: asked for with the password, confirmed from the new mailbox, taken back from an old one."""
 
 import uuid
+from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select, update
 
-from backend import audit, clock, mail, privacy
-from backend.credentials import OPEN, ask_password_again, is_as, redeem_for, take_address, tell_previous_addresses
+from backend import clock, mail, privacy
+from backend.credentials import (
+    OPEN,
+    ask_password_again,
+    is_as,
+    note_cost,
+    note_proof,
+    redeem_for,
+    take_address,
+    tell_previous_addresses,
+    tell_reopened,
+)
 from backend.db import AnyRow, db, reading, transaction
 from backend.errors import InvalidToken, Unauthenticated
+from backend.hashing import hasher, unusable_hash
 from backend.models import Account, Mail, PreviousAddress, Session
 from backend.sessions import Viewer
 from backend.throttle import throttle
 from backend.tokens import Purpose
 
 
-def request(viewer: Viewer, *, email: str, password: str) -> None:
+def request(viewer: Viewer, *, email: str, password: str, client: str | None) -> None:
     """Have a link mailed to the new address, with which it takes the place of the old one.
 
     Whether another account has the address is not looked up before somebody has proven the mailbox.
@@ -23,8 +35,8 @@ def request(viewer: Viewer, *, email: str, password: str) -> None:
         WrongPassword: the password asked for again is another.
         Unauthenticated: the account was closed or got another password meanwhile.
     """
-    throttle().charge("email-change", account=str(viewer.account.id), address=email.lower())
-    account = ask_password_again(viewer, password)
+    throttle().charge("email-change", account=str(viewer.account.id), address=email)
+    account = ask_password_again(viewer, password, client)
     with transaction() as session:
         if not session.scalar(select(Account.id).where(is_as(account)).with_for_update(read=True)):
             raise Unauthenticated
@@ -49,6 +61,7 @@ def confirm(*, token: str, client: str | None) -> None:
         mine = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
         session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
         _remember(account, new)
+        note_proof(new, client)
         tell_previous_addresses(account.id)
         session.execute(delete(Mail).where(privacy.is_mail_to([account])))
 
@@ -62,20 +75,24 @@ def _remember(account: AnyRow, new: str) -> None:
     returning = mine & PreviousAddress.may_take_back(clock.now()) & (func.lower(PreviousAddress.email) == new.lower())
     since = db.session.scalar(select(func.min(PreviousAddress.changed_at)).where(returning))
     if since:
-        db.session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= since))
+        _give_back(account, since)
     elif account.email.lower() != new.lower():
         row = {"id": uuid.uuid4(), "account_id": account.id, "email": account.email, "changed_at": clock.now()}
         db.session.execute(insert(PreviousAddress).values(row))
 
 
+def _give_back(account: AnyRow, since: datetime) -> None:
+    """Tell the address that is left, without a link: the one before it is the older claim, and ends all later ones."""
+    later = (PreviousAddress.account_id == account.id) & (PreviousAddress.changed_at >= since)
+    db.session.execute(delete(PreviousAddress).where(later))
+    mail.enqueue("email_taken_back", email=account.email, account_id=account.id)
+
+
 def undo(*, token: str, client: str | None) -> None:
-    """Put an old address back, end every session, and have a link for a new password mailed to it.
+    """Put an old address back, end the password and every session, and mail a link for a new password to the address.
 
-    Until that is used, the old password, which whoever changed the address knows, neither changes the address or the
-    password nor closes the account.
-
-    Whoever closed the account meanwhile did so in vain. Addresses that came later lose their right to take it back,
-    those before keep it.
+    The person who changed the address knew the old password, so no password opens the account until the link is used.
+    A closed account opens again. Later addresses lose their right to take the account back; earlier ones keep it.
 
     Raises:
         InvalidToken: the link does not work, or worked before.
@@ -83,21 +100,34 @@ def undo(*, token: str, client: str | None) -> None:
     """
     throttle().charge("token", client=client)
     account, content = redeem_for(Purpose.EMAIL_CHANGE_UNDO, token)
-    mine = PreviousAddress.account_id == account.id
-    with reading() as session:
-        previous = session.execute(
-            select(PreviousAddress.email, PreviousAddress.changed_at).where(
-                mine, PreviousAddress.id == uuid.UUID(content["change"]), PreviousAddress.may_take_back(clock.now())
-            )
-        ).one_or_none()
-    if previous is None:
-        raise InvalidToken
+    previous = _previous_address(account, content["change"])
+    password_hash = unusable_hash(hasher().cost)
+    values = {"password_hash": password_hash, "credentials_id": uuid.uuid4(), **OPEN}
     with transaction() as session:
-        take_address(account, previous.email, credentials_id=uuid.uuid4(), taken_back_at=clock.now(), **OPEN)
-        session.execute(delete(PreviousAddress).where(mine, PreviousAddress.changed_at >= previous.changed_at))
+        take_address(account, previous.email, **values)
+        note_cost(password_hash)
+        _give_back(account, previous.changed_at)
         session.execute(delete(Session).where(Session.account_id == account.id))
+        note_proof(previous.email, client)
         mail.enqueue("password_reset", email=previous.email)
         tell_previous_addresses(account.id)
         session.execute(delete(Mail).where(privacy.is_mail_to([account])))
         if account.closed_at:
-            audit.note("reopened", account.id, actor="person")
+            tell_reopened(account.id)
+
+
+def _previous_address(account: AnyRow, change: str) -> AnyRow:
+    """Return the address that a change replaced, and when.
+
+    Raises:
+        InvalidToken: the address can no longer take the account back.
+    """
+    mine = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change))
+    columns = (PreviousAddress.email, PreviousAddress.changed_at)
+    with reading() as session:
+        previous = session.execute(
+            select(*columns).where(mine, PreviousAddress.may_take_back(clock.now()))
+        ).one_or_none()
+    if previous is None:
+        raise InvalidToken
+    return previous

@@ -12,17 +12,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, String, Update, cast, delete, func, insert, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
-from backend import audit, clock, ledger, mail, receipts, totals
+from backend import audit, clock, ledger, lockout, mail, mailboxes, receipts, totals
 from backend.credentials import lock_address
-from backend.db import AnyRow, db, reading, transaction
+from backend.db import AnyRow, db, lock, reading, transaction
 from backend.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
 from backend.privacy import basis_of, rows_about, tables_about_people
 from backend.remains import leave_remains
 from backend.throttle import throttle
 
 BATCH = 100
+# SQLite takes 32,766 values in a statement, PostgreSQL 65,535.
+MOST_AT_ONCE = 5_000
 # A worker that was killed leaves its batch to the others after this.
 CLAIM = timedelta(seconds=60)
 
@@ -51,7 +54,12 @@ def erase_due() -> int:
         taken = _take(now)
         if not taken:
             return 0
-        append(dict.fromkeys(taken, now))
+        try:
+            append(dict.fromkeys(taken, now))
+        except OSError:
+            with transaction() as session:
+                session.execute(_mark(None).where(Account.id.in_(taken)))
+            raise
     return _erase(Account.id.in_(taken) & Account.erasing_since.is_not(None), now)
 
 
@@ -97,6 +105,8 @@ def _erase(wanted: ColumnElement[bool], now: datetime, *, tell: bool = True) -> 
         if not accounts:
             return 0
         removed = _delete(accounts)
+        lockout.forget(account.email for account in accounts)
+        mailboxes.forget(account.email for account in accounts)
         kept = _count_kept([account.id for account in accounts])
         for account in accounts:
             details = {
@@ -174,45 +184,72 @@ def replay(path: Path | None = None) -> Replayed:
         Impossible: the file is not there, or is no ledger.
     """
     entries = dict(ledger.read(path))
-    ids, erased = list(entries), 0
     if path:
         _copy(entries)
-    for start in range(0, len(ids), BATCH):
-        batch = ids[start : start + BATCH]
-        # What is marked is about to be erased anyway, and to be told.
+    with reading() as session:
+        known = session.scalars(select(_hex(AuditEntry.account_id)).where(AuditEntry.act == "erased"))
+        unknown = entries.keys() - set(known)
+    # What is marked is about to be erased anyway, and to be told.
+    back, erased = _stored(Account.id, unknown, Account.erasing_since.is_(None)), 0
+    for start in range(0, len(back), BATCH):
+        batch = back[start : start + BATCH]
         erased += _erase(Account.id.in_(batch) & Account.erasing_since.is_(None), clock.now(), tell=False)
-        _remember({id_: entries[id_] for id_ in batch})
-        _forget_registrations(batch)
-    return Replayed(len(ids), erased)
+    gone = unknown.difference(id_.hex for id_ in (*back, *_stored(Account.id, unknown)))
+    _remember({id_: datetime.fromisoformat(entries[id_]) for id_ in gone})
+    _forget_registrations(_stored(Mail.id, unknown))
+    return Replayed(len(entries), erased)
 
 
-def _copy(entries: dict[uuid.UUID, datetime]) -> None:
+def _hex(column: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[str]:
+    """Return an id as 32 hexadecimal digits: SQLite stores them so, PostgreSQL adds hyphens."""
+    return func.replace(cast(column, String), "-", "")
+
+
+def _stored(column: InstrumentedAttribute[uuid.UUID], ids: set[str], *where: ColumnElement[bool]) -> list[uuid.UUID]:
+    """Return which of many ids a column holds: the fewer are looked for among the others."""
+    with reading() as session:
+        if (session.scalar(select(func.count()).select_from(column.class_)) or 0) <= len(ids):
+            return [uuid.UUID(id_) for id_ in session.scalars(select(_hex(column)).where(*where)) if id_ in ids]
+        wanted, found = [uuid.UUID(id_) for id_ in ids], list[uuid.UUID]()
+        for start in range(0, len(wanted), MOST_AT_ONCE):
+            part = column.in_(wanted[start : start + MOST_AT_ONCE])
+            found += session.scalars(select(column).where(part, *where))
+    return found
+
+
+def _copy(entries: dict[str, str]) -> None:
     """Write into this instance's ledger what it lacks of another: the next restore asks this one."""
     known = dict(ledger.read())
+    lacking = entries.keys() - known.keys()
     with ledger.opened() as append:
-        append({id_: erased_at for id_, erased_at in entries.items() if id_ not in known})
+        append({uuid.UUID(id_): datetime.fromisoformat(entries[id_]) for id_ in lacking})
 
 
 def _forget_registrations(ids: list[uuid.UUID]) -> None:
     """Delete the mails of registrations that were finished, and erased again, after the backup was made."""
-    with transaction() as session:
-        # An account has the id of the mail with which it began.
-        if session.scalar(select(Mail.id).where(Mail.id.in_(ids)).limit(1)):
-            session.execute(delete(Mail).where(Mail.id.in_(ids)))
+    # An account has the id of the mail with which it began.
+    for start in range(0, len(ids), BATCH):
+        with transaction() as session:
+            session.execute(delete(Mail).where(Mail.id.in_(ids[start : start + BATCH])))
             leave_remains()
 
 
-def _remember(entries: dict[uuid.UUID, datetime]) -> None:
+def _remember(entries: dict[str, datetime]) -> None:
     """Note those erasures that the restored database does not know of."""
-    known = select(AuditEntry.account_id).where(AuditEntry.account_id.in_(entries), AuditEntry.act == "erased")
-    marked = select(Account.id).where(Account.id.in_(entries))
-    with transaction() as session:
-        present = {*session.scalars(known), *session.scalars(marked)}
-        recent = clock.now() - KEEP_RECORDS
-        new = [
-            {"id": uuid.uuid4(), "account_id": id_, "act": "erased", "actor": "service", "at": at,
-             "details": {"requested_at": None, "erased_at": clock.rfc3339(at), "removed": [], "kept": []}}
-            for id_, at in entries.items() if id_ not in present and at > recent
-        ]  # fmt: skip
-        if new:
-            session.execute(insert(AuditEntry), new)
+    recent = clock.now() - KEEP_RECORDS
+    new = {uuid.UUID(id_): at for id_, at in entries.items() if at > recent}
+    every = list(new)
+    for start in range(0, len(every), MOST_AT_ONCE):
+        part = every[start : start + MOST_AT_ONCE]
+        noted = select(AuditEntry.account_id).where(AuditEntry.act == "erased", AuditEntry.account_id.in_(part))
+        with transaction() as session:
+            # Of several servers that start at once, one notes them.
+            lock("replay")
+            known = set(session.scalars(noted))
+            rows = [
+                {"id": uuid.uuid4(), "account_id": id_, "act": "erased", "actor": "service", "at": new[id_],
+                 "details": {"requested_at": None, "erased_at": clock.rfc3339(new[id_]), "removed": [], "kept": []}}
+                for id_ in part if id_ not in known
+            ]  # fmt: skip
+            if rows:
+                session.connection().execute(insert(AuditEntry.metadata.tables[AuditEntry.__tablename__]), rows)

@@ -73,6 +73,13 @@ class InvalidRequest(Problem):
     remedy = "Correct the fields that `errors` points to. Fields that the contract does not name are refused."
 
 
+class WrongHost(InvalidRequest):
+    """The request names no host, or several: RFC 9112 (section 3.2) has a status of its own for it."""
+
+    status = 400
+    explanation = "The request has no header Host, or more than one."
+
+
 class WeakPassword(Problem):
     """The password is refused."""
 

@@ -16,9 +16,10 @@ from backend.errors import FieldError, InvalidRequest, Unauthenticated
 from backend.models import Account, Feedback
 from backend.sessions import Viewer
 from backend.throttle import throttle
+from backend.unicode import LONGEST_DECOMPOSITION, most_marks
 
 MESSAGE_LENGTH = 4000
-# No language has more on a letter (UAX 15, stream-safe text), and to compose them takes the square of their number.
+# No language has more on a letter (UAX 15, stream-safe text).
 MOST_MARKS = 30
 KEY_LENGTH = 255
 TABLE = cast(Table, Feedback.__table__)
@@ -32,26 +33,19 @@ def clean_message(message: str) -> str:
         ValueError: it is empty or too long, has too many accents on a letter, or control characters other than line
             breaks and tabs.
     """
-    if _is_stacked(message):
+    length = f"write 1 to {MESSAGE_LENGTH:,} characters"
+    if len(message) > LONGEST_DECOMPOSITION * MESSAGE_LENGTH:
+        raise ValueError(length)
+    if most_marks(message) > MOST_MARKS:
         msg = f"write text with at most {MOST_MARKS} accents on one letter"
         raise ValueError(msg)
-    message = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
-    if not 1 <= len(message) <= MESSAGE_LENGTH:
-        msg = f"write 1 to {MESSAGE_LENGTH:,} characters"
-        raise ValueError(msg)
-    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in message):
+    composed = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
+    if not 1 <= len(composed) <= MESSAGE_LENGTH:
+        raise ValueError(length)
+    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in composed):
         msg = "write text without control characters other than line breaks and tabs"
         raise ValueError(msg)
-    return message
-
-
-def _is_stacked(text: str) -> bool:
-    marks = 0
-    for character in "" if text.isascii() else text:
-        marks = marks + 1 if unicodedata.combining(character) else 0
-        if marks > MOST_MARKS:
-            return True
-    return False
+    return composed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str 
     """
     account_id = viewer.account.id if viewer else None
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
-    key_sha256 = _digest(account_id, key) if key is not None else None
+    key_sha256 = _digest(account_id, key, message) if key is not None else None
     receipt = Receipt(uuid.uuid4(), clock.now())
     row = {"id": receipt.id, "message": message, "received_at": receipt.received_at, "key_sha256": key_sha256}
     insertion = _insertion(db.engine.dialect.name, signed_in=account_id is not None)
@@ -95,11 +89,13 @@ def _insertion(_dialect: str, *, signed_in: bool) -> UpdateBase:
     return insert_unless_taken(TABLE).from_select([*values, "account_id"], writer)
 
 
-def _digest(account_id: uuid.UUID | None, key: str) -> bytes:
+def _digest(account_id: uuid.UUID | None, key: str, message: str) -> bytes:
+    """Return what a message is known by: of an account by its key, of strangers, who may guess keys, by both."""
     if not (1 <= len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
         rule = f"write an Idempotency-Key of 1 to {KEY_LENGTH} printable ASCII characters, a new one for each message"
         raise InvalidRequest(errors=[FieldError("", rule)])
-    return hashlib.sha256(f"{account_id}\0{key}".encode()).digest()
+    sender = f"{account_id}\0{key}" if account_id else f"{account_id}\0{key}\0{message}"
+    return hashlib.sha256(sender.encode()).digest()
 
 
 def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:

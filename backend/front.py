@@ -156,7 +156,8 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
     """Return a request in the form of PEP 3333."""
     server, _, port = scope.server.rpartition(":")
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope.method,
+        # Methods are case-sensitive (RFC 9110 section 9.1), and the framework takes all for upper case.
+        "REQUEST_METHOD": scope.method if scope.method.isupper() else "_OTHER",
         "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string,

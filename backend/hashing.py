@@ -3,6 +3,8 @@
 import ctypes
 import os
 import secrets
+import signal
+import subprocess
 import sys
 import threading
 from base64 import b64encode
@@ -17,7 +19,7 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError,
 from flask import Flask, current_app
 
 from backend.config import Settings, served_processes, settings
-from backend.errors import Overloaded
+from backend.errors import Impossible, Overloaded
 from backend.meters import meters
 from backend.strength import normalize
 
@@ -30,6 +32,8 @@ RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h).
 MALLOPT = (-1, 2**30), (-3, 2**30)
+
+ONE_HASH = "from argon2 import PasswordHasher; PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('')"
 
 T = TypeVar("T")
 
@@ -123,6 +127,19 @@ class Hasher:
             return False
 
 
+def try_argon2() -> None:
+    """Make a hash in a child process: an instruction that this processor lacks ends the process that meets it.
+
+    Raises:
+        Impossible: Argon2 was built for another processor.
+    """
+    child = subprocess.run([sys.executable, "-c", ONE_HASH], capture_output=True, check=False)  # noqa: S603 - fixed words
+    if child.returncode == -signal.SIGILL:
+        raise Impossible(
+            "Argon2 was built for another processor (SIGILL): remove .venv, and run `make` on this machine"
+        )
+
+
 def keep_memory() -> None:
     """Keep a hash's memory for the next one, where the C library is GNU's: to clear it anew is much of the work."""
     with suppress(OSError, AttributeError):
@@ -141,11 +158,14 @@ def cost_of(encoded: str) -> str:
     return encoded.split("$")[3]
 
 
-@cache
-def _hash_of_nobody(cost: str) -> str:
-    """Write down a hash that no password has, so that an unknown address costs the same work."""
+def unusable_hash(cost: str) -> str:
+    """Return a hash that no password matches; to verify a password against it is the same work as any other."""
     salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
     return f"{HASH_PREFIX}{cost}${salt}${digest}"
+
+
+# What an unknown address is verified against: making one for each request would add work.
+_hash_of_nobody = cache(unusable_hash)
 
 
 def init_app(app: Flask) -> None:

@@ -6,19 +6,21 @@ process would refuse what another had just signed, and a stolen key would stay g
 """
 
 import fcntl
+import hmac
 import logging
 import os
 import secrets
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flask import Flask, current_app
 from pydantic import SecretStr
 
-from backend.config import PREFIX, SettingsError, settings, strong
+from backend.config import PREFIX, SettingsError, make_folder, settings
 from backend.errors import Impossible
+from backend.values import strong
 
 NAME = "secret_key"
 BY_HAND = f"""\
@@ -28,7 +30,8 @@ BY_HAND = f"""\
   2. Put it first: new,old. Restart them all: from then on it signs.
   3. Take out the old one when nothing it signed is needed: links last for 72 hours, but those to unsubscribe, those
      that open a closed account again, and receipts of erasures last as long as their key.
-After a theft do all of it in one: new alone, and restart. What the old one signed is refused from then on."""
+After a theft do all of it in one: new alone, `tiles keys adopt`, and restart. What the old one signed is refused from
+then on."""
 
 Keys = tuple[SecretStr, ...]
 
@@ -40,35 +43,58 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.exists():
-            _make(path)
-        self._last = _read(path)
+        self._last: Keys = ()
 
     def read(self) -> Keys:
         try:
             self._last = _read(self.path)
         except (OSError, ValueError) as error:
+            if not self._last:
+                raise SettingsError(_reason(self.path, error)) from None
             log.error("the key file cannot be read, its last keys go on (%s)", type(error).__name__)  # noqa: TRY400
         return self._last
 
 
+def _reason(path: Path, error: OSError | ValueError) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"{path}: there is no key here yet; `tiles serve` makes one"
+        case OSError():
+            return f"{path}: this process cannot use the key file ({error.strerror})"
+        case _:
+            return f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
+
+
 def init_app(app: Flask) -> None:
-    """Give the app its keys; make one where the settings name none and the instance has none.
+    """Give the app its keys, if it has any yet.
 
     Raises:
         SettingsError: the instance's own file is of no use.
     """
     with app.app_context():
         given = settings()
-    path = given.instance_path / NAME
+    file = None if given.secret_keys else _File(given.instance_path / NAME)
+    if file and file.path.exists():
+        file.read()
+    app.extensions["tiles.keys"] = file
+
+
+def make() -> None:
+    """Make the instance folder, and in it a key, where they are missing and the settings name no key.
+
+    Raises:
+        SettingsError: this process cannot make them.
+    """
+    make_folder(settings().instance_path)
+    file = _file()
+    if file is None:
+        return
     try:
-        app.extensions["tiles.keys"] = None if given.secret_keys else _File(path)
+        if not file.path.exists():
+            _make(file.path)
     except OSError as error:
-        msg = f"{PREFIX}INSTANCE_PATH: name a folder that this process may write to ({path}: {error.strerror})"
-        raise SettingsError(msg) from None
-    except ValueError:
-        msg = f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
-        raise SettingsError(msg) from None
+        raise SettingsError(_reason(file.path, error)) from None
+    file.read()
 
 
 def _file() -> _File | None:
@@ -77,13 +103,38 @@ def _file() -> _File | None:
 
 
 def in_use() -> Keys:
-    """Return the keys, the newest first: it signs, and all of them verify."""
+    """Return the keys, the newest first: it signs, and all of them verify.
+
+    Raises:
+        SettingsError: this instance has no key yet.
+    """
     file = _file()
     return file.read() if file else settings().secret_keys
 
 
-def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
-    """Sign with a new key from now on; return the older ones that still verify: all but those that are to leave.
+def digests(purpose: str) -> Callable[..., bytes]:
+    """Return what makes digests of texts for one purpose: without the newest key nobody can find a text by trying."""
+    key = hmac.digest(in_use()[0].get_secret_value().encode(), purpose.encode(), "sha256")
+    return lambda *texts: hmac.digest(key, "\0".join(texts).encode(), "sha256")
+
+
+def exist() -> bool:
+    """Tell whether there is a key: the settings name one, or the instance has its file."""
+    file = _file()
+    return file is None or file.path.exists()
+
+
+def place() -> str:
+    """Return where the keys are: the path of the file, or the setting."""
+    file = _file()
+    return str(file.path) if file else f"{PREFIX}SECRET_KEYS"
+
+
+def rotate(leaving: Collection[SecretStr] = (), first: SecretStr | None = None) -> Keys:
+    """Sign with another key from now on: `first`, or one that is made.
+
+    Returns:
+        The older ones that still verify: all but those that are to leave.
 
     Raises:
         Impossible: the settings name the keys, or the file is not to be read or written.
@@ -95,7 +146,7 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
         path = file.path.resolve()  # another file may stand for it
         with _locked(path):
             kept = tuple(key for key in _read(path) if key not in leaving)
-            _replace(path, (_new(), *kept))
+            _replace(path, (first or new(), *kept))
     except OSError as error:
         msg = f"{file.path}: cannot be written ({error.strerror}); mend that, and run this once more"
         raise Impossible(msg) from None
@@ -104,7 +155,8 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
     return kept
 
 
-def _new() -> SecretStr:
+def new() -> SecretStr:
+    """Return a new key."""
     return SecretStr(secrets.token_urlsafe(32))
 
 
@@ -131,7 +183,7 @@ def _make(path: Path) -> None:
     """Make the file whole or not at all, so that of several starting processes all read the same key."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        _write(draft, [_new()])
+        _write(draft, [new()])
         os.link(draft, path)
         _sync_folder(path)
     except FileExistsError:

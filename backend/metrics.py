@@ -34,10 +34,13 @@ def _stored() -> Iterator[Metric]:
         mails.add_metric([state], number)
     yield mails
     yield GaugeMetricFamily(
+        "tiles_mails_blocked", "Mails that wait for the operator, as none leaves", sum(mail.blocked().values())
+    )
+    yield GaugeMetricFamily(
         "tiles_mail_queue_oldest_seconds", "Age of the oldest mail that was never tried", value=queue.oldest_seconds
     )
     tried = CounterMetricFamily("tiles_mails", "What became of mails that were tried", labels=["outcome"])
-    for outcome in ("sent", "put_off", "given_up", "to_nobody"):
+    for outcome in ("sent", "put_off", "given_up", "to_nobody", "over_limit"):
         tried.add_metric([outcome], done.get(f"mails_{outcome}", 0))
     yield tried
     erasures = GaugeMetricFamily("tiles_erasures_waiting", "Accounts that are to be erased", labels=["state"])

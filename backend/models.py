@@ -22,11 +22,12 @@ from sqlalchemy import (
     Uuid,
     func,
     select,
+    text,
 )
 from sqlalchemy.orm import Mapped
 
 from backend.db import Base
-from backend.declarations import Category, kept, personal, pseudonymous, public, secret, technical
+from backend.declarations import Category, internal, kept, personal, pseudonymous, public, secret, technical
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
@@ -45,6 +46,8 @@ CHANGE = f"{UNDO // timedelta(hours=1)} hours"
 HOLD = "until the hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"
 GUESSING = "with it the password could be guessed"
+BLOCKED, CLAIMED = "blocked_at IS NOT NULL", "claim IS NOT NULL"
+KEY = "until the key is not used any more"
 FOLLOWING = "with it somebody could pass for the person"
 
 
@@ -58,10 +61,6 @@ class Account(Base):
     email: Mapped[str] = personal("Signing in and resetting the password", LIFE, String(EMAIL_LENGTH))
     password_hash: Mapped[str] = secret(
         Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
-    )
-    taken_back_at: Mapped[datetime | None] = personal(
-        "When an old address took the account back: until a new password is chosen, the old one opens it for reading",
-        LIFE,
     )
     credentials_id: Mapped[uuid.UUID] = secret(
         Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
@@ -97,27 +96,14 @@ class Account(Base):
     __table_args__ = ({"info": {"purpose": "One row for each person with an account"}},)
 
 
-Index(
-    "accounts_open_email",
-    func.lower(Account.email),
-    unique=True,
-    sqlite_where=Account.closed_at.is_(None),
-    postgresql_where=Account.closed_at.is_(None),
-)
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    return {"sqlite_where": condition, "postgresql_where": condition}
 
 
-Index(
-    "accounts_closed_email",
-    func.lower(Account.email),
-    sqlite_where=Account.closed_at.is_not(None),
-    postgresql_where=Account.closed_at.is_not(None),
-)
-Index(
-    "accounts_erase_after",
-    Account.erase_after,
-    sqlite_where=Account.erase_after.is_not(None),
-    postgresql_where=Account.erase_after.is_not(None),
-)
+_LOWER = func.lower(Account.email)
+Index("accounts_open_email", _LOWER, unique=True, **_where(Account.closed_at.is_(None)))
+Index("accounts_closed_email", _LOWER, **_where(Account.closed_at.is_not(None)))
+Index("accounts_erase_after", Account.erase_after, **_where(Account.erase_after.is_not(None)))
 
 
 def with_hold(erase_after: datetime | None, held_until: datetime | None) -> datetime | None:
@@ -133,6 +119,17 @@ class PasswordCost(Base):
     cost: Mapped[str] = public("The parameters, as hashes name them", String(60), primary_key=True)
 
     __table_args__ = ({"info": {"purpose": "One row for each cost of password hashes that is in use"}},)
+
+
+class KeyDigest(Base):
+    """A key that signs for this database. A machine that has none of them is told so at its start."""
+
+    __tablename__ = "key_digests"
+
+    digest: Mapped[str] = internal("Recognises the key without holding it", KEY, String(64), primary_key=True)
+    first_seen: Mapped[date] = internal("When the service began to sign with it", KEY)
+
+    __table_args__ = ({"info": {"purpose": "One row for each key that signs links and receipts"}},)
 
 
 class Total(Base):
@@ -199,11 +196,12 @@ class Policy(Base):
     sha256: Mapped[str] = public("Shows that the text is the one that was announced", String(64))
     text: Mapped[str] = public("What it says", Text)
     published_at: Mapped[datetime] = public("When it was published")
+    withdrawn_at: Mapped[datetime | None] = public("When it was withdrawn, before it was in force")
 
     @classmethod
     def in_force_on(cls, day: date | BindParameter[date]) -> ScalarSelect[str]:
         """Return the version that is in force on a day: of those begun, the one that began last."""
-        begun = select(cls.version).where(cls.effective_on <= day)
+        begun = select(cls.version).where(cls.effective_on <= day, cls.withdrawn_at.is_(None))
         return begun.order_by(cls.effective_on.desc(), cls.published_at.desc()).limit(1).scalar_subquery()
 
     __table_args__ = ({"info": {"purpose": "One row for each version of the privacy policy"}},)
@@ -282,11 +280,15 @@ class Mail(Base):
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
     claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)
     attempts: Mapped[int] = technical("How often it was tried", HANDOVER, default=0)
+    counted_on: Mapped[date | None] = technical("When it was counted for its mailbox", HANDOVER)
     failure: Mapped[str | None] = technical("Why the last try failed: a code, no text", HANDOVER, String(40))
+    blocked_at: Mapped[datetime | None] = technical("Since when it waits for the operator", HANDOVER)
     abandoned_at: Mapped[datetime | None] = technical("When it was given up", HANDOVER)
 
     __table_args__ = (
         Index("mails_due", "abandoned_at", "due_at"),
+        Index("mails_blocked", "blocked_at", sqlite_where=text(BLOCKED), postgresql_where=text(BLOCKED)),
+        Index("mails_claim", "claim", sqlite_where=text(CLAIMED), postgresql_where=text(CLAIMED)),
         {"info": {"purpose": "One row for each mail that still has to be sent"}},
     )
 

@@ -153,6 +153,8 @@ class Operations:
 def _view(operation: Operation, function: Callable[..., Answered]) -> Callable[..., Response]:
     @wraps(function)
     def view(**arguments: Any) -> Response:
+        if operation.body:
+            web.charge_request()
         if operation.session != "none":
             arguments["viewer"] = web.viewer() if operation.session == "required" else web.viewer_if_any()
         if operation.body:

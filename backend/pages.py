@@ -4,11 +4,13 @@ They use no cookie and need no JavaScript. GET shows, POST acts, so a mail scann
 mail is answered elsewhere than the mail's link leads: else a link that is opened over the answer would load nothing.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, Response, redirect, render_template, request
+from flask import Blueprint, Response, current_app, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from backend import accounts, clock, closing, email_change, forms, passwords, policy, web
 from backend.api import operations
@@ -43,6 +45,7 @@ def _read_forms_of_our_own() -> None:
     """Keep a foreign page from having its visitors ask for mails, each under a limit of their own."""
     if request.method != "POST":
         return
+    web.charge_request()
     # A mail program on the web unsubscribes from its own page (RFC 8058); the token in the path is its permission.
     elsewhere = request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
     foreign = elsewhere and request.endpoint != "pages.confirm_unsubscribe"
@@ -94,7 +97,7 @@ def request_password_reset() -> ResponseReturnValue:
         # The same whether or not there is an account.
         return forms.message(
             "Look into your mailbox",
-            "If there is an account with this address, a mail with a link is on its way. The link works for one hour.",
+            "If there is an account with this address, a mail with a link is on its way. The link works for 24 hours.",
             NOTHING_CAME,
             step=(2, "your mailbox"),
         )
@@ -251,9 +254,8 @@ def privacy() -> str:
     except web.DATABASE_AWAY:
         # What is stored can be said without the store.
         in_force, upcoming, unknown = None, [], True
-    return render_template(
-        "privacy.html", inventory=inventory(), policy=in_force, upcoming=upcoming, policy_unknown=unknown
-    )
+    stored = Markup(_rendered_once("_inventory.html", lambda: {"inventory": inventory()}))  # noqa: S704 - rendered here
+    return render_template("privacy.html", inventory=stored, policy=in_force, upcoming=upcoming, policy_unknown=unknown)
 
 
 @door.get("/problems")
@@ -275,7 +277,15 @@ def problem(code: str) -> str:
 @door.get("/docs")
 def docs() -> str:
     """Show the API's documentation, drawn from its OpenAPI document."""
-    return render_template("docs.html", api=operations.document)
+    return _rendered_once("docs.html", lambda: {"api": operations.document})
+
+
+def _rendered_once(template: str, context: Callable[[], dict[str, Any]]) -> str:
+    """Return what is the same for everybody: it takes long to render, and anybody may ask for it."""
+    rendered: dict[str, str] = current_app.extensions.setdefault("tiles.pages", {})
+    if template not in rendered:
+        rendered[template] = render_template(template, **context())
+    return rendered[template]
 
 
 @door.app_template_filter("resolve")

@@ -4,12 +4,13 @@ import uuid
 
 from sqlalchemy import delete, update
 
-from backend import mail
+from backend import mail, mailboxes
 from backend.credentials import (
     ask_password_again,
     is_as,
     new_password_hash,
     note_cost,
+    note_proof,
     redeem_for,
     tell_previous_addresses,
 )
@@ -26,7 +27,7 @@ def request_reset(*, email: str, client: str | None) -> None:
 
     Whether it has one is looked up when the mail is sent, not here.
     """
-    throttle().charge("password-reset", client=client, address=email.lower())
+    throttle().charge("password-reset", client=client, address=email)
     mail.accept("password_reset", email=email)
 
 
@@ -44,24 +45,24 @@ def reset(*, token: str, password: str, client: str | None) -> None:
         if not _replace_password(account, password_hash):
             raise InvalidToken
         session.execute(delete(Session).where(Session.account_id == account.id))
-    address = account.email.lower()
-    throttle().clear("sign-in", address=address)
-    throttle().clear("sign-in-failures", address=address)
+        note_proof(account.email, client)
+    throttle().clear("sign-in", client=client, address=account.email)
 
 
-def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
+def change(viewer: Viewer, *, current_password: str, new_password: str, client: str | None) -> None:
     """Replace the password of somebody who knows it; every other session and every mailed link ends.
 
     Raises:
         WrongPassword: the current one is another.
         WeakPassword: the new one is easy to guess.
     """
-    account = ask_password_again(viewer, current_password)
+    account = ask_password_again(viewer, current_password, client)
     password_hash = new_password_hash(new_password, name=account.name, email=account.email, pointer="/new_password")
     with transaction() as session:
         credentials_id = _replace_password(account, password_hash)
         if not credentials_id:
             raise Unauthenticated
+        mailboxes.give_back(account.email)
         mine = Session.id == viewer.session_id
         session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
         session.execute(delete(Session).where(Session.account_id == account.id, ~mine))
@@ -70,12 +71,8 @@ def change(viewer: Viewer, *, current_password: str, new_password: str) -> None:
 def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     """Replace the password of an account as it was read, and tell; None when it has changed since, by whatever."""
     credentials_id = uuid.uuid4()
-    replaced = changed(
-        update(Account)
-        .where(is_as(account))
-        .values(password_hash=password_hash, credentials_id=credentials_id, taken_back_at=None)
-    )
-    if not replaced:
+    values = {"password_hash": password_hash, "credentials_id": credentials_id}
+    if not changed(update(Account).where(is_as(account)).values(**values)):
         return None
     note_cost(password_hash)
     mail.enqueue("password_changed", account_id=account.id)

@@ -16,7 +16,8 @@ from email_validator import EmailNotValidError, validate_email
 from backend import keys, ledger
 from backend.config import LOOPBACK_HOSTS, PREFIX, settings
 from backend.db import db
-from backend.hashing import hasher
+from backend.errors import Impossible
+from backend.hashing import hasher, try_argon2
 from backend.transport import MAILBOX
 
 SLOW_HASH_SECONDS = 1.0
@@ -118,6 +119,9 @@ def disk() -> Iterator[Finding]:
     for folder in {settings().instance_path, *([sqlite_file().parent] if is_sqlite() else ())}:
         if not folder.exists():
             continue
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            yield Finding("disk-read-only", "error", f"the file system of {folder} is mounted read-only",
+                          "see the kernel's log for a fault of the disk, and mount it for writing again")  # fmt: skip
         usage = shutil.disk_usage(folder)
         if usage.free < size + LEAST_FREE_BYTES or usage.free < usage.total * LEAST_FREE_SHARE:
             enough = usage.free >= size + LEAST_FREE_BYTES
@@ -132,6 +136,12 @@ def passwords() -> Iterator[Finding]:
     if not any(memory >= least and passes >= enough for least, enough in ARGON2_FLOOR.items()):
         yield Finding("argon2-weak", "error", "stolen hashes are too cheap to guess: OWASP asks for more",
                       "leave TILES_ARGON2_MEMORY_KIB and TILES_ARGON2_TIME_COST at their defaults")  # fmt: skip
+    try:
+        try_argon2()
+    except Impossible as error:
+        what, _, todo = str(error).partition(": ")
+        yield Finding("argon2-processor", "error", what, todo)
+        return
     begun = time.monotonic()
     hasher().hash("nobody's password")
     seconds = time.monotonic() - begun

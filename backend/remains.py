@@ -123,6 +123,8 @@ def rewrite(tables: Iterable[Table]) -> Iterator[str]:
     try:
         alone = compact()
     except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorname", None) == "SQLITE_CANTOPEN":
+            raise
         msg = "the database cannot be written anew: it is locked, or there is no space for a second copy; try again"
         raise Impossible(f"{msg} ({getattr(error.orig, 'sqlite_errorname', None)})") from None
     if not alone:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, String, column, inspect, select, table, text
 from sqlalchemy.exc import OperationalError
 
+from backend.config import settings
 from backend.db import db, is_locked_out, writing
 from backend.errors import Impossible
 
@@ -35,22 +36,25 @@ def _version(connection: Connection) -> str | None:
     return connection.scalar(select(VERSION.c.version_num))
 
 
-def upgrade() -> tuple[str | None, str | None]:
+def upgrade(engine: Engine | None = None) -> tuple[str | None, str | None]:
     """Bring the schema to this release's version, once, however many processes try at the same time.
 
-    The schema of a later release is left as it is. On PostgreSQL nothing that is used by others is waited for longer
-    than they can wait: it is tried again.
+    It is the schema of the app's database, where no other is given. That of a later release is left as it is. On
+    PostgreSQL nothing that is used by others is waited for longer than they can wait: it is tried again.
 
     Returns:
         The version before and the version after.
 
     Raises:
-        Impossible: a table could not be had for a minute.
+        Impossible: a table could not be had for a minute, or SQLite's file cannot be made.
     """
+    engine = engine or db.engine
+    if engine is db.engine:
+        _make_file()
     for pause in (0, *MIGRATION_PAUSES):
         time.sleep(pause)
         try:
-            return _upgrade()
+            return _upgrade(engine)
         except OperationalError as error:
             if not is_locked_out(error):
                 raise
@@ -61,8 +65,19 @@ def upgrade() -> tuple[str | None, str | None]:
     )
 
 
-def _upgrade() -> tuple[str | None, str | None]:
-    with _migration_connection(db.engine) as connection:
+def _make_file() -> None:
+    if db.engine.dialect.name != "sqlite":
+        return
+    file = Path(str(db.engine.url.database))
+    try:
+        file.touch(0o600)
+    except OSError as error:
+        place = settings().database_place
+        raise Impossible(f"{place}: the database cannot be made or written ({error.strerror})") from None
+
+
+def _upgrade(engine: Engine) -> tuple[str | None, str | None]:
+    with _migration_connection(engine) as connection:
         before = _version(connection)
         if _is_at_least(before, versions()[-1]):
             return before, before
@@ -76,7 +91,7 @@ def _migrate(connection: Connection) -> None:
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

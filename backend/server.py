@@ -1,12 +1,13 @@
-"""What each process of `tiles serve` runs: the application behind its front, and the worker beside it."""
+"""What the processes of `tiles serve` run: the application behind its front, and the worker."""
 
 import gc
-import logging
 import os
 import resource
-from multiprocessing.util import Finalize
+from functools import partial
+from signal import SIG_DFL, SIG_IGN, SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
 from typing import Any
 
+from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -20,13 +21,14 @@ from backend.front import Front
 from backend.hashing import keep_memory
 from backend.logs import configure
 from backend.outbox import Outbox
+from backend.supervisor import end_with_parent, on_finish, supervise
 
 GRACE_SECONDS = 20
-# What strangers may hold of a process at most: connections, each with one request's headers and body.
+# The most that one process holds of strangers: connections, each with one request's headers and body.
 CONNECTIONS = 8192
 HEADER_BYTES = 16 * 1024
 BACKLOG = 4096
-# Objects that are new and not gone, before somebody looks which of them only know each other: a few milliseconds' work.
+# How many new objects are left before Python looks for circles among them, which takes a few milliseconds.
 GARBAGE = 20_000
 
 
@@ -35,33 +37,43 @@ def http_server(target: str, address: str, port: int, workers: int, **others: An
     return MPServer(
         target, address, port, workers=workers, http=HTTPModes.http1, websockets=False, backlog=BACKLOG,
         backpressure=CONNECTIONS, http1_settings=HTTP1Settings(max_buffer_size=HEADER_BYTES), log_level=LogLevels.error,
-        respawn_failed_workers=True, workers_kill_timeout=GRACE_SECONDS, **others,
+        # Its own handler would wait for whoever reads standard output.
+        log_dictconfig={"handlers": {}, "loggers": {"_granian": {}}}, workers_kill_timeout=GRACE_SECONDS, **others,
     )  # fmt: skip
 
 
-def run(address: str, port: int, workers: int) -> None:
+def run(app: Flask, address: str, port: int, processes: int) -> None:
     """Serve until told to stop, in processes that are made from this one, and so share the memory of what is loaded."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     # What is never freed is not looked at either, and so stays shared.
     gc.collect()
     gc.freeze()
-    http_server(f"{__name__}:application", address, port, workers, interface=Interfaces.RSGI, factory=True).serve()
+    servers = {f"server-{number}": partial(_serve, address, port) for number in range(1, processes + 1)}
+    # The HTTP server is given a little longer to end than it gives its own process.
+    supervise(servers | {"worker": partial(worker.work_beside, app)}, GRACE_SECONDS + 1)
+
+
+def _serve(address: str, port: int) -> None:
+    """Run one process of the HTTP server, and end with it: several of its own would end after two deaths of one."""
+    server = http_server(f"{__name__}:application", address, port, 1, interface=Interfaces.RSGI, factory=True)
+    # Set last, for the server itself would start anew on SIGHUP.
+    server.on_startup(lambda: on_finish(server.signal_handler_interrupt))
+    server.serve()
 
 
 def application() -> Front:
-    """Make the application for the HTTP server and start the worker beside it."""
+    """Make the application for the HTTP server."""
+    # Until the HTTP server sets its own handlers, for the first two only.
+    for number, action in ((SIGTERM, SIG_DFL), (SIGINT, SIG_DFL), (SIGHUP, SIG_IGN), (SIGQUIT, SIG_IGN)):
+        signal(number, action)
+    end_with_parent()
     # Requests leave little in circles, and to look for them after each few costs a fifth of the time.
     gc.set_threshold(GARBAGE)
     keep_memory()
     os.umask(OWNER_ONLY)
     configure()
     app = create_app()
-    # The HTTP server forks its processes by multiprocessing, which runs its own finalizers and no others: the worker
-    # ends first, then what is left of the log is written.
-    Finalize(None, logging.shutdown, exitpriority=0)
-    Finalize(None, worker.fork(app), exitpriority=1)
-    worker.watch_parent()
     with app.app_context():
         # A request in the event loop would wait for a database or for limits at the other end of a network.
         outbox = Outbox(db.engine) if db.engine.dialect.name == "sqlite" and settings().redis_url is None else None

@@ -57,7 +57,6 @@ _COLUMNS = (
     Account.closed_at,
     Account.password_hash,
     Account.credentials_id,
-    Account.taken_back_at,
 )
 
 

@@ -19,6 +19,8 @@ from functools import cache
 from importlib import resources
 from itertools import groupby, pairwise
 
+from backend.unicode import normalized
+
 MAXIMUM = 256
 """The most code points that a password may have, after NFKC (ASVS 5.0, 6.2.9 asks for 64 or more)."""
 
@@ -40,7 +42,6 @@ _SEQUENCE = (
     "use words that do not belong together."
 )
 
-_LONGEST_DECOMPOSITION = 4  # of a character that NFKC composes, such as U+1F84
 _DISTINCT = 5
 _NEXT, _PREVIOUS, _RIGHT, _LEFT = 1, -1, 2, -2
 
@@ -69,7 +70,7 @@ def clean_password(password: str) -> str:
     Raises:
         ValueError: it is empty or too long.
     """
-    if not 1 <= len(password) <= MAXIMUM * _LONGEST_DECOMPOSITION or len(normalize(password)) > MAXIMUM:
+    if not normalized("NFKC", password, MAXIMUM):
         raise ValueError(f"write a password of 1 to {MAXIMUM} characters")
     return password
 
@@ -77,7 +78,7 @@ def clean_password(password: str) -> str:
 def normalize(password: str) -> str:
     """Return the form that is counted, judged and hashed: NFKC, and nothing else (NIST SP 800-63B-4, 3.1.1.2).
 
-    The time grows with the square of a run of combining marks: bound the length first, as `weaknesses` does.
+    The time grows with the square of a run of combining marks: bound it first, as `clean_password` does.
     """
     return unicodedata.normalize("NFKC", password)
 
@@ -91,7 +92,8 @@ def weaknesses(password: str, *, minimum: int, name: str | None, email: str) -> 
     Sources: NIST SP 800-63B-4, 3.1.1.2 (length, blocklist, context, reasons); ASVS 5.0, 6.2.1, 6.2.4, 6.2.5, 6.2.11
     and 6.2.12.
     """
-    if len(password) > _LONGEST_DECOMPOSITION * MAXIMUM or len(text := normalize(password)) > MAXIMUM:
+    text = normalized("NFKC", password, MAXIMUM)
+    if text is None:
         return [_TOO_LONG]
     plain = _plain(text)
     bare = _bare(plain)

@@ -2,44 +2,44 @@
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import math
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 
 from flask import Flask, current_app
 from limits import RateLimitItem, parse_many
 from limits.storage import RedisStorage, Storage
 from limits.strategies import FixedWindowRateLimiter
 
+from backend.clients import mailbox, networks
 from backend.config import SettingsError, settings
 from backend.errors import TooManyRequests
 
 LIMITS = {
+    # Before a body is read: more than any app sends, and less than keeps a processor.
+    "request/client": "600/5 minutes",
     "sign-in/client": "50/5 minutes",
-    "sign-in/address": "10/5 minutes",
-    "sign-in/service": "1000/5 minutes",
-    "sign-in-failures/address": "100/30 days",
+    "sign-in/address+client": "10/5 minutes",
+    # More than a thousand clients may send together, so that they do not shut it for everybody.
+    "sign-in/service": "100000/5 minutes",
     "registration/client": "20/hour",
-    "registration/address": "3/hour; 5/day",
+    "registration/address+client": "3/hour; 5/day",
     "password-reset/client": "20/hour",
-    "password-reset/address": "3/hour; 5/day",
+    "password-reset/address+client": "3/hour; 5/day",
     "erasure-request/client": "20/hour",
-    "erasure-request/address": "3/hour; 5/day",
+    "erasure-request/address+client": "3/hour; 5/day",
     "email-change/account": "10/hour",
     "email-change/address": "5/hour",
-    "token/client": "60/hour",
+    "token/client": "120/hour",
     "password/account": "10/5 minutes",
     "feedback/client": "10/hour",
     "feedback/account": "10/hour",
 }
 OFF = "off"
-IPV6_CLIENT_PREFIX = 64
+NETWORK_SIZES = (1, 2, 4)
 REDIS_SECONDS = 1
 ALONE_SECONDS = 10.0
 MOST_KEYS = 100_000
@@ -156,6 +156,17 @@ class _Counter:
 
 
 _Action = Callable[[_Counter, RateLimitItem, str, str], int]
+# The kind of limit, what is counted, and how many times the limit's amount it may have.
+_Subject = tuple[str, str, int]
+
+
+def _of_client(client: str | None, address: str | None) -> Iterator[_Subject]:
+    around = networks(client) if client else []
+    for network, times in around:
+        yield "client", network, times
+    if address:
+        for network, times in around:
+            yield "address+client", f"{mailbox(address)}\0{network}", times
 
 
 class Throttle:
@@ -163,38 +174,45 @@ class Throttle:
 
     def __init__(self, limits: dict[str, list[RateLimitItem]], redis_url: str | None) -> None:
         """Count in Redis when there is a URL; for a while after it failed, count in this process."""
-        self._limits = limits
+        self._limits = {
+            (name, times): [type(item)(item.amount * times, item.multiples) for item in items]
+            for name, items in limits.items()
+            for times in NETWORK_SIZES
+        }
         self._own = _Counter(_WindowStorage())
         self._shared = _Counter(_redis(redis_url)) if redis_url else self._own
         self._alone_until = 0.0
 
-    def charge(self, scope: str, **subjects: str | None) -> None:
+    def charge(
+        self,
+        scope: str,
+        *,
+        client: str | None = None,
+        address: str | None = None,
+        account: str | None = None,
+        service: str | None = None,
+    ) -> None:
         """Charge one to each subject's limit in a scope, the narrowest culprit first.
 
         Raises:
             TooManyRequests: a limit is reached; what comes after it in the order is not charged.
         """
-        self._apply(_Counter.hit, scope, subjects)
+        around = list(_of_client(client, address))
+        # A network that is refused leaves no trace of the many clients that it may name, and a client none in it.
+        self._apply(_Counter.test, scope, (subject for subject in around if subject[2] > 1))
+        self._apply(_Counter.hit, scope, around)
+        whole = {"account": account, "address": mailbox(address) if address else None, "service": service}
+        self._apply(_Counter.hit, scope, ((kind, subject, 1) for kind, subject in whole.items() if subject))
 
-    def check(self, scope: str, **subjects: str | None) -> None:
-        """Charge nothing, and refuse where a limit is reached.
+    def clear(self, scope: str, *, client: str | None, address: str) -> None:
+        """Forget what was charged to a client for an address."""
+        of_both = (subject for subject in _of_client(client, address) if subject[0] == "address+client")
+        self._apply(_Counter.clear, scope, of_both)
 
-        Raises:
-            TooManyRequests: it is.
-        """
-        self._apply(_Counter.test, scope, subjects)
-
-    def clear(self, scope: str, **subjects: str | None) -> None:
-        """Forget what was charged."""
-        self._apply(_Counter.clear, scope, subjects)
-
-    def _apply(self, action: _Action, scope: str, subjects: dict[str, str | None]) -> None:
-        for kind in ("client", "account", "address", "service"):
-            subject = subjects.get(kind)
-            if subject is None:
-                continue
+    def _apply(self, action: _Action, scope: str, subjects: Iterable[_Subject]) -> None:
+        for kind, subject, times in subjects:
             name = f"{scope}/{kind}"
-            for item in self._limits.get(name, ()):
+            for item in self._limits.get((name, times), ()):
                 if wait := self._count(action, item, name, subject):
                     raise TooManyRequests(retry_after=wait)
 
@@ -239,29 +257,6 @@ def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
     if not limits or any(item.amount < 1 for items in limits.values() for item in items):
         raise SettingsError("TILES_RATE_LIMITS: write a limit as 10/5 minutes, of 1 or more; several, divided by ;")
     return limits
-
-
-def client_key(address: str | None) -> str:
-    """Return what stands for a client: its IPv4 address, or the network that one IPv6 customer is given.
-
-    Some proxies add the port, and some write nonsense: all who come with that share one limit.
-    """
-    text = (address or "").strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    with suppress(OSError, ValueError):
-        # As most are; the library below takes twenty times as long.
-        socket.inet_pton(socket.AF_INET, text)
-        return text
-    try:
-        ip = ipaddress.IPv6Address(text)
-    except ValueError:
-        return "unknown"
-    if ip.ipv4_mapped:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(ip), IPV6_CLIENT_PREFIX), strict=False))
 
 
 def init_app(app: Flask) -> None:

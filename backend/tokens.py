@@ -35,15 +35,17 @@ class Purpose(StrEnum):
     RECEIPT = "erasure-receipt"
 
 
-# A registration waits for a person to find the mail, and proves a mailbox only; a reset opens an account. What is not
-# named here has no end of its own: it ends with the state it is bound to, or not at all.
+# A mailed code may be good for 24 hours at most (NIST SP 800-63B-4, section 4.2.1.2). What is not named here has no end
+# of its own: it ends with the state it is bound to, or not at all.
 LIFETIMES = {
     Purpose.REGISTRATION: timedelta(hours=24),
-    Purpose.PASSWORD_RESET: timedelta(hours=1),
+    Purpose.PASSWORD_RESET: timedelta(hours=24),
     Purpose.EMAIL_CHANGE: timedelta(hours=1),
     Purpose.EMAIL_CHANGE_UNDO: UNDO,
     Purpose.ERASURE: timedelta(hours=24),
 }
+# Clocks of machines differ: a token may come from one that is ahead of this one.
+LEEWAY = timedelta(minutes=5)
 
 
 class _OfAccount(BaseModel):
@@ -119,10 +121,13 @@ def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
     if not SPELLING.fullmatch(token):
         raise InvalidToken
     try:
-        content = _serializer(purpose).loads(token, max_age=int(lifetime.total_seconds()) if lifetime else None)
+        content, issued_at = _serializer(purpose).loads(token, return_timestamp=True)
         CONTENTS.get(purpose, _Bound).model_validate(content)
     except (BadData, UnicodeError, ValidationError):
         raise InvalidToken from None
+    # A signature has whole seconds.
+    if lifetime and not -LEEWAY <= clock.now().replace(microsecond=0) - issued_at <= lifetime:
+        raise InvalidToken
     return dict(content)
 
 

@@ -3,20 +3,18 @@
 from typing import Literal
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from backend.db import db, reading
+from backend.db import db, insert_into, reading
 from backend.models import Total
 
-Event = Literal["mails_sent", "mails_put_off", "mails_given_up", "mails_to_nobody", "erasures"]
+Event = Literal["mails_sent", "mails_put_off", "mails_given_up", "mails_to_nobody", "mails_over_limit", "erasures"]
 
 
 def add(event: Event, number: int) -> None:
     """Count some more, in the caller's transaction and at its end: others wait for the row until it commits."""
     if not number:
         return
-    insert = sqlite.insert if db.engine.dialect.name == "sqlite" else postgresql.insert
-    counted = insert(Total).values(event=event, value=number)
+    counted = insert_into(Total).values(event=event, value=number)
     db.session.execute(
         counted.on_conflict_do_update(index_elements=[Total.event], set_={"value": Total.value + number})
     )

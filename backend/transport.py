@@ -5,26 +5,53 @@ Flask-Mail alone opens STARTTLS and SMTPS without verifying the certificate and 
 
 import quopri
 import secrets
-import smtplib
 import ssl
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email import policy
-from email.utils import formatdate, parseaddr
+from email.header import Header
+from email.utils import formataddr, formatdate, parseaddr
 from functools import cache, cached_property
 from mailbox import Maildir
 
-import click
 import flask_mail
 from flask import Flask, current_app
 
 from backend.config import settings
+from backend.logs import say
+from backend.smtp import Interrupted, Refused, SecureSession, Session, code_of
 
-# Content filters think for some seconds before they take a mail; a slower server is sent the mail twice.
-SMTP_SECONDS = 20.0
 MAILBOX = "mailbox"
+SAID = "tiles.mail.said"
 LINE_LENGTH = 76
+LONGEST_PLAIN_NAME = 60
+WHOLE = {"List-Unsubscribe", "To", "Message-ID"}
+TEMPORARY_CODES = ("connection", "timeout", "disconnected", "smtp-4", "smtp--")
+
+TROUBLES = {
+    "certificate": (
+        "its certificate is not trusted",
+        "set TILES_MAIL_SERVER to a name in the certificate, or SSL_CERT_FILE to its authority",
+    ),
+    "tls": ("there is no TLS on this port", "TILES_MAIL_USE_SSL goes with port 465, TILES_MAIL_USE_TLS with 587"),
+    "not": (
+        "it offers no STARTTLS, or no way to sign in",
+        "set what it offers: TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL",
+    ),
+    "no": ("it offers no way to sign in that this service knows", "let it offer PLAIN or LOGIN"),
+    "smtp": (
+        "it refuses this service or its mails",
+        "its log says why: the sender's address, relaying, a quota, a policy or the content",
+    ),
+    "client": ("what was set cannot be used", "see the TILES_MAIL_ settings"),
+    "internal": ("no email can be made", "see the TILES_MAIL_ settings, and the error in the log"),
+}
+NOT_LET_IN = (
+    "it does not let us in",
+    "set TILES_MAIL_USERNAME and TILES_MAIL_PASSWORD, or let this machine in there",
+)
+NOT_SIGNED_IN = {"smtp-530", "smtp-534", "smtp-535", "smtp-538"}
+NO_ANSWER = ("it does not answer", "see that TILES_MAIL_SERVER and TILES_MAIL_PORT are right, and past every firewall")
 
 
 class ServerUnavailable(Exception):
@@ -38,18 +65,33 @@ class ServerUnavailable(Exception):
         self.code = code
         super().__init__(code)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the operator has to change something, as waiting does not help."""
+        return is_ours(self.code)
+
+
+def is_ours(code: str) -> bool:
+    """Tell whether the operator has to change something, as waiting does not help."""
+    return not code.startswith(TEMPORARY_CODES)
+
+
+def trouble(code: str) -> tuple[str, str]:
+    """Return what is wrong with the mail server, and what to do about it."""
+    return NOT_LET_IN if code in NOT_SIGNED_IN else TROUBLES.get(code.partition("-")[0], NO_ANSWER)
+
 
 class _Policy(policy.Compat32):
     """Leaves a link in a header whole: Python would encode what exceeds a line, and no mail program decodes a link."""
 
     def fold_binary(self, name: str, value: str) -> bytes:
         fits = len(name) + len(value) < LINE_LENGTH and value.isascii() and value.isprintable()
-        if fits or name == "List-Unsubscribe":
+        if fits or name in WHOLE:
             return f"{name}: {value}{self.linesep}".encode("ascii")
         return super().fold_binary(name, value)
 
 
-POLICY = _Policy(linesep="\r\n")
+POLICY = _Policy(linesep="\r\n", max_line_length=LINE_LENGTH - 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +122,6 @@ class Message:
         boundary = secrets.token_hex(16)
         headers = {
             "Subject": self.subject,
-            "From": _sender(self.sender)[0],
             "To": self.recipient,
             "Date": formatdate(self.date),
             "Message-ID": self.id,
@@ -90,15 +131,21 @@ class Message:
         }
         if any(end in value for value in (self.sender, *headers.values()) for end in "\r\n"):
             raise flask_mail.BadHeaderError
-        head = b"".join(POLICY.fold_binary(name, value) for name, value in headers.items())
+        head = f"From: {written_sender(self.sender)[0]}\r\n".encode("ascii")
+        head += b"".join(POLICY.fold_binary(name, value) for name, value in headers.items())
         parts = _part(boundary, "plain", self.body) + _part(boundary, "html", self.html)
         return head + b"\r\n" + parts + f"--{boundary}--\r\n".encode("ascii")
 
 
 @cache
-def _sender(sender: str) -> tuple[str, str]:
-    """Return who sends, as a header names him and as the mail server does: always the same."""
-    return flask_mail.sanitize_address(sender), flask_mail.sanitize_address(parseaddr(sender)[1])
+def written_sender(sender: str) -> tuple[str, str]:
+    """Return who sends, as the header names them and as the mail server does: always the same."""
+    name, address = parseaddr(sender)
+    if name.isascii() and len(name) <= LONGEST_PLAIN_NAME and "=?" not in name:
+        return formataddr((name, address)), address
+    # The address follows on a line of its own: Python would measure and fold both as one.
+    encoded = Header(name, "utf-8", maxlinelen=LINE_LENGTH - 1, header_name="From").encode(linesep="\r\n")
+    return f"{encoded}\r\n <{address}>", address
 
 
 def _part(boundary: str, subtype: str, text: str) -> bytes:
@@ -118,121 +165,130 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
-class _SMTP(flask_mail.Connection):
-    def configure_host(self) -> smtplib.SMTP:
-        host: smtplib.SMTP
-        if self.mail.use_ssl:
-            host = smtplib.SMTP_SSL(self.mail.server, self.mail.port, timeout=SMTP_SECONDS, context=_tls_context())
+class _Connection(flask_mail.Connection):
+    def __init__(self, waiting: Callable[[], None]) -> None:
+        super().__init__(current_app.extensions["mail"])
+        self._waiting = waiting
+
+    def configure_host(self) -> Session:
+        host: Session
+        mail, own_name = self.mail, settings().mail_host
+        if mail.use_ssl:
+            host = SecureSession(
+                mail.server, mail.port, own_name=own_name, waiting=self._waiting, context=_tls_context()
+            )
         else:
-            host = smtplib.SMTP(self.mail.server, self.mail.port, timeout=SMTP_SECONDS)
+            host = Session(mail.server, mail.port, own_name=own_name, waiting=self._waiting)
         try:
-            if self.mail.use_tls:
+            if mail.use_tls:
                 host.starttls(context=_tls_context())
             host.ehlo_or_helo_if_needed()
-            if self.mail.username and self.mail.password:
-                host.login(self.mail.username, self.mail.password)
+            if mail.username and mail.password:
+                host.login(mail.username, mail.password)
         except BaseException:
             host.close()
             raise
         return host
 
-    def hand_over(self, message: Message) -> None:
-        """Hand over a message whose addresses are written as they are to be: Flask-Mail would parse each four times."""
-        assert self.host is not None
-        self.host.sendmail(_sender(message.sender)[1], [message.recipient], message.content)
+
+def _no_wait() -> None:
+    pass
 
 
 class Courier:
     """Hands mails over: one connection for many, opened when first needed and anew after it broke."""
 
-    def __init__(self) -> None:
-        """Open nothing yet."""
-        self._connection: _SMTP | None = None
+    def __init__(self, waiting: Callable[[], None] = _no_wait) -> None:
+        """Open nothing yet; call `waiting` once a second while the server owes a reply."""
+        self._waiting = waiting
+        self._session: Session | None = None
+        self._is_fresh = True
 
-    def open(self) -> None:
-        """Have a connection, if there is a mail server.
+    @property
+    def awaits_fate(self) -> bool:
+        """Whether the server has all of a mail, and has not said whether it takes it."""
+        return self._session is not None and self._session.awaits_fate
+
+    def open(self) -> Session | None:
+        """Return a session with the mail server, if there is one.
 
         Raises:
             ServerUnavailable: there is no trusted connection to be had now.
         """
         # smtplib closes its socket by itself after a 421.
-        if self._connection is not None and (host := self._connection.host) and host.sock is None:
-            self._connection = None
-        if self._connection is not None or settings().mail_server is None:
-            return
-        connection = _SMTP(current_app.extensions["mail"])
+        if self._session is not None and self._session.sock is None:
+            self._session = None
+        if self._session is not None or settings().mail_server is None:
+            return self._session
         try:
-            connection.__enter__()
-        except (OSError, smtplib.SMTPException) as error:
+            self._session = _Connection(self._waiting).configure_host()
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001 - smtplib and ssl raise more than they document
             raise ServerUnavailable(code_of(error)) from None
-        self._connection = connection
+        self._is_fresh = True
+        return self._session
 
     def send(self, message: Message) -> None:
         """Hand one mail over; it has left when this returns.
 
+        A server that ends a session after some mails gets the next one in a new session.
+
         Raises:
             ServerUnavailable: there is no trusted connection to be had now, or the server refuses us as a sender.
-            OSError, smtplib.SMTPException: the server did not take this mail.
+            Refused: the server did not take this mail.
+            UnknownFate: the server may have taken it.
+            OSError: the connection broke before the server had it.
         """
-        self.open()
-        if self._connection is None:
+        try:
+            self._hand_over(message)
+        except (Refused, OSError) as error:
+            ends = error.ends_the_session if isinstance(error, Refused) else True
+            if not ends or self._is_fresh:
+                raise
+            self.close()
+            self._hand_over(message)
+        finally:
+            self._is_fresh = False
+
+    def _hand_over(self, message: Message) -> None:
+        session = self.open()
+        if session is None:
             _keep(message)
             return
         try:
-            self._connection.hand_over(message)
-        except smtplib.SMTPSenderRefused as error:
-            self.close()
-            raise ServerUnavailable(code_of(error)) from None
-        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException):
+            session.hand_over(written_sender(message.sender)[1], message.recipient, message.content)
+        except OSError as error:
+            session.close()
+            if session.stage == "MAIL" and self._is_fresh:
+                raise ServerUnavailable(code_of(error)) from None
             raise
-        except OSError:  # among them every other SMTPException
-            self.close()
+        except Refused as error:
+            if error.stage == "MAIL" and (error.is_permanent or self._is_fresh):
+                raise ServerUnavailable(error.code) from None
             raise
+
+    def probe(self, message: Message) -> None:
+        """Go as far as a mail goes without being sent.
+
+        Raises:
+            ServerUnavailable, Refused, OSError: as `send` does.
+        """
+        if session := self.open():
+            session.ask(written_sender(message.sender)[1], message.recipient, len(message.content))
+            session.reset()
 
     def close(self) -> None:
         """Take leave of the server, if there is one on the line."""
-        connection, self._connection = self._connection, None
-        if connection is None or connection.host is None:
-            return
-        with suppress(OSError):
-            connection.host.quit()
-        connection.host.close()
+        session, self._session = self._session, None
+        if session is not None and session.sock is not None:
+            session.leave()
 
 
 def _keep(message: Message) -> None:
     """Without a mail server: keep the mail in the instance folder and show it in the terminal."""
     Maildir(settings().instance_path / MAILBOX).add(message.content)
-    click.echo(f"\n--- mail to {message.recipient}: {message.subject} ---\n\n{message.body}\n---\n")
-
-
-def reply_of(error: smtplib.SMTPRecipientsRefused | smtplib.SMTPResponseException) -> int:
-    """Return the server's reply code; from 500 on it is for good (RFC 5321 section 4.2.1)."""
-    if isinstance(error, smtplib.SMTPResponseException):
-        return error.smtp_code
-    return max(code for code, _ in error.recipients.values())
-
-
-def code_of(error: OSError | smtplib.SMTPException) -> str:  # noqa: PLR0911 - a table
-    """Return why a mail server did not take something, as a code: no text of the server, which may name people."""
-    if isinstance(error, smtplib.SMTPServerDisconnected) and isinstance(error.__context__, TimeoutError):
-        return "timeout"
-    match error:
-        case ssl.SSLCertVerificationError():
-            return f"certificate-{error.verify_code}"
-        case ssl.SSLError():
-            return "tls"
-        case TimeoutError():
-            return "timeout"
-        case smtplib.SMTPRecipientsRefused() | smtplib.SMTPResponseException():
-            return f"smtp-{reply_of(error)}"
-        case smtplib.SMTPNotSupportedError():
-            return "not-supported"
-        case smtplib.SMTPServerDisconnected():
-            return "disconnected"
-        case ConnectionRefusedError():
-            return "connection-refused"
-        case _:
-            return "connection"
+    say(f"\n--- mail to {message.recipient}: {message.subject} ---\n\n{message.body}\n---\n")
 
 
 def init_app(app: Flask) -> None:
@@ -251,3 +307,4 @@ def init_app(app: Flask) -> None:
         MAIL_SUPPRESS_SEND=False,
     )
     flask_mail.Mail(app)
+    app.extensions[SAID] = {}

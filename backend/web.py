@@ -19,6 +19,7 @@ from werkzeug.routing import RequestRedirect
 
 from backend import outbox, sessions
 from backend.bodies import BODY_BYTES
+from backend.clients import client_key
 from backend.config import settings
 from backend.errors import (
     InternalError,
@@ -30,12 +31,14 @@ from backend.errors import (
     Problem,
     Unauthenticated,
     UnsupportedMediaType,
+    WrongHost,
     stack_of,
 )
 from backend.headers import Headed
-from backend.logs import Answered, answered
+from backend.logs import Response as LoggedResponse
+from backend.logs import log_response
 from backend.meters import meters
-from backend.throttle import client_key
+from backend.throttle import throttle
 
 DATABASE_RETRY_SECONDS = 5
 REQUEST_ID = re.compile("[0-9a-f]{32}")
@@ -51,6 +54,15 @@ log = logging.getLogger(__name__)
 def client() -> str:
     """Return what stands for the caller in limits."""
     return client_key(request.remote_addr)
+
+
+def charge_request() -> None:
+    """Charge the caller for a body that is about to be read.
+
+    Raises:
+        TooManyRequests: they sent too many.
+    """
+    throttle().charge("request", client=client())
 
 
 def viewer() -> sessions.Viewer:
@@ -171,6 +183,10 @@ def _begin() -> None:
     """Before each request: note when it began, and what it is called."""
     g.begun = time.perf_counter()
     g.request_id = _request_id()
+    # Of two headers the server makes one, with a comma.
+    host = request.environ.get("HTTP_HOST")
+    if "," in (host or "") or (host is None and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
+        raise WrongHost
     # To the same address with other slashes: such a redirect would name the host that the request named.
     if isinstance(request.routing_exception, RequestRedirect):
         raise NotFound
@@ -196,7 +212,7 @@ def _end(response: Response) -> Response:
     def report() -> None:
         seconds = time.perf_counter() - begun
         measure(method, route, status, seconds)
-        answered(Answered(time.time(), method, route, status, seconds, request_id))
+        log_response(LoggedResponse(method, route, status, seconds, request_id))
 
     outbox.afterwards(report)
     return response

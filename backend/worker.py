@@ -1,30 +1,42 @@
 """What is done without anybody asking: sending mails, erasing what is due, forgetting what is no longer needed."""
 
-import gc
 import logging
-import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
+from contextlib import ExitStack
+from functools import partial
 
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend import announcements, audit, credentials, delivery, desk, erasure, mail, remains, sessions
+from backend import (
+    announcements,
+    audit,
+    credentials,
+    delivery,
+    desk,
+    erasure,
+    known_keys,
+    lockout,
+    mail,
+    mailboxes,
+    remains,
+    sessions,
+)
 from backend.aside import let_give_way
-from backend.console import stopped_by
-from backend.errors import stack_of
+from backend.errors import Impossible, stack_of
 from backend.models import Mail
-from backend.transport import ServerUnavailable
+from backend.supervisor import finish_event
+from backend.transport import ServerUnavailable, trouble
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
 SELDOM_PAUSES = 50
 SCRUB_SECONDS = 3.0
+# Longer than the mail in hand may take, and within what a service manager grants.
+STOP_SECONDS = delivery.STOP_SECONDS + 4
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +45,8 @@ def tidy() -> Iterator[None]:
     """Forget ended sessions and holds, mails that were given up, and whatever else has had its time, in small steps."""
     credentials.forget_previous_addresses()
     credentials.forget_costs()
+    lockout.tidy()
+    mailboxes.tidy()
     desk.forget_ended_holds()
     audit.tidy()
     mail.tidy()
@@ -44,7 +58,9 @@ def deliver(stop: threading.Event | None = None) -> int:
 
     Raises:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
+        Impossible: links would be signed with keys that are not those of the database.
     """
+    known_keys.require()
     return delivery.deliver(stop) or announcements.queue_some()
 
 
@@ -93,33 +109,68 @@ def compact() -> None:
 
 
 def work(app: Flask, stop: threading.Event) -> None:
-    """Erase, send mails and tidy up until told to stop; an outage is waited out, with growing pauses."""
-    pause, tidying = POLL_SECONDS, Seldom(Tidying().step, POLL_SECONDS)
-    compaction, scrubbing = Seldom(compact, POLL_SECONDS), Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS)
+    """Erase, send mails and tidy up until told to stop, each in a thread that waits for no other.
+
+    It returns soon after `stop` is set, also while a mail server makes the mail in hand wait.
+    """
+    jobs = {"erasing": erase_due, "mailing": partial(_deliver, stop), "tidying": _tidying()}
+    threads = [
+        threading.Thread(target=_repeat, args=(app, job, stop), name=name, daemon=True) for name, job in jobs.items()
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _repeat(app: Flask, job: Callable[[], int], stop: threading.Event) -> None:
+    """Do a job again and again; an outage is waited out, with growing pauses."""
+    pause = POLL_SECONDS
     while not stop.wait(pause):
-        done = 0
-        try:
-            with app.app_context():
-                try:
-                    # Before anything that a mail server could hold up.
-                    done = erase_due()
-                    compaction.run()
-                    done += deliver(stop)
-                finally:
-                    # Sending comes first: what waited through a long stop of the service gets its chance.
-                    tidying.run()
-                    scrubbing.run()
-            pause = 0.0 if done else POLL_SECONDS
-        except ServerUnavailable as error:
-            # Whoever is to be erased does not wait for a mail server.
-            pause = 0.0 if done else _longer(pause)
-            log.warning("the mail server is away (%s); trying again in %.0f s", error.code, pause)
-        except SQLAlchemyError as error:
-            pause = _longer(pause)
-            log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)
-        except Exception as error:  # noqa: BLE001 - the queue must outlive a mistake in one round
-            pause = _longer(pause)
-            log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
+        with app.app_context():
+            try:
+                pause = 0.0 if job() else POLL_SECONDS
+            except ServerUnavailable as error:
+                pause = _longer(pause)
+                what, todo = trouble(error.code)
+                delivery.complain(error.code, "the mail server is away (%s): %s; %s", error.code, what, todo)
+            except Impossible as error:
+                pause = _longer(pause)
+                log.error("%s", error)  # noqa: TRY400 - the operator mends it
+            except SQLAlchemyError as error:
+                pause = _longer(pause)
+                log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)
+            except Exception as error:  # noqa: BLE001 - a job must outlive a mistake in one round
+                pause = _longer(pause)
+                log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))  # noqa: TRY400 - names nobody
+
+
+def _deliver(stop: threading.Event) -> int:
+    """Send what is due, and say what keeps mails from leaving."""
+    done = deliver(stop)
+    for code in mail.blocked():
+        delivery.complain(code, "mails do not leave (%s): %s; %s", code, *trouble(code))
+    return done
+
+
+def _tidying() -> Callable[[], int]:
+    """Return what tidies up, and leaves nothing of what was deleted in SQLite's files."""
+    steps = (
+        Seldom(Tidying().step, POLL_SECONDS),
+        Seldom(compact, POLL_SECONDS),
+        Seldom(lambda: remains.scrub(Mail), SCRUB_SECONDS),
+    )
+
+    def tidy_up() -> int:
+        with ExitStack() as stack:
+            # What fails keeps nothing else from being done.
+            for step in reversed(steps):
+                stack.callback(step.run)
+        return 0
+
+    return tidy_up
 
 
 def erase_due() -> int:
@@ -135,58 +186,7 @@ def _longer(pause: float) -> float:
     return min(max(pause, POLL_SECONDS) * 2, LONGEST_PAUSE_SECONDS)
 
 
-def fork(app: Flask) -> Callable[[], None]:
-    """Work in a process of its own, which shares this one's memory and in its long work gives way to requests.
-
-    To be called while this process has one thread. Should that process die, this one ends too, and whoever started it
-    starts both anew. Returns what stops it, letting it finish the mail in hand.
-    """
-    # What is never freed is not looked at either, and so stays shared.
-    gc.freeze()
-    process = get_context("fork").Process(target=_work_alone, args=(app,), name="worker")
-    process.start()
-    ending = threading.Event()
-
-    def watch() -> None:
-        process.join()
-        if ending.is_set():
-            return
-        if process.exitcode == 0:
-            # Told to stop. So is the whole service, as a rule, and this process finishes what it has in hand; else the
-            # supervisor starts both anew. To this process itself a second signal would be one too many for the server.
-            os.kill(os.getppid(), signal.SIGHUP)
-        else:
-            log.error("the worker's process has died: starting anew")
-            os._exit(1)
-
-    threading.Thread(target=watch, name="worker", daemon=True).start()
-
-    def end() -> None:
-        ending.set()
-        process.terminate()
-        process.join(LONGEST_PAUSE_SECONDS)
-
-    return end
-
-
-def _work_alone(app: Flask) -> None:
+def work_beside(app: Flask) -> None:
+    """Work in this process, which has nothing else to do and gives way to requests, until told to finish."""
     let_give_way(app)
-    watch_parent()
-    try:
-        work(app, stopped_by(signal.SIGTERM, signal.SIGINT))
-    finally:
-        logging.shutdown()
-
-
-def watch_parent() -> None:
-    """End this process when its parent is gone, so that a killed server leaves nothing that still answers."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent.pid:
-            time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    work(app, finish_event())

@@ -285,6 +285,7 @@ def send(shared_service: Service, sender: Person, caplog: pytest.LogCaptureFixtu
 @pytest.fixture
 def empty_sqlite_url(tmp_path: Path) -> str:
     """The URL of a SQLite database in which nothing is yet."""
+    (tmp_path / "empty.sqlite3").touch(0o600)
     return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
 
 

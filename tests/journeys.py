@@ -24,6 +24,10 @@ MoveClock = Callable[[timedelta], None]
 CHANGE_CONFIRM = "Confirm your new TILES address"
 CHANGED = "Your TILES email address was changed"
 CLOSED = "Your TILES account is closed"
+REOPENED = "Your TILES account is open again"
+TAKEN_BACK = "Your TILES account has its earlier address again"
+RESET = "Reset your TILES password"
+PASSWORD_CHANGED = "Your TILES password was changed"
 ERASE = "Erase your TILES account?"
 ERASED = "Your TILES data have been erased"
 
@@ -228,7 +232,7 @@ def finish_erasing(service: Service) -> int:
 def in_ledger(service: Service) -> list[uuid.UUID]:
     """Return the accounts that the ledger names, as often as it does."""
     with service.app.app_context():
-        return [account for account, _ in ledger.read()]
+        return [uuid.UUID(account) for account, _ in ledger.read()]
 
 
 def hold(service: Service, who: str, until: datetime) -> None:

@@ -27,10 +27,10 @@ class Account:
     id: UUID
     name: str | None
     email: str
-    password: str
+    # None after an old address took the account back: then no password opens it.
+    password: str | None
     updates: bool = True
     proof: Proof = field(default_factory=Proof)
-    taken_back: bool = False
     closed_at: datetime | None = None
     asked_at: datetime | None = None
     due: datetime | None = None

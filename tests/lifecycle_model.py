@@ -30,7 +30,9 @@ SUBJECTS = {
     "email_change": "Confirm your new TILES address",
     "email_changed": "Your TILES email address was changed",
     "erasure_request": "Erase your TILES account?",
+    "email_taken_back": "Your TILES account has its earlier address again",
     "account_closed": "Your TILES account is closed",
+    "account_reopened": "Your TILES account is open again",
     "erased": "Your TILES data have been erased",
     "announcement": "News",
 }
@@ -162,6 +164,10 @@ class World:
                 return Link(email, SUBJECTS[mail.kind], mail)
             case "password_changed":
                 return self._link(mail, account, None)
+            case "email_taken_back":
+                return self._link(mail, account, None, to=email)
+            case "account_reopened" if account and not account.closed_at:
+                return self._link(mail, account, None)
             case "email_change" if account and account.proof is mail.about:
                 return self._link(mail, account, "email-change", to=email)
             case "email_changed" if account and mail.about in self.may_take_back(account):
@@ -246,7 +252,7 @@ class World:
 
     def _renew(self, account: Account | None, password: str, but: Session | None = None) -> str | None:
         assert account
-        account.password, account.proof, account.taken_back, account.renewed = password, Proof(), False, self.step
+        account.password, account.proof, account.renewed = password, Proof(), self.step
         self.end_sessions(account, but=but)
         self.enqueue("password_changed", account=account)
         self.tell_previous(account)
@@ -260,6 +266,7 @@ class World:
         back = [previous.changed_at for previous in self.may_take_back(account) if same(previous.email, email)]
         if back:
             account.previous = [previous for previous in account.previous if previous.changed_at < min(back)]
+            self.enqueue("email_taken_back", email=old, account=account)
         elif not same(old, email):
             account.previous.append(Previous(old, self.now))
         self.tell_previous(account)
@@ -273,10 +280,11 @@ class World:
         assert isinstance(previous, Previous)
         if self.open_with(previous.email, account):
             return IN_USE
-        old, account.email, account.proof, account.taken_back = account.email, previous.email, Proof(), True
-        account.closed_at = account.asked_at = account.due = None
+        old, account.email, account.proof, account.password = account.email, previous.email, Proof(), None
+        self.open_again(account)
         account.previous = [other for other in account.previous if other.changed_at < previous.changed_at]
         self.end_sessions(account)
+        self.enqueue("email_taken_back", email=old, account=account)
         self.enqueue("password_reset", email=previous.email)
         self.tell_previous(account)
         self.forget_mails_to([account], [old])
@@ -294,15 +302,20 @@ class World:
         assert account
         if self.open_with(account.email, account):
             return IN_USE
-        account.closed_at = account.asked_at = account.due = None
+        self.open_again(account)
         self.tell_previous(account)
         return None
+
+    def open_again(self, account: Account) -> None:
+        if account.closed_at:
+            self.enqueue("account_reopened", account=account)
+        account.closed_at = account.asked_at = account.due = None
 
     # What needs a session, or the data manager
 
     def change_password(self, session: Session, current: str, new: str) -> str | None:
         account = session.account
-        if current != account.password or account.taken_back:
+        if current != account.password:
             return "wrong-password"
         self._renew(account, new, but=session)
         session.step = self.step
@@ -330,9 +343,7 @@ class World:
         """Return the rows that there should be, table by table."""
         living = self.living
         return {
-            "accounts": Counter(
-                (a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due, a.taken_back) for a in living
-            ),
+            "accounts": Counter((a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due) for a in living),
             "sessions": Counter((s.id, s.account.id, s.created_at, s.used_on) for s in self.sessions),
             "previous_addresses": Counter((a.id, p.email, p.changed_at) for a in living for p in a.previous),
             "holds": Counter((a.id, until) for a in living for until in a.holds),

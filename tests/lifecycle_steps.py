@@ -101,7 +101,7 @@ class Run:
 
 SHOWN = {
     "accounts": lambda r: (r["id"], r["name"], r["email"], r["email_updates"], r["closed_at"],
-                           r["erasure_requested_at"], r["erase_after"], r["taken_back_at"] is not None),
+                           r["erasure_requested_at"], r["erase_after"]),
     "sessions": lambda r: (r["id"], r["account_id"], r["created_at"], r["last_used_on"]),
     "previous_addresses": lambda r: (r["account_id"], r["email"], r["changed_at"]),
     "holds": lambda r: (r["account_id"], r["until"]),
@@ -157,7 +157,7 @@ class Steps(RuleBasedStateMachine):
 
     def password(self, account: Account | None, *, right: bool) -> str:
         others = [password for password in PASSWORDS if account is None or password != account.password]
-        return account.password if account and right else others[0]
+        return account.password if account and account.password and right else others[0]
 
     def opened(self, account: Account, session: dict[str, Any]) -> None:
         found = Session(
@@ -210,7 +210,7 @@ class Steps(RuleBasedStateMachine):
 
     def again(self, session: Session, *, right: bool) -> str | None:
         """Return how somebody is answered who is asked for the password again."""
-        return self.use(session) or ("wrong-password" if session.account.taken_back or not right else None)
+        return self.use(session) or (None if right else "wrong-password")
 
     def manage_in_the_model(self, account: Account, act: str, until: datetime) -> bool:
         """Do in the model what the data manager does, and tell whether that is possible."""

@@ -29,17 +29,17 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 class Proxy:
     """nginx with the configuration that is shipped, but for ports, folders, the host and the servers."""
 
-    def __init__(self, folder: Path, upstreams: list[int]) -> None:
+    def __init__(self, folder: Path, upstreams: list[int], more: str = "") -> None:
         self.folder, self.port, self.clear_port = folder, free_port(), free_port()
         self.url, self.clear_url = f"https://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.clear_port}"
         program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         assert program, "install nginx (apt-get install nginx) to run this test"
         (folder / "temporary").mkdir(parents=True)
-        self._write(upstreams)
+        self._write(upstreams, more)
         self.command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", str(folder / "error.log"),
                         "-g", f"daemon off; pid {folder / 'pid'};"]  # fmt: skip
 
-    def _write(self, upstreams: list[int]) -> None:
+    def _write(self, upstreams: list[int], more: str) -> None:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.folder / "authority.pem")
         certificate = authority.issue_cert(HOST, "127.0.0.1")
@@ -64,7 +64,7 @@ class Proxy:
         }
         paths = [f"{name}_temp_path {self.folder}/temporary;\n"
                  for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]  # fmt: skip
-        (self.folder / "nginx-site.conf").write_text(replaced(site, changes) + "".join(paths))
+        (self.folder / "nginx-site.conf").write_text(replaced(site, changes) + "".join(paths) + more)
 
     @property
     def logs(self) -> str:
@@ -87,6 +87,10 @@ class Proxy:
         except BaseException:
             raw.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, (self.folder / "terminal").read_text()

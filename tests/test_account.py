@@ -6,16 +6,18 @@ import pytest
 from support import Person, Service, assert_problem
 from werkzeug.test import TestResponse
 
-from backend import policy
+from backend import clock, policy
 
 
 def change(service: Service, person: Person, **members: object) -> TestResponse:
     return service.http.patch("/v1/account", json=members, headers=person.headers)
 
 
-def publish(service: Service, version: str, effective_on: date = date(2026, 1, 1)) -> policy.Published:
+def publish(service: Service, version: str, effective_on: date | None = None) -> policy.Published:
     with service.app.app_context():
-        return policy.publish(version=version, effective_on=effective_on, text=f"The policy {version}.")
+        return policy.publish(
+            version=version, effective_on=effective_on or clock.now().date(), text=f"The policy {version}."
+        )
 
 
 def test_a_name_is_changed_and_the_rest_stays(service: Service, ada: Person) -> None:

@@ -368,13 +368,13 @@ def test_of_many_who_announce_the_same_at_once_one_does(service: Service, ada: P
 
 def test_a_policy_version_is_announced_once_with_its_day_and_digest(service: Service, ada: Person) -> None:
     with service.app.app_context():
-        published = policy.publish(version="2027-01", effective_on=date(2027, 1, 31), text="We store less.\n")
+        published = policy.publish(version="2027-01", effective_on=date(2099, 1, 31), text="We store less.\n")
     begun = announce_policy(service, "2027-01")
     (message,) = work_off(service)
     assert message["To"] == ada.email
-    assert message["Subject"] == "The TILES privacy policy changes on 31 January 2027"
+    assert message["Subject"] == "The TILES privacy policy changes on 31 January 2099"
     for part in (text_of(message), html_of(message)):
-        for told in ("31 January 2027", "2027-01", published.sha256, "https://accounts.tiles.test/privacy",
+        for told in ("31 January 2099", "2027-01", published.sha256, "https://accounts.tiles.test/privacy",
                      "https://accounts.tiles.test/erasure"):  # fmt: skip
             assert told in part
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"

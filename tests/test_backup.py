@@ -185,6 +185,7 @@ def test_whoever_was_erased_after_the_backup_stays_erased(service: Service, ada:
 
 def test_a_backup_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path) -> None:
     app = make_app(make_settings(tmp_path, f"sqlite:///{tmp_path / 'tiles.sqlite3'}"))
+    (tmp_path / "tiles.sqlite3").touch(0o600)
     migrate(app, command.upgrade, str(EARLIER))
     dispose(app)
     assert ran(tmp_path, "backup", str(tmp_path / "backup"))["schema"] == EARLIER

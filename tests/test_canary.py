@@ -541,7 +541,16 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
 ) -> None:
     policy = walk.outside / "policy.txt"
     policy.write_text("We store little.")
-    walk.run("policy", "publish", str(policy), "--version", "2026-01", "--effective", "2026-01-01")
+    walk.run(
+        "policy",
+        "publish",
+        str(policy),
+        "--version",
+        "2026-01",
+        "--effective",
+        f"{datetime.now(UTC):%Y-%m-%d}",
+        "--yes",
+    )
     companion = walk.address("companion")
     walk.api("POST", "/v1/registrations", {"name": "Companion", "email": companion}, status=202)
     proof = {"token": walk.token(companion, "registration"), "password": walk.password()}

@@ -105,7 +105,9 @@ def test_sending_while_the_mail_server_is_away_fails_with_a_reason_and_loses_not
         tmp_path, "mail", "deliver", database_url=database_url, mail_server="127.0.0.1", mail_port=free_port()
     )
     assert failed.returncode == 1
-    assert failed.stderr == "Error: the mail server is away (connection-refused); nothing was lost, try again later\n"
+    reason, folder = failed.stderr.splitlines()
+    assert reason == "Error: the mail server is away (connection-refused); nothing was lost, try again later"
+    assert folder == f"Instance folder: {tmp_path}"
     assert [row["attempts"] for row in service.rows("mails")] == [0]
 
 

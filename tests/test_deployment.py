@@ -52,7 +52,7 @@ def servers(
     """Two servers, as in compose.yaml, behind one proxy."""
     settings = {"database_url": database, "redis_url": redis_url, "secret_keys": KEY, "public_url": f"https://{HOST}",
                 "mail_server": mailbox.host, "mail_port": mailbox.port, "trusted_proxies": 1, "metrics_token": TOKEN,
-                "rate_limits": "registration/client=1000/hour, registration/address=1000/hour, "
+                "rate_limits": "registration/client=1000/hour, registration/address+client=1000/hour, "
                                "feedback/client=3/hour"}  # fmt: skip
     with ExitStack() as stack:
         found = [ServerProcess(tmp_path_factory.mktemp("server"), **settings) for _ in range(2)]

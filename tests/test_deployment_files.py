@@ -58,6 +58,11 @@ def test_a_server_may_open_as_many_connections_as_it_takes() -> None:
     assert int(directives(DEPLOYMENT / "tiles.service")["LimitNOFILE"]) > CONNECTIONS
 
 
+def test_no_unit_and_no_container_of_ours_leaves_a_core(compose: dict[str, Any]) -> None:
+    assert [directives(DEPLOYMENT / name)["LimitCORE"] for name in UNITS] == ["0", "0"]
+    assert [service["ulimits"] for service in ours(compose).values()] == [{"core": 0}] * 3
+
+
 def test_the_units_are_confined_alike() -> None:
     server, worker = (directives(DEPLOYMENT / name) for name in UNITS)
     for own in ("ExecStart", "Environment", "LimitNOFILE"):

@@ -204,7 +204,7 @@ def test_a_link_that_was_asked_for_before_is_of_no_use_to_a_new_account(service:
 
 @any_database
 def test_the_limit_per_address_is_the_same_for_one_without_an_account(make_service: MakeService) -> None:
-    service = make_service(rate_limits="erasure-request/address=2/hour")
+    service = make_service(rate_limits="erasure-request/address+client=2/hour")
     ada = service.register()
     for email in (ada.email, UNKNOWN):
         seen = [request_erasure(service, spelled).status_code for spelled in (email, email.upper(), email)]

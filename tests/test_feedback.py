@@ -44,10 +44,19 @@ def test_the_same_key_again_gives_the_same_answer_and_stores_once(service: Servi
     assert len(service.rows("feedback")) == 2
 
 
-def test_a_key_that_was_used_for_another_message_is_refused_and_nothing_is_lost(service: Service) -> None:
-    send(service, "One.", **{"Idempotency-Key": "k-1"})
-    assert_problem(send(service, "Two.", **{"Idempotency-Key": "k-1"}), 422, "invalid-request")
-    assert send(service, "Two.", **{"Idempotency-Key": "k-2"}).status_code == 201
+def test_a_key_that_was_used_for_another_message_is_refused_and_nothing_is_lost(service: Service, ada: Person) -> None:
+    send(service, "One.", **{"Idempotency-Key": "k-1"}, **ada.headers)
+    assert_problem(send(service, "Two.", **{"Idempotency-Key": "k-1"}, **ada.headers), 422, "invalid-request")
+    assert send(service, "Two.", **{"Idempotency-Key": "k-2"}, **ada.headers).status_code == 201
+
+
+def test_a_stranger_who_guesses_another_strangers_key_learns_nothing(service: Service) -> None:
+    one, again, other = (
+        send(service, message, **{"Idempotency-Key": "1"}).json for message in ("One.", "One.", "Two.")
+    )
+    assert one == again
+    assert one["id"] != other["id"]
+    assert {row["message"] for row in service.rows("feedback")} == {"One.", "Two."}
 
 
 def test_a_key_is_stored_as_a_digest_only(service: Service) -> None:

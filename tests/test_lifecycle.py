@@ -102,10 +102,10 @@ class Life(Steps):
     @rule(email=emails, right=mostly)
     def sign_in(self, email: str, *, right: bool) -> None:
         account = self.world.open_with(email)
-        good = account is not None and right
+        good = account is not None and account.password is not None and right
         body = {"email": email, "password": self.password(account, right=right)}
         response = self.call("POST", "/v1/sessions", None if good else "wrong-credentials", 201, json=body)
-        if account is None or not right:
+        if account is None or not good:
             self.alike("sign-in", response)
             return
         assert response.json["account"]["email"] == account.email

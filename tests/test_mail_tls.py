@@ -19,7 +19,7 @@ from conftest import make_settings
 from pydantic import ValidationError
 from support import MailServer, Service, wait_for, working
 
-from backend import mail, transport, worker
+from backend import mail, smtp, worker
 from backend.transport import ServerUnavailable
 
 HOST = "127.0.0.1"
@@ -370,7 +370,8 @@ def test_settings_that_would_send_the_password_in_clear_are_refused(tmp_path: Pa
 def test_a_server_that_says_nothing_is_given_up_on_after_a_while(
     make_service: Make, monkeypatch: pytest.MonkeyPatch, use: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(transport, "SMTP_SECONDS", 0.3)
+    for name in ("CONNECT_SECONDS", "REPLY_SECONDS"):
+        monkeypatch.setattr(smtp, name, 0.3)
     with socket.create_server((HOST, 0)) as silent:
         service = make_service(mail_port=silent.getsockname()[1], **use)
         service.http.post("/v1/registrations", json={"name": "Ada Lovelace", "email": "ada@example.org"})
@@ -380,7 +381,7 @@ def test_a_server_that_says_nothing_is_given_up_on_after_a_while(
 def test_a_server_that_falls_silent_over_a_mail_puts_that_mail_off(
     through: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "SMTP_SECONDS", 0.3)
+    monkeypatch.setattr(smtp, "FINAL_REPLY_SECONDS", 0.3)
 
     class Silent(MailServer):
         async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802

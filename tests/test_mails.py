@@ -206,10 +206,14 @@ def test_a_new_policy_is_announced_with_its_day_and_its_digest(service: Service)
 
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize("days", [0, 30])
-def test_a_policy_that_is_in_force_already_is_told_as_such(service: Service, days: int) -> None:
-    since = clock.now().date() - timedelta(days=days)
+def test_a_policy_that_is_in_force_already_is_told_as_such(
+    service: Service, move_clock: Callable[[timedelta], None], days: int
+) -> None:
+    since = clock.now().date()
     with service.app.app_context():
         policy.publish(version="new", effective_on=since, text="We keep it to ourselves.")
+    move_clock(timedelta(days=days))
+    with service.app.app_context():
         announcements.announce_policy("new")
     announced(service)
     message = service.mail()

@@ -67,6 +67,18 @@ def test_without_a_token_this_machine_is_answered_and_no_other(service: Service)
         assert_problem(refused, 404, "not-found")
 
 
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_a_server_that_listens_on_ipv6_answers_this_machine(tmp_path: Path, host: str) -> None:
+    server = ServerProcess(tmp_path, "--host", host)
+    server.url = f"http://[::1]:{server.port}"
+    with server:
+        # Under :: an IPv4 client is seen as ::ffff:127.0.0.1.
+        for address in ["[::1]", "127.0.0.1"][: 2 if host == "::" else 1]:
+            url = f"http://{address}:{server.port}/metrics"
+            assert httpx2.get(url).status_code == 200, address
+            assert httpx2.get(url, headers={"X-Forwarded-For": "::1"}).status_code == 404
+
+
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Proto"])
 @any_database
 def test_what_came_through_a_proxy_is_not_from_this_machine(service: Service, header: str) -> None:

@@ -60,9 +60,10 @@ BUTTONS = {
     "email_changed": "/email-change-undo#",
     "erasure_request": "/erasure#",
     "account_closed": "/erasure-cancel#",
+    "account_reopened": "/password-reset",
     "policy_changed": "/privacy",
 }
-MAILS = [*BUTTONS, "announcement", "erased"]
+MAILS = [*BUTTONS, "announcement", "email_taken_back", "erased"]
 GRACE_DAYS = 14
 
 
@@ -174,22 +175,25 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
     site.announce(folder, "TILES can do more")
     found["announcement"] = site.mail(email, subject="TILES can do more")
     (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
-    site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01")
+    site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01", "--yes")
     site.tiles("announce", "--policy", "2100-01", "--follow")
     found["policy_changed"] = site.mail(email, subject="privacy policy changes")
     found["email_change"] = site.ask_to_change_email(session, new)
     site.post("email-changes/confirm", 204, token=token_of(found["email_change"]))
     found["email_changed"] = site.mail(email, subject="address was changed")
-    site.post("password-resets", 202, email=new)
-    found["password_reset"] = site.mail(new, subject="Reset")
+    site.post("email-changes/undo", 204, token=token_of(found["email_changed"]))
+    found["email_taken_back"] = site.mail(new, subject="earlier address")
+    found["password_reset"] = site.mail(email, subject="Reset")
     site.post("password-resets/confirm", 204, token=token_of(found["password_reset"]), password=OTHER_PASSWORD)
-    found["password_changed"] = site.mail(new, subject="password was changed")
-    site.post("erasure-requests", 202, email=new)
-    found["erasure_request"] = site.mail(new, subject="Erase")
+    found["password_changed"] = site.mail(email, subject="password was changed")
+    site.post("erasure-requests", 202, email=email)
+    found["erasure_request"] = site.mail(email, subject="Erase")
     site.post("erasure-requests/confirm", 200, token=token_of(found["erasure_request"]))
-    found["account_closed"] = site.mail(new, subject="is closed")
-    site.tiles("data", "erase", new, "--now", "--yes")
-    return found | {"erased": site.mail(new, subject="have been erased")}
+    found["account_closed"] = site.mail(email, subject="is closed")
+    site.post("erasure-requests/cancel", 204, token=token_of(found["account_closed"]))
+    found["account_reopened"] = site.mail(email, subject="is open again")
+    site.tiles("data", "erase", email, "--now", "--yes")
+    return found | {"erased": site.mail(email, subject="have been erased")}
 
 
 def create_account(page: Page, password: str = PASSWORD) -> None:

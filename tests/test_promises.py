@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import db, mail, models, policy, remains
+from backend import clock, db, mail, models, policy, remains
 from backend.hashing import Hasher
 from backend.transport import ServerUnavailable
 
@@ -84,7 +84,7 @@ def test_promise_1_a_member_that_the_contract_does_not_name_is_refused_everywher
     service: Service, ada: Person
 ) -> None:
     with service.app.app_context():
-        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=date(2026, 1, 1), text="We store little.")
+        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=clock.now().date(), text="We store little.")
     # What ends the session comes last.
     asked = sorted(bodies(service), key=lambda operation: operation[1].endswith("/close"))
     assert len(asked) >= 6
@@ -219,7 +219,7 @@ def test_promise_4_signing_in_wrongly_hashes_once_with_the_settings_parameters(
 @pytest.mark.usefixtures("ada")
 @any_database
 def test_promise_4_a_reached_limit_tells_nothing(make_service: Callable[..., Service]) -> None:
-    limits = ("sign-in/address=2/5 minutes", "registration/address=2/hour", "password-reset/address=2/hour")
+    limits = [f"{limit}/address+client=2/hour" for limit in ("sign-in", "registration", "password-reset")]
     limited = make_service(rate_limits=",".join(limits))
     for request in (register, ask_for_reset, sign_in_wrongly):
         known, unknown = (

@@ -10,11 +10,12 @@ from flask.cli import ScriptInfo
 from journeys import MoveClock
 from support import Person, Service, any_database
 
-from backend import mail
+from backend import clock, mail
 from backend.cli import tiles
 
 TEXT = "We store a name & an email address.\n\nNothing else.\n"
-PUBLISH = ("--version", "2026-01", "--effective", "2026-01-01")
+TODAY = f"{clock.now():%Y-%m-%d}"
+PUBLISH = ("--version", "2026-01", "--effective", TODAY, "--yes")
 
 
 def run(service: Service, *arguments: str, typed: str | bytes | None = None, status: int = 0) -> Result:
@@ -39,7 +40,7 @@ def test_publishing_says_what_was_published_and_shows_it(service: Service, tmp_p
     sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
     for _ in range(2):
         lines = run(service, "policy", "publish", str(tmp_path / "policy.txt"), *PUBLISH).stdout.splitlines()
-        assert [line.rpartition(" ")[2] for line in lines] == ["2026-01", "2026-01-01", sha256]
+        assert [line.rpartition(" ")[2] for line in lines] == ["2026-01", TODAY, sha256]
     assert len(service.rows("policies")) == 1
     assert service.http.get("/v1/policy").json["sha256"] == sha256
 

@@ -1,13 +1,20 @@
 """Readiness: whether the service is able to serve, told to anybody, and nothing else with it."""
 
+import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import httpx2
 import pytest
-from support import Person, Service, any_database, assert_problem, free_port
+from conftest import needs
+from support import TILES, Person, ServerProcess, Service, any_database, assert_problem, free_port
 
 from backend import db, delivery, remains
 from backend.models import Mail
@@ -77,3 +84,60 @@ def test_somebody_who_reads_for_long_stops_no_writer(service: Service, tmp_path:
     reader.close()
     with service.app.app_context():
         assert remains.scrub(Mail)
+
+
+# A file system that takes no writes
+
+
+# Whoever is not root is root in a user namespace of their own.
+ROOT_IN, ROOT_OF = ([], []) if os.geteuid() == 0 else (["--map-root-user"], ["--user", "--preserve-credentials"])
+
+
+class Mounted(ServerProcess):
+    """A server with mounts of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._command[:0] = ["unshare", "--mount", *ROOT_IN]
+
+    def run(self, *command: str | Path, status: int = 0) -> str:
+        """Run a command among the server's mounts; return what it prints."""
+        entry = ["nsenter", "--mount", *ROOT_OF, "--target", str(self.pid), *command]
+        done = subprocess.run(entry, capture_output=True, env=self._environment, text=True, check=False)
+        assert done.returncode == status, done
+        return done.stdout
+
+
+def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes_writes_again(tmp_path: Path) -> None:
+    if subprocess.run([needs("unshare"), "--mount", *ROOT_IN, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody have mounts of their own")
+    server = Mounted(tmp_path)
+    folder = str(server.instance_path)
+    with server, closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as writer:
+        server.run("mount", "--bind", folder, folder)
+        server.run("mount", "-o", "remount,bind,ro", folder)
+        # Another who writes meanwhile is not waited for.
+        writer.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        answer = httpx2.get(f"{server.url}/readyz")
+        assert time.monotonic() - begun < 2
+        writer.execute("ROLLBACK")
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert "read-only" in answer.json()["detail"]
+        assert httpx2.get(f"{server.url}/healthz").status_code == 200
+        found = json.loads(server.run(TILES, "check", "--json", status=1))
+        assert "disk-read-only" in {finding["code"] for finding in found}
+        server.run("mount", "-o", "remount,bind,rw", folder)
+        assert httpx2.get(f"{server.url}/readyz").status_code == 200
+    assert "Traceback" not in server.log
+
+
+@any_database
+def test_asking_whether_it_is_ready_writes_nothing(service: Service, tmp_path: Path) -> None:
+    assert service.http.get("/readyz").status_code == 200
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())}
+    with service.statements() as statements:
+        assert service.http.get("/readyz").status_code == 200
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())} == before
+    assert {statement.partition(" ")[0] for statement in statements} == {"BEGIN", "PRAGMA", "SELECT"}
+    assert "BEGIN IMMEDIATE" not in statements

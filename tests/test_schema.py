@@ -3,7 +3,6 @@
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date
 from itertools import count as numbers
 from typing import Any
 
@@ -19,7 +18,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from sqlalchemy import select
 from support import PASSWORD, Service, bearer
 
-from backend import accounts, closing, email_change, feedback, models, policy, strength, tokens
+from backend import accounts, clock, closing, email_change, feedback, models, policy, strength, tokens
 from backend.api import operations
 from backend.bodies import BODY_BYTES
 from backend.db import AnyRow, reading
@@ -163,7 +162,7 @@ def somebody(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -
     count(service.app)
     schema.app.app = service.app
     with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=date(2026, 1, 1), text="We store little.")
+        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
     yield Somebody(service)
     assert caplog.records == []
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -120,11 +120,12 @@ def test_a_policy_is_read_and_accepted(server: ServerProcess, peer: MailServer, 
     with Client(base_url=server.url) as tiles:
         with pytest.raises(errors.NotFound):
             tiles.policy()
-        given = ["--version", "2026-01", "--effective", "2026-01-01", str(path)]
+        today = datetime.now(UTC).date()
+        given = ["--version", "2026-01", "--effective", str(today), "--yes", str(path)]
         published = run_tiles(server.instance_path, "policy", "publish", *given)
         assert published.returncode == 0, published.stderr
         policy = tiles.policy()
-        assert (policy.version, policy.effective_on) == ("2026-01", date(2026, 1, 1))
+        assert (policy.version, policy.effective_on) == ("2026-01", today)
         assert (policy.sha256, policy.url) == (hashlib.sha256(text.encode()).hexdigest(), f"{server.url}/privacy")
         register(tiles, peer, "maria@example.org")
         assert (tiles.account().policy.accepted, tiles.account().policy.current) == (None, "2026-01")
@@ -247,7 +248,7 @@ def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServ
 
 
 def test_a_limit_says_how_long_to_wait(tmp_path: Path, peer: MailServer) -> None:
-    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "registration/address=1/hour"}
+    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "registration/address+client=1/hour"}
     with ServerProcess(tmp_path, **settings) as limited, Client(base_url=limited.url) as tiles:
         tiles.register(name="Ada", email="ada@example.org")
         with pytest.raises(errors.TooManyRequests) as refused:

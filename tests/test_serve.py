@@ -154,17 +154,17 @@ def test_a_killed_service_leaves_no_process_behind_and_can_be_started_again(tmp_
 
 def test_two_workers_serve_side_by_side_and_a_dead_one_is_replaced(tmp_path: Path, mail_server: MailServer) -> None:
     with ServerProcess(tmp_path, "--workers", "2", **send_through(mail_server)) as server:
-        # What started it, and each server with its worker: one may be ready before the other.
-        whole = 1 + 2 * 2
+        # What started them, the worker, and two processes for each server: one may be ready before the other.
+        whole = 2 + 2 * 2
         wait_for(lambda: len(server.processes()) == whole)
         addresses = [f"person{number}@example.org" for number in range(40)]
         for address in addresses:
             register(server.url, address)
         wait_for(lambda: len(mail_server.messages) >= 40)
-        pairs = set(server.processes()) - {server.pid}
-        os.kill(max(pairs), signal.SIGKILL)
-        # Whoever was being answered by the dead one, or by its other half, which ends too, has lost his connection.
-        wait_for(lambda: len(pairs & set(server.processes())) == 2)
+        before = set(server.processes())
+        os.kill(max(before), signal.SIGKILL)
+        # Whoever was being answered by the dead one has lost his connection. Its other half ends too.
+        wait_for(lambda: len(before & set(server.processes())) == whole - 2)
         register(server.url, "late@example.org")
         wait_for(lambda: len(mail_server.messages) >= 41)
         wait_for(lambda: len(server.processes()) == whole)
@@ -428,6 +428,14 @@ def test_a_setting_comes_from_the_environment_else_from_the_file(tmp_path: Path)
         security = httpx2.get(f"{server.url}/.well-known/security.txt").text
     assert "Canonical: https://file.example.org/" in security
     assert "Contact: mailto:environment@example.org" in security
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_a_byte_order_mark_before_the_settings_does_no_harm(tmp_path: Path, line_break: str) -> None:
+    lines = ["\ufeffsupport_email = 'hilfe@example.org'", "trusted_proxies = 2", ""]
+    (tmp_path / "config.toml").write_bytes(line_break.join(lines).encode())
+    taken = load(environment(tmp_path))
+    assert (taken.support_email, taken.trusted_proxies) == ("hilfe@example.org", 2)
 
 
 def assert_port_is_named(folder: Path, port: int) -> None:

@@ -5,11 +5,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -159,7 +158,7 @@ def test_nothing_secret_comes_of_a_generator_that_can_be_predicted() -> None:
 def test_each_attempt_and_its_refusal_leaves_a_line_that_names_nobody(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = make_service(rate_limits="sign-in/address=4/5 minutes")
+    service = make_service(rate_limits="sign-in/address+client=4/5 minutes")
     ada = service.register(name="Ada Lovelace", email="ada@example.org")
     caplog.clear()
     caplog.set_level(logging.INFO)
@@ -196,41 +195,71 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("in_tokyo")
-def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc() -> None:
+def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     root = logging.getLogger()
     before = root.handlers[:]
     try:
         logs.configure()
-        (handler,) = root.handlers
-        assert type(handler) is logs._Together  # noqa: SLF001
-        assert handler.stream is sys.stderr
         record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
         record.created, record.msecs = 1_767_225_600.25, 250.0
+        root.handle(record)
+        logs.finish()
+        written = capfd.readouterr()
         expected = {"level": "INFO", "logger": "backend.web", "message": "GET /v1/account\n200"}
-        assert json.loads(handler.format(record)) == expected | {"time": "2026-01-01T00:00:00.250Z"}
-        assert "\n" not in handler.format(record)
+        assert json.loads(written.err) == expected | {"time": "2026-01-01T00:00:00.250Z"}
+        assert (written.err.count("\n"), written.out) == (1, "")
     finally:
         root.handlers[:] = before
     handlers = {name for tree in MODULES.values() for name in re.findall(r"\w*Handler\b", ast.unparse(tree))}
     # What warns of a setting is caught and shown by `tiles check`, and goes nowhere else.
-    assert {name for name in handlers if name[0].isupper()} <= {"StreamHandler", "MemoryHandler"}
+    assert {name for name in handlers if name[0].isupper()} <= {"Handler", "MemoryHandler"}
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def kept_stderr() -> Iterator[None]:
+    """Give standard error back after a test that did something to it."""
+    kept = os.dup(2)
+    yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+@pytest.mark.usefixtures("kept_stderr")
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
+        logs.configure()
         with Path("/dev/full").open("w", encoding="utf-8") as full:
-            monkeypatch.setattr(sys, "stderr", full)
-            logs.configure()
+            os.dup2(full.fileno(), 2)
             for _ in range(2):
                 logging.getLogger("backend.server").error("a process has ended")
-            with suppress(OSError):
-                full.close()
+            logs.finish()
+        os.close(2)
         logging.getLogger("backend.server").error("another, to a file that is closed")
+        logs.finish()
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure()
+        values = ("ada@example.org",)
+        logging.getLogger("backend.web").error("%d of %d", *values)
+        logging.getLogger("backend.web").error("the next")
+        logs.finish()
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    written = capfd.readouterr().err
+    assert [json.loads(line)["message"] for line in written.splitlines()] == ["%d of %d", "the next"]
+    assert "ada" not in written
 
 
 def test_what_is_logged_is_what_the_page_says() -> None:

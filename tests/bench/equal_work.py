@@ -33,10 +33,10 @@ ASKING: dict[str, tuple[str, dict[str, str]]] = {
 WARM_UP = 20
 # A leak of so many microseconds has to be seen.
 CONTROLS = {"reset": 100, "sign-in": 1000}
-FAILURES = 5
-LOCKING = (
-    "sign-in/client=1000000/5 minutes, sign-in/address=1000000/5 minutes, sign-in/service=1000000/5 minutes, "
-    f"sign-in-failures/address={FAILURES}/30 days"
+FAILURES = 20
+LOCKING = ", ".join(
+    f"{limit}=1000000/5 minutes"
+    for limit in ("request/client", "sign-in/client", "sign-in/address+client", "sign-in/service")
 )
 # The worker looks for mails twice a second, and a mail is sent in a few milliseconds.
 WATCHED_SECONDS = 0.7

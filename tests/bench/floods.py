@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import quantiles
@@ -27,7 +26,7 @@ from measure import Line, Load, get, load, post, status_of
 from stage import DATABASES, Stage, register, stage
 from support import PASSWORD, ServerProcess
 
-from backend import accounts, policy
+from backend import accounts, clock, policy
 from backend.console import as_json_option, dump, progress, show, show_rows
 
 EMAIL = "ada@example.org"
@@ -217,7 +216,7 @@ def prepare(stage: Stage) -> str:
     """Have somebody who is signed in, and a policy; return the token of the session."""
     register(stage.app, EMAIL)
     with stage.app.app_context():
-        policy.publish(version="2026-01", effective_on=datetime(2026, 1, 1, tzinfo=UTC).date(), text="We store little.")
+        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
         return accounts.authenticate(email=EMAIL, password=PASSWORD, client=None).session.token
 
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from chaos.scene import Fault, MailWork, Scene
 
 from backend import throttle
+from backend.smtp import FINAL_REPLY_SECONDS
 
 Does = Callable[[Scene], AbstractContextManager[object]]
 
@@ -135,6 +136,16 @@ def cut_data(scene: Scene) -> Iterator[None]:
     scene.mail_way.cut_after = 1500
     yield
     scene.mail_way.restore()
+    # The server may have taken what was cut off: the worker waits before it sends it again.
+    scene.move_clock(FINAL_REPLY_SECONDS + 1)
+
+
+@contextmanager
+def gone_before_its_answer(scene: Scene) -> Iterator[None]:
+    scene.postbox.forgets = True
+    yield
+    scene.postbox.forgets = False
+    scene.move_clock(FINAL_REPLY_SECONDS + 1)
 
 
 @contextmanager
@@ -212,7 +223,7 @@ FAULTS = [
     Fault("mail server refuses some for good", postbox(refuses_for_good="0"), 5, ready=True),
     Fault("mail server hangs", postbox(hangs=True), 25, ready=True),
     Fault("mail server gone in the middle of DATA", cut_data, 5, ready=True, waits=True),
-    Fault("mail server gone before its answer", postbox(forgets=True), 5, ready=True),
+    Fault("mail server gone before its answer", gone_before_its_answer, 5, ready=True),
     Fault("mail server away for an hour", mail_away_for_an_hour, 5, ready=False),
     Fault("disk full", fill_the_disk, 10, SQLITE, ready=False, needs={"small disk"}, waits=True),
     Fault("SQLite locked", lock_sqlite, 15, SQLITE),

@@ -1,0 +1,149 @@
+"""The bounds for one client in the nginx configuration that is shipped: what they stop, and whom they leave alone."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+from reverse_proxy import HOST, Proxy
+from support import wait_for
+
+from backend.errors import TooManyRequests
+
+IN_HAND, BURST, PER_SECOND = 100, 500, 50
+# Lets a test say which address a client has: the loopback of a test machine may have no IPv6.
+ANY_ADDRESS = "set_real_ip_from 127.0.0.1;\nreal_ip_header X-Test-Address;\n"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server behind nginx, which answers at once: what is measured is the proxy."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        folder = tmp_path_factory.mktemp("proxy") / "nginx"
+        with Proxy(folder, [server.server_port], ANY_ADDRESS) as found:
+            yield found
+        server.shutdown()
+        thread.join()
+
+
+def ask(proxy: Proxy, address: str, times: int) -> Counter[int]:
+    """Send many requests ahead on one connection; return how often which status was answered."""
+    request = f"GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Test-Address: {address}\r\n"
+    answers = Counter[int]()
+    with proxy.connect() as connection, connection.makefile("rb") as received:
+        connection.sendall((request + "\r\n").encode() * (times - 1) + (request + "Connection: close\r\n\r\n").encode())
+        while line := received.readline():
+            status = int(line.split()[1])
+            answers[status] += 1
+            length = 0
+            while (header := received.readline()) != b"\r\n":
+                name, _, value = header.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            received.read(length)
+    return answers
+
+
+def spend(proxy: Proxy, address: str) -> Counter[int]:
+    """Ask for all that one client is given, and more."""
+    begun = time.monotonic()
+    answers = ask(proxy, address, 900)
+    assert time.monotonic() - begun < 6
+    return answers
+
+
+def test_one_client_is_answered_only_so_often_and_nobody_else_notices(proxy: Proxy) -> None:
+    answers = spend(proxy, "192.0.2.1")
+    assert BURST <= answers[200] < 900 - 1
+    assert set(answers) == {200, 429}
+    assert ask(proxy, "192.0.2.2", 20) == {200: 20}
+    wait_for(lambda: ask(proxy, "192.0.2.1", 1) == {200: 1}, 2)
+
+
+def test_what_is_refused_is_the_service_s_own_problem_and_no_log_names_the_client(proxy: Proxy) -> None:
+    spend(proxy, "192.0.2.3")
+    spend(proxy, "192.0.2.3")
+    with proxy.client(headers={"X-Test-Address": "192.0.2.3"}) as http:
+        refused = next(answer for answer in (http.get("/") for _ in range(100)) if answer.status_code == 429)
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert int(refused.headers["Retry-After"]) == BURST / PER_SECOND
+    assert refused.headers.get_list("Cache-Control") == ["no-store"]
+    assert refused.json() == {
+        "type": f"https://{HOST}/problems/{TooManyRequests.code}",
+        "title": TooManyRequests.title,
+        "status": 429,
+        "detail": TooManyRequests.explanation,
+        "code": TooManyRequests.code,
+    }
+    assert "192.0.2.3" not in proxy.logs
+
+
+@pytest.mark.parametrize(
+    ("one", "another", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:3::1", "2001:db8:3:0:1::", True),
+        ("2001:db8:4::1", "2001:db8:4:1::1", False),
+        ("2001:db8:0:5:1:1:1:1", "2001:db8:0:6:1:1:1:1", False),
+        ("::ffff:192.0.2.11", "::ffff:192.0.2.12", False),
+        ("198.51.100.1", "198.51.100.2", False),
+    ],
+)
+def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(
+    proxy: Proxy, one: str, another: str, *, same: bool
+) -> None:
+    assert spend(proxy, one)[429]
+    assert bool(ask(proxy, another, 100)[429]) is same
+
+
+@contextmanager
+def in_hand(proxy: Proxy, address: str, times: int) -> Iterator[None]:
+    """Hold requests of which the end of the body is missing."""
+    head = (f"POST / HTTP/1.1\r\nHost: {HOST}\r\nX-Test-Address: {address}\r\nContent-Length: 2\r\n\r\n{{").encode()
+    with ExitStack() as stack:
+        for _ in range(times):
+            stack.enter_context(proxy.connect()).sendall(head)
+        time.sleep(0.2)
+        yield
+
+
+def test_one_client_has_only_so_many_requests_in_hand_and_nobody_else_notices(proxy: Proxy) -> None:
+    with in_hand(proxy, "203.0.113.1", IN_HAND), proxy.client() as http:
+
+        def status(address: str) -> int:
+            answer: httpx2.Response = http.get("/", headers={"X-Test-Address": address})
+            return answer.status_code
+
+        assert (status("203.0.113.1"), status("203.0.113.2")) == (429, 200)
+    wait_for(lambda: ask(proxy, "203.0.113.1", 1) == {200: 1})
+
+
+def test_a_household_that_opens_the_app_at_once_is_answered(proxy: Proxy) -> None:
+    with in_hand(proxy, "203.0.113.3", 50):
+        assert ask(proxy, "203.0.113.3", 300) == {200: 300}
+
+
+def test_the_processes_of_the_proxy_leave_no_core(proxy: Proxy) -> None:
+    (worker, *_) = Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()
+    limits = Path(f"/proc/{worker}/limits").read_text()
+    assert [line.split()[4] for line in limits.splitlines() if "core file" in line] == ["0"]

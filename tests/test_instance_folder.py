@@ -1,0 +1,206 @@
+"""The instance folder: any name will do, only what writes makes it, and each error says which one is in use."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from conftest import dispose
+from flask import Flask
+from flask.cli import ScriptInfo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import MailServer, ServerProcess, Service, environment, run_tiles
+from test_house import ROOT
+
+from backend import check, create_app, schema
+from backend.cli import tiles
+from backend.config import SettingsError, load
+
+ODD = "?#%&=;:@+ '\"\\$`~*!|<>()[]{}äßñ中😀\n\t"
+# A setting is read without the space around it.
+NAMES = st.text(st.sampled_from(f"{ODD}a20F"), min_size=1, max_size=12).filter(lambda name: name == name.strip())
+
+
+@contextmanager
+def started(environ: dict[str, str]) -> Iterator[Service]:
+    """Make an instance as `tiles serve` does, with a mail server."""
+    with MailServer() as server:
+        peer = {"TILES_MAIL_SERVER": server.host, "TILES_MAIL_PORT": str(server.port), "TILES_RATE_LIMITS": "off"}
+        app = create_app(load(environ | peer))
+        with app.app_context():
+            schema.upgrade()
+        yield Service(app, server)
+        dispose(app)
+
+
+def run(app: Flask, *arguments: str) -> str:
+    """Run a command that shall succeed; return what it prints."""
+    done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: app))
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def live_through(service: Service, database: Path, backup: Path) -> None:
+    """Register, back up, restore, scrub and check."""
+    ada = service.register()
+    assert database.is_file()
+    run(service.app, "backup", str(backup))
+    service.register(email="later@example.org")
+    dispose(service.app)
+    run(service.app, "restore", str(backup), "--yes")
+    assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]
+    run(service.app, "db", "scrub")
+    assert service.account(ada.headers).status_code == 200
+    wrong = {finding.code for some in check.run(service.app) for finding in some if finding.level == "error"}
+    assert wrong <= {"public-url-local", "address-nowhere", "limits-off", "argon2-weak", "disk"}
+
+
+@settings(max_examples=12, deadline=None)
+@given(NAMES)
+def test_an_instance_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    above = tmp_path_factory.mktemp("odd")
+    folder = above / f"x{name}x"
+    with started(environment(folder)) as service:
+        live_through(service, folder / "tiles.sqlite3", folder / f"{name}backup")
+        assert {path.name for path in folder.iterdir()} >= {"secret_key", "tiles.sqlite3"}
+    assert [path.name for path in above.iterdir()] == [folder.name]
+
+
+@settings(max_examples=6, deadline=None)
+@given(NAMES)
+def test_a_database_may_have_any_path(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.mktemp("odd")
+    database = folder / f"x{name}x.sqlite3"
+    environ = environment(folder / "instance", database_url=f"sqlite:///{quote(str(database))}")
+    with started(environ) as service:
+        live_through(service, database, folder / "backup")
+    assert {path.name.partition("-")[0] for path in folder.iterdir() if path.is_file()} >= {"backup"}
+
+
+def test_a_server_runs_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    folder = tmp_path / "50%20 off? #1 für; 'all'"
+    folder.mkdir()
+    with ServerProcess(folder) as server:
+        assert httpx2.get(f"{server.url}/readyz").status_code == 200
+        assert (server.instance_path / "tiles.sqlite3").is_file()
+        status = run_tiles(server.instance_path, "mail", "status", "--json")
+        assert status.returncode == 0, status.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_relative_database_path_begins_in_the_instance_folder(tmp_path: Path) -> None:
+    taken = load(environment(tmp_path, database_url="sqlite:///other.sqlite3"))
+    assert taken.database.database == str(tmp_path / "other.sqlite3")
+
+
+def test_a_question_mark_in_a_database_url_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"TILES_DATABASE_URL: write \? as %3F"):
+        load(environment(tmp_path, database_url="sqlite:////srv/what?/tiles.sqlite3"))
+
+
+# Who makes it
+
+READING = [
+    "data find ada@example.org",
+    "data export ada@example.org",
+    "data close ada@example.org --yes",
+    "data erase ada@example.org --yes",
+    "data requests",
+    "data audit",
+    "mail status",
+    "mail retry",
+    "feedback list",
+    "feedback export",
+    "announce --policy 2026-01",
+    "db scrub",
+]
+
+
+@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "no database"])
+def test_a_command_that_needs_what_is_there_makes_nothing_and_says_where_it_looked(
+    tmp_path: Path, command: str, *, there: bool
+) -> None:
+    folder = tmp_path / "instance"
+    if there:
+        folder.mkdir()
+    done = run_tiles(folder, *command.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"Error: {folder}/tiles.sqlite3: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+    ]
+    assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * there
+
+
+@pytest.mark.parametrize("command", ["inventory", "routes"])
+def test_a_command_that_needs_no_database_makes_nothing(tmp_path: Path, command: str) -> None:
+    assert run_tiles(tmp_path / "instance", command).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verifying_a_receipt_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None:
+    (tmp_path / "receipt").write_text("abc")
+    done = run_tiles(tmp_path / "instance", "data", "verify-receipt", str(tmp_path / "receipt"))
+    assert done.returncode == 2
+    assert f"Error: {tmp_path}/instance/secret_key: there is no key here yet" in done.stderr
+    assert not (tmp_path / "instance").exists()
+
+
+def test_an_error_names_the_folder_in_use_and_no_setting_that_nobody_set(tmp_path: Path) -> None:
+    assert run_tiles(tmp_path, "db", "upgrade").returncode == 0
+    missing = run_tiles(tmp_path, "data", "find", "ada@example.org")
+    assert missing.stderr.splitlines()[1:] == [f"Instance folder: {tmp_path}"]
+    (tmp_path / "tiles.sqlite3").write_bytes(b"Dear diary")
+    damaged = run_tiles(tmp_path, "mail", "status")
+    assert damaged.stderr.startswith(f"Error: {tmp_path}/tiles.sqlite3: the database cannot be used")
+    locked = run_tiles(tmp_path / "tiles.sqlite3", "serve")
+    for done in (missing, damaged, locked):
+        assert done.returncode != 0
+        assert "TILES_DATABASE_URL" not in done.stderr
+
+
+# Which one it is
+
+
+def installed(folder: Path, *beside: str) -> Path:
+    """Return a folder to which the package was copied, as into site-packages, or with a checkout's files beside it."""
+    shutil.copytree(ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in beside:
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def run_copy(package: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TILES_")}
+    command = [sys.executable, "-P", "-c", "import backend.cli; backend.cli.main()", *arguments]
+    return subprocess.run(command, cwd=cwd, env=inherited | {"PYTHONPATH": str(package)}, capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("mail", "status"), ("db", "upgrade")], ids=" ".join)
+def test_an_installed_package_asks_for_the_folder_and_uses_none_by_chance(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    package, cwd = installed(tmp_path / "site-packages"), tmp_path / "here"
+    (cwd / "instance").mkdir(parents=True)
+    done = run_copy(package, *arguments, cwd=cwd)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: TILES_INSTANCE_PATH is not set: set it to the folder")
+    assert list((cwd / "instance").iterdir()) == []
+    assert not (package / "instance").exists()
+
+
+def test_a_checkout_uses_its_own_folder_from_wherever_it_is_called(tmp_path: Path) -> None:
+    checkout = installed(tmp_path / "checkout", "pyproject.toml")
+    (tmp_path / "here").mkdir()
+    assert run_copy(checkout, "db", "upgrade", cwd=tmp_path / "here").returncode == 0
+    assert sorted(path.name for path in (checkout / "instance").iterdir()) == ["secret_key", "tiles.sqlite3"]
+    assert list((tmp_path / "here").iterdir()) == []

@@ -1,0 +1,156 @@
+"""The database knows which keys sign: a machine with others is told before people find their links refused."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from conftest import dispose
+from journeys import MakeService
+from support import ServerProcess, Service, assert_problem, free_port, run_tiles, wait_for, working
+
+from backend import check, keys, known_keys
+from backend.errors import Impossible
+
+OLD, NEW, OTHER = "o" * 40, "n" * 40, "x" * 40
+
+
+def begin(service: Service) -> None:
+    with service.app.app_context():
+        known_keys.begin()
+
+
+def digests(service: Service) -> set[str]:
+    return {row["digest"] for row in service.rows("key_digests")}
+
+
+@pytest.fixture
+def first(make_service: MakeService) -> Service:
+    """The machine that came first, and has signed."""
+    service = make_service(secret_keys=OLD)
+    begin(service)
+    return service
+
+
+# Another machine
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize("command", ["serve", "mail work", "mail deliver"])
+def test_a_machine_with_other_keys_does_not_start_and_says_what_to_do(
+    database_url: str, tmp_path: Path, command: str
+) -> None:
+    port = ("--port", str(free_port())) if command == "serve" else ()
+    refused = run_tiles(tmp_path, *command.split(), *port, database_url=database_url, secret_keys=OTHER)
+    assert refused.returncode in {1, 2}
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("Error: TILES_SECRET_KEYS: none of the keys here is known to this database")
+    for what in ("Another machine signs with other keys", "not brought back after a restore", "`tiles keys adopt`"):
+        assert what in refused.stderr
+    assert OTHER not in refused.stderr
+
+
+def test_a_process_whose_keys_are_others_is_unready_and_found(first: Service, make_service: MakeService) -> None:
+    other = make_service(secret_keys=OTHER)
+    assert_problem(other.http.get("/readyz"), 503, "overloaded")
+    assert other.http.get("/healthz").status_code == 200
+    codes = [finding.code for some in check.run(other.app) for finding in some if finding.level == "error"]
+    assert "keys-others" in codes
+    assert first.http.get("/readyz").status_code == 200
+    assert "keys-others" not in [finding.code for some in check.run(first.app) for finding in some]
+
+
+def test_a_worker_whose_keys_are_others_sends_no_link_and_leaves_it_to_one_that_may(
+    first: Service, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    first.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"})
+    with working(make_service(secret_keys=OTHER).app):
+        wait_for(lambda: "none of the keys here is known to this database" in caplog.text)
+    assert first.mail_server.messages == []
+    assert first.mail()["To"] == "ada@example.org"
+
+
+def test_a_database_that_knows_no_key_yet_takes_those_that_come_first(make_service: MakeService) -> None:
+    service = make_service(secret_keys=f"{NEW},{OLD}")
+    assert service.http.get("/readyz").status_code == 200
+    begin(service)
+    assert len(digests(service)) == 2
+    for key in (OLD, NEW):
+        assert not digests(service) & {key, hashlib.sha256(key.encode()).hexdigest()}
+
+
+# The key was lost
+
+
+def test_a_key_file_that_was_not_brought_back_is_missed_and_no_other_is_made(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        folder = server.instance_path
+        assert run_tiles(folder, "backup", str(tmp_path / "backup")).returncode == 0
+        server.terminate()
+    for file in folder.iterdir():
+        file.unlink() if file.is_file() else None
+    restored = run_tiles(folder, "restore", str(tmp_path / "backup"), "--yes")
+    assert restored.returncode == 0
+    assert "bring back the secret_key" in restored.stderr
+    for command in (("serve", "--port", str(server.port)), ("db", "upgrade"), ("keys", "rotate")):
+        done = run_tiles(folder, *command)
+        assert command[0] == "db" or f"Error: {folder}/secret_key: none of the keys here is known" in done.stderr
+    assert not (folder / "secret_key").exists()
+    assert run_tiles(folder, "check", "--json").stdout.count("keys-others") == 1
+    assert json.loads(run_tiles(folder, "keys", "adopt", "--yes", "--json").stdout) == {"keys": 1}
+    server.start()
+    server.wait_until_ready()
+    server.kill_all()
+
+
+def test_a_new_key_is_adopted_with_somebodys_word_only(
+    first: Service, make_service: MakeService, database_url: str, tmp_path: Path
+) -> None:
+    given = {"database_url": database_url, "secret_keys": OTHER}
+    before = digests(first)
+    asked = run_tiles(tmp_path, "keys", "adopt", **given)
+    assert asked.returncode == 1
+    assert "receipts of erasures" in asked.stderr
+    assert digests(first) == before
+    assert run_tiles(tmp_path, "keys", "adopt", "--yes", **given).returncode == 0
+    assert digests(first).isdisjoint(before)
+    begin(make_service(secret_keys=OTHER))
+    assert_problem(first.http.get("/readyz"), 503, "overloaded")
+
+
+# Rotating
+
+
+def test_rotating_notes_the_new_key_and_forgets_those_that_leave(make_service: MakeService) -> None:
+    own = make_service(secret_keys="")
+    begin(own)
+    before = digests(own)
+    with own.app.app_context():
+        known_keys.rotate(())
+        both = digests(own)
+        assert len(both) == 2
+        assert before < both
+        known_keys.rotate(keys.in_use())
+        assert len(digests(own)) == 1
+        assert digests(own).isdisjoint(both)
+    assert own.http.get("/readyz").status_code == 200
+
+
+@pytest.mark.usefixtures("first")
+def test_rotating_adopts_no_key_by_accident(make_service: MakeService, tmp_path: Path) -> None:
+    own = make_service(secret_keys="")
+    before = (tmp_path / keys.NAME).read_text()
+    with own.app.app_context(), pytest.raises(Impossible, match="none of the keys here"):
+        known_keys.rotate(())
+    assert (tmp_path / keys.NAME).read_text() == before
+
+
+def test_by_hand_keys_roll_without_complaint_while_some_machines_are_a_step_behind(make_service: MakeService) -> None:
+    steps = [make_service(secret_keys=given) for given in (OLD, f"{OLD},{NEW}", f"{NEW},{OLD}", NEW)]
+    for behind, ahead in itertools.pairwise(steps):
+        for service in (behind, ahead, behind, ahead):
+            begin(service)
+            assert {each.http.get("/readyz").status_code for each in (behind, ahead)} == {200}
+    assert len(digests(steps[-1])) == 1
+    dispose(steps[0].app)

@@ -1,0 +1,227 @@
+"""The ledger: a full disk changes nothing, an altered line stops the start, and a long one is read quickly."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import dispose, make_app, make_settings
+from journeys import cancel, closed_by, erase_due, in_ledger
+from sqlalchemy.exc import OperationalError
+from support import MailServer, Service, any_database, free_port, run_tiles
+
+from backend import clock, erasure, ledger
+from backend.db import db
+
+ADA = "ada@example.org"
+ACCOUNT = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"
+
+
+@pytest.fixture
+def hasty(make_service: type[Service]) -> Service:
+    """The service without a grace period: who asks for erasure is due at once."""
+    return make_service(erasure_grace_days=0)
+
+
+def write(count: int = 1) -> None:
+    """Append accounts as an erasure does."""
+    with ledger.opened() as append:
+        append({uuid.uuid4(): clock.now() for _ in range(count)})
+
+
+# A full disk
+
+
+def failing(error: int, after: int) -> object:
+    """Return an `os.write` that takes so many bytes and then fails."""
+    left, really = after, os.write
+
+    def fail(file: int, data: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(error, os.strerror(error))
+        taken = really(file, data[:left])
+        left -= taken
+        return taken
+
+    return fail
+
+
+@pytest.mark.parametrize("after", [0, 40], ids=["nothing is written", "half a line is written"])
+def test_an_account_is_as_it_was_after_the_ledger_could_not_be_written(
+    hasty: Service, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
+    with hasty.app.app_context():
+        write()
+        before, content = hasty.rows("accounts"), ledger.path().read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", failing(errno.ENOSPC, after))
+            with pytest.raises(OSError, match="No space left"):
+                erasure.erase_due()
+        assert hasty.rows("accounts") == before
+        assert ledger.path().read_bytes() == content
+    assert cancel(hasty, token).status_code == 204
+
+
+def test_the_next_try_after_a_full_disk_succeeds_at_once(hasty: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed_by(hasty, hasty.register().headers, ADA, erase=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing(errno.ENOSPC, 40))
+        with pytest.raises(OSError, match="No space left"):
+            erase_due(hasty)
+    assert erase_due(hasty) == 1
+    assert len(in_ledger(hasty)) == 1
+    assert hasty.rows("accounts") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("this user cannot mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("log_has_room", [True, False], ids=["the database has room left", "nothing has"])
+def test_a_disk_that_is_really_full_leaves_the_account_and_the_ledger_as_they_were(
+    small_disk: Path, sqlite_template: Path, mail_server: MailServer, *, log_has_room: bool
+) -> None:
+    shutil.copy(sqlite_template, small_disk / "tiles.sqlite3")
+    peer = {"mail_server": mail_server.host, "mail_port": mail_server.port, "erasure_grace_days": 0}
+    service = Service(make_app(make_settings(small_disk, f"sqlite:///{small_disk}/tiles.sqlite3", **peer)), mail_server)
+    token = closed_by(service, service.register().headers, ADA, erase=True)
+    # The ledger ends with a page, so that the next line needs another.
+    (small_disk / "erasures.jsonl").write_bytes(b"\n" * 4096)
+    if log_has_room:
+        with service.app.app_context(), db.engine.connect() as connection:
+            # From here on SQLite's log is written from its beginning.
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)")
+    before, ballast = service.rows("accounts"), small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(OSError if log_has_room else OperationalError, match=r"No space left|disk is full"):
+        erase_due(service)
+    assert service.rows("accounts") == before
+    assert (small_disk / "erasures.jsonl").read_bytes() == b"\n" * 4096
+    ballast.unlink()
+    assert erase_due(service) == 1
+    assert cancel(service, token).status_code == 400
+    dispose(service.app)
+
+
+# An altered line
+
+
+def line(erased_at: str = "2026-01-01T00:00:00Z") -> str:
+    return json.dumps({"account": ACCOUNT, "erased_at": erased_at})
+
+
+@pytest.fixture
+def three(service: Service) -> Path:
+    """A ledger of three lines."""
+    with service.app.app_context():
+        write(3)
+        return ledger.path()
+
+
+def altered(kind: str, text: str) -> str:
+    one, two, three = text.splitlines(keepends=True)
+    match kind:
+        case "another account":
+            digit = two[14]
+            return one + two[:14] + ("0" if digit != "0" else "1") + two[15:] + three
+        case "another time":
+            return one + re.sub(r"T\d\d:", "T24:", two) + three
+        case "cut in the middle":
+            return one + two[:30] + "\n" + three
+        case "no JSON":
+            return one + "Dear diary\n" + three
+        case "joined":
+            return one + two.strip() + three
+        case _:
+            return one + two.replace('"check"', '"czech"') + three
+
+
+@any_database
+@pytest.mark.parametrize(
+    "kind", ["another account", "another time", "cut in the middle", "no JSON", "joined", "another member"]
+)
+def test_an_altered_line_stops_the_start_and_is_named_with_what_to_do(
+    service: Service, three: Path, kind: str, database_url: str, tmp_path: Path
+) -> None:
+    dispose(service.app)
+    three.write_text(altered(kind, three.read_text()))
+    stopped = run_tiles(tmp_path, "serve", "--port", str(free_port()), database_url=database_url)
+    assert (stopped.returncode, stopped.stdout) == (2, "")
+    assert stopped.stderr.startswith(f"Error: {three}: line 2 is no entry of a ledger")
+    assert "put the newest copy of the file in its place" in stopped.stderr
+
+
+@any_database
+def test_lines_of_an_earlier_release_are_read(service: Service, three: Path) -> None:
+    three.write_text(f"\n{line()}\n" + three.read_text())
+    assert uuid.UUID(ACCOUNT) in in_ledger(service)
+    assert len(in_ledger(service)) == 4
+
+
+@any_database
+def test_a_byte_order_mark_before_the_first_line_does_no_harm(service: Service, three: Path) -> None:
+    three.write_text(three.read_text(), "utf-8-sig")
+    assert len(in_ledger(service)) == 3
+
+
+@any_database
+@pytest.mark.parametrize("length", [0, 1, 50, 80])
+def test_what_a_crash_left_of_the_last_line_is_cut_off_before_the_next_one(
+    service: Service, three: Path, length: int
+) -> None:
+    with three.open("a") as file:
+        file.write(line()[:length] + "\0" * 20)
+    with service.app.app_context():
+        write()
+    assert len(in_ledger(service)) == 4
+    assert len(three.read_bytes().splitlines()) == 4
+
+
+@any_database
+def test_a_whole_last_line_without_its_line_break_is_kept(service: Service, three: Path) -> None:
+    with three.open("a") as file:
+        file.write(line())
+    with service.app.app_context():
+        write()
+    assert len(in_ledger(service)) == 5
+
+
+# A long one
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["erased here", "of long ago"])
+def test_200_000_lines_take_under_two_seconds_at_a_start(
+    service: Service, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    erased_at = clock.now() if known else datetime(2020, 1, 1, tzinfo=UTC)
+    service.register()
+    with service.app.app_context(), ledger.opened() as append:
+        append({uuid.uuid4(): erased_at for _ in range(200_000)})
+        erasure.replay()
+        read, opened = Path.read_text, list[Path]()
+        monkeypatch.setattr(Path, "read_text", lambda self, *given: opened.append(self) or read(self, *given))
+        begun = time.process_time()
+        assert erasure.replay() == erasure.Replayed(200_000, 0)
+        assert time.process_time() - begun < 2
+        assert opened == [ledger.path()]
+    assert len(service.rows("accounts")) == 1

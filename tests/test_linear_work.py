@@ -1,0 +1,200 @@
+"""Reading and checking a body takes little time, whatever it holds: no limit was charged yet."""
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import product
+
+import pytest
+from support import Service, any_database
+
+from backend import bodies, contract, forms, server
+from backend.api import operations
+from backend.bodies import Body, read_json
+from backend.errors import Problem
+
+MOST_MS = 5
+KIB = 1024
+# The limit of feedback is to be 64 KiB.
+LIMITS = [16 * KIB, 64 * KIB]
+MODELS = sorted({operation.body for operation in operations.declared if operation.body}, key=lambda body: body.__name__)
+# Each kind of field once: a model in which it stands, its name, and the most code points that are looked at closely.
+FIELDS = [
+    (contract.Registration, "name", 800), (contract.Address, "email", 250), (contract.NewPassword, "password", 1024),
+    (contract.MailedToken, "token", 4000), (contract.Message, "message", 4000),
+    (contract.AccountChange, "accepted_policy", 4000),
+]  # fmt: skip
+# Every character that normalizing may move, take apart or put together.
+SUSPECTS = [
+    character
+    for character in map(chr, range(0x110000))
+    if unicodedata.category(character)[0] == "M" or unicodedata.decomposition(character)
+]
+
+
+@pytest.fixture(params=LIMITS, ids=["16 KiB", "64 KiB"])
+def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The most bytes that a body may have."""
+    monkeypatch.setattr(bodies, "BODY_BYTES", request.param)
+    most: int = request.param
+    return most
+
+
+def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
+    """Return the processor time of a refusal or an acceptance; of several tries the shortest, where one is too long."""
+    shortest = float("inf")
+    for _ in range(10):
+        begun = time.thread_time()
+        with suppress(Problem):
+            read()
+        shortest = min(shortest, (time.thread_time() - begun) * 1000)
+        if shortest <= most:
+            break
+    return shortest
+
+
+def reading(service: Service, model: type[Body], body: bytes) -> float:
+    environ = {"CONTENT_TYPE": "application/json", bodies.BODY: body}
+    with service.app.test_request_context("/", method="POST", environ_overrides=environ):
+        return milliseconds(lambda: read_json(model))
+
+
+def filled(names: list[str], text: str, limit: int) -> bytes:
+    """Return an object whose members all begin with a text and repeat it as often as the limit allows."""
+    frame = len(json.dumps(dict.fromkeys(names, "")).encode())
+    each = (limit - frame) // len(names) // len(text.encode())
+    return json.dumps(dict.fromkeys(names, text * each), ensure_ascii=False).encode()
+
+
+@any_database
+@pytest.mark.parametrize(("model", "field", "length"), FIELDS, ids=[field for _, field, _ in FIELDS])
+def test_no_character_makes_a_field_slow(service: Service, model: type[Body], field: str, length: int) -> None:
+    slow = {}
+    for character in SUSPECTS:
+        body = filled([field], character, length * len(character.encode()) + len(f'{{"{field}": ""}}'))
+        if (spent := reading(service, model, body)) > MOST_MS:
+            slow[f"U+{ord(character):04X}"] = spent
+    assert slow == {}
+
+
+def texts() -> Iterator[str]:
+    """Return what is repeated: what moves in the sorting of marks, what grows, what an address is parsed for."""
+    marks = ["\u0315", "\u0300", "\u0334", "\u0344", "\u0f71", "\u0f73", "\u0f75", "\u0f81", "\u3099", "\uff9e"]
+    yield from (first + second for first, second in product(marks, marks) if first != second)
+    yield from ("e" + first * 14 + second * 14 for first, second in product(marks, marks))
+    yield from ("e" + first * 100 + second * 100 for first, second in product(marks[5:], marks[5:]))
+    yield from ("\x00", "\ufdfa", "\U0001d160", "\u1f84", "\uac01", "\u1112\u1161\u11ab", "\u0660", "\u200d", "e\u0301")
+    yield from ("a", "a.", "a@", "xn--", "\u00e9.", '\\"', "=", "_", "-", "+a", "%", " ", "\t", "<a@b>", "\U0010ffff")
+
+
+@any_database
+@pytest.mark.parametrize("model", MODELS, ids=[model.__name__ for model in MODELS])
+def test_no_text_makes_an_operation_slow(service: Service, limit: int, model: type[Body]) -> None:
+    names = [name for name, field in model.model_fields.items() if field.annotation is not bool]
+    # As much as is allowed, and just not so much that a field is refused for its length.
+    bodies_ = ((text, filled(names, text, room)) for text in texts() for room in (limit, 2 * KIB, KIB // 2))
+    slow = {ascii(text[:4]): spent for text, body in bodies_ if (spent := reading(service, model, body)) > MOST_MS}
+    assert slow == {}
+
+
+def structures(limit: int) -> dict[str, bytes]:
+    """Return what a decoder could be slow at."""
+
+    def repeated(start: str, part: str, end: str) -> bytes:
+        return (start + part * ((limit - len(start) - len(end)) // len(part)) + end).encode()
+
+    names = ",".join(f'"{number:x}":0' for number in range(limit))[: limit - 2].rpartition(",")[0]
+    return {
+        "arrays": repeated("", "[", ""),
+        "objects": repeated("", '{"a":', ""),
+        "allowed depth": repeated('{"name":', "[" * 100 + "]" * 100 + ",", "0}"),
+        "a digit": repeated('{"name":', "1", "}"),
+        "an exponent": repeated('{"name":1e', "9", "}"),
+        "a fraction": repeated('{"name":0.', "1", "}"),
+        "numbers": repeated('{"name":[', "1" * 4200 + ",", "1]}"),
+        "zeros": repeated('{"name":[', "0,", "0]}"),
+        "empty objects": repeated('{"name":[', "{},", "{}]}"),
+        "members": f"{{{names}}}".encode(),
+        "one name": repeated("{", '"name":0,', '"name":0}'),
+        "escapes": repeated('{"name":"', "\\u0f75", '"}'),
+        "pairs of surrogates": repeated('{"name":"', "\\ud83d\\ude00", '"}'),
+        "a long name": repeated('{"', "a", '":0}'),
+        "an escaped name": repeated('{"', "\\u0f75", '":0}'),
+        "white space": repeated("{", " ", "}"),
+    }
+
+
+@any_database
+@pytest.mark.parametrize("model", MODELS, ids=[model.__name__ for model in MODELS])
+def test_no_structure_makes_an_operation_slow(service: Service, limit: int, model: type[Body]) -> None:
+    found = {name: reading(service, model, body) for name, body in structures(limit).items()}
+    assert {name: spent for name, spent in found.items() if spent > MOST_MS} == {}
+
+
+@any_database
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b"])
+def test_no_form_is_slow_to_read(service: Service, content_type: str) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n\r\n'
+    parts = [
+        b"a&",
+        b"a=b&",
+        b"token=a&",
+        b"%",
+        b"+",
+        b"%f0%9f%98%80",
+        "\u0f75".encode(),
+        b"a*0=b;",
+        head,
+        b"--b\r\n",
+        b"\r\n-",
+    ]
+
+    def read() -> None:
+        forms.token()
+        with suppress(Problem):
+            forms.email()
+        forms.new_password()
+
+    for part, start in product(parts, (b"", b"email=", b"password=", head)):
+        body = (start + part * (16 * KIB))[: 16 * KIB]
+        with service.app.test_request_context("/", method="POST", data=body, content_type=content_type):
+            assert milliseconds(read) <= MOST_MS, (start, part)
+
+
+@any_database
+def test_every_page_that_anybody_may_read_is_quick(service: Service) -> None:
+    with service.app.app_context():
+        pages = [
+            rule.rule
+            for rule in service.app.url_map.iter_rules()
+            if "GET" in (rule.methods or ()) and not rule.arguments
+        ]
+    assert len(pages) > 15
+    http = service.http
+    slow = {}
+    # The metrics are for the operator, and what they cost is his.
+    for path in set(pages) - {"/metrics"}:
+        http.get(path)
+        if (spent := milliseconds(lambda path=path: http.get(path).get_data())) > MOST_MS:  # type: ignore[misc]
+            slow[path] = spent
+    assert slow == {}
+
+
+def test_what_one_sent_is_read_no_faster_for_another() -> None:
+    """No function of ours that sees strangers' words keeps them."""
+    assert server
+    caches = {
+        f"{module.__name__}.{name}"
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("backend.")
+        for name, value in vars(module).items()
+        if type(value).__name__ == "_lru_cache_wrapper" and value.__module__ == module.__name__
+    }
+    # Of the time, and of our own files, costs and sender.
+    assert caches == {
+        "backend.logs._second", "backend.strength._common_passwords", "backend.hashing._hash_of_nobody",
+        "backend.transport._sender",
+    }  # fmt: skip

@@ -1,0 +1,202 @@
+"""Lockout: at most 100 wrong passwords for an address, and nobody is kept out who reads the mailbox."""
+
+import ipaddress
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from journeys import close
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
+from werkzeug.test import TestResponse
+
+from backend import db, worker
+from backend.hashing import Hasher, Overloaded
+
+ADA, NOBODY = "ada@example.org", "nobody@example.org"
+WRONG = "not that one at all"
+# Only the lockout, as if strangers took their time.
+SLOWLY = ",".join(
+    f"{limit}=100000/hour"
+    for limit in ("request/client", "sign-in/client", "sign-in/address+client", "password/account")
+)
+
+Make = Callable[..., Service]
+
+
+@pytest.fixture
+def service(make_service: Make) -> Service:
+    return make_service(rate_limits=SLOWLY)
+
+
+def ipv4(number: int) -> str:
+    return str(ipaddress.ip_address("198.18.0.0") + number)
+
+
+def in_one_48(number: int) -> str:
+    """Return an address of one of the 65,536 customers' networks in a /48, each in another /56 than the one before."""
+    return f"2001:db8:1:{number % 256:02x}{number // 256:02x}::1"
+
+
+def sign_in(service: Service, address: str, email: str = ADA, password: str = WRONG) -> TestResponse:
+    body = {"email": email, "password": password}
+    return service.http.post("/v1/sessions", json=body, environ_overrides={"REMOTE_ADDR": address})
+
+
+def wrong_passwords(service: Service, addresses: list[str], email: str = ADA) -> int:
+    """Try a wrong password from each address; return how many were looked at."""
+    statuses = Counter(sign_in(service, address, email).status_code for address in addresses)
+    assert set(statuses) <= {401, 429}
+    return statuses[401]
+
+
+@pytest.mark.parametrize("email", [ADA, NOBODY])
+def test_a_client_tries_20_wrong_passwords_and_locks_out_only_itself(service: Service, email: str) -> None:
+    service.register(email=ADA)
+    assert wrong_passwords(service, [ipv4(1)] * 25, email) == 20
+    refused = assert_problem(sign_in(service, ipv4(1), email), 429, "too-many-requests")
+    assert "Reset the password" in refused["detail"]
+    assert sign_in(service, ipv4(2), email, PASSWORD).status_code == (201 if email == ADA else 401)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "allowed"),
+    [
+        ([f"2001:db8:1:1::{number:x}" for number in range(1, 30)], 20),
+        ([f"2001:db8:1:1{number % 32:02x}::1" for number in range(64)], 40),
+        ([in_one_48(number) for number in range(100)], 60),
+    ],
+    ids=["/64", "/56", "/48"],
+)
+@any_database
+def test_networks_of_ipv6_have_growing_allowances(service: Service, addresses: list[str], allowed: int) -> None:
+    service.register(email=ADA)
+    assert wrong_passwords(service, addresses) == allowed
+    # A /48 and an IPv4 address of one stranger.
+    wrong_passwords(service, [ipv4(1)] * 25)
+    assert sign_in(service, "2001:db8:2::1", password=PASSWORD).status_code == 201
+
+
+@any_database
+def test_what_a_client_is_refused_is_not_counted_for_its_neighbours(service: Service) -> None:
+    service.register(email=ADA)
+    assert wrong_passwords(service, ["2001:db8:1:1::1"] * 80) == 20
+    assert sign_in(service, "2001:db8:1:2::1", password=PASSWORD).status_code == 201
+
+
+@pytest.mark.parametrize("email", [ADA, NOBODY])
+def test_strangers_try_90_and_a_reset_lets_in_who_reads_the_mailbox(service: Service, email: str) -> None:
+    service.register(email=ADA)
+    assert wrong_passwords(service, [ipv4(number) for number in range(200)], email) == 90
+    refused = sign_in(service, "192.0.2.1", email, PASSWORD)
+    assert_problem(refused, 429, "too-many-requests")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 3600
+    if email == NOBODY:
+        return
+    assert service.reset(service.ask_for_reset()).status_code == 204
+    # They go on at once; the last ten are for the client that used the link.
+    assert wrong_passwords(service, [ipv4(number) for number in range(200)]) == 90
+    assert sign_in(service, ipv4(999), password=OTHER_PASSWORD).status_code == 429
+    assert sign_in(service, "127.0.0.1", password=OTHER_PASSWORD).status_code == 201
+    # Also a second time.
+    wrong_passwords(service, [ipv4(number) for number in range(200)])
+    assert sign_in(service, "127.0.0.1", password=OTHER_PASSWORD).status_code == 201
+
+
+def test_the_trust_in_a_client_ends_after_an_hour_and_another_link_renews_it(
+    service: Service, move_clock: Callable[[timedelta], None]
+) -> None:
+    service.register(email=ADA)
+    service.reset(service.ask_for_reset())
+    service.deliver()
+    wrong_passwords(service, [ipv4(number) for number in range(200)])
+    move_clock(timedelta(minutes=61))
+    assert sign_in(service, "127.0.0.1", password=OTHER_PASSWORD).status_code == 429
+    assert service.reset(service.ask_for_reset(), PASSWORD).status_code == 204
+    assert sign_in(service, "127.0.0.1", password=PASSWORD).status_code == 201
+
+
+def test_a_right_password_forgets_the_wrong_ones(service: Service) -> None:
+    service.register(email=ADA)
+    for _ in range(3):
+        assert wrong_passwords(service, [ipv4(number) for number in range(80)]) == 80
+        assert sign_in(service, ipv4(0), password=PASSWORD).status_code == 201
+    assert [row for row in service.rows("wrong_passwords") if row["trusted_until"] is None] == []
+
+
+def test_of_200_wrong_passwords_at_once_100_at_most_are_looked_at_by_two_processes(make_service: Make) -> None:
+    services = [make_service(rate_limits=SLOWLY) for _ in range(2)]
+    services[0].register(email=ADA)
+    barrier = threading.Barrier(20)
+
+    def guess(number: int) -> int:
+        barrier.wait()
+        return [sign_in(services[number % 2], ipv4(20 * number + each)).status_code for each in range(10)].count(401)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(guess, range(20))) == 90
+    assert sign_in(services[1], "192.0.2.1", password=PASSWORD).status_code == 429
+    # A reset by one opens the other.
+    assert services[0].reset(services[0].ask_for_reset()).status_code == 204
+    assert sign_in(services[1], "192.0.2.1", password=OTHER_PASSWORD).status_code == 201
+
+
+def ask_again(service: Service, person: Person, password: str, address: str) -> int:
+    body = {"current_password": password, "new_password": OTHER_PASSWORD}
+    headers, environ = person.headers, {"REMOTE_ADDR": address}
+    return service.http.put("/v1/account/password", json=body, headers=headers, environ_overrides=environ).status_code
+
+
+def test_a_password_that_is_asked_again_counts_with_sign_in(service: Service) -> None:
+    ada = service.register(email=ADA)
+    assert [ask_again(service, ada, WRONG, ipv4(1)) for _ in range(12)] == [403] * 12
+    assert wrong_passwords(service, [ipv4(1)] * 12) == 8
+    assert ask_again(service, ada, PASSWORD, ipv4(1)) == 429
+    assert ask_again(service, ada, PASSWORD, ipv4(2)) == 204
+    assert sign_in(service, ipv4(1), password=OTHER_PASSWORD).status_code == 201
+
+
+@any_database
+def test_what_was_not_checked_is_not_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise Overloaded(retry_after=5)
+
+    service.register(email=ADA)
+    with monkeypatch.context() as patch:
+        patch.setattr(Hasher, "verify", refuse)
+        assert [sign_in(service, ipv4(1)).status_code for _ in range(30)] == [503] * 30
+    assert sign_in(service, ipv4(1), password=PASSWORD).status_code == 201
+
+
+def test_wrong_passwords_are_stored_under_digests_and_for_a_year(
+    service: Service, move_clock: Callable[[timedelta], None]
+) -> None:
+    for email in (ADA, NOBODY):
+        assert wrong_passwords(service, [ipv4(1), "2001:db8:1:1::1"], email) == 2
+    rows = service.rows("wrong_passwords")
+    assert len(rows) == 2 * 5
+    assert len({bytes(row["client"]) for row in rows}) == 2 * 4 + 1
+    assert {len(row["address"]) for row in rows} == {32}
+
+    def left_after(days: int) -> int:
+        move_clock(timedelta(days=days))
+        with service.app.app_context():
+            for _ in worker.tidy():
+                pass
+        return len(service.rows("wrong_passwords"))
+
+    assert (left_after(365), left_after(1)) == (10, 0)
+
+
+def test_an_erased_account_takes_its_wrong_passwords_along(service: Service) -> None:
+    ada = service.register(email=ADA)
+    wrong_passwords(service, [ipv4(1)])
+    assert close(service, ada.headers, erase=True).status_code == 200
+    wrong_passwords(service, [ipv4(1)])
+    with service.app.app_context():
+        with db.transaction() as session:
+            session.execute(db.text("UPDATE accounts SET erase_after = closed_at"))
+        assert worker.erase_due() == 1
+    assert service.rows("wrong_passwords") == []

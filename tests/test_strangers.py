@@ -1,0 +1,131 @@
+"""What strangers may do, all at once and at its worst, keeps nobody out."""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database, text_of, token_of
+from werkzeug.test import TestResponse
+
+from backend import clock, throttle
+
+ADA, HOME = "ada@example.org", "192.0.2.1"
+WORST = {
+    "sessions": {"email": ADA, "password": "not that one at all"},
+    "password-resets": {"email": ADA},
+    "registrations": {"email": ADA, "name": "Eve"},
+    "erasure-requests": {"email": ADA},
+    "password-resets/confirm": {"token": "made-up", "password": PASSWORD},
+    "feedback": {"message": "More tiles."},
+    "email-changes/undo": {"token": "made-up"},
+}
+
+Make = Callable[..., Service]
+MoveClock = Callable[[timedelta], None]
+
+
+@pytest.fixture(autouse=True)
+def noon(move_clock: MoveClock) -> None:
+    """Let no day end during a test."""
+    now = clock.now()
+    move_clock(now.replace(hour=12) - now)
+
+
+@pytest.fixture
+def service(make_service: Make) -> Service:
+    """The service with the limits of the contract, behind a proxy."""
+    service = make_service(rate_limits="", trusted_proxies=1)
+    assert service.register(email=ADA)
+    return service
+
+
+def post(service: Service, client: str, path: str, **body: str) -> TestResponse:
+    return service.http.post(f"/v1/{path}", json=body, headers={"X-Forwarded-For": client})
+
+
+def do_the_worst(service: Service, clients: list[str], times: int, most: int = len(WORST)) -> Counter[int]:
+    """Let each client do the worst things, several times."""
+    answers = (
+        post(service, client, path, **body).status_code
+        for _ in range(times) for client in clients for path, body in list(WORST.items())[:most]
+    )  # fmt: skip
+    statuses = Counter(answers)
+    assert set(statuses) <= {201, 202, 400, 401, 429}
+    return statuses
+
+
+def links(service: Service) -> list[str]:
+    """Return the reset links in Ada's mailbox, the newest last."""
+    service.deliver()
+    mine = (message for message in service.mail_server.messages if "/password-reset#" in text_of(message))
+    return [token_of(message) for message in mine]
+
+
+def customers_of_one_48() -> list[str]:
+    return [f"2001:db8:1:{number % 256:02x}{number // 256:02x}::{number + 1:x}" for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("clients", "times"), [(["198.51.100.1"], 100), (customers_of_one_48(), 2)], ids=["a client", "a /48"]
+)
+def test_one_client_or_one_48_keeps_nobody_from_signing_in_or_from_a_link(
+    service: Service, clients: list[str], times: int
+) -> None:
+    assert do_the_worst(service, clients, times)[429] > 0
+    signed_in = post(service, HOME, "sessions", email=ADA, password=PASSWORD)
+    assert signed_in.status_code == 201
+    # Both as somebody at home who forgot the password, and from the mobile network.
+    for client in (HOME, "2001:db8:2::1"):
+        assert post(service, client, "password-resets", email=ADA).status_code == 202
+    assert (
+        post(service, HOME, "password-resets/confirm", token=links(service)[-1], password=OTHER_PASSWORD).status_code
+        == 204
+    )
+    assert post(service, HOME, "sessions", email=ADA, password=OTHER_PASSWORD).status_code == 201
+
+
+@any_database
+def test_a_thousand_clients_keep_nobody_out_who_reads_the_mailbox(service: Service, move_clock: MoveClock) -> None:
+    clients = [str(ipaddress.ip_address("198.18.0.0") + number) for number in range(1_000)]
+    passwords = [OTHER_PASSWORD, PASSWORD, OTHER_PASSWORD]
+    do_the_worst(service, clients, 1, 2)
+    for password in passwords:
+        do_the_worst(service, clients[:100], 1)
+        # It may be that no mail leaves any more; then there are links already.
+        assert post(service, HOME, "password-resets", email=ADA).status_code in {202, 429}
+        link = links(service)[-1]
+        assert post(service, HOME, "password-resets/confirm", token=link, password=password).status_code == 204
+        do_the_worst(service, clients[:100], 1)
+        assert post(service, HOME, "sessions", email=ADA, password=password).status_code == 201
+        move_clock(timedelta(hours=1, minutes=1))
+    # By resets, and by registrations of an address that has an account.
+    assert len(links(service)) <= 2 * (5 + len(passwords))
+
+
+@any_database
+def test_a_thousand_sign_ins_of_one_household_do_not_shut_it_for_all(service: Service) -> None:
+    statuses = Counter(
+        post(service, "198.51.100.1", "sessions", email=f"{number}@example.org", password=PASSWORD).status_code
+        for number in range(1_000)
+    )
+    assert statuses == {401: 50, 429: 950}
+    assert post(service, HOME, "sessions", email=ADA, password=PASSWORD).status_code == 201
+
+
+@any_database
+def test_one_48_makes_nobody_elses_counts_forgotten(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As much smaller as the part of a /48 that is tried here.
+    monkeypatch.setattr(throttle, "MOST_KEYS", 15_000)
+    for _ in range(50):
+        post(service, HOME, "sessions", email="bob@example.org", password=PASSWORD)
+    limits = service.app.extensions["tiles.throttle"]
+    for number in range(20_000):
+        client = f"ipv6:20010db80001{number:04x}"
+        for scope in ("request", "sign-in", "token", "feedback"):
+            try:
+                limits.charge(scope, client=client, address=f"{number}@example.org")
+            except throttle.TooManyRequests:
+                break
+    assert post(service, HOME, "sessions", email=ADA, password=PASSWORD).status_code == 429

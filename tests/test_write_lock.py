@@ -1,0 +1,114 @@
+"""While another process holds SQLite's write lock, everything that only reads is answered."""
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from support import PASSWORD, MailServer, ServerProcess, bearer, token_of, wait_for
+from test_serve import register, send_through
+
+HELD_SECONDS = 5
+PEOPLE = 8
+READS = ("/healthz", "/readyz", "/v1/account", "/v1/sessions", "/v1/account/export", "/v1/policy", "/privacy", "/docs")
+# All that an operation may need: what it does not name is refused before anything is written.
+BODIES = {
+    "/v1/registrations": {"name": "Bob", "email": "bob@example.org"},
+    "/v1/password-resets": {"email": "ada@example.org"},
+    "/v1/erasure-requests": {"email": "ada@example.org"},
+    "/v1/feedback": {"message": "More tiles."},
+    "/v1/sessions": {"email": "ada@example.org", "password": PASSWORD},
+    "/v1/account": {"name": "Ada"},
+    "/v1/account/password": {"current_password": PASSWORD, "new_password": "seven wooden boats drift"},
+    "/v1/account/email-changes": {"email": "new@example.org", "password": PASSWORD},
+    "/v1/account/close": {"password": PASSWORD},
+}
+
+
+@contextmanager
+def write_lock(database: Path) -> Iterator[None]:
+    """Hold SQLite's write lock, as another process that writes does."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def sign_up(server: ServerProcess, mails: MailServer, email: str) -> str:
+    """Register somebody, and return the token of the session."""
+    before = len(mails.messages)
+    register(server.url, email)
+    token = token_of(wait_for(lambda: mails.messages[before:])[-1])
+    answer = httpx2.post(f"{server.url}/v1/registrations/confirm", json={"token": token, "password": PASSWORD})
+    session: str = answer.json()["session"]["token"]
+    return session
+
+
+def requests_of(document: dict[str, dict[str, object]]) -> list[tuple[str, str]]:
+    """Return every operation of the OpenAPI document that may write, those that end the session last."""
+    operations = [
+        (method.upper(), path.replace("{session_id}", str(uuid.uuid4())))
+        for path, methods in document["paths"].items()
+        for method in methods  # type: ignore[attr-defined]
+        if method != "get"
+    ]
+    return sorted(operations, key=lambda operation: operation[0] == "DELETE" or operation[1].endswith("close"))
+
+
+def slowest_read(http: httpx2.Client, seconds: float) -> float:
+    """Read everything again and again, and return how many seconds the slowest answer took."""
+    slowest, until = 0.0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        for path in READS:
+            begun = time.monotonic()
+            assert http.get(path).status_code == (404 if path == "/v1/policy" else 200), path
+            slowest = max(slowest, time.monotonic() - begun)
+    return slowest
+
+
+def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, mail_server: MailServer) -> None:
+    people = [f"ada{number}@example.org" for number in range(PEOPLE)]
+    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
+        session, *_ = [sign_up(server, mail_server, email) for email in people]
+        server.terminate()
+    # Their hashes have an older cost now, so signing in writes new ones.
+    with (
+        ServerProcess(tmp_path, **send_through(mail_server), argon2_memory_kib=65536, argon2_time_cost=3) as server,
+        httpx2.Client(base_url=server.url, headers=bearer(session), timeout=30) as http,
+        ThreadPoolExecutor(200) as threads,
+    ):
+
+        def send(method: str, path: str, body: dict[str, object]) -> int:
+            headers = bearer(session) if method == "PATCH" or path == "/v1/feedback" else {}
+            return httpx2.request(method, server.url + path, json=body, headers=headers, timeout=60).status_code
+
+        with write_lock(server.instance_path / "tiles.sqlite3"):
+            sent = [threads.submit(send, "POST", "/v1/sessions", {"email": email, "password": PASSWORD})
+                    for email in people]  # fmt: skip
+            sent += [threads.submit(send, method, path, BODIES.get(path, {"token": "none"}))
+                     for _ in range(3) for method, path in requests_of(http.get("/openapi.json").json())]  # fmt: skip
+            slowest = slowest_read(http, HELD_SECONDS)
+        # What waited goes on, up to its next write.
+        time.sleep(0.05)
+        with write_lock(server.instance_path / "tiles.sqlite3"):
+            slowest = max(slowest, slowest_read(http, 2))
+        statuses = {answer.result() for answer in sent}
+        assert slowest < 1, "a read waited for the write lock"
+        assert not statuses & {500, 502}
+        assert "unexpected" not in server.log
+
+
+@pytest.mark.parametrize("path", ["/v1/registrations", "/v1/feedback"])
+def test_what_cannot_be_written_in_time_is_refused_as_overloaded(
+    tmp_path: Path, path: str, mail_server: MailServer
+) -> None:
+    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
+        with write_lock(server.instance_path / "tiles.sqlite3"):
+            answer = httpx2.post(server.url + path, json=BODIES[path], timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert httpx2.post(server.url + path, json=BODIES[path], timeout=30).status_code in {201, 202}
