@@ -188,7 +188,7 @@ def replay(path: Path | None = None) -> Replayed:
         known = session.scalars(select(_hex(AuditEntry.account_id)).where(AuditEntry.act == "erased"))
         unknown = entries.keys() - set(known)
     # What is marked is about to be erased anyway, and to be told.
-    back, erased = _stored(Account.id, unknown, Account.erasing_since.is_(None)), 0
+    back, erased = _stored(Account.id, set(entries), Account.erasing_since.is_(None)), 0
     for start in range(0, len(back), BATCH):
         batch = back[start : start + BATCH]
         erased += _erase(Account.id.in_(batch) & Account.erasing_since.is_(None), clock.now(), tell=False)
@@ -206,7 +206,8 @@ def _hex(column: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[str]:
 def _stored(column: InstrumentedAttribute[uuid.UUID], ids: set[str], *where: ColumnElement[bool]) -> list[uuid.UUID]:
     """Return which of many ids a column holds: the fewer are looked for among the others."""
     with reading() as session:
-        if (session.scalar(select(func.count()).select_from(column.class_)) or 0) <= len(ids):
+        rows = select(column).limit(len(ids) + 1).subquery()
+        if session.scalars(select(func.count()).select_from(rows)).one() <= len(ids):
             return [uuid.UUID(id_) for id_ in session.scalars(select(_hex(column)).where(*where)) if id_ in ids]
         wanted, found = [uuid.UUID(id_) for id_ in ids], list[uuid.UUID]()
         for start in range(0, len(wanted), MOST_AT_ONCE):
