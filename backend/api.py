@@ -204,8 +204,8 @@ def confirm_email_change(body: MailedToken) -> None:
 def undo_email_change(body: MailedToken) -> None:
     """Put the old address back.
 
-    Every session ends, and a link for a new password is mailed to it. The token works once, for 72 hours after the
-    change.
+    Every session and the password end, and a link for a new one is mailed to it. The token works once, for 72 hours
+    after the change.
     """
     email_change.undo(token=body.token, client=web.client())
 

@@ -8,10 +8,13 @@ from sqlalchemy.orm import Mapped
 from backend.db import Base
 from backend.declarations import technical
 
-# Longer than anybody who guesses waits, and the same for every address.
-FORGET_WRONG_PASSWORDS = timedelta(days=365)
+# Up to how many wrong passwords are forgotten how many days after the last: whoever waits for that tries less than a
+# hundred a year, and whoever tries one each for many addresses fills no disk. The same for every address.
+FORGET_WRONG_PASSWORDS = {1: timedelta(days=4), 10: timedelta(days=40), 100: timedelta(days=365)}
 TODAY = "until the day (UTC) is over"
-WRONG_PASSWORDS = "until the right one or a mailed link is used, or a year after the last"
+WRONG_PASSWORDS = (
+    "until the right one or a mailed link is used, or a while after the last: one for 4 days, many for a year"
+)
 
 
 class WrongPassword(Base):

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import cache
 from typing import cast
 
-from sqlalchemy import Date, Integer, Table, UpdateBase, bindparam, case, delete, select, update
+from sqlalchemy import Date, Integer, Table, UpdateBase, bindparam, case, delete, or_, select, update
 
 from backend import clock, keys
 from backend.clients import networks
@@ -132,8 +132,11 @@ def forget(addresses: Iterable[str]) -> None:
 
 
 def tidy() -> None:
-    """Forget what is a year old, whether or not the address has an account, and whom is trusted no more."""
+    """Forget what is old, whether or not the address has an account, and in which clients the trust has ended."""
     now = clock.now()
-    old = (WrongPassword.last_on < now.date() - FORGET_WRONG_PASSWORDS) | (WrongPassword.trusted_until <= now)
+    old = [
+        (WrongPassword.count <= most) & (WrongPassword.last_on < now.date() - age)
+        for most, age in FORGET_WRONG_PASSWORDS.items()
+    ]
     with transaction() as session:
-        session.execute(delete(WrongPassword).where(old))
+        session.execute(delete(WrongPassword).where(or_(WrongPassword.trusted_until <= now, *old)))
