@@ -193,7 +193,8 @@ def replay(path: Path | None = None) -> Replayed:
         batch = back[start : start + BATCH]
         erased += _erase(Account.id.in_(batch) & Account.erasing_since.is_(None), clock.now(), tell=False)
     gone = unknown.difference(id_.hex for id_ in (*back, *_stored(Account.id, unknown)))
-    _remember({id_: datetime.fromisoformat(entries[id_]) for id_ in gone})
+    recent = clock.now() - KEEP_RECORDS
+    _remember({id_: at for id_ in gone if (at := datetime.fromisoformat(entries[id_])) > recent})
     _forget_registrations(_stored(Mail.id, unknown))
     return Replayed(len(entries), erased)
 
@@ -235,20 +236,20 @@ def _forget_registrations(ids: list[uuid.UUID]) -> None:
 
 def _remember(entries: dict[str, datetime]) -> None:
     """Note those erasures that the restored database does not know of."""
-    recent = clock.now() - KEEP_RECORDS
-    new = {uuid.UUID(id_): at for id_, at in entries.items() if at > recent}
-    every = list(new)
-    for start in range(0, len(every), MOST_AT_ONCE):
-        part = every[start : start + MOST_AT_ONCE]
-        noted = select(AuditEntry.account_id).where(AuditEntry.act == "erased", AuditEntry.account_id.in_(part))
-        with transaction() as session:
-            # Of several servers that start at once, one notes them.
-            lock("replay")
-            known = set(session.scalars(noted))
-            rows = [
-                {"id": uuid.uuid4(), "account_id": id_, "act": "erased", "actor": "service", "at": new[id_],
-                 "details": {"requested_at": None, "erased_at": clock.rfc3339(new[id_]), "removed": [], "kept": []}}
-                for id_ in part if id_ not in known
-            ]  # fmt: skip
-            if rows:
-                session.connection().execute(insert(AuditEntry.metadata.tables[AuditEntry.__tablename__]), rows)
+    if not entries:
+        return
+    with transaction() as session:
+        # Of several servers that start at once, one notes them.
+        lock("replay")
+        known = set(session.scalars(select(_hex(AuditEntry.account_id)).where(AuditEntry.act == "erased")))
+        new = sorted(entries.keys() - known)
+        # In the order of both indexes, SQLite stores 200,000 in a third of the time.
+        rows = [
+            {"id": id_, "account_id": uuid.UUID(account), "act": "erased", "actor": "service", "at": entries[account],
+             "details": {"requested_at": None, "erased_at": clock.rfc3339(entries[account]), "removed": [], "kept": []}}
+            for id_, account in zip(sorted(uuid.uuid4() for _ in new), new, strict=True)
+        ]  # fmt: skip
+        statement = insert(AuditEntry.metadata.tables[AuditEntry.__tablename__])
+        # PostgreSQL's time for one statement is that for all rows of one call.
+        for start in range(0, len(rows), MOST_AT_ONCE):
+            session.connection().execute(statement, rows[start : start + MOST_AT_ONCE])
