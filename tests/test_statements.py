@@ -216,8 +216,11 @@ def test_a_transaction_that_is_taken_back_whole_is_written_for_nobody(
 
 
 @any_database
-def test_the_loop_answers_only_what_waits_for_nothing_else(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_answers_only_what_waits_for_nothing_else(
+    make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever it answers goes past sessions: their transactions would stop everybody."""
+    service = make_service(rate_limits="")
     person = service.register()
     bodies = {
         "/v1/sessions": {"email": person.email, "password": PASSWORD},
