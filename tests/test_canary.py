@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -540,17 +540,13 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
     walk: Walk, request: pytest.FixtureRequest, database_url: str, tmp_path: Path
 ) -> None:
     policy = walk.outside / "policy.txt"
-    policy.write_text("We store little.")
-    walk.run(
-        "policy",
-        "publish",
-        str(policy),
-        "--version",
-        "2026-01",
-        "--effective",
-        f"{datetime.now(UTC):%Y-%m-%d}",
-        "--yes",
-    )
+    for version, words, days in (("2026-01", "We store little.", 0), ("2026-02", "We store less.", 9)):
+        policy.write_text(words)
+        day = f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}"
+        walk.run("policy", "publish", str(policy), "--version", version, "--effective", day, "--yes")
+    walk.run("policy", "list")
+    walk.run("policy", "show", "2026-02")
+    walk.run("policy", "withdraw", "2026-02", "--yes")
     companion = walk.address("companion")
     walk.api("POST", "/v1/registrations", {"name": "Companion", "email": companion}, status=202)
     proof = {"token": walk.token(companion, "registration"), "password": walk.password()}
