@@ -251,5 +251,7 @@ def _remember(entries: dict[str, datetime]) -> None:
              "details": {"requested_at": None, "erased_at": clock.rfc3339(entries[account]), "removed": [], "kept": []}}
             for id_, account in zip(sorted(uuid.uuid4() for _ in new), new, strict=True)
         ]  # fmt: skip
-        if rows:
-            session.connection().execute(insert(AuditEntry.metadata.tables[AuditEntry.__tablename__]), rows)
+        statement = insert(AuditEntry.metadata.tables[AuditEntry.__tablename__])
+        # PostgreSQL's time for one statement is that for all rows of one call.
+        for start in range(0, len(rows), MOST_AT_ONCE):
+            session.connection().execute(statement, rows[start : start + MOST_AT_ONCE])
