@@ -1,0 +1,178 @@
+"""The outbox: what requests in the event loop write is committed together, and nothing there waits."""
+
+import asyncio
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, Table, bindparam, event, insert, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from support import Service, any_database
+
+from backend import db, mail, outbox
+from backend.api import operations
+from backend.models import Total
+from backend.outbox import Outbox, collecting
+
+pytestmark = any_database
+
+TOTALS: Table = Total.metadata.tables[Total.__tablename__]
+COUNT = insert(TOTALS).values(event=bindparam("event"), value=bindparam("value"))
+SET = update(TOTALS).where(TOTALS.c.event == bindparam("name")).values(value=bindparam("number"))
+
+
+@pytest.fixture
+def engine(service: Service) -> Engine:
+    with service.app.app_context():
+        return db.db.engine
+
+
+@pytest.fixture
+def begun(engine: Engine) -> Counter[str]:
+    """Count the transactions that write."""
+    counted = Counter[str]()
+
+    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        counted[statement] += statement == "BEGIN IMMEDIATE"
+
+    event.listen(engine, "before_cursor_execute", count)
+    return counted
+
+
+def together(service: Service, engine: Engine, *requests: Callable[[], object]) -> list[bool | BaseException]:
+    """Answer requests in an event loop at the same time; return for each whether it was written, or what failed."""
+
+    async def answer(box: Outbox, request: Callable[[], object]) -> bool:
+        with service.app.app_context(), collecting(box) as collected:
+            request()
+        return await box.commit(collected)
+
+    async def main() -> list[bool | BaseException]:
+        box = Outbox(engine)
+        return await asyncio.gather(*(answer(box, request) for request in requests), return_exceptions=True)
+
+    return asyncio.run(main())
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[threading.Timer]:
+    """Let another process hold the write lock; a timer that is started ends that."""
+    connection = sqlite3.connect(str(engine.url.database), isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, connection.rollback)
+    yield timer
+    timer.cancel()
+    connection.close()
+
+
+def count(name: str) -> Callable[[], object]:
+    return lambda: outbox.write(COUNT, event=name, value=1)
+
+
+def names(service: Service) -> set[str]:
+    return {row["event"] for row in service.rows("totals")}
+
+
+def test_what_arrives_while_another_transaction_runs_is_one_transaction(
+    service: Service, engine: Engine, begun: Counter[str]
+) -> None:
+    requests = [
+        lambda number=number: mail.accept("password_reset", email=f"a{number}@example.org") for number in range(20)
+    ]
+    with locked(engine) as unlock:
+        unlock.start()
+        assert together(service, engine, *requests) == [True] * 20
+    assert len(service.rows("mails")) == 20
+    # The first one waits alone, and all others together.
+    assert begun["BEGIN IMMEDIATE"] <= 3
+
+
+def test_a_statement_that_fails_takes_no_other_request_along(service: Service, engine: Engine) -> None:
+    requests = [count("mails_sent"), count("erasures"), count("mails_sent"), count("mails_put_off")]
+    assert sorted(map(str, together(service, engine, *requests))) == ["False", "True", "True", "True"]
+    assert names(service) == {"mails_sent", "erasures", "mails_put_off"}
+
+
+def test_a_statement_that_changes_no_row_is_told_to_its_own_request(service: Service, engine: Engine) -> None:
+    nothing = lambda: outbox.write(SET, name="erasures", number=7)  # noqa: E731
+    assert together(service, engine, nothing, count("mails_sent")) == [False, True]
+    assert names(service) == {"mails_sent"}
+
+
+def test_the_event_loop_goes_on_while_the_outbox_waits_for_another_process(service: Service, engine: Engine) -> None:
+    async def main() -> tuple[bool, float]:
+        box, loop = Outbox(engine), asyncio.get_running_loop()
+        with service.app.app_context(), collecting(box) as collected:
+            count("mails_sent")()
+        written = asyncio.ensure_future(box.commit(collected))
+        longest, last = 0.0, loop.time()
+        while not written.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, loop.time() - last), loop.time()
+        return await written, longest
+
+    with locked(engine) as unlock:
+        unlock.start()
+        written, longest = asyncio.run(main())
+    assert written
+    assert longest < 0.2
+
+
+def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(service: Service, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+    with locked(engine):
+        failures = together(service, engine, count("mails_sent"), count("erasures"))
+    assert [type(failure) for failure in failures] == [OperationalError] * 2
+    assert service.rows("totals") == []
+
+
+def test_outside_of_the_event_loop_a_statement_is_durable_at_once(service: Service) -> None:
+    with service.app.app_context():
+        assert outbox.write(COUNT, event="erasures", value=4815162342) == 1
+        assert outbox.write(SET, name="mails_sent", number=7) == 0
+        with pytest.raises(IntegrityError) as raised:
+            outbox.write(COUNT, event="erasures", value=4815162342)
+    assert "4815162342" not in str(raised.value)
+    assert names(service) == {"erasures"}
+
+
+def test_what_the_event_loop_answers_uses_no_session_and_no_connection_of_the_pool(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = service.register()
+    bodies = {
+        "/v1/registrations": {"name": "Bob", "email": "bob@example.org"},
+        "/v1/password-resets": {"email": person.email},
+        "/v1/erasure-requests": {"email": person.email},
+        "/v1/feedback": {"message": "Thank you"},
+    }
+    box = Outbox(engine)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the event loop would wait")
+
+    monkeypatch.setattr("sqlalchemy.orm.Session.execute", refuse)
+    monkeypatch.setattr("sqlalchemy.engine.Engine.connect", refuse)
+    routes = [operation for operation in operations.declared if operation.runs == "loop"]
+    assert len(routes) > 5
+    for route in routes:
+        with collecting(box) as collected:
+            response = service.http.open(
+                route.path, method=route.method, json=bodies.get(route.path), headers=person.headers
+            )
+        assert response.status_code < 300, (route.path, response.text)
+        assert len(collected.writes) == (route.path in bodies)
+
+
+def test_a_read_that_would_wait_is_done_again_in_a_thread(service: Service, engine: Engine) -> None:
+    person = service.register()
+    box = Outbox(engine)
+    box.connection.driver_connection.close()
+    with collecting(box) as collected:
+        assert service.account(person.headers).status_code == 503
+    assert collected.failed
+    assert service.account(person.headers).status_code == 200
