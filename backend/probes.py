@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ ARGON2_FLOOR = {47104: 1, 19456: 2, 12288: 3, 9216: 4, 7168: 5}
 # Where one machine does not see another's locks, or SQLite cannot share its log's index.
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs"})
 MOUNTS = Path("/proc/self/mounts")
+OCTAL = re.compile(r"\\([0-7]{3})")
 
 Level = Literal["error", "warning", "fine"]
 
@@ -164,7 +166,9 @@ def sqlite_file() -> Path:
 
 def file_system() -> Iterator[Finding]:
     """Look at where SQLite's file is."""
-    kinds = dict(line.split()[1:3] for line in MOUNTS.read_text().splitlines()) if MOUNTS.exists() else {}
+    lines = MOUNTS.read_text().splitlines() if MOUNTS.exists() else []
+    # A space in a path is written as \040 there.
+    kinds = dict([OCTAL.sub(lambda code: chr(int(code[1], 8)), word) for word in line.split()[1:3]] for line in lines)
     mounted = [place for place in kinds if sqlite_file().resolve().is_relative_to(place)]
     if mounted and kinds[max(mounted, key=len)] in NETWORK_FILE_SYSTEMS:
         yield Finding("database-network", "error", "SQLite's file is on a network's file system, where locks fail",

@@ -196,6 +196,20 @@ def test_sqlite_on_the_file_system_of_a_network_is_found(service: Service, monke
     assert probe(service, "database") == {"database-network": "error"}
 
 
+@any_database
+def test_a_network_is_found_behind_a_folder_with_a_space_in_its_name(
+    make_service: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    (tmp_path / "mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/a\\040b nfs4 rw 0 0\n")
+    monkeypatch.setattr(probes, "MOUNTS", tmp_path / "mounts")
+    service = make_service(instance_path=folder)
+    with service.app.app_context():
+        monkeypatch.setattr(probes, "sqlite_file", lambda: folder / "tiles.sqlite3")
+        assert [finding.code for finding in probes.file_system()] == ["database-network"]
+
+
 # The mail server
 
 
