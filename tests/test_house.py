@@ -29,7 +29,7 @@ MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in BACKEND.glo
 LADDER = [
     ["cli"],
     ["server"],
-    ["pages", "worker", "cli_data", "cli_public", "cli_operate"],
+    ["pages", "front", "worker", "cli_data", "cli_public", "cli_operate"],
     ["api", "forms"],
     ["openapi", "contract", "metrics"],
     ["web"],
@@ -40,11 +40,11 @@ LADDER = [
     ["sessions", "mail", "throttle", "audit", "probes", "lockout"],
     ["compose"],
     ["transport", "receipts", "hashing"],
-    ["tokens", "totals", "known_keys", "copying", "mailboxes"],
-    ["models", "counts", "strength", "remains", "backup", "statements"],
-    ["schema", "driver", "aside"],
+    ["tokens", "totals", "known_keys", "copying", "mailboxes", "prepared"],
+    ["models", "counts", "strength", "remains", "backup", "outbox"],
+    ["schema", "aside"],
     ["db", "declarations", "ledger", "console", "keys", "meters", "bodies", "supervisor"],
-    ["clock", "errors", "config", "logs", "headers", "waiting", "smtp", "unicode", "clients"],
+    ["clock", "errors", "config", "logs", "headers", "smtp", "unicode", "clients"],
     ["values"],
 ]
 DOORS = {
