@@ -57,7 +57,7 @@ def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
 
 
 def reading(service: Service, model: type[Body], body: bytes) -> float:
-    environ = {"CONTENT_TYPE": "application/json", bodies.BODY: body}
+    environ = {"CONTENT_TYPE": "application/json", bodies.ARRIVED: bodies.Arrived(body, complete=True)}
     with service.app.test_request_context("/", method="POST", environ_overrides=environ):
         return milliseconds(lambda: read_json(model))
 
