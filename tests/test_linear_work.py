@@ -196,5 +196,5 @@ def test_what_one_sent_is_read_no_faster_for_another() -> None:
     # Of the time, and of our own files, costs and sender.
     assert caches == {
         "backend.logs._second", "backend.strength._common_passwords", "backend.hashing._hash_of_nobody",
-        "backend.transport._sender",
+        "backend.transport.written_sender", "backend.feedback._insertion", "backend.lockout._counting",
     }  # fmt: skip

@@ -200,6 +200,9 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
 ) -> None:
     root = logging.getLogger()
     before = root.handlers[:]
+    # What an earlier test left in the queue.
+    logs.finish()
+    capfd.readouterr()
     try:
         logs.configure()
         record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
