@@ -111,7 +111,7 @@ def mail_server() -> Iterator[Finding]:
             code = error.code if isinstance(error, ServerUnavailable) else code_of(error)
             what, todo = trouble(code)
             yield Finding("mail-server", "error", f"{what} ({code})", todo)
-        return
+            return
     if not (given.mail_use_tls or given.mail_use_ssl or is_loopback(given.mail_server)):
         yield Finding("mail-clear", "warning", "mails and the links in them travel to the mail server in clear",
                       "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL")  # fmt: skip

@@ -241,10 +241,14 @@ class _Delivery:
                 raise Interrupted
         if not self.claim:
             return
-        if self.courier.awaits_fate and self.in_hand:
-            renew(self.claim, unknown_fate=self.in_hand)
-            self.in_hand = None
-        self._renew()
+        try:
+            if self.courier.awaits_fate and self.in_hand:
+                renew(self.claim, unknown_fate=self.in_hand)
+                self.in_hand = None
+            self._renew()
+        except SQLAlchemyError as error:
+            # The next second tries again; a claim that is not renewed in time ends the batch.
+            log.warning("a claim cannot be renewed now (%s)", type(error).__name__)
 
     def _renew(self) -> None:
         """Renew the claim when it is time. A lost one, as of a process that was stopped, is others' by now."""

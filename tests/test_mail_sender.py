@@ -145,6 +145,11 @@ def test_the_check_finds_what_every_mail_would_be_refused_for(make_service: Make
         assert probe(make_service(mail_port=peer.port), "mail-server") == {"mail-server": "error"}
 
 
+def test_the_check_takes_no_offence_at_a_server_that_asks_to_be_tried_again(make_service: Make) -> None:
+    with Refuses("RCPT", "451 4.7.1 Greylisted") as peer:
+        assert probe(make_service(mail_port=peer.port), "mail-server") == {}
+
+
 def test_the_check_finds_what_no_mail_can_be_made_with(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "written_sender", lambda _: 1 / 0)
     assert probe(make_service(), "mail-server") == {"mail-server": "error"}

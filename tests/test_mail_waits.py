@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from raw_smtp import RawPeer, Reply, drip, hang_up, silence
+from sqlalchemy.exc import OperationalError
 from support import MailServer, Person, Service, any_database, wait_for, working
 from test_mail_queue import ask, ask_many, counts, mail_workers, status, tried
 
@@ -139,6 +140,7 @@ def test_a_mail_server_that_hangs_delays_neither_erasing_nor_tidying(
     make_service: Make, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     monkeypatch.setattr(worker, "TIDY_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "SELDOM_PAUSES", 0)
     monkeypatch.setattr(smtp, "REPLY_SECONDS", 90.0)
     monkeypatch.setattr(smtp, "FINAL_REPLY_SECONDS", 90.0)
     tidied: list[float] = []
@@ -211,6 +213,27 @@ def test_stopping_by_a_signal_ends_within_what_a_service_manager_grants(
         begun = time.monotonic()
         assert started.end(signal.SIGTERM) == 0
         assert time.monotonic() - begun < 15
+
+
+@any_database
+def test_a_database_that_is_away_while_the_mail_server_thinks_blames_no_mail(
+    make_service: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError(None, None, Exception("away"))
+
+    monkeypatch.setattr(delivery, "renew", away)
+    monkeypatch.setattr(smtp, "FINAL_REPLY_SECONDS", 5.0)
+
+    def think(connection: socket.socket) -> None:
+        time.sleep(0.5)
+        connection.sendall(b"250 OK\r\n")
+
+    with RawPeer(content=think) as peer:
+        service = make_service(mail_port=peer.port)
+        ask(service)
+        assert tried(service) == 1
+    assert service.rows("mails") == []
 
 
 def test_a_server_that_never_says_goodbye_is_not_waited_for(

@@ -429,7 +429,7 @@ def test_promise_7_what_was_accepted_during_an_outage_is_delivered_after_it(
 
 @any_database
 def test_promise_7_a_mail_that_is_refused_for_good_is_visibly_abandoned(service: Service) -> None:
-    service.mail_server.refuse = "550 No such mailbox"
+    service.mail_server.refuse = "550 5.1.1 No such mailbox"
     assert register(service, "ada@example.org").status_code == 202
     assert service.deliver() == []
     with service.app.app_context():

@@ -271,7 +271,7 @@ def policies_of(process: int) -> list[int]:
     return [os.sched_getscheduler(thread) for thread in threads]
 
 
-def test_a_worker_makes_and_sends_mails_in_a_thread_that_gives_way_and_writes_in_one_that_does_not(
+def test_a_worker_makes_mails_in_a_thread_of_low_priority_and_writes_in_threads_that_are_not(
     tmp_path: Path, mail_server: MailServer
 ) -> None:
     with ServerProcess(tmp_path, **send_through(mail_server)) as server:

@@ -219,7 +219,7 @@ FAULTS = [
     Fault("Redis gone", stop_redis, 10, ready=True, needs={"redis"}, workers=2, settings={"rate_limits": MANY}),
     Fault("mail server refuses for now", postbox(refuse="451 4.3.0 Try again later"), 5, ready=True),
     Fault("mail server refuses what it read", postbox(refuse_data="452 4.3.1 No space"), 5, ready=True),
-    Fault("mail server refuses everybody for good", postbox(refuse="550 5.7.1 Not from you"), 5, ready=True),
+    Fault("mail server refuses everybody for good", postbox(refuse="550 5.7.1 Not from you"), 5),
     Fault("mail server refuses some for good", postbox(refuses_for_good="0"), 5, ready=True),
     Fault("mail server hangs", postbox(hangs=True), 25, ready=True),
     Fault("mail server gone in the middle of DATA", cut_data, 5, ready=True, waits=True),
