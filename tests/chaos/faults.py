@@ -222,7 +222,7 @@ FAULTS = [
     Fault("mail server refuses everybody for good", postbox(refuse="550 5.7.1 Not from you"), 5),
     Fault("mail server refuses some for good", postbox(refuses_for_good="0"), 5, ready=True),
     Fault("mail server hangs", postbox(hangs=True), 25, ready=True),
-    Fault("mail server gone in the middle of DATA", cut_data, 5, ready=True, waits=True),
+    Fault("mail server gone in the middle of DATA", cut_data, 5, ready=True),
     Fault("mail server gone before its answer", gone_before_its_answer, 5, ready=True),
     Fault("mail server away for an hour", mail_away_for_an_hour, 5, ready=False),
     Fault("disk full", fill_the_disk, 10, SQLITE, ready=False, needs={"small disk"}, waits=True),
