@@ -89,7 +89,9 @@ def _due() -> ColumnElement[bool]:
 def _taking(which: ColumnElement[bool]) -> Update:
     """Return what takes some mails; on PostgreSQL it passes over what others are taking."""
     first = select(Mail.id).where(which).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
-    return update(Mail).where(Mail.id.in_(first)).values(claim=bindparam("claimed"), due_at=bindparam("until"))
+    taking = update(Mail).where(Mail.id.in_(first)).values(claim=bindparam("claimed"), due_at=bindparam("until"))
+    # Otherwise the session reads the ids of what it takes, also those that cannot be read.
+    return taking.execution_options(synchronize_session=False)
 
 
 _ANY_DUE = select(Mail.id).where(_due()).limit(1)
