@@ -62,6 +62,9 @@ class Account(Base):
     password_hash: Mapped[str] = secret(
         Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
     )
+    taken_back_at: Mapped[datetime | None] = personal(
+        "Not used any more; the release before sets it when an old address takes the account back", LIFE
+    )
     credentials_id: Mapped[uuid.UUID] = secret(
         Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
     )

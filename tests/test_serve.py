@@ -361,7 +361,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"database_url": "sqlite:///:memory:"}, "TILES_DATABASE_URL: write .*sqlite:///"),
     ({"database_url": "postgresql://u:marmalade@127.0.0.1:port/x"}, "TILES_DATABASE_URL: write .*postgresql://"),
     ({"secret_keys": "marmalade"}, "TILES_SECRET_KEYS: write .*32"),
-    ({"rate_limits": "nonsense"}, "TILES_RATE_LIMITS: name one of sign-in/client"),
+    ({"rate_limits": "nonsense"}, "TILES_RATE_LIMITS: name one of request/client"),
     ({"rate_limits": "sign-in/client=lots"}, "TILES_RATE_LIMITS: write .*10/5 minutes"),
     ({"mail_use_tls": 1, "mail_use_ssl": 1}, "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one"),
     ({"redis_url": "http://x"}, "TILES_REDIS_URL: write .*redis://"),
