@@ -155,8 +155,7 @@ class PreviousAddress(Base):
     account_id: Mapped[uuid.UUID] = pseudonymous(
         "Whose address it was", CHANGE, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
     )
-    email: Mapped[str] = personal("Taking the account back, should somebody have stolen it", CHANGE,
-                                  String(EMAIL_LENGTH))  # fmt: skip
+    email: Mapped[str] = personal("Taking the account back if it was stolen", CHANGE, String(EMAIL_LENGTH))
     changed_at: Mapped[datetime] = personal("When another took its place", CHANGE)
 
     @classmethod

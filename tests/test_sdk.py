@@ -213,7 +213,7 @@ def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: M
         register(tiles, peer, "dorothy@example.org")
         mine = tiles.send_feedback(message="Round tiles, please.", key="k-1")
         with pytest.raises(errors.InvalidRequest):
-            tiles.send_feedback(message="Fewer tiles, please.", key="k-1")
+            tiles.send_feedback(message="Oval tiles, please.", key="k-1")
         assert tiles.send_feedback(message="Round tiles, please.", key="k-1") == mine
         assert "Round tiles, please." in str(tiles.export_account())
         with Client(base_url=server.url, session_token=tiles.session_token) as other:
@@ -222,7 +222,7 @@ def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: M
             tiles.send_feedback(message="Square tiles, please.", key="k-2")
         tiles.send_feedback(message="Square tiles, please.", key="k-2")
     listed = run_tiles(server.instance_path, "feedback", "list", "--json").stdout
-    assert [listed.count(f"{shape} tiles") for shape in ("Round", "Square", "Fewer")] == [1, 1, 0]
+    assert [listed.count(f"{shape} tiles") for shape in ("Round", "Square", "Fewer", "Oval")] == [1, 1, 1, 0]
 
 
 def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServer) -> None:
