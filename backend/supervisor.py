@@ -74,8 +74,7 @@ class _Child:
     def _run(self) -> None:
         """Do the work, in the new process."""
         for number in FINISH:
-            # `nohup` has a process ignore SIGHUP.
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if not _is_nohup(number):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FINISH)
         end_with_parent()
@@ -117,10 +116,15 @@ def supervise(works: Mapping[str, Callable[[], None]], grace_seconds: float) -> 
 def on_finish(handler: Callable[[int, object], object]) -> None:
     """Call this for every signal that is to end this process; ignore those that mean nothing to us."""
     for number in FINISH:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if not _is_nohup(number):
             signal.signal(number, handler)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _is_nohup(number: signal.Signals) -> bool:
+    """Tell whether `nohup` has this process ignore SIGHUP; a shell ignores the others for its jobs in the background."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def finish_event() -> threading.Event:
