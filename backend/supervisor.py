@@ -123,7 +123,7 @@ def on_finish(handler: Callable[[int, object], object]) -> None:
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Tell whether `nohup` has this process ignore SIGHUP; a shell ignores the others for its jobs in the background."""
+    """Tell whether `nohup` has this process ignore SIGHUP; shells ignore others for background jobs."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
