@@ -1,6 +1,7 @@
 """Feedback: what people write to us from the app, stored once."""
 
 import hashlib
+import re
 import unicodedata
 import uuid
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ MESSAGE_LENGTH = 4000
 # No language has more on a letter (UAX 15, stream-safe text).
 MOST_MARKS = 30
 KEY_LENGTH = 255
+# The categories Cc, but line breaks and tabs, and Cs.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 TABLE = cast(Table, Feedback.__table__)
 ROW = ("id", "message", "received_at", "key_sha256")
 
@@ -42,7 +45,7 @@ def clean_message(message: str) -> str:
     composed = unicodedata.normalize("NFC", message.replace("\r\n", "\n").strip())
     if not 1 <= len(composed) <= MESSAGE_LENGTH:
         raise ValueError(length)
-    if any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in composed):
+    if _CONTROLS.search(composed):
         msg = "write text without control characters other than line breaks and tabs"
         raise ValueError(msg)
     return composed

@@ -1,24 +1,19 @@
 """Unicode normal forms, in time that grows with the length of the text (UAX 15)."""
 
+import re
 import unicodedata
 from typing import Literal
 
 # No character is composed of more.
 LONGEST_DECOMPOSITION = 4
 # They have combining class 0, and decompose into nothing but marks.
-_MARKS_OF_CLASS_0 = frozenset("\u0f73\u0f75\u0f81\uff9e\uff9f")
+_MARKS_OF_CLASS_0 = re.compile("[\u0f73\u0f75\u0f81\uff9e\uff9f]")
 
 
 def most_marks(text: str) -> int:
-    """Return how many combining marks follow each other at most."""
-    most = run = 0
-    for character in "" if text.isascii() else text:
-        if unicodedata.combining(character) or character in _MARKS_OF_CLASS_0:
-            run += 1
-            most = max(most, run)
-        else:
-            run = 0
-    return most
+    """Return the length of the longest run of combining marks."""
+    classes = bytes(map(unicodedata.combining, _MARKS_OF_CLASS_0.sub("\u0300", text)))
+    return max(map(len, classes.split(b"\0")))
 
 
 def normalized(form: Literal["NFC", "NFKC"], text: str, most: int) -> str | None:
