@@ -22,6 +22,7 @@ lint: .venv/.development
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Whether a pin has a known vulnerability; offline it says that it could not ask.
 audit: .venv/.development

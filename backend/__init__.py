@@ -7,7 +7,11 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from backend import api, config, db, hashing, keys, meters, pages, throttle, transport, web
+from backend import config, metrics
+from backend.database import engine
+from backend.mail import transport
+from backend.security import hashing, keys, throttle
+from backend.web import api, pages, problems
 
 
 class _NoSessions(SessionInterface):
@@ -48,13 +52,19 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         config.SettingsError: a setting makes no sense, or the instance folder cannot be used.
     """
     given = settings or config.load()
-    app = _App(__name__, instance_path=str(given.instance_path.absolute()))
+    app = _App(
+        __name__,
+        instance_path=str(given.instance_path.absolute()),
+        template_folder="web/templates",
+        static_folder="web/static",
+        static_url_path="/static",
+    )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     config.init_app(app, given)
-    for part in (meters, keys, db, hashing, throttle, transport):
+    for part in (metrics, keys, engine, hashing, throttle, transport):
         part.init_app(app)
     if make_instance:
         with app.app_context():
             keys.make()
-    web.init_app(app, api.door, pages.door)
+    problems.init_app(app, api.door, pages.door)
     return app

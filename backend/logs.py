@@ -19,7 +19,7 @@ QUEUED_LINES = 10_000
 # A thread that wakes up for each line takes the GIL from the requests each time.
 BATCH_SECONDS = 0.1
 FINISH_SECONDS = 2.0
-REQUESTS = logging.getLogger("backend.web")
+REQUESTS = logging.getLogger("backend.web.problems")
 
 log = logging.getLogger(__name__)
 

@@ -1,57 +1,113 @@
-"""What Prometheus is told: what the processes of this server measured, and what all of them did, from the database."""
+"""What a process measures of itself: requests and the line before the password hasher. No label names anybody.
 
-import logging
-from collections.abc import Iterator
+With several processes of one server each writes into files of its own in a folder that they share, and whichever is
+asked adds them up (prometheus-client's multiprocess mode).
+"""
 
-from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from backend import erasure, mail, meters, totals
-from backend.web import DATABASE_AWAY
+from flask import Flask, current_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
+from prometheus_client.multiprocess import MultiProcessCollector
 
-log = logging.getLogger(__name__)
+from backend.config import metrics_folder
 
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made there has a name that nobody can guess
+PREFIX = "tiles-metrics-"
 
-class _Stored(Collector):
-    """What the database knows; where it is away, only that."""
-
-    def collect(self) -> Iterator[Metric]:
-        """Read it."""
-        try:
-            found = list(_stored())
-        except DATABASE_AWAY as error:
-            log.warning("metrics without the database (%s)", type(error).__name__)
-            found = []
-        yield GaugeMetricFamily("tiles_database_up", "Whether the database answers", value=bool(found))
-        yield from found
+# When a series began: the same information as its fall to 0, and as many series again.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+# From a page out of memory to a sign-in that waits for its hash; seconds.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-def _stored() -> Iterator[Metric]:
-    queue, done = mail.status(), totals.all_of_them()
-    mails = GaugeMetricFamily("tiles_mail_queue", "Mails in the queue", labels=["state"])
-    for state, number in (("waiting", queue.waiting), ("put_off", queue.retrying), ("given_up", queue.abandoned)):
-        mails.add_metric([state], number)
-    yield mails
-    yield GaugeMetricFamily(
-        "tiles_mails_blocked", "Mails that wait for the operator, as none leaves", sum(mail.blocked().values())
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """What one application measures. The names are those of OpenTelemetry's semantic conventions for HTTP servers."""
+
+    registry: CollectorRegistry
+    requests: Histogram
+    hashes: Gauge
+    refused: Counter
+    _series: dict[tuple[str, str, int], Histogram] = field(default_factory=dict)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer, in a series that is kept: to look it up takes as long as to count."""
+        labels = method, route, status
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = self.requests.labels(*labels)
+        series.observe(seconds)
+
+
+def _made() -> Meters:
+    own = CollectorRegistry()
+    requests = Histogram(
+        "http_server_request_duration_seconds",
+        "Requests by route and status, and how long they took in the application",
+        ["http_request_method", "http_route", "http_response_status_code"],
+        buckets=BUCKETS,
+        registry=own,
     )
-    yield GaugeMetricFamily(
-        "tiles_mail_queue_oldest_seconds", "Age of the oldest mail that was never tried", value=queue.oldest_seconds
-    )
-    tried = CounterMetricFamily("tiles_mails", "What became of mails that were tried", labels=["outcome"])
-    for outcome in ("sent", "put_off", "given_up", "to_nobody", "over_limit"):
-        tried.add_metric([outcome], done.get(f"mails_{outcome}", 0))
-    yield tried
-    erasures = GaugeMetricFamily("tiles_erasures_waiting", "Accounts that are to be erased", labels=["state"])
-    for state, number in (("due_later", erasure.count_later()), ("overdue", erasure.count_due())):
-        erasures.add_metric([state], number)
-    yield erasures
-    yield CounterMetricFamily("tiles_erasures", "Accounts that were erased", value=done.get("erasures", 0))
+    line = "Password hashes that are made or wait"
+    hashes = Gauge("tiles_hash_line", line, multiprocess_mode="livesum", registry=own)
+    refused = Counter("tiles_hash_line_refused", "Requests refused because that line was full", registry=own)
+    return Meters(own, requests, hashes, refused)
 
 
-def exposition() -> bytes:
-    """Return all of it in Prometheus' text format, version 0.0.4."""
-    stored = CollectorRegistry()
-    stored.register(_Stored())
-    return generate_latest(meters.registry()) + generate_latest(stored)
+def init_app(app: Flask) -> None:
+    """Let the app measure what it does, together with the other processes of its server where it has some."""
+    if metrics_folder():
+        # The library decided when it was loaded, which was before there was a folder.
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    app.extensions["tiles.meters"] = _made()
+
+
+def meters() -> Meters:
+    """Return what the current app measures."""
+    found: Meters = current_app.extensions["tiles.meters"]
+    return found
+
+
+def shared_folder() -> Path:
+    """Return a new folder for the processes that this one is about to become the parent of.
+
+    It is in memory where there is such a place: a process that writes a mapped file on a full disk dies of it.
+    """
+    place = IN_MEMORY if IN_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    for old in place.glob(f"{PREFIX}*"):
+        if old.lstat().st_uid == os.getuid() and not _is_alive(int(old.name.split("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
+
+
+def registry() -> CollectorRegistry:
+    """Return what is measured by all processes of this server."""
+    folder = metrics_folder()
+    if folder is None:
+        return meters().registry
+    _forget_the_dead(folder)
+    found = CollectorRegistry()
+    MultiProcessCollector(found, str(folder))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Let go of what a process that was killed still had in its line; what it had counted stays counted."""
+    for path in folder.glob("gauge_live*_*.db"):
+        if not _is_alive(int(path.stem.rpartition("_")[2])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -21,8 +21,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
-from backend import clock, create_app, db, logs, schema
+from backend import clock, create_app, logs
 from backend.config import Settings
+from backend.database import engine, schema
 
 pytest_plugins = ["generating"]
 
@@ -52,8 +53,8 @@ def make_app(settings: Settings) -> Flask:
 
 def dispose(app: Flask) -> None:
     with app.app_context():
-        db.db.session.remove()
-        db.db.engine.dispose()
+        engine.db.session.remove()
+        engine.db.engine.dispose()
 
 
 def migrate(settings: Settings) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support import PASSWORD, WORD, Person, Service
 from werkzeug.test import TestResponse
 
-from backend.api import operations
 from backend.errors import problems
+from backend.web.api import operations
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"

@@ -15,7 +15,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import desk, erasure, ledger
+from backend.desk import operations
+from backend.privacy import erasure, ledger
 
 T = TypeVar("T")
 MakeService = Callable[..., Service]
@@ -238,13 +239,13 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
 def hold(service: Service, who: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
     with service.app.app_context():
-        desk.hold(who, basis="Court order 12 of 2026", until=until)
+        operations.hold(who, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:
     """Return the accounts whose erasure the data manager is shown as late."""
     with service.app.app_context():
-        return [request.account for request in desk.requests(overdue=True)]
+        return [request.account for request in operations.requests(overdue=True)]
 
 
 def account_id(service: Service, email: str) -> uuid.UUID:

@@ -23,10 +23,12 @@ from sqlalchemy import delete, select
 from support import MailServer, Service, bearer, html_of, text_of
 from werkzeug.test import TestResponse
 
-from backend import clock, db, ledger
-from backend.db import transaction
-from backend.models import Announcement
-from backend.privacy import basis_of, tables_about_people
+from backend import clock
+from backend.database import engine
+from backend.database.engine import transaction
+from backend.database.inventory import basis_of, tables_about_people
+from backend.database.models import Announcement
+from backend.privacy import ledger
 
 # Two mailboxes, one of them written in two ways, and a third that nobody has at the beginning.
 EMAILS = ["ada@example.org", "Ada@example.org", "bob@example.org", "eve@example.net"]
@@ -92,7 +94,7 @@ class Run:
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """Return all that is stored about people."""
-        with self.service.app.app_context(), db.db.engine.connect() as connection:
+        with self.service.app.app_context(), engine.db.engine.connect() as connection:
             return {
                 table.name: [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
                 for table in TABLES

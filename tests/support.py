@@ -29,7 +29,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
-from backend import db, delivery, worker
+from backend.database import engine as db
+from backend.mail import delivery
+from backend.serving import worker
 
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"

@@ -6,7 +6,8 @@ import pytest
 from support import Person, Service, assert_problem
 from werkzeug.test import TestResponse
 
-from backend import clock, policy
+from backend import clock
+from backend.privacy import policy
 
 
 def change(service: Service, person: Person, **members: object) -> TestResponse:

@@ -21,10 +21,15 @@ from journeys import MakeService, at_once, turning_away
 from sqlalchemy import event, insert
 from support import TILES, Person, Service, any_database, environment, html_of, text_of, wait_for
 
-from backend import announcements, clock, db, desk, mail, policy, worker
-from backend.announcements import BATCH, Progress
-from backend.cli import tiles
-from backend.models import Account
+from backend import clock
+from backend.commands.serve import tiles
+from backend.database import engine as db
+from backend.database.models import Account
+from backend.desk import operations
+from backend.mail import queue
+from backend.privacy import announcements, policy
+from backend.privacy.announcements import BATCH, Progress
+from backend.serving import worker
 
 ADA = "ada@example.org"
 NEWS = "Hello,\n\nthere are new tiles.\n"
@@ -119,7 +124,7 @@ def test_an_announcement_goes_to_everybody_who_wants_mails_and_to_nobody_else(
     service.register(name="Cy", email="cy@example.org")
     service.ask_to_register(email="dee@example.org")
     with service.app.app_context():
-        desk.close("cy@example.org")
+        operations.close("cy@example.org")
     service.deliver()
     assert announce(service).recipients == 1
     (message,) = work_off(service)
@@ -134,8 +139,8 @@ def test_whoever_leaves_while_the_mail_waits_gets_none(service: Service, ada: Pe
     assert queue_some(service) == 4
     switch(service, bob, wanted=False)
     with service.app.app_context():
-        desk.close(cy.email)
-        desk.erase(dee.email, at_once=True)
+        operations.close(cy.email)
+        operations.erase(dee.email, at_once=True)
         assert worker.erasure.erase_due() == 1
     told = [message for message in work_off(service) if message["Subject"] == "News"]
     assert recipients(told) == [ada.email]
@@ -212,7 +217,7 @@ def test_a_reset_does_not_wait_behind_an_announcement_that_the_mail_server_puts_
     with service.app.app_context():
         while worker.deliver():
             pass
-    move_clock(mail.FIRST_RETRY * 2)
+    move_clock(queue.FIRST_RETRY * 2)
     service.mail_server.refuse = None
     service.http.post("/v1/password-resets", json={"email": people[0]})
     before = len(service.mail_server.messages)

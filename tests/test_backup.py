@@ -26,8 +26,10 @@ from flask.cli import ScriptInfo
 from support import TILES, Person, ServerProcess, Service, any_database, environment, wait_for
 from test_house import migrate
 
-from backend import desk, erasure, schema
-from backend.cli import tiles
+from backend.commands.serve import tiles
+from backend.database import schema
+from backend.desk import operations
+from backend.privacy import erasure
 
 HEAD = ScriptDirectory(str(schema.MIGRATIONS)).get_current_head()
 # What a release before this one would leave behind.
@@ -146,7 +148,7 @@ def test_a_backup_waits_for_no_writer(tmp_path: Path) -> None:
 
 def erase(service: Service, email: str) -> None:
     with service.app.app_context():
-        desk.erase(email, at_once=True)
+        operations.erase(email, at_once=True)
         assert erasure.erase_due() == 1
     service.deliver()
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from support import NUMBER, PASSWORD, WORD, Send, Service, announced, assert_problem, chunked
 
-from backend.api import operations
+from backend.web.api import operations
 
 JSON = "application/json"
 GOOD = {

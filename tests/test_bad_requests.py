@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from support import NOBODY, WORD, Person, Send, Service, announced, assert_problem, chunked
 
-from backend.api import operations
+from backend.web.api import operations
 
 PATHS = operations.document["paths"]
 FORM = "application/x-www-form-urlencoded"

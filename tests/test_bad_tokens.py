@@ -10,9 +10,9 @@ from conftest import dispose, make_app, make_settings
 from flask import Flask
 from support import NOBODY, PASSWORD, WORD, Person, Send, Service, assert_problem, bearer
 
-from backend import tokens
-from backend.api import operations
-from backend.tokens import Purpose
+from backend.security import tokens
+from backend.security.tokens import Purpose
+from backend.web.api import operations
 
 PATHS = {
     "/v1/registrations/confirm": Purpose.REGISTRATION,

@@ -39,10 +39,11 @@ from test_cli import commands
 from test_house import migrate
 from werkzeug.routing import Map
 
-from backend import db, mail, models, remains, schema
-from backend.api import operations
-from backend.cli import tiles
-from backend.privacy import tables_about_people
+from backend.commands.serve import tiles
+from backend.database import engine, models, schema, scrub
+from backend.database.inventory import tables_about_people
+from backend.mail import queue
+from backend.web.api import operations
 
 # What the walk does not run, and why.
 NOT_RUN = {
@@ -227,9 +228,9 @@ class Walk:
     def refusing(self, address: str, reply: str) -> Iterator[None]:
         """Have a mail to an address put off or given up, and left in the queue."""
 
-        def status() -> mail.Status:
+        def status() -> queue.Status:
             with self.app.app_context():
-                return mail.status()
+                return queue.status()
 
         wait_for(lambda: not status().waiting)
         self.mail_server.refused[address] = reply
@@ -276,13 +277,13 @@ def crowd(app: Flask, number: int) -> None:
     ]
     accounts = models.Account.__table__
     with app.app_context():
-        with db.transaction() as session:
+        with engine.transaction() as session:
             session.execute(insert(accounts), rows)
             others = session.scalars(select(accounts.c.id).where(accounts.c.email.endswith("@example.net"))).all()
         for id_ in random.sample(others, number // 3):
             longer = {"name": secrets.token_hex(100), "email": f"{secrets.token_hex(30)}@example.com"}
             mine = accounts.c.id == id_
-            with db.transaction() as session:
+            with engine.transaction() as session:
                 gone = random.random() < 0.3
                 session.execute(accounts.delete().where(mine) if gone else accounts.update().where(mine).values(longer))
 
@@ -463,7 +464,7 @@ def end(walk: Walk, address: str, password: str) -> None:
 
 
 def let_grace_pass(app: Flask) -> None:
-    with app.app_context(), db.transaction() as session:
+    with app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE accounts SET erase_after = :now WHERE erase_after IS NOT NULL"),
                         {"now": datetime.now(UTC)})  # fmt: skip
 
@@ -513,7 +514,7 @@ def sample(url: str) -> None:
 def assert_found(walk: Walk, url: str, folder: Path) -> None:
     """Make sure that what is stored now would be found."""
     sample(url)
-    with walk.app.app_context(), db.reading() as session:
+    with walk.app.app_context(), engine.reading() as session:
         hashes = session.scalars(text("SELECT password_hash FROM accounts WHERE password_hash LIKE '$argon2%'")).all()
     walk.words |= {f"password hash {number}": hash_.rpartition("$")[2] for number, hash_ in enumerate(hashes)}
     marks = {what: walk.words[what] for what in (*STORED, "password hash 0", "password hash 1")}
@@ -616,7 +617,7 @@ def test_what_postgresql_sampled_before_an_upgrade_is_forgotten_by_it(
         connection.execute("ANALYZE")
     assert rows_with(database_url, {"sample": word}) == []
     with app.app_context():
-        deque(remains.rewrite(tables_about_people()))
+        deque(scrub.rewrite(tables_about_people()))
     assert files_with(postgresql, database_url, {"sample": word}) == []
 
 

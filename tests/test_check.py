@@ -18,9 +18,12 @@ from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
 from test_mail_tls import TLS, authority, server
 
-from backend import check, db, desk, erasure, probes
-from backend.check import PROBES
-from backend.probes import Finding
+from backend.commands import check, probes
+from backend.commands.check import PROBES
+from backend.commands.probes import Finding
+from backend.database import engine
+from backend.desk import operations
+from backend.privacy import erasure
 
 Make = Callable[..., Service]
 Found = dict[str, str]
@@ -299,8 +302,8 @@ def test_a_database_that_is_away_is_found_and_what_is_in_it_not_looked_at(servic
 
 
 def test_a_schema_of_another_release_is_found(service: Service) -> None:
-    with service.app.app_context(), db.transaction() as session:
-        session.execute(db.text("UPDATE alembic_version SET version_num = '0001'"))
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text("UPDATE alembic_version SET version_num = '0001'"))
     assert probe(service, "database") == {"schema": "error"}
 
 
@@ -355,7 +358,7 @@ def test_erasures_that_are_late_and_a_ledger_that_lacks_them_are_found(
     service: Service, ada: Person, tmp_path: Path, database_url: str
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
         assert probe(service, "erasures") == {"erasures-late": "error"}
         erasure.erase_due()
     assert probe(service, "erasures") == {}

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support import MailServer, Service, any_database, free_port, run_tiles
 
-from backend.cli import tiles
+from backend.commands.serve import tiles
 
 COMMANDS = {"serve", "mail work", "mail deliver", "mail status", "mail retry", "db upgrade"}
 

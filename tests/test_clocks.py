@@ -8,7 +8,7 @@ from journeys import MakeService
 from support import Service, any_database, assert_problem, bearer, token_of
 from test_keys import JOURNEYS
 
-from backend.tokens import LIFETIMES, Purpose
+from backend.security.tokens import LIFETIMES, Purpose
 
 MoveClock = Callable[[timedelta], None]
 APART = timedelta(seconds=90)

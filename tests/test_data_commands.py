@@ -27,10 +27,11 @@ from journeys import (
 )
 from support import NOBODY, Person, Service, any_database, assert_problem, run_tiles, token_of
 
-from backend import audit, clock
-from backend.cli import tiles
-from backend.db import transaction
-from backend.models import KEEP_RECORDS, Account
+from backend import clock
+from backend.accounts import audit
+from backend.commands.serve import tiles
+from backend.database.engine import transaction
+from backend.database.models import KEEP_RECORDS, Account
 
 ADA = "ada@example.org"
 A_DAY = timedelta(days=1)

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from flask.cli import ScriptInfo
 from support import TILES, Person, Service, any_database, environment
 
-from backend.cli import tiles
-from backend.cli_data import data
+from backend.commands.data import data
+from backend.commands.serve import tiles
 
 ADA = "ada@example.org"
 COMMANDS = {

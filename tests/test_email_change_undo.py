@@ -32,7 +32,7 @@ from journeys import (
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
 
-from backend import worker
+from backend.serving import worker
 
 OLD = "ada@example.org"
 NEW = "countess@example.org"

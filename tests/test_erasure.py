@@ -40,7 +40,10 @@ from support import (
     working,
 )
 
-from backend import audit, desk, erasure, ledger, mail
+from backend.accounts import audit
+from backend.desk import operations
+from backend.mail import queue
+from backend.privacy import erasure, ledger
 
 ADA = "ada@example.org"
 GRACE = timedelta(days=14, minutes=1)
@@ -340,7 +343,7 @@ def test_more_accounts_than_one_batch_are_erased_batch_by_batch(
 
 def test_a_receipt_that_nobody_takes_leaves_no_address(service: Service, ada: Person) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     assert erase_due(service) == 1
     service.mail_server.refuse = "550 5.1.1 no such mailbox"
     service.deliver()
@@ -351,12 +354,12 @@ def test_a_receipt_that_cannot_leave_for_two_days_leaves_no_address(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     assert erase_due(service) == 1
     service.mail_server.refuse = "451 4.3.0 try again later"
     service.deliver()
     assert [row["email"] for row in service.rows("mails")] == [ada.email]
-    move_clock(mail.GIVE_UP)
+    move_clock(queue.GIVE_UP)
     with service.app.app_context():
-        mail.tidy()
+        queue.tidy()
     assert service.rows("mails") == []

@@ -26,8 +26,10 @@ from journeys import (
 )
 from support import Person, Service, any_database, assert_problem, text_of, token_of
 
-from backend import clock, desk, worker
+from backend import clock
+from backend.desk import operations
 from backend.errors import Impossible
+from backend.serving import worker
 
 ADA = "ada@example.org"
 A_DAY = timedelta(days=1)
@@ -39,7 +41,7 @@ def in_days(days: int) -> datetime:
 
 def release(service: Service, who: str) -> None:
     with service.app.app_context():
-        desk.release(who)
+        operations.release(who)
 
 
 @pytest.mark.usefixtures("ada")
@@ -198,7 +200,7 @@ def test_of_holding_and_erasing_at_once_exactly_one_happens(make_service: MakeSe
 def test_erasing_at_once_under_a_hold_is_refused(service: Service, ada: Person) -> None:
     hold(service, ada.email, in_days(10))
     with service.app.app_context(), pytest.raises(Impossible, match="legal hold"):
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     assert service.account(ada.headers).status_code == 200
 
 

@@ -29,7 +29,7 @@ from journeys import (
 )
 from support import OTHER_PASSWORD, MailServer, Service, wait_for
 
-from backend import erasure
+from backend.privacy import erasure
 
 ADA = "ada@example.org"
 CLAIM = timedelta(seconds=61)

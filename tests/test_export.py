@@ -8,8 +8,10 @@ import pytest
 from journeys import change_email, hold, request_email_change, signed_in
 from support import Person, Service, any_database, assert_problem
 
-from backend import clock, db, desk
-from backend.declarations import Category
+from backend import clock
+from backend.database import engine
+from backend.database.declarations import Category
+from backend.desk import operations
 
 ADA = "ada@example.org"
 TABLES = {"accounts", "previous_addresses", "sessions", "feedback", "mails", "holds", "disclosures", "audit"}
@@ -39,7 +41,7 @@ def fill(service: Service, person: Person, note: str) -> None:
     signed_in(service, person.email)
     hold(service, person.email, clock.now() + timedelta(days=9))
     with service.app.app_context():
-        desk.disclose(person.email, authority=f"Court of {note}", basis=f"Order {note}")
+        operations.disclose(person.email, authority=f"Court of {note}", basis=f"Order {note}")
     assert request_email_change(service, person.headers, f"{note}@example.org").status_code == 202
 
 
@@ -65,7 +67,7 @@ def test_every_column_of_every_table_about_people_is_there(service: Service, ada
     document = export(service, ada.headers)
     about_people = {
         name: {column.name for column in table.columns}
-        for name, table in db.Base.metadata.tables.items()
+        for name, table in engine.Base.metadata.tables.items()
         if any(column.info["declaration"].category in {Category.PERSONAL, Category.PSEUDONYMOUS}
                for column in table.columns)
     }  # fmt: skip
@@ -147,7 +149,7 @@ def test_looking_changes_nothing(service: Service, ada: Person) -> None:
 def test_the_data_managers_copy_is_the_same_and_leaves_a_trace(service: Service, ada: Person) -> None:
     mine = tables(export(service, ada.headers))
     with service.app.app_context():
-        theirs = {entry.table: entry.rows for entry in desk.export(ADA).stored}
+        theirs = {entry.table: entry.rows for entry in operations.export(ADA).stored}
     assert [row["act"] for row in theirs.pop("audit")] == ["exported"]
     assert mine.pop("audit") == []
     assert theirs == mine

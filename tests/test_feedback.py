@@ -9,7 +9,7 @@ import pytest
 from support import Person, Service, assert_problem, bearer, run_tiles
 from werkzeug.test import TestResponse
 
-from backend import db
+from backend.database import engine
 
 
 def send(service: Service, message: object = "More tiles, please.", **headers: str) -> TestResponse:
@@ -27,8 +27,8 @@ def test_a_message_without_a_session_is_stored_about_nobody(service: Service) ->
 def test_a_message_with_a_session_belongs_to_the_account_and_goes_with_it(service: Service, ada: Person) -> None:
     assert send(service, **ada.headers).status_code == 201
     assert service.rows("feedback")[0]["account_id"] == service.rows("accounts")[0]["id"]
-    with service.app.app_context(), db.transaction() as session:
-        session.execute(db.text("DELETE FROM accounts"))
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text("DELETE FROM accounts"))
     assert service.rows("feedback") == []
 
 

@@ -19,8 +19,8 @@ import httpx2
 import pytest
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
 
-from backend.front import BODY_SECONDS
-from backend.hashing import LINE
+from backend.security.hashing import LINE
+from backend.serving.front import BODY_SECONDS
 
 # More than a process answers at a time, and more than may wait for a hash.
 CROWD = 4 * LINE

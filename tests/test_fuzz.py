@@ -30,9 +30,9 @@ from itsdangerous import BadData, base64_decode
 from journeys import MakeService
 from support import NOBODY, PASSWORD, WORD, Service, assert_problem
 
-from backend import tokens
 from backend.errors import InvalidToken
-from backend.tokens import Purpose
+from backend.security import tokens
+from backend.security.tokens import Purpose
 
 REDEEMED = {
     Purpose.REGISTRATION: "/v1/registrations/confirm",

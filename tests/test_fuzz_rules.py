@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from journeys import post
 from support import PASSWORD, MailServer, Service, html_of, text_of, token_of
 
-from backend import accounts, tokens
-from backend.accounts import clean_email, clean_name
-from backend.tokens import Purpose
+from backend.accounts import fields
+from backend.accounts.fields import clean_email, clean_name
+from backend.security import tokens
+from backend.security.tokens import Purpose
 
 HEADERS_OF_A_MAIL = ["Auto-Submitted", "Content-Type", "Date", "From", "MIME-Version", "Message-ID", "Subject", "To"]
 ATOM = "abcxyzABCXYZ0189!#$%&'*+-/=?^_`{|}~"
@@ -97,7 +98,7 @@ def outcome(clean: Callable[[str], str], text: str) -> str | None:
 @example(text="ada@example.local")
 @example(text="ada@192.0.2.1")
 def test_an_address_that_is_known_at_a_glance_is_taken_as_the_library_takes_it(text: str) -> None:
-    assert outcome(clean_email, text) == outcome(accounts.parsed_email, text)
+    assert outcome(clean_email, text) == outcome(fields.parsed_email, text)
 
 
 @many

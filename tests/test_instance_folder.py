@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from support import MailServer, ServerProcess, Service, environment, run_tiles
 from test_house import ROOT
 
-from backend import check, create_app, schema
-from backend.cli import tiles
+from backend import create_app
+from backend.commands import check
+from backend.commands.serve import tiles
 from backend.config import SettingsError, load
+from backend.database import schema
 
 ODD = "?#%&=;:@+ '\"\\$`~*!|<>()[]{}äßñ中😀\n\t"
 # A setting is read without the space around it.
@@ -180,7 +182,7 @@ def installed(folder: Path, *beside: str) -> Path:
 
 def run_copy(package: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TILES_")}
-    command = [sys.executable, "-P", "-c", "import backend.cli; backend.cli.main()", *arguments]
+    command = [sys.executable, "-P", "-c", "import backend.commands.serve; backend.commands.serve.main()", *arguments]
     return subprocess.run(command, cwd=cwd, env=inherited | {"PYTHONPATH": str(package)}, capture_output=True,
                           text=True, timeout=60, check=False)  # fmt: skip
 

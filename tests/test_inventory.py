@@ -9,9 +9,9 @@ from flask.cli import ScriptInfo
 from sqlalchemy import inspect
 from support import Service, any_database, run_tiles
 
-from backend.cli import tiles
-from backend.db import db
-from backend.privacy import inventory
+from backend.commands.serve import tiles
+from backend.database.engine import db
+from backend.database.inventory import inventory
 
 
 def run(service: Service, *arguments: str) -> str:

@@ -16,8 +16,9 @@ import pytest
 from journeys import MakeService, at_once
 from support import TILES, Service, any_database, environment, run_tiles, wait_for
 
-from backend import create_app, keys
+from backend import create_app
 from backend.config import SettingsError, load
+from backend.security import keys
 
 OLD_KEY = "o" * 40
 
@@ -124,7 +125,7 @@ def test_who_waited_for_the_file_waits_for_the_one_that_took_its_place(
         asked.release()
         flock(file, operation)
 
-    monkeypatch.setattr("backend.keys.fcntl.flock", lock)
+    monkeypatch.setattr("backend.security.keys.fcntl.flock", lock)
     with ThreadPoolExecutor(1) as pool, path.open("r+") as first:
         flock(first, fcntl.LOCK_EX)
         done = pool.submit(rotate, own)

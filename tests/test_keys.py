@@ -40,8 +40,10 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import announcements, keys, worker
-from backend.tokens import Purpose
+from backend.privacy import announcements
+from backend.security import keys
+from backend.security.tokens import Purpose
+from backend.serving import worker
 
 ADA, NEW = "ada@example.org", "countess@example.org"
 OLD_KEY, NEW_KEY = "o" * 40, "n" * 40

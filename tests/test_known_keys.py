@@ -10,8 +10,9 @@ from conftest import dispose
 from journeys import MakeService
 from support import ServerProcess, Service, assert_problem, free_port, run_tiles, wait_for, working
 
-from backend import check, keys, known_keys
+from backend.commands import check
 from backend.errors import Impossible
+from backend.security import keys, known_keys
 
 OLD, NEW, OTHER = "o" * 40, "n" * 40, "x" * 40
 

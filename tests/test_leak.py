@@ -28,9 +28,14 @@ from pydantic import SecretStr
 from sqlalchemy import inspect, select
 from support import OTHER_PASSWORD, Person, Service, bearer, text_of
 
-from backend import announcements, clock, db, desk, keys, policy, receipts, tokens, worker
-from backend.models import Account, AuditEntry, Mail, PreviousAddress
-from backend.tokens import Purpose
+from backend import clock
+from backend.database import engine
+from backend.database.models import Account, AuditEntry, Mail, PreviousAddress
+from backend.desk import operations
+from backend.privacy import announcements, policy
+from backend.security import keys, receipts, tokens
+from backend.security.tokens import Purpose
+from backend.serving import worker
 
 # Where a token of each purpose is redeemed, and what is sent with it.
 ENDPOINTS: dict[Purpose, tuple[str, str]] = {
@@ -87,7 +92,7 @@ def texts(cell: object) -> Iterator[str]:
 def dump(service: Service) -> dict[str, list[dict[str, Any]]]:
     """Return every row of every table that the database has, declared or not."""
     with service.app.app_context():
-        tables = inspect(db.db.engine).get_table_names()
+        tables = inspect(engine.db.engine).get_table_names()
     return {table: service.rows(table) for table in tables}
 
 
@@ -109,7 +114,7 @@ def lives(service: Service) -> list[Person]:
     closed_by(service, bob.headers, bob.email, erase=True)
     cancel(service, closed_by(service, carl.headers, carl.email))
     with service.app.app_context():
-        desk.disclose(dora.email, authority="Amtsgericht", basis="Order 12")
+        operations.disclose(dora.email, authority="Amtsgericht", basis="Order 12")
         announcements.announce(subject="News", text="New tiles are here.")
         while worker.deliver():
             pass
@@ -118,7 +123,7 @@ def lives(service: Service) -> list[Person]:
     service.ask_for_reset(dora.email)
     close(service, eve.headers)
     with service.app.app_context():
-        desk.erase(eve.email, at_once=True)
+        operations.erase(eve.email, at_once=True)
     erase_due(service)
     service.deliver()
     service.ask_to_register(name="Fay", email="fay@example.org")
@@ -194,7 +199,7 @@ def test_no_value_of_a_leaked_database_is_a_password(leak: Leak) -> None:
 def forge(leak: Leak) -> list[tuple[Purpose, str]]:
     """Return a token of each purpose for each account that one may be for, signed with the key in use."""
     made: list[tuple[Purpose, str]] = []
-    with leak.service.app.app_context(), db.reading() as session:
+    with leak.service.app.app_context(), engine.reading() as session:
         for account in session.scalars(select(Account)):
             contents: dict[Purpose, dict[str, str]] = {purpose: {} for purpose in ENDPOINTS}
             contents[Purpose.EMAIL_CHANGE] = {"email": "thief@example.org"}

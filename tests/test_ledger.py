@@ -19,8 +19,9 @@ from journeys import cancel, closed_by, erase_due, in_ledger
 from sqlalchemy.exc import OperationalError
 from support import MailServer, Service, any_database, free_port, run_tiles
 
-from backend import clock, erasure, ledger
-from backend.db import db
+from backend import clock
+from backend.database.engine import db
+from backend.privacy import erasure, ledger
 
 ADA = "ada@example.org"
 ACCOUNT = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"

@@ -20,8 +20,11 @@ from lifecycle_model import IN_USE, INVALID
 from lifecycle_steps import DOORS, EMAILS, PASSWORDS, PostOffice, Run, Steps
 from support import MailServer, Service
 
-from backend import announcements, desk, mail, worker
+from backend.desk import operations
 from backend.errors import Impossible
+from backend.mail import queue
+from backend.privacy import announcements
+from backend.serving import worker
 
 SEEN = ["/", "/privacy", "/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure",
         "/erasure-cancel", "/readyz", "/v1/policy"]  # fmt: skip
@@ -302,7 +305,7 @@ class Life(Steps):
     def retry(self) -> None:
         self.world.retry()
         with self.run.service.app.app_context():
-            mail.retry()
+            queue.retry()
 
     @rule()
     def announce(self) -> None:
@@ -322,11 +325,11 @@ class Life(Steps):
         until = self.world.now + timedelta(days=days)
         possible = self.manage_in_the_model(account, act, until)
         acts: dict[str, Callable[[str], object]] = {
-            "hold": lambda who: desk.hold(who, basis="Court order 12 of 2026", until=until),
-            "release": desk.release,
-            "close": desk.close,
-            "erase": desk.erase,
-            "erase at once": lambda who: desk.erase(who, at_once=True),
+            "hold": lambda who: operations.hold(who, basis="Court order 12 of 2026", until=until),
+            "release": operations.release,
+            "close": operations.close,
+            "erase": operations.erase,
+            "erase at once": lambda who: operations.erase(who, at_once=True),
         }
         with self.run.service.app.app_context(), nullcontext() if possible else pytest.raises(Impossible):
             acts[act](str(account.id))

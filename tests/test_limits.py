@@ -21,9 +21,9 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import throttle
 from backend.config import SettingsError
-from backend.throttle import LIMITS
+from backend.security import throttle
+from backend.security.throttle import LIMITS
 
 MINUTE, HOUR, DAY, MONTH = 60, 3600, 86400, 30 * 86400
 

@@ -11,10 +11,11 @@ from itertools import product
 import pytest
 from support import Service, any_database
 
-from backend import bodies, contract, forms, server
-from backend.api import operations
-from backend.bodies import Body, read_json
 from backend.errors import Problem
+from backend.serving import server
+from backend.web import bodies, forms, schemas
+from backend.web.api import operations
+from backend.web.bodies import Body, read_json
 
 MOST_MS = 5
 KIB = 1024
@@ -28,9 +29,9 @@ LIMITS = [16 * KIB, 64 * KIB]
 MODELS = sorted({operation.body for operation in operations.declared if operation.body}, key=lambda body: body.__name__)
 # Each kind of field once: a model in which it stands, its name, and the most code points that are looked at closely.
 FIELDS = [
-    (contract.Registration, "name", 800), (contract.Address, "email", 250), (contract.NewPassword, "password", 1024),
-    (contract.MailedToken, "token", 4000), (contract.Message, "message", 4000),
-    (contract.AccountChange, "accepted_policy", 4000),
+    (schemas.Registration, "name", 800), (schemas.Address, "email", 250), (schemas.NewPassword, "password", 1024),
+    (schemas.MailedToken, "token", 4000), (schemas.Message, "message", 4000),
+    (schemas.AccountChange, "accepted_policy", 4000),
 ]  # fmt: skip
 # Every character that normalizing may move, take apart or put together.
 SUSPECTS = [
@@ -212,6 +213,7 @@ def test_what_one_sent_is_read_no_faster_for_another() -> None:
     }
     # Of the time, and of our own files, costs and sender.
     assert caches == {
-        "backend.logs._second", "backend.strength._common_passwords", "backend.hashing._hash_of_nobody",
-        "backend.transport.written_sender", "backend.feedback._insertion", "backend.lockout._counting",
+        "backend.logs._second", "backend.security.password_rules._common_passwords",
+        "backend.security.hashing._hash_of_nobody", "backend.mail.transport.written_sender",
+        "backend.accounts.feedback._insertion", "backend.security.lockout._counting",
     }  # fmt: skip

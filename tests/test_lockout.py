@@ -12,8 +12,9 @@ from journeys import close
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
-from backend import db, worker
-from backend.hashing import Hasher, Overloaded
+from backend.database import engine
+from backend.security.hashing import Hasher, Overloaded
+from backend.serving import worker
 
 ADA, NOBODY = "ada@example.org", "nobody@example.org"
 WRONG = "not that one at all"
@@ -198,7 +199,7 @@ def test_an_erased_account_takes_its_wrong_passwords_along(service: Service) -> 
     assert close(service, ada.headers, erase=True).status_code == 200
     wrong_passwords(service, [ipv4(1)])
     with service.app.app_context():
-        with db.transaction() as session:
-            session.execute(db.text("UPDATE accounts SET erase_after = closed_at"))
+        with engine.transaction() as session:
+            session.execute(engine.text("UPDATE accounts SET erase_after = closed_at"))
         assert worker.erase_due() == 1
     assert service.rows("wrong_passwords") == []

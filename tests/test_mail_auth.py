@@ -9,7 +9,7 @@ from raw_smtp import RawPeer
 from support import MailServer, Service, any_database, wait_for, working
 from test_check import probe
 
-from backend.transport import ServerUnavailable
+from backend.mail.transport import ServerUnavailable
 
 Make = Callable[..., Service]
 

@@ -35,9 +35,9 @@ from support import (
     working,
 )
 
-from backend import delivery, mail
-from backend.aside import ASIDE
-from backend.transport import Message, ServerUnavailable
+from backend.mail import delivery, queue
+from backend.mail.aside import ASIDE
+from backend.mail.transport import Message, ServerUnavailable
 
 MoveClock = Callable[[timedelta], None]
 LATER = "451 4.3.0 Try again later"
@@ -63,7 +63,7 @@ def tried(service: Service) -> int:
 
 def status(service: Service) -> dict[str, int]:
     with service.app.app_context():
-        return {name: count for name, count in asdict(mail.status()).items() if name != "oldest_seconds"}
+        return {name: count for name, count in asdict(queue.status()).items() if name != "oldest_seconds"}
 
 
 def counts(*, waiting: int = 0, retrying: int = 0, abandoned: int = 0) -> dict[str, int]:
@@ -121,7 +121,7 @@ def test_retrying_brings_back_what_was_given_up(service: Service) -> None:
     service.deliver()
     service.mail_server.refuse = None
     with service.app.app_context():
-        assert mail.retry() == 1
+        assert queue.retry() == 1
     assert service.mail()["To"] == "ada@example.org"
     assert service.rows("mails") == []
 
@@ -210,7 +210,7 @@ def test_links_of_a_repeated_mail_make_one_account(service: Service, move_clock:
     with through(service, Unsure()) as peer:
         ask(service)
         service.deliver()
-        move_clock(mail.UNKNOWN_FATE)
+        move_clock(queue.UNKNOWN_FATE)
         service.deliver()
     first, again = (token_of(message) for message in peer.messages)
     assert service.confirm(first).status_code == 201
@@ -284,7 +284,7 @@ def test_a_mail_that_waited_two_days_is_given_up_and_forgotten_a_week_later(
 ) -> None:
     def tidy() -> None:
         with service.app.app_context():
-            mail.tidy()
+            queue.tidy()
 
     service.mail_server.refuse = LATER
     ask(service)
@@ -390,7 +390,7 @@ def test_what_a_dead_worker_had_taken_is_sent_when_its_claim_has_expired(
         assert stuck.reached.wait(20)
         doomed.end(signal.SIGKILL)
     assert service.deliver() == []
-    move_clock(mail.CLAIM + timedelta(seconds=1))
+    move_clock(queue.CLAIM + timedelta(seconds=1))
     assert sorted(message["To"] for message in service.deliver()) == addresses
 
 

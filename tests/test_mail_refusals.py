@@ -11,7 +11,7 @@ from support import MailServer, Service, run_tiles
 from test_check import probe
 from test_mail_queue import ask, counts, status, through, tried
 
-from backend import mail
+from backend.mail import queue
 
 MoveClock = Callable[[timedelta], None]
 
@@ -74,11 +74,11 @@ def test_what_waits_for_us_is_tried_with_growing_pauses_for_two_days(service: Se
         assert tried(service) == 0
         move_clock(timedelta(seconds=5))
         with service.app.app_context():
-            mail.tidy()
+            queue.tidy()
         assert tried(service) == 1
     move_clock(timedelta(hours=2))
     with service.app.app_context():
-        mail.tidy()
+        queue.tidy()
     assert status(service) == counts(abandoned=1)
     # Nothing waits for the operator any more; what was given up is found by the check.
     assert service.http.get("/readyz").status_code == 200
@@ -133,6 +133,6 @@ def test_retrying_by_hand_tries_what_was_refused_at_once(service: Service) -> No
     service.deliver()
     service.mail_server.refuse = None
     with service.app.app_context():
-        assert mail.retry() == 1
+        assert queue.retry() == 1
     assert service.http.get("/readyz").status_code == 200
     assert service.mail()["To"] == "ada@example.org"

@@ -12,7 +12,8 @@ from support import MailServer, Service, any_database, run_tiles
 from test_check import probe
 from test_mail_queue import ask_many, counts, status, tried
 
-from backend import db, mail
+from backend.database import engine
+from backend.mail import queue
 
 Make = Callable[..., Service]
 
@@ -37,8 +38,8 @@ BROKEN_ON_SQLITE = [
 def spoil(service: Service, change: str) -> list[str]:
     """Queue five mails, and spoil the row of one; return the addresses of the others."""
     addresses = ask_many(service, 5)
-    with service.app.app_context(), db.transaction() as session:
-        session.execute(db.text(f"UPDATE mails SET {change} WHERE email = 'person3@example.org'"))
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text(f"UPDATE mails SET {change} WHERE email = 'person3@example.org'"))
     return sorted(set(addresses) - {"person3@example.org"})
 
 
@@ -47,8 +48,8 @@ def assert_set_aside(service: Service, others: list[str], tmp_path: Path, databa
     assert sorted(message["To"] for message in service.deliver()) == others
     assert tried(service) == 0
     assert status(service) == counts(abandoned=1)
-    with service.app.app_context(), db.reading() as session:
-        assert session.scalars(db.text("SELECT failure FROM mails")).all() == ["unreadable"]
+    with service.app.app_context(), engine.reading() as session:
+        assert session.scalars(engine.text("SELECT failure FROM mails")).all() == ["unreadable"]
     assert service.http.get("/readyz").status_code == 200
     assert probe(service, "queue") == {"mails-given-up": "warning"}
     shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
@@ -87,9 +88,9 @@ def test_a_kind_of_a_later_release_leaves_once_that_release_is_there(service: Se
     spoil(service, "kind = 'of_a_later_release'")
     service.deliver()
     with service.app.app_context():
-        with db.transaction() as session:
-            session.execute(db.text("UPDATE mails SET kind = 'registration'"))
-        assert mail.retry() == 1
+        with engine.transaction() as session:
+            session.execute(engine.text("UPDATE mails SET kind = 'registration'"))
+        assert queue.retry() == 1
     assert service.mail()["To"] == "person3@example.org"
 
 

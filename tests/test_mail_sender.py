@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from support import MailServer, Service, any_database, assert_problem, wait_for, working
 from test_check import probe
 
-from backend import delivery, transport
+from backend.mail import delivery, transport
 from backend.values import named
 
 Make = Callable[..., Service]

@@ -7,7 +7,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from support import MailServer, Service, any_database
 from test_mail_queue import ask_many, counts, status, through, tried
 
-from backend.transport import ServerUnavailable
+from backend.mail.transport import ServerUnavailable
 
 pytestmark = any_database
 

@@ -19,8 +19,9 @@ from conftest import make_settings
 from pydantic import ValidationError
 from support import MailServer, Service, wait_for, working
 
-from backend import mail, smtp, worker
-from backend.transport import ServerUnavailable
+from backend.mail import queue, smtp
+from backend.mail.transport import ServerUnavailable
+from backend.serving import worker
 
 HOST = "127.0.0.1"
 TLS = {"mail_use_tls": True}
@@ -75,7 +76,7 @@ def assert_refused(service: Service, code: str) -> None:
     with pytest.raises(ServerUnavailable, match=f"^{code}$"):
         service.deliver()
     with service.app.app_context():
-        found = asdict(mail.status())
+        found = asdict(queue.status())
     assert (found["waiting"], found["retrying"], found["abandoned"]) == (1, 0, 0)
     assert service.mail_server.messages == []
 
@@ -260,7 +261,7 @@ def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
             context.minimum_version = ssl.TLSVersion.TLSv1
         return context
 
-    monkeypatch.setattr("backend.transport.ssl.create_default_context", create_default_context)
+    monkeypatch.setattr("backend.mail.transport.ssl.create_default_context", create_default_context)
     with Between(authority.issue_cert(HOST), use) as peer:
         only(peer.context, version)
         assert_refused(through(peer, **use), "tls")
@@ -269,7 +270,7 @@ def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
 
 def test_a_connection_in_clear_reads_no_certificates(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[object] = []
-    monkeypatch.setattr("backend.transport.ssl.create_default_context", lambda *given: read.append(given))
+    monkeypatch.setattr("backend.mail.transport.ssl.create_default_context", lambda *given: read.append(given))
     assert service.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"}).status_code == 202
     assert len(service.deliver()) == 1
     assert read == []

@@ -15,8 +15,10 @@ from sqlalchemy.exc import OperationalError
 from support import MailServer, Person, Service, any_database, wait_for, working
 from test_mail_queue import ask, ask_many, counts, mail_workers, status, tried
 
-from backend import delivery, desk, mail, smtp, worker
-from backend.transport import ServerUnavailable
+from backend.desk import operations
+from backend.mail import delivery, queue, smtp
+from backend.mail.transport import ServerUnavailable
+from backend.serving import worker
 
 Make = Callable[..., Service]
 MoveClock = Callable[[timedelta], None]
@@ -33,7 +35,7 @@ def test_the_deadlines_are_those_of_the_standard() -> None:
     # RFC 5321 section 4.5.3.2; nothing is changed yet where this module was loaded.
     source = Path(smtp.__file__).read_text("utf-8")
     assert "\nREPLY_SECONDS = 300.0\nFINAL_REPLY_SECONDS = 600.0\n" in source
-    assert timedelta(minutes=10) == mail.UNKNOWN_FATE
+    assert timedelta(minutes=10) == queue.UNKNOWN_FATE
 
 
 @any_database
@@ -98,7 +100,7 @@ def test_a_mail_that_the_server_never_had_whole_waits_seconds(make_service: Make
 def test_a_claim_is_renewed_while_the_server_makes_its_worker_wait(
     make_service: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mail, "CLAIM", timedelta(seconds=1))
+    monkeypatch.setattr(queue, "CLAIM", timedelta(seconds=1))
     monkeypatch.setattr(delivery, "CLAIM", timedelta(seconds=1))
     monkeypatch.setattr(delivery, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(smtp, "REPLY_SECONDS", 3.0)
@@ -154,7 +156,7 @@ def test_a_mail_server_that_hangs_delays_neither_erasing_nor_tidying(
             ask(slow, "bob@example.org")
             wait_for(lambda: peer.connections)
             with slow.app.app_context():
-                desk.erase(ada.email, at_once=True)
+                operations.erase(ada.email, at_once=True)
             wait_for(lambda: not slow.rows("accounts"), seconds=30)
             since = len(tidied)
             wait_for(lambda: len(tidied) > since, seconds=30)
@@ -259,7 +261,7 @@ def test_a_worker_that_was_frozen_sends_nothing_that_another_may_have_taken(
 
         def freeze(connection: socket.socket) -> None:
             peer.replies.pop("content")
-            move_clock(mail.CLAIM + timedelta(seconds=5))
+            move_clock(queue.CLAIM + timedelta(seconds=5))
             with suppress(OSError):
                 connection.sendall(b"250 OK\r\n")
 

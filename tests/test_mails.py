@@ -7,7 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from support import PASSWORD, Person, Service, any_database, html_of, text_of, token_of
 
-from backend import announcements, clock, desk, erasure, policy
+from backend import clock
+from backend.desk import operations
+from backend.privacy import announcements, erasure, policy
 
 pytestmark = any_database
 
@@ -78,14 +80,14 @@ def test_a_legal_hold_is_told_when_it_is_placed_and_when_it_is_lifted(service: S
     close(service, ada, erase=True)
     service.deliver()
     with service.app.app_context():
-        desk.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
+        operations.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
     held = service.mail()
     for part in (said(text_of(held)), said(html_of(held))):
         assert "On 2 March 2099 it will be erased" in part
         assert "A legal duty keeps it from being erased before 2 March 2099" in part
         assert "order of a court" not in part
     with service.app.app_context():
-        desk.release(ada.email)
+        operations.release(ada.email)
     lifted = service.mail()
     assert "legal duty" not in said(text_of(lifted))
     assert f"On {in_days(14)} it will be erased" in said(text_of(lifted))
@@ -126,7 +128,7 @@ def test_who_confirmed_an_erasure_reads_its_day_unless_it_is_done_at_once(
         move_clock(timedelta(days=3))
     if hold:
         with service.app.app_context():
-            desk.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
+            operations.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
         service.deliver()
     service.http.post("/v1/erasure-requests", json={"email": ada.email})
     answer = service.http.post("/erasure/confirm", data={"token": token_of(service.mail())})

@@ -9,7 +9,9 @@ import pytest
 from journeys import request_email_change
 from support import OTHER_PASSWORD, PASSWORD, MailServer, Service, any_database, token_of
 
-from backend import clock, delivery, mail, mailboxes, worker
+from backend import clock
+from backend.mail import delivery, mailboxes, queue
+from backend.serving import worker
 
 ADA = "ada@example.org"
 OFTEN = ",".join(f"{limit}/address+client=1000/hour" for limit in ("registration", "password-reset", "erasure-request"))
@@ -120,9 +122,9 @@ def test_a_mail_that_was_taken_and_given_back_is_counted_once(service: Service) 
     ask(service, "registrations", ADA, 5)
     with service.app.app_context():
         for _ in range(4):
-            claim, taken = mail.take()
+            claim, taken = queue.take()
             assert len(taken) == 5
-            mail.release(claim)
+            queue.release(claim)
     assert len(service.deliver()) == 5
 
 
@@ -130,8 +132,8 @@ def test_a_mail_that_was_taken_and_given_back_is_counted_once(service: Service) 
 def test_a_flood_for_one_mailbox_holds_up_no_mail_to_another(service: Service) -> None:
     with service.app.app_context():
         for number in range(300):
-            mail.accept("password_reset", email=f"ada+{number}@example.org")
-        mail.accept("registration", name="Bob", email="bob@example.org")
+            queue.accept("password_reset", email=f"ada+{number}@example.org")
+        queue.accept("registration", name="Bob", email="bob@example.org")
         delivery.deliver()
     assert [message["To"] for message in service.mail_server.messages] == ["bob@example.org"]
 

@@ -31,9 +31,10 @@ from support import (
     wait_for,
 )
 
-from backend import announcements, db, schema
 from backend.config import Settings
-from backend.models import Account
+from backend.database import engine, schema
+from backend.database.models import Account
+from backend.privacy import announcements
 
 only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 SUBJECTS = {
@@ -79,7 +80,7 @@ def people(service: Service, count: int, **values: object) -> list[str]:
          "credentials_id": uuid.uuid4(), "email_updates": True, "created_at": datetime.now(UTC), **values}
         for _ in range(count)
     ]  # fmt: skip
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(insert(Account.__table__), rows)
     return [str(row["email"]) for row in rows]
 
@@ -145,7 +146,7 @@ def test_servers_share_their_limits(tmp_path: Path, database_url: str, redis_url
 @only_postgresql
 def test_more_requests_than_connections_take_their_turns(service: Service, ada: Person) -> None:
     with service.app.app_context():
-        pool = db.db.engine.pool
+        pool = engine.db.engine.pool
     assert at_once(*[lambda: service.account(ada.headers).status_code] * 40) == [200] * 40
     assert pool.checkedin() <= 8  # type: ignore[attr-defined]
 
@@ -154,18 +155,20 @@ def test_more_requests_than_connections_take_their_turns(service: Service, ada: 
 def test_a_process_that_freezes_leaves_no_lock_behind(
     service: Service, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = db.POSTGRESQL_BEGIN
+    begin = engine.POSTGRESQL_BEGIN
     assert "idle_in_transaction_session_timeout = '60s'" in begin
-    monkeypatch.setattr(db, "POSTGRESQL_BEGIN", begin.replace("session_timeout = '60s'", "session_timeout = '100ms'"))
+    monkeypatch.setattr(
+        engine, "POSTGRESQL_BEGIN", begin.replace("session_timeout = '60s'", "session_timeout = '100ms'")
+    )
     people(service, 1)
     with service.app.app_context():
-        frozen = db.db.engine.connect()
-        frozen.execute(db.text("UPDATE accounts SET name = 'Eve'"))
+        frozen = engine.db.engine.connect()
+        frozen.execute(engine.text("UPDATE accounts SET name = 'Eve'"))
     with psycopg.connect(database_url) as other:
         other.execute("SET lock_timeout = '10s'")
         other.execute("UPDATE accounts SET name = 'Ada'")
     with pytest.raises(DBAPIError, match="idle-in-transaction"):
-        frozen.execute(db.text("SELECT 1"))
+        frozen.execute(engine.text("SELECT 1"))
     frozen.close()
     assert [row["name"] for row in service.rows("accounts")] == ["Ada"]
 
@@ -193,8 +196,8 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_stands(
     hosts.insert(place, writes)
     listed = ",".join(quote(host, safe="") for host in hosts)
     app = make_app(make_settings(tmp_path, f"postgresql://postgres@{listed}/postgres"))
-    with app.app_context(), db.reading() as session:
-        assert session.scalar(db.text("SHOW data_directory")) == writes
+    with app.app_context(), engine.reading() as session:
+        assert session.scalar(engine.text("SHOW data_directory")) == writes
     dispose(app)
 
 

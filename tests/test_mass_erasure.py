@@ -17,7 +17,7 @@ from conftest import KEY, dispose
 from sqlalchemy import insert, text
 from support import PASSWORD, TILES, MailServer, ServerProcess, Service, any_database, environment, wait_for
 
-from backend import db, models
+from backend.database import engine, models
 
 MANY = 250
 
@@ -33,14 +33,14 @@ def make_due(service: Service, number: int) -> None:
         for id_ in ids
     ]  # fmt: skip
     feedback = [{"id": uuid.uuid4(), "account_id": id_, "message": "More tiles.", "received_at": now} for id_ in ids]
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(insert(models.Account.__table__), accounts)
         session.execute(insert(models.Feedback.__table__), feedback)
 
 
 def left(service: Service) -> int:
     """Return how many of them are there."""
-    with service.app.app_context(), db.reading() as session:
+    with service.app.app_context(), engine.reading() as session:
         return int(session.scalar(text("SELECT count(*) FROM accounts WHERE email LIKE '%@example.net'")) or 0)
 
 
@@ -124,7 +124,7 @@ def test_a_command_that_was_killed_can_be_run_again_and_nobody_is_told_twice(
     killed.wait()
     assert 0 < left(service) <= MANY
     # What the killed one was at is left to it for a minute.
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE accounts SET erasing_since = :before WHERE erasing_since IS NOT NULL"),
                         {"before": datetime.now(UTC) - timedelta(minutes=2)})  # fmt: skip
     rest = left(service)

@@ -15,8 +15,10 @@ from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 from support import PASSWORD, Person, ServerProcess, Service, any_database, assert_problem, bearer, wait_for
 
-from backend import desk, erasure, meters
-from backend.hashing import hasher
+from backend import metrics
+from backend.desk import operations
+from backend.privacy import erasure
+from backend.security.hashing import hasher
 
 MakeService = Callable[..., Service]
 DASHBOARD = Path(__file__).parents[1] / "backend" / "deployment" / "dashboard.json"
@@ -153,7 +155,7 @@ def test_erasures_are_counted_from_the_day_they_are_due(
     service: Service, ada: Person, move_clock: Callable[[timedelta], None]
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email)
+        operations.erase(ada.email)
     assert read(service)("tiles_erasures_waiting", state="due_later") == 1
     move_clock(timedelta(days=31))
     assert read(service)("tiles_erasures_waiting", state="overdue") == 1
@@ -200,7 +202,7 @@ def test_several_processes_answer_with_what_all_of_them_did_also_after_one_was_k
             assert httpx2.get(f"{server.url}/v1/account").status_code == 401
         for _ in range(3):
             assert requests_of(Metrics(httpx2.get(f"{server.url}/metrics").text), "GET", "/v1/account", 401) == asked
-        (shared,) = meters.IN_MEMORY.glob(f"{meters.PREFIX}{server.pid}-*")
+        (shared,) = metrics.IN_MEMORY.glob(f"{metrics.PREFIX}{server.pid}-*")
         assert shared.stat().st_mode & 0o077 == 0
         counting = {int(path.stem.rpartition("_")[2]) for path in shared.glob("histogram_*.db")}
         assert len(counting) > 1

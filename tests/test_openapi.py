@@ -14,9 +14,12 @@ from journeys import RESET, the_mail
 from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import clock, desk, erasure, openapi, policy
-from backend.api import operations
+from backend import clock
+from backend.desk import operations as desk
 from backend.errors import problems
+from backend.privacy import erasure, policy
+from backend.web import operations as openapi
+from backend.web.api import operations
 
 DOCUMENT = operations.document
 OPERATIONS = {

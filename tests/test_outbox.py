@@ -12,10 +12,12 @@ from sqlalchemy import Engine, Table, bindparam, event, insert, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from support import Service, any_database
 
-from backend import db, mail, outbox
-from backend.api import operations
-from backend.models import Total
-from backend.outbox import Outbox, collecting
+from backend.database import engine as db
+from backend.database import outbox
+from backend.database.models import Total
+from backend.database.outbox import Outbox, collecting
+from backend.mail import queue
+from backend.web.api import operations
 
 pytestmark = any_database
 
@@ -80,7 +82,7 @@ def test_what_arrives_while_another_transaction_runs_is_one_transaction(
     service: Service, engine: Engine, begun: Counter[str]
 ) -> None:
     requests = [
-        lambda number=number: mail.accept("password_reset", email=f"a{number}@example.org") for number in range(20)
+        lambda number=number: queue.accept("password_reset", email=f"a{number}@example.org") for number in range(20)
     ]
     with locked(engine) as unlock:
         unlock.start()

@@ -15,11 +15,14 @@ from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
-from backend import announcements, clock, db, policy, worker
+from backend import clock
+from backend.database import engine
 from backend.errors import problems
+from backend.privacy import announcements, policy
+from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-STATIC = Path(__file__).parent.parent / "backend" / "static"
+STATIC = Path(__file__).parent.parent / "backend" / "web" / "static"
 pytestmark = any_database
 
 
@@ -123,7 +126,7 @@ def every_error(service: Service, make_service: MakeService, shown: Shown) -> No
     for status in (400, 429):
         shown.send(f"answer {status}", strict, "/email-change", status, token="a-code")
     with service.app.app_context():
-        db.Base.metadata.drop_all(db.db.engine)
+        engine.Base.metadata.drop_all(engine.db.engine)
     shown.send("no database", service, "/password-reset", 503, email="ada@example.org")
 
 

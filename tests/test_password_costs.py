@@ -8,7 +8,7 @@ from journeys import MakeService, close
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database
 from test_house import migrate
 
-from backend import worker
+from backend.serving import worker
 
 LOW, HIGH = "m=8,t=1,p=1", "m=16,t=2,p=1"
 

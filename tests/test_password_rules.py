@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.strength import MAXIMUM, normalize, weaknesses
+from backend.security.password_rules import MAXIMUM, normalize, weaknesses
 
 KINDS = {
     "short": "It is shorter than ",

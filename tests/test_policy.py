@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support import Person, Service, assert_problem, run_tiles
 
-from backend import clock, policy
+from backend import clock
 from backend.errors import Impossible
+from backend.privacy import policy
 
 TEXT = "We store a name & an email address.\n\nNothing else.\n"
 

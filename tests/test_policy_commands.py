@@ -11,9 +11,10 @@ from flask.cli import ScriptInfo
 from journeys import MoveClock, at_once
 from support import Person, Service, any_database, assert_problem, text_of
 
-from backend import announcements, clock, policy
-from backend.cli import tiles
+from backend import clock
+from backend.commands.serve import tiles
 from backend.errors import Impossible
+from backend.privacy import announcements, policy
 
 OLD, NEW = "We store a name.\n", "We store less.\n\nMuch less.\n"
 

@@ -39,9 +39,11 @@ from journeys import (
 from sqlalchemy import insert, make_url, text
 from support import OTHER_PASSWORD, MailServer, Person, ServerProcess, Service, free_port, wait_for
 
-from backend import announcements, db, privacy, remains, schema, worker
+from backend.database import engine, inventory, schema, scrub
+from backend.database.models import Account
 from backend.errors import Impossible
-from backend.models import Account
+from backend.privacy import announcements
+from backend.serving import worker
 
 # Fewer than clients at a time, so that they have to share.
 SERVER_CONNECTIONS = 2
@@ -134,7 +136,7 @@ def test_what_is_asked_again_and_again_is_answered_by_whichever_connection(servi
         with service.app.app_context():
             # More often than the driver would wait before it prepares a statement in one connection.
             for number in range(20):
-                with db.transaction() as session:
+                with engine.transaction() as session:
                     found.append(session.scalar(text("SELECT CAST(:number AS integer)"), {"number": number}))
         return found
 
@@ -148,7 +150,7 @@ def test_an_announcement_to_many_goes_through_the_pooler(service: Service) -> No
         for number in range(60)
     ]  # fmt: skip
     with service.app.app_context():
-        with db.transaction() as session:
+        with engine.transaction() as session:
             session.execute(insert(Account.__table__), rows)
         announcements.announce(subject="News", text="There are more tiles.")
         while worker.deliver():
@@ -189,9 +191,9 @@ def test_of_several_who_migrate_at_once_behind_the_pooler_one_does(tmp_path: Pat
 def test_a_statement_that_waits_for_a_lock_gives_up_in_time_behind_the_pooler(
     service: Service, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = db.POSTGRESQL_BEGIN
+    begin = engine.POSTGRESQL_BEGIN
     assert "lock_timeout = '10s'" in begin
-    monkeypatch.setattr(db, "POSTGRESQL_BEGIN", begin.replace("'10s'", "'100ms'"))
+    monkeypatch.setattr(engine, "POSTGRESQL_BEGIN", begin.replace("'10s'", "'100ms'"))
     with psycopg.connect(postgresql_url) as other:
         other.execute("LOCK TABLE accounts")
         answer = service.sign_in()
@@ -203,7 +205,7 @@ def test_the_times_after_which_postgresql_gives_up_hold_for_each_transaction_and
     service: Service, database_url: str
 ) -> None:
     names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         assert [session.scalar(text(f"SHOW {name}")) for name in names] == ["10s", "1min", "1min"]
     with psycopg.connect(database_url, prepare_threshold=None) as other:
         assert [other.execute(f"SHOW {name}").fetchone() for name in names] == [("0",)] * 3
@@ -211,7 +213,7 @@ def test_the_times_after_which_postgresql_gives_up_hold_for_each_transaction_and
 
 def test_writing_anew_wants_the_database_itself(service: Service) -> None:
     with service.app.app_context(), pytest.raises(Impossible, match="pooler"):
-        list(remains.rewrite(privacy.tables_about_people()))
+        list(scrub.rewrite(inventory.tables_about_people()))
 
 
 def test_the_real_server_starts_and_serves_behind_the_pooler(
@@ -235,7 +237,7 @@ def test_the_system_is_told_how_soon_a_peer_that_is_gone_is_noticed(
 ) -> None:
     app = make_app(make_settings(tmp_path, database_url + said))
     options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
-    with app.app_context(), db.db.engine.connect() as connection:
+    with app.app_context(), engine.db.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
         with socket.socket(fileno=os.dup(driver.fileno())) as found:

@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 from support import Service, any_database
 
-from backend.db import Base
-from backend.declarations import Declaration
+from backend.database.declarations import Declaration
+from backend.database.engine import Base
 
 pytestmark = any_database
 

@@ -26,8 +26,10 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import accounts, db, hashing
+from backend.accounts import registration as accounts
+from backend.database import engine
 from backend.errors import problems
+from backend.security import hashing
 
 # The contract's table.
 STATUS = {
@@ -212,7 +214,7 @@ def test_a_database_without_the_schema_is_not_ready(http: FlaskClient) -> None:
 def test_a_locked_sqlite_is_waited_for_and_then_refused(
     make_service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "SQLITE_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(engine, "SQLITE_BUSY_SECONDS", 0.1)
     service = make_service()
     other = sqlite3.connect(tmp_path / "tiles.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -31,9 +31,12 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
-from backend import clock, db, mail, models, policy, remains
-from backend.hashing import Hasher
-from backend.transport import ServerUnavailable
+from backend import clock
+from backend.database import engine, models, scrub
+from backend.mail import queue
+from backend.mail.transport import ServerUnavailable
+from backend.privacy import policy
+from backend.security.hashing import Hasher
 
 TWENTY = 20
 A_HUNDRED = 100
@@ -44,7 +47,7 @@ Request = Callable[[Service, str], TestResponse]
 
 def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
     """Return every row of every table."""
-    return {name: service.rows(name) for name in db.Base.metadata.tables}
+    return {name: service.rows(name) for name in engine.Base.metadata.tables}
 
 
 EXAMPLES: dict[str, Any] = {
@@ -128,7 +131,7 @@ def test_promise_2_no_byte_of_a_registration_is_left_once_its_mail_is_handed_ove
     assert len(found()) == 2
     service.mail()
     with service.app.app_context():
-        assert remains.scrub(models.Mail)
+        assert scrub.scrub(models.Mail)
     assert found() == set()
 
 
@@ -421,7 +424,7 @@ def test_promise_7_what_was_accepted_during_an_outage_is_delivered_after_it(
     with pytest.raises(ServerUnavailable):
         service.deliver()
     with service.app.app_context():
-        assert mail.status().waiting == 1
+        assert queue.status().waiting == 1
     with server:
         assert service.confirm(token_of(service.mail())).status_code == 201
     assert service.rows("mails") == []
@@ -433,7 +436,7 @@ def test_promise_7_a_mail_that_is_refused_for_good_is_visibly_abandoned(service:
     assert register(service, "ada@example.org").status_code == 202
     assert service.deliver() == []
     with service.app.app_context():
-        assert mail.status().abandoned == 1
+        assert queue.status().abandoned == 1
 
 
 def test_promise_7_the_queue_holds_no_token_and_no_text(service: Service, ada: Person) -> None:
@@ -501,7 +504,7 @@ def walk(service: Service) -> list[str]:
     service.deliver()
     service.mail_server.refuse = None
     with service.app.app_context():
-        mail.retry()
+        queue.retry()
     reset = next(token_of(message) for message in service.deliver() if "Reset" in str(message["Subject"]))
     send("POST", "/v1/password-resets/confirm", {"token": reset, "password": third})
     send("POST", "/v1/password-resets/confirm", {"token": reset, "password": third})
@@ -542,7 +545,7 @@ def test_promise_11_our_own_mistake_is_logged_without_what_was_sent(
     def fail(kind: str, **about: object) -> None:
         raise RuntimeError(f"{kind} {about}")
 
-    monkeypatch.setattr(mail, "accept", fail)
+    monkeypatch.setattr(queue, "accept", fail)
     response = service.http.post("/v1/registrations", json={"name": "Marker", "email": "marker@example.org"})
     assert_problem(response, 500, "internal-error")
     assert any("RuntimeError" in line for line in logged())

@@ -29,10 +29,11 @@ from journeys import (
 from sqlalchemy import Column, ForeignKey, MetaData, Table, Uuid, inspect
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, text_of, token_of
 
-from backend import db, desk, remains
-from backend.cli import tiles
-from backend.declarations import DELETED, KEPT, UNTOUCHED, Category, Declaration
-from backend.privacy import basis_of, declarations, inventory, tables_about_people
+from backend.commands.serve import tiles
+from backend.database import engine, scrub
+from backend.database.declarations import DELETED, KEPT, UNTOUCHED, Category, Declaration
+from backend.database.inventory import basis_of, declarations, inventory, tables_about_people
+from backend.desk import operations
 
 MoveClock = Callable[[timedelta], None]
 GRACE = timedelta(days=14, minutes=1)
@@ -59,7 +60,7 @@ def test_promise_8_erasure_needs_a_mailbox_and_nobody_and_is_confirmed_before_th
     service.deliver()
     move_clock(GRACE)
     assert erase_due(service) == 1
-    assert "lovelace" not in str([service.rows(table) for table in db.Base.metadata.tables]).lower()
+    assert "lovelace" not in str([service.rows(table) for table in engine.Base.metadata.tables]).lower()
     receipt = receipt_of(the_mail(service.deliver(), ada.email, ERASED))
     said = service.http.post("/v1/erasure-receipts/verify", json={"receipt": receipt}).json
     assert moment(said["erased_at"]) - moment(said["requested_at"]) < DEADLINE
@@ -128,11 +129,11 @@ def test_promise_9_no_byte_is_left_in_a_file_also_of_what_an_account_was_called_
     change_email(service, ada.headers, "countess@example.org")
     assert found() == set(words)
     with service.app.app_context():
-        desk.erase("countess@example.org", at_once=True)
+        operations.erase("countess@example.org", at_once=True)
         assert erase_due(service) == 1
         service.deliver()
-        assert remains.has_remains()
-        assert list(remains.rewrite(())) == ["database"]
+        assert scrub.has_remains()
+        assert list(scrub.rewrite(())) == ["database"]
     assert found() == set()
 
 
@@ -170,14 +171,14 @@ def faults(table: Table) -> list[str]:
     return [fault for fault, holds in wrong.items() if holds]
 
 
-@pytest.mark.parametrize("name", db.Base.metadata.tables)
+@pytest.mark.parametrize("name", engine.Base.metadata.tables)
 def test_promise_10_every_column_says_what_it_is_what_for_for_how_long_and_what_erasing_does(name: str) -> None:
-    assert faults(db.Base.metadata.tables[name]) == []
+    assert faults(engine.Base.metadata.tables[name]) == []
 
 
 def test_promise_10_nothing_is_stored_but_what_is_declared(service: Service) -> None:
     with service.app.app_context():
-        looked = inspect(db.db.engine)
+        looked = inspect(engine.db.engine)
         stored = {f"{table}.{column['name']}" for table in looked.get_table_names()
                   for column in looked.get_columns(table)}  # fmt: skip
     declared = {f"{table.name}.{column.name}" for table in inventory() for column in table.columns}
@@ -233,7 +234,7 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
     change_email(service, ada.headers, "countess@example.org")
     hold(service, "countess@example.org", datetime.now(UTC) + timedelta(days=1))
     with service.app.app_context():
-        desk.disclose("countess@example.org", authority="A court", basis="Order 12")
+        operations.disclose("countess@example.org", authority="A court", basis="Order 12")
     service.http.post("/v1/password-resets", json={"email": "countess@example.org"})
 
     def filled() -> set[str]:
@@ -241,7 +242,7 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
 
     assert filled() == {table.name for table in tables_about_people()}
     with service.app.app_context():
-        desk.erase("countess@example.org")
+        operations.erase("countess@example.org")
     move_clock(GRACE)
     assert erase_due(service) == 1
     service.deliver()

@@ -24,17 +24,20 @@ from sqlalchemy.exc import DBAPIError
 from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer
 from werkzeug.test import TestResponse
 
-from backend import clock, db, erasure, models, tokens
+from backend import clock
+from backend.database import engine, models
 from backend.errors import InvalidToken
-from backend.tokens import Purpose
+from backend.privacy import erasure
+from backend.security import tokens
+from backend.security.tokens import Purpose
 
 MakeService = Callable[..., Service]
 UNKNOWN = "nobody@example.org"
 
 
-def store(service: Service, table: type[db.Base], row_id: uuid.UUID, **values: Any) -> None:
+def store(service: Service, table: type[engine.Base], row_id: uuid.UUID, **values: Any) -> None:
     """Change a row behind the service's back."""
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(update(table.__table__).where(table.__table__.c.id == row_id).values(**values))
 
 
@@ -127,8 +130,8 @@ def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: P
     service.register(email="eve@example.org")
     undo_link(service, ada.headers, ada.email, "countess@example.org")
     (change,) = service.rows("previous_addresses")
-    with service.app.app_context(), db.reading() as session:
-        eve = session.scalars(db.db.select(models.Account).filter_by(email="eve@example.org")).one()
+    with service.app.app_context(), engine.reading() as session:
+        eve = session.scalars(engine.db.select(models.Account).filter_by(email="eve@example.org")).one()
         token = tokens.issue_for(Purpose.EMAIL_CHANGE_UNDO, eve, change=str(uuid.UUID(str(change["id"]))))
     assert_problem(undo(service, token), 400, "invalid-token")
     assert {row["email"] for row in service.rows("accounts")} == {"countess@example.org", "eve@example.org"}
@@ -328,6 +331,6 @@ def test_an_answer_with_a_session_has_them_too(service: Service, ada: Person) ->
 
 
 def test_an_error_of_the_database_has_no_value_in_it(service: Service) -> None:
-    with service.app.app_context(), db.reading() as session, pytest.raises(DBAPIError) as error:
+    with service.app.app_context(), engine.reading() as session, pytest.raises(DBAPIError) as error:
         session.execute(text("SELECT :marker FROM nothing"), {"marker": "kilimanjaro"})
     assert "kilimanjaro" not in str(error.value)

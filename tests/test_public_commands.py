@@ -10,8 +10,9 @@ from flask.cli import ScriptInfo
 from journeys import MoveClock
 from support import Person, Service, any_database
 
-from backend import clock, mail
-from backend.cli import tiles
+from backend import clock
+from backend.commands.serve import tiles
+from backend.mail import queue
 
 TEXT = "We store a name & an email address.\n\nNothing else.\n"
 TODAY = f"{clock.now():%Y-%m-%d}"
@@ -87,7 +88,7 @@ def test_feedback_is_listed_the_newest_first_and_names_nobody(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     first = send(service, "More tiles,\n\nplease.", ada.headers)
-    move_clock(mail.FIRST_RETRY)
+    move_clock(queue.FIRST_RETRY)
     second = send(service, "Fewer.")
     done = run(service, "feedback", "list", "--json")
     assert json.loads(done.stdout) == [

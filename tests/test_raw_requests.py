@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import ServerProcess
 
-from backend.server import HEADER_BYTES
+from backend.serving.server import HEADER_BYTES
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ import pytest
 from conftest import needs
 from support import TILES, Person, ServerProcess, Service, any_database, assert_problem, free_port
 
-from backend import db, delivery, remains
-from backend.models import Mail
-from backend.transport import ServerUnavailable
+from backend.database import engine, scrub
+from backend.database.models import Mail
+from backend.mail import delivery
+from backend.mail.transport import ServerUnavailable
 
 
 def test_a_service_that_is_able_to_serve_says_so_and_no_number(service: Service) -> None:
@@ -65,9 +66,9 @@ def test_a_disk_without_room_for_sqlites_log_makes_it_unready(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(db, "SQLITE_LEAST_FREE_BYTES", free + 2**30)
+    monkeypatch.setattr(engine, "SQLITE_LEAST_FREE_BYTES", free + 2**30)
     assert_problem(service.http.get("/readyz"), 503, "overloaded")
-    monkeypatch.setattr(db, "SQLITE_LEAST_FREE_BYTES", free - 2**30)
+    monkeypatch.setattr(engine, "SQLITE_LEAST_FREE_BYTES", free - 2**30)
     assert service.http.get("/readyz").status_code == 200
 
 
@@ -78,12 +79,12 @@ def test_somebody_who_reads_for_long_stops_no_writer(service: Service, tmp_path:
     reader.execute("SELECT count(*) FROM accounts").fetchone()
     service.http.post("/v1/password-resets", json={"email": "nobody@example.org"})
     with service.app.app_context():
-        assert not remains.scrub(Mail)
+        assert not scrub.scrub(Mail)
     assert service.http.post("/v1/password-resets", json={"email": "nobody@example.org"}).status_code == 202
     reader.execute("COMMIT")
     reader.close()
     with service.app.app_context():
-        assert remains.scrub(Mail)
+        assert scrub.scrub(Mail)
 
 
 # A file system that takes no writes

@@ -11,10 +11,10 @@ from conftest import needs
 from playwright.sync_api import Page
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, wait_for
 
-from backend.api import operations
-from backend.cli import tiles
+from backend.commands.serve import tiles
 from backend.config import PREFIX, Settings
-from backend.throttle import LIMITS
+from backend.security.throttle import LIMITS
+from backend.web.api import operations
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -26,7 +26,8 @@ from journeys import (
 from support import Service, any_database, assert_problem, html_of
 from werkzeug.test import TestResponse
 
-from backend import clock, desk
+from backend import clock
+from backend.desk import operations
 
 ADA = "ada@example.org"
 
@@ -45,7 +46,7 @@ def receipt(hasty: Service) -> str:
     for message in ("More tiles.", "Fewer tiles."):
         hasty.http.post("/v1/feedback", json={"message": message}, headers=ada.headers)
     with hasty.app.app_context():
-        desk.disclose(ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
+        operations.disclose(ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
     close(hasty, ada.headers, erase=True)
     hasty.deliver()
     assert erase_due(hasty) == 1

@@ -8,7 +8,8 @@ from journeys import MoveClock, account_id, change_email, close, erase_due
 from lifecycle_steps import PostOffice
 from support import MailServer, Service, bearer, token_of
 
-from backend import desk, mail
+from backend.desk import operations
+from backend.mail import queue
 
 OLD, NEW, NAME = "eve@example.net", "evelyn@example.org", "Eve Nemoquill"
 
@@ -31,7 +32,7 @@ def move(service: Service, headers: dict[str, str]) -> None:
 
 def retry(service: Service, _headers: dict[str, str]) -> None:
     with service.app.app_context():
-        mail.retry()
+        queue.retry()
 
 
 @pytest.mark.parametrize("before", [nothing, move])
@@ -53,6 +54,6 @@ def test_the_second_copy_of_a_registration_is_erased_with_the_account(
     move_clock(timedelta(seconds=1))
     after(service, headers)
     with service.app.app_context():
-        desk.erase(str(account), at_once=True)
+        operations.erase(str(account), at_once=True)
     assert erase_due(service) == 1
     assert [(row["kind"], row["name"]) for row in service.rows("mails")] == [("erased", None)]

@@ -30,8 +30,10 @@ from support import (
     wait_for,
 )
 
-from backend import db, desk, erasure
-from backend.cli import tiles
+from backend.commands.serve import tiles
+from backend.database import engine
+from backend.desk import operations
+from backend.privacy import erasure
 
 MoveClock = Callable[[timedelta], None]
 
@@ -88,7 +90,7 @@ def backup(service: Service, database_url: str, tmp_path_factory: pytest.TempPat
 
 def everything(service: Service) -> dict[str, list[str]]:
     """Return every row of every table, in an order of its own."""
-    return {name: sorted(map(repr, service.rows(name))) for name in db.Base.metadata.tables}
+    return {name: sorted(map(repr, service.rows(name))) for name in engine.Base.metadata.tables}
 
 
 def about(service: Service, email: str) -> dict[str, list[str]]:
@@ -103,7 +105,7 @@ def erase(service: Service, *emails: str) -> None:
     """Erase people, and let them be told."""
     with service.app.app_context():
         for email in emails:
-            desk.erase(email, at_once=True)
+            operations.erase(email, at_once=True)
         assert erasure.erase_due() == len(emails)
     assert {message["To"] for message in service.deliver()} == set(emails)
 
@@ -281,9 +283,9 @@ def test_a_legal_hold_that_the_backup_knows_was_over_when_the_account_was_erased
     service: Service, backup: Backup, ada: Person
 ) -> None:
     with service.app.app_context():
-        desk.hold(ada.email, basis="Order 4 of 2026", until=datetime(2099, 1, 1, tzinfo=UTC))
+        operations.hold(ada.email, basis="Order 4 of 2026", until=datetime(2099, 1, 1, tzinfo=UTC))
         backup.make()
-        desk.release(ada.email)
+        operations.release(ada.email)
     erase(service, ada.email)
     backup.restore()
     assert replay(service) == {"in_ledger": 1, "erased_again": 1}
@@ -294,9 +296,9 @@ def test_an_erasure_that_had_begun_when_the_backup_was_made_is_finished(
     service: Service, backup: Backup, ada: Person, move_clock: MoveClock
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
-        with db.transaction() as session:
-            session.execute(db.text("UPDATE accounts SET erasing_since = :now"), {"now": datetime.now(UTC)})
+        operations.erase(ada.email, at_once=True)
+        with engine.transaction() as session:
+            session.execute(engine.text("UPDATE accounts SET erasing_since = :now"), {"now": datetime.now(UTC)})
     backup.make()
     move_clock(timedelta(minutes=2))
     with service.app.app_context():
@@ -309,17 +311,17 @@ def test_an_erasure_that_had_begun_when_the_backup_was_made_is_finished(
 
 
 def test_hundreds_come_back_and_go_again(service: Service, backup: Backup, bob: Person) -> None:
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         (account,) = service.rows("accounts")
         others = [account | {"id": f"{number:032x}", "email": f"{number}@example.net"} for number in range(1, 251)]
         for other in others:
             columns = ", ".join(other)
             values = ", ".join(f":{name}" for name in other)
-            session.execute(db.text(f"INSERT INTO accounts ({columns}) VALUES ({values})"), other)
+            session.execute(engine.text(f"INSERT INTO accounts ({columns}) VALUES ({values})"), other)
     backup.make()
     with service.app.app_context():
-        with db.transaction() as session:
-            session.execute(db.text("UPDATE accounts SET closed_at = created_at, erase_after = created_at "
+        with engine.transaction() as session:
+            session.execute(engine.text("UPDATE accounts SET closed_at = created_at, erase_after = created_at "
                                     "WHERE email LIKE '%example.net'"))  # fmt: skip
         while erasure.erase_due():
             pass
@@ -455,7 +457,7 @@ def test_nobody_is_erased_whom_a_full_disk_keeps_out_of_the_ledger(
     service: Service, ada: Person, database_url: str, tmp_path: Path
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     # So long that nothing else which is written comes near the size at which no file may grow further.
     full = 4_000_000
     (tmp_path / "erasures.jsonl").write_text("\n" * full)
@@ -469,6 +471,6 @@ def test_nobody_is_erased_while_the_ledger_cannot_be_written(
     service: Service, ada: Person, database_url: str, tmp_path: Path
 ) -> None:
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     (tmp_path / "erasures.jsonl").mkdir()
     assert_not_erased(service, ada, due(service, database_url, tmp_path))

@@ -18,12 +18,16 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from sqlalchemy import select
 from support import PASSWORD, Service, bearer
 
-from backend import accounts, clock, closing, email_change, feedback, models, policy, strength, tokens
-from backend.api import operations
-from backend.bodies import BODY_BYTES
-from backend.db import AnyRow, reading
-from backend.sessions import account_columns
-from backend.tokens import Purpose
+from backend import clock
+from backend.accounts import closing, email_change, feedback, fields, registration
+from backend.accounts.sessions import account_columns
+from backend.database import models
+from backend.database.engine import AnyRow, reading
+from backend.privacy import policy
+from backend.security import password_rules, tokens
+from backend.security.tokens import Purpose
+from backend.web.api import operations
+from backend.web.bodies import BODY_BYTES
 
 # What the token of a request is for, where a link is redeemed.
 PURPOSES = {
@@ -46,7 +50,7 @@ class Somebody:
     def renew(self) -> None:
         self.email = f"ada{next(self._numbers)}@example.org"
         with self.service.app.app_context():
-            signed_in = accounts.confirm_registration_and_sign_in(
+            signed_in = registration.confirm_registration_and_sign_in(
                 token=self._registration(self.email), password=PASSWORD, client=None
             )
         self.headers = bearer(signed_in.session.token)
@@ -113,8 +117,8 @@ def says_more_than_a_schema_can(response: Response, body: dict[str, Any]) -> boo
         return len(response.request.body or b"") > BODY_BYTES
     if document["code"] == "weak-password":
         password = body.get("new_password", body.get("password"))
-        return bool(strength.weaknesses(password, minimum=15, name="Ada Lovelace", email="ada@example.org"))
-    rules = {"/name": accounts.clean_name, "/message": feedback.clean_message}
+        return bool(password_rules.weaknesses(password, minimum=15, name="Ada Lovelace", email="ada@example.org"))
+    rules = {"/name": fields.clean_name, "/message": feedback.clean_message}
     for pointer in [entry["pointer"] for entry in document.get("errors", ())]:
         if pointer in rules:
             with pytest.raises(ValueError, match="write"):

@@ -14,8 +14,12 @@ from sqlalchemy.exc import OperationalError
 from support import Person, Service, run_tiles, wait_for
 from test_canary import files_with
 
-from backend import db, desk, erasure, models, remains, worker
-from backend.cli import tiles
+from backend.commands.serve import tiles
+from backend.database import engine, models
+from backend.database import scrub as remains
+from backend.desk import operations
+from backend.privacy import erasure
+from backend.serving import worker
 
 MakeService = Callable[..., Service]
 
@@ -30,7 +34,7 @@ def scrub(service: Service) -> Result:
 def erase(service: Service, person: Person) -> None:
     """Erase somebody, and hand the receipt over."""
     with service.app.app_context():
-        desk.erase(person.email, at_once=True)
+        operations.erase(person.email, at_once=True)
         assert erasure.erase_due() == 1
     service.deliver()
 
@@ -128,7 +132,7 @@ def test_a_table_that_is_in_use_for_long_is_named(
 def test_a_database_that_is_written_for_long_is_told_in_a_line(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "SQLITE_BUSY_SECONDS", 1)
+    monkeypatch.setattr(engine, "SQLITE_BUSY_SECONDS", 1)
     service = make_service()
     with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -146,7 +150,7 @@ def test_mails_go_out_though_there_is_no_room_to_write_the_database_anew(
 
     monkeypatch.setattr(remains, "compact", fail)
     with service.app.app_context():
-        desk.erase(ada.email, at_once=True)
+        operations.erase(ada.email, at_once=True)
     before = len(service.mail_server.messages)
     stop = threading.Event()
     working = threading.Thread(target=worker.work, args=(service.app, stop))
@@ -172,9 +176,9 @@ def test_what_another_process_deletes_meanwhile_is_for_the_next_time(service: Se
         seen.append(statement)
 
     with service.app.app_context():
-        with db.transaction():
+        with engine.transaction():
             remains.leave_remains()
-        with db.db.engine.connect() as connection:
+        with engine.db.engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw
             raw.set_trace_callback(delete_elsewhere)
@@ -188,13 +192,13 @@ def test_what_another_process_deletes_meanwhile_is_for_the_next_time(service: Se
 
 @sqlite_only
 def test_mails_that_wait_keep_all_that_they_hold_also_what_a_later_release_added(service: Service) -> None:
-    with service.app.app_context(), db.transaction() as session:
-        session.execute(db.text("ALTER TABLE mails ADD COLUMN later TEXT"))
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text("ALTER TABLE mails ADD COLUMN later TEXT"))
     for number in range(3):
         body = {"name": "Ada", "email": f"person{number}@example.org"}
         assert service.http.post("/v1/registrations", json=body).status_code == 202
-    with service.app.app_context(), db.transaction() as session:
-        session.execute(db.text("UPDATE mails SET later = 'kept'"))
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text("UPDATE mails SET later = 'kept'"))
     before = service.rows("mails")
     assert [row["later"] for row in before] == ["kept"] * 3
     with service.app.app_context():

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer
 
-from backend import clock, sessions, worker
+from backend import clock
+from backend.accounts import sessions
+from backend.serving import worker
 
 MoveClock = Callable[[timedelta], None]
 A_MOMENT = timedelta(minutes=1)

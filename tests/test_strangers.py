@@ -9,7 +9,8 @@ import pytest
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import clock, throttle
+from backend import clock
+from backend.security import throttle
 
 ADA, HOME = "ada@example.org", "192.0.2.1"
 WORST = {

@@ -25,7 +25,8 @@ from journeys import (
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import mail, throttle
+from backend.mail import queue
+from backend.security import throttle
 
 ADA, UNKNOWN, CLOSED = "ada@example.org", "bob@example.org", "eve@example.org"
 THIEF = "thief@example.org"
@@ -157,7 +158,7 @@ def test_user_enumeration_by_email_in_use_needs_the_mailbox(service: Service, ad
 
 
 def test_user_enumeration_by_the_order_of_mails_meets_a_shuffled_queue(service: Service) -> None:
-    asked = [f"person{number}@example.org" for number in range(mail.BATCH)]
+    asked = [f"person{number}@example.org" for number in range(queue.BATCH)]
     for _ in range(3):
         for email in asked:
             assert post(service, "registrations", name="Ada", email=email).status_code == 202

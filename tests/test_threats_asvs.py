@@ -22,14 +22,15 @@ from itsdangerous.encoding import base64_encode
 from journeys import MakeService, MoveClock
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 
-from backend import logs, strength, tokens
+from backend import logs
 from backend.config import Settings
-from backend.hashing import Hasher
-from backend.tokens import Purpose
+from backend.security import password_rules, tokens
+from backend.security.hashing import Hasher
+from backend.security.tokens import Purpose
 
-BACKEND = Path(tokens.__file__).parent
+BACKEND = Path(tokens.__file__).parents[1]
 ROOT = BACKEND.parent
-MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(BACKEND.glob("*.py"))}
+MODULES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(BACKEND.rglob("*.py"))}
 THREATS = (ROOT / "docs" / "threats.md").read_text("utf-8")
 
 
@@ -55,7 +56,10 @@ def test_a_session_comes_of_a_password_and_of_nothing_else(service: Service) -> 
                     body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
                     opens[path] = set(schemas[body.rpartition("/")[2]]["required"])
     assert opens == {"/v1/sessions": {"email", "password"}, "/v1/registrations/confirm": {"token", "password"}}
-    assert [name for name, tree in MODULES.items() if "sessions.begin" in ast.unparse(tree)] == ["accounts"]
+    assert [name for name, tree in MODULES.items() if "sessions.begin" in ast.unparse(tree)] == [
+        "registration",
+        "sign_in",
+    ]
 
 
 @any_database
@@ -65,7 +69,7 @@ def test_a_password_stays_good_for_ten_years(service: Service, ada: Person, move
 
 
 def test_more_than_3000_listed_passwords_are_as_long_as_the_policy_asks() -> None:
-    listed = strength._common_passwords().splitlines()  # noqa: SLF001 - how many there are shows in no answer
+    listed = password_rules._common_passwords().splitlines()  # noqa: SLF001 - how many there are shows in no answer
     assert sum(len(word) >= Settings.model_fields["password_min_length"].default for word in listed) > 3000
 
 
@@ -149,7 +153,7 @@ def test_nothing_secret_comes_of_a_generator_that_can_be_predicted() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random"
     }
     # The order of mails, how long whoever is refused under load waits for that: nobody gains by a guess.
-    assert used == {"mail.random.shuffle", "front.random.uniform"}
+    assert used == {"queue.random.shuffle", "front.random.uniform"}
 
 
 # V16, logging
@@ -171,7 +175,7 @@ def test_each_attempt_and_its_refusal_leaves_a_line_that_names_nobody(
     service.http.put("/v1/account/password", json=passwords, headers=ada.headers)
     service.http.patch("/v1/account", json={"id": 1}, headers=ada.headers)
     service.http.delete("/v1/sessions/5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11", headers=ada.headers)
-    written = [record.getMessage() for record in caplog.records if record.name == "backend.web"]
+    written = [record.getMessage() for record in caplog.records if record.name == "backend.web.problems"]
     assert [re.sub(r" [\d.]+ ms$", "", line) for line in written] == [
         "POST /v1/sessions 201",
         *["POST /v1/sessions 401"] * 3,
@@ -205,12 +209,12 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
     capfd.readouterr()
     try:
         logs.configure()
-        record = logging.LogRecord("backend.web", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
+        record = logging.LogRecord("backend.web.problems", logging.INFO, "", 0, "GET /v1/account\n%s", (200,), None)
         record.created, record.msecs = 1_767_225_600.25, 250.0
         root.handle(record)
         logs.finish()
         written = capfd.readouterr()
-        expected = {"level": "INFO", "logger": "backend.web", "message": "GET /v1/account\n200"}
+        expected = {"level": "INFO", "logger": "backend.web.problems", "message": "GET /v1/account\n200"}
         assert json.loads(written.err) == expected | {"time": "2026-01-01T00:00:00.250Z"}
         assert (written.err.count("\n"), written.out) == (1, "")
     finally:
@@ -238,10 +242,10 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
         with Path("/dev/full").open("w", encoding="utf-8") as full:
             os.dup2(full.fileno(), 2)
             for _ in range(2):
-                logging.getLogger("backend.server").error("a process has ended")
+                logging.getLogger("backend.serving.server").error("a process has ended")
             logs.finish()
         os.close(2)
-        logging.getLogger("backend.server").error("another, to a file that is closed")
+        logging.getLogger("backend.serving.server").error("another, to a file that is closed")
         logs.finish()
     finally:
         root.handlers[:] = before
@@ -254,8 +258,8 @@ def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: 
     try:
         logs.configure()
         values = ("ada@example.org",)
-        logging.getLogger("backend.web").error("%d of %d", *values)
-        logging.getLogger("backend.web").error("the next")
+        logging.getLogger("backend.web.problems").error("%d of %d", *values)
+        logging.getLogger("backend.web.problems").error("the next")
         logs.finish()
     finally:
         root.handlers[:] = before

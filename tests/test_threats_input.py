@@ -16,8 +16,10 @@ from flask.cli import ScriptInfo
 from journeys import request_email_change
 from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of
 
-from backend import announcements, db, worker
-from backend.cli import tiles
+from backend.commands.serve import tiles
+from backend.database import engine
+from backend.privacy import announcements
+from backend.serving import worker
 
 EVIL = "evil.example"
 
@@ -80,7 +82,7 @@ def test_log_injection_writes_no_line_of_its_own(
     service: Service, ada: Person, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    forged = "\r\n2026-01-01 00:00:00,000 INFO backend.web: FORGED"
+    forged = "\r\n2026-01-01 00:00:00,000 INFO backend.web.problems: FORGED"
     quoted = "%0d%0a2026-01-01%20INFO%20FORGED%1b[2J"
     for path in (
         f"/{quoted}",
@@ -242,7 +244,7 @@ def test_broken_object_level_authorization_finds_no_object_of_anybody_else(servi
     eve = service.register(name="Eve", email="eve@example.org")
     service.http.post("/v1/feedback", json={"message": "Ada's own"}, headers=ada.headers)
     hers = service.rows("accounts")[0]["id"]
-    before = {name: service.rows(name) for name in db.Base.metadata.tables}
+    before = {name: service.rows(name) for name in engine.Base.metadata.tables}
     for id_ in (ada.session["id"], str(hers), NOBODY):
         answer = service.http.delete(f"/v1/sessions/{id_}", headers=eve.headers)
         assert_problem(answer, 404, "not-found")
@@ -253,4 +255,4 @@ def test_broken_object_level_authorization_finds_no_object_of_anybody_else(servi
             assert found.status_code == 200
             assert "Ada" not in found.text
             assert ada.session["id"] not in found.text
-    assert {name: service.rows(name) for name in db.Base.metadata.tables} == before
+    assert {name: service.rows(name) for name in engine.Base.metadata.tables} == before

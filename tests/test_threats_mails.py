@@ -24,8 +24,10 @@ from journeys import (
 from support import PASSWORD, Person, Service, any_database, html_of, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend import announcements, db, policy, worker
 from backend.clock import now
+from backend.database import engine
+from backend.privacy import announcements, policy
+from backend.serving import worker
 
 ADA, NEW, STRANGER = "ada@example.org", "countess@example.org", "stranger@example.org"
 EVIL = "evil.example"
@@ -84,7 +86,7 @@ def urls_of(message: EmailMessage) -> set[str]:
 
 
 def stored(service: Service) -> dict[str, list[dict[str, object]]]:
-    return {name: service.rows(name) for name in db.Base.metadata.tables}
+    return {name: service.rows(name) for name in engine.Base.metadata.tables}
 
 
 def scan(service: Service, url: str) -> None:

@@ -11,9 +11,11 @@ from journeys import ask_for_erasure, change_password, close, confirm_erasure, s
 from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer
 from werkzeug.test import TestResponse
 
-from backend import accounts, db, desk
-from backend.api import operations
-from backend.models import Account, Session
+from backend.accounts import registration
+from backend.database import engine
+from backend.database.models import Account, Session
+from backend.desk import operations as desk
+from backend.web.api import operations
 
 ADA, NEW = "ada@example.org", "countess@example.org"
 EVIL = "evil.example"
@@ -90,13 +92,13 @@ def test_mass_assignment_sets_no_column_that_the_contract_does_not_name(
 ) -> None:
     body = BODIES[method, path]
     allowed = body.keys() | {"name", "email_updates", "accepted_policy"} if path == "/v1/account" else body.keys()
-    before = {name: service.rows(name) for name in db.Base.metadata.tables}
+    before = {name: service.rows(name) for name in engine.Base.metadata.tables}
     for column in sorted(COLUMNS - allowed):
         for value in (NOBODY, True, None, "2026-01-01T00:00:00Z"):
             sent = body | {column: value}
             answer = service.http.open(path, method=method, json=sent, query_string={column: 1}, headers=ada.headers)
             assert_problem(answer, 422, "invalid-request")
-    assert {name: service.rows(name) for name in db.Base.metadata.tables} == before
+    assert {name: service.rows(name) for name in engine.Base.metadata.tables} == before
 
 
 # Through a browser: what every answer says to it
@@ -128,7 +130,7 @@ def answers(shared_service: Service, sender: Person) -> dict[str, TestResponse]:
     for answer in found.values():
         answer.close()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accounts, "request_registration", lambda **_: 1 / 0)
+        patch.setattr(registration, "request_registration", lambda **_: 1 / 0)
         body = {"name": "Eve", "email": "eve@example.org"}
         found["our own mistake"] = shared_service.http.post("/v1/registrations", json=body)
     assert {answer.status_code for answer in found.values()} >= {200, 303, 400, 401, 404, 405, 415, 422, 500}
@@ -184,7 +186,7 @@ def test_no_other_site_may_read_an_answer(answers: dict[str, TestResponse], shar
 
 
 def stored(service: Service) -> dict[str, list[dict[str, Any]]]:
-    return {name: service.rows(name) for name in db.Base.metadata.tables}
+    return {name: service.rows(name) for name in engine.Base.metadata.tables}
 
 
 def form_paths(service: Service) -> list[str]:

@@ -34,8 +34,9 @@ from journeys import (
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of, token_of
 
-from backend import clock, desk
-from backend.api import operations
+from backend import clock
+from backend.desk import operations as desk
+from backend.web.api import operations
 
 MINE = "ada@example.org"
 NEW = "countess@example.org"

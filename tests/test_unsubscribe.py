@@ -8,7 +8,8 @@ from journeys import MakeService, cancel, change_email, close, closed_by, erase_
 from support import Person, Service, any_database
 from werkzeug.test import TestResponse
 
-from backend import announcements, worker
+from backend.privacy import announcements
+from backend.serving import worker
 
 ADA = "ada@example.org"
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}

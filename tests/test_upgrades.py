@@ -37,7 +37,7 @@ from support import (
     wait_for,
 )
 
-from backend import db, schema
+from backend.database import engine, schema
 from backend.errors import Impossible
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_versions_are_numbers_that_count_up_one_after_the_other() -> None:
 def migrate(app: Flask, change: Callable[[Config, str], object], revision: str) -> None:
     """Run Alembic as the service does, on a connection that it is handed."""
     config = alembic()
-    with app.app_context(), db.db.engine.begin() as connection:
+    with app.app_context(), engine.db.engine.begin() as connection:
         config.attributes["connection"] = connection
         change(config, revision)
 
@@ -83,7 +83,7 @@ def tables_of(connection: Connection) -> dict[str, Table]:
 
 def stored(app: Flask) -> Rows:
     """Return every row of every table, as it is."""
-    with app.app_context(), db.db.engine.connect() as connection:
+    with app.app_context(), engine.db.engine.connect() as connection:
         return {
             name: [dict(row) for row in connection.execute(select(table)).mappings()]
             for name, table in tables_of(connection).items()
@@ -108,7 +108,7 @@ def value_of(column: Column[Any], number: int, parents: Rows) -> object:
 def fill(app: Flask) -> None:
     """Put rows into every table, with something in every column."""
     rows: Rows = {}
-    with app.app_context(), db.db.engine.begin() as connection:
+    with app.app_context(), engine.db.engine.begin() as connection:
         for name, table in tables_of(connection).items():
             rows[name] = [{c.name: value_of(c, number, rows) for c in table.columns} for number in range(ROWS)]
             connection.execute(table.insert(), rows[name])
@@ -125,7 +125,7 @@ def assert_kept(before: Rows, after: Rows) -> None:
 @empty_database
 def test_every_migration_keeps_every_row_up_and_down(app: Flask) -> None:
     with app.app_context():
-        db.db.engine.dispose()
+        engine.db.engine.dispose()
     for revision in REVISIONS:
         before = stored(app)
         migrate(app, command.upgrade, revision)
@@ -202,7 +202,7 @@ def test_whoever_comes_while_another_migrates_waits_as_long_as_that_takes(
 ) -> None:
     monkeypatch.setattr(schema, "MIGRATION_PAUSES", [])
     monkeypatch.setattr(
-        db, "POSTGRESQL_BEGIN", "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '50ms'"
+        engine, "POSTGRESQL_BEGIN", "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '50ms'"
     )
     with ThreadPoolExecutor() as pool, psycopg.connect(empty_postgresql_url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", [schema.POSTGRESQL_MIGRATION_LOCK])
@@ -218,7 +218,7 @@ def test_whoever_comes_while_another_migrates_waits_as_long_as_that_takes(
 
 def of_the_future(service: Service) -> None:
     """Make the schema that of a later release: a column, a table and a number more."""
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(text("ALTER TABLE accounts ADD COLUMN colour VARCHAR(20)"))
         session.execute(text("CREATE TABLE colours (name VARCHAR(20) PRIMARY KEY)"))
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -239,7 +239,7 @@ def test_this_release_starts_on_the_schema_of_a_later_one(service: Service, tmp_
 
 
 def test_on_the_schema_of_an_older_release_it_is_not_ready(service: Service) -> None:
-    with service.app.app_context(), db.transaction() as session:
+    with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :older"), {"older": REVISIONS[-2]})
     assert_problem(service.http.get("/readyz"), 503, "overloaded")
 

@@ -23,10 +23,11 @@ from sqlalchemy import func, select
 from stage import Stage
 from support import PASSWORD, TILES, ServerProcess, environment
 
-from backend import clock, mail
-from backend.compose import draft, render
-from backend.db import db, transaction
-from backend.models import Mail
+from backend import clock
+from backend.database.engine import db, transaction
+from backend.database.models import Mail
+from backend.mail import queue
+from backend.mail.messages import draft, render
 from tiles_client import Client
 
 MAILS = 2000
@@ -62,8 +63,8 @@ def _work(stage: Stage) -> Load:
     """Have a worker send a full queue; its start is not counted."""
     with stage.app.app_context(), transaction():
         for number in range(MAILS // 2):
-            mail.enqueue("registration", name="Ada Lovelace", email=f"new{number}@example.org")
-            mail.enqueue("password_reset", email=EMAIL)
+            queue.enqueue("registration", name="Ada Lovelace", email=f"new{number}@example.org")
+            queue.enqueue("password_reset", email=EMAIL)
     with _worker(stage):
         first = _wait_for_fewer(stage, MAILS)
         begun = time.perf_counter()

@@ -9,9 +9,9 @@ import sys
 from flask import Flask
 from granian.constants import Interfaces
 
-from backend.front import Front
-from backend.hashing import keep_memory
-from backend.server import http_server
+from backend.security.hashing import keep_memory
+from backend.serving.front import Front
+from backend.serving.server import http_server
 
 THREADS = int(os.environ["BENCH_THREADS"])
 app = Flask(__name__)

@@ -15,8 +15,9 @@ import click
 from measure import Comparison, Line, get, interleave, post, status_of, timeless
 from stage import CHEAP_ARGON2, DATABASES, LeakyServer, Stage, register, stage
 
-from backend import clock, desk
-from backend.console import as_json_option, dump, progress, show_rows
+from backend import clock
+from backend.commands.console import as_json_option, dump, progress, show_rows
+from backend.desk import operations
 
 # Every address has the same length: what is compared is what the service knows of it.
 PEOPLE = 10
@@ -58,9 +59,9 @@ def settle(stage: Stage) -> None:
             register(stage.app, address(kind, number))
         register(cheap, address(CHEAP, number))
         with stage.app.app_context():
-            desk.close(address("close", number))
-            desk.erase(address("erase", number))
-            desk.hold(address("holds", number), basis="Order 12/26", until=clock.now() + timedelta(days=30))
+            operations.close(address("close", number))
+            operations.erase(address("erase", number))
+            operations.hold(address("holds", number), basis="Order 12/26", until=clock.now() + timedelta(days=30))
 
 
 class Bench:

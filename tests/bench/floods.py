@@ -26,8 +26,10 @@ from measure import Line, Load, get, load, post, status_of
 from stage import DATABASES, Stage, register, stage
 from support import PASSWORD, ServerProcess
 
-from backend import accounts, clock, policy
-from backend.console import as_json_option, dump, progress, show, show_rows
+from backend import clock
+from backend.accounts import sign_in
+from backend.commands.console import as_json_option, dump, progress, show, show_rows
+from backend.privacy import policy
 
 EMAIL = "ada@example.org"
 # Others may wait so many times longer than usual under a flood of sign-ins.
@@ -217,7 +219,7 @@ def prepare(stage: Stage) -> str:
     register(stage.app, EMAIL)
     with stage.app.app_context():
         policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
-        return accounts.authenticate(email=EMAIL, password=PASSWORD, client=None).session.token
+        return sign_in.authenticate(email=EMAIL, password=PASSWORD, client=None).session.token
 
 
 @click.command()

@@ -20,7 +20,7 @@ import click
 import psycopg
 from argon2 import PasswordHasher
 
-from backend.hashing import keep_memory
+from backend.security.hashing import keep_memory
 
 Work = Callable[[], object]
 # What to do, with what, and for how many seconds.

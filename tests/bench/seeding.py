@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Select, String, cast, func, insert, literal, 
 from stage import Stage, register
 
 from backend import clock
-from backend.db import db
-from backend.models import Account, Session
+from backend.database.engine import db
+from backend.database.models import Account, Session
 
 # SQLite builds its trees in memory: without, each row of a large table would cost a page read and a page written.
 BUILDING = "PRAGMA cache_size = -1000000"

@@ -19,7 +19,7 @@ from pocketbase import PocketBase, pocketbase
 from stage import Stage, stage
 from support import PASSWORD
 
-from backend import tokens
+from backend.security import tokens
 
 EMAIL, NOBODY = "ada@example.org", "nobody@example.org"
 OF_LIMIT, OF_HASHES, OF_PEER, TWICE = 0.8, 0.95, 3.0, 2.0

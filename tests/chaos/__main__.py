@@ -14,7 +14,7 @@ import click
 from chaos.faults import FAULTS
 from chaos.scene import Fault, Outcome, play, row_of
 
-from backend.console import as_json_option, dump, progress, show_rows
+from backend.commands.console import as_json_option, dump, progress, show_rows
 
 
 def attempt(fault: Fault, database: str) -> Outcome:

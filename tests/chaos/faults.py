@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 
 from chaos.scene import Fault, MailWork, Scene
 
-from backend import throttle
-from backend.smtp import FINAL_REPLY_SECONDS
+from backend.mail.smtp import FINAL_REPLY_SECONDS
+from backend.security import throttle
 
 Does = Callable[[Scene], AbstractContextManager[object]]
 

@@ -1,0 +1,1 @@
+"""What a person does with an account: register, sign in, change, close."""

@@ -1,0 +1,1 @@
+"""What the data manager does with accounts."""

@@ -1,0 +1,1 @@
+"""Emails: the queue, what each one says, and how it leaves."""

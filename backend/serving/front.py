@@ -1,0 +1,193 @@
+"""The front: reads a request's body, decides where the request is answered, and sends the response.
+
+RSGI (granian's interface) outside, WSGI inside.
+"""
+
+import asyncio
+import io
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope  # type: ignore[attr-defined]
+from sqlalchemy.exc import DBAPIError
+
+from backend.database.outbox import Outbox, collecting
+from backend.security.hashing import LINE
+from backend.web.bodies import ARRIVED, BODY_BYTES, Arrived
+from backend.web.operations import Runs
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+# Enough for 16 KiB over a bad line, and half of the time that a stopping server waits for requests.
+BODY_SECONDS = 10.0
+OVERLOADED_SECONDS = 1.0, 3.0
+SAFE = frozenset({"GET", "HEAD"})
+# A supervisor that decides whether this process may live asks for these: each has a thread that nothing else uses.
+PROBES = ("/readyz", "/metrics")
+
+HEALTH = "/healthz"
+
+Route = tuple[str, str]
+Response = tuple[int, list[tuple[str, str]], bytes]
+
+
+class Front:
+    """Answers requests in the event loop where nothing can wait, and in threads otherwise.
+
+    With the server's own WSGI interface a thread would wait for each body: as many clients as there are threads, each
+    sending one byte, would stop the service. Safe methods have threads of their own, so that reading goes on while
+    every other thread waits for SQLite's write lock, and so do requests that wait for a password hash.
+    """
+
+    def __init__(self, app: "WSGIApplication", threads: int, runs: Mapping[Route, Runs], outbox: Outbox | None) -> None:
+        """Answer `threads` requests at a time in each kind of thread; without an outbox, none in the event loop."""
+        self._app, self._runs, self._outbox = app, runs, outbox
+        self._reading, self._writing = _Lane(threads), _Lane(threads)
+        # One more than the hasher takes: it refuses that one, and so the client learns of it.
+        self._hashing = _Lane(LINE + 1)
+        self._probes = {path: _Lane(1) for path in PROBES}
+
+    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
+        """Answer one request."""
+        arrived = Arrived(b"", complete=True)
+        if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
+            try:
+                arrived = await _body(scope.headers.get("content-length", ""), protocol)
+            except (ProtocolClosed, ProtocolError):
+                # The client disconnected in the middle of the body.
+                return
+        environ = environ_of(scope, arrived)
+        runs = self._runs.get((scope.method, scope.path), "thread")
+        response = None
+        if runs == "loop" and (self._outbox or scope.path == HEALTH):
+            response = await self._answer_in_loop(environ)
+        if response is None:
+            response = await self._lane(scope, runs).run(protocol, partial(self._call, environ))
+        if response is None:
+            return
+        if response[0] == HTTPStatus.SERVICE_UNAVAILABLE and scope.method not in SAFE:
+            # Delay each 503 (jittered) so that immediate retries do not keep the service overloaded.
+            await asyncio.sleep(random.uniform(*OVERLOADED_SECONDS))  # noqa: S311 - no secret
+        protocol.response_bytes(*response)
+
+    def _lane(self, scope: Scope, runs: Runs) -> "_Lane":
+        if runs == "hashing":
+            return self._hashing
+        return self._probes.get(scope.path) or (self._reading if scope.method in SAFE else self._writing)
+
+    async def _answer_in_loop(self, environ: dict[str, Any]) -> Response | None:
+        """Return the response once what the request wrote is durable, or None to answer the request in a thread."""
+        with collecting(self._outbox) as collected:
+            response = self._call(environ)
+        if collected.failed:
+            return None
+        if collected.writes and self._outbox:
+            try:
+                if not await self._outbox.commit(collected):
+                    return None
+            except DBAPIError as error:
+                with collecting(self._outbox, failure=error) as collected:
+                    response = self._call(environ)
+        for call in collected.afterwards:
+            call()
+        return response
+
+    def _call(self, environ: dict[str, Any]) -> Response:
+        head: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:
+            head[:] = int(status[:3]), headers
+
+        parts: Iterable[bytes] = self._app(environ, start_response)  # type: ignore[arg-type]
+        content = b"".join(parts)
+        if close := getattr(parts, "close", None):
+            close()
+        return head[0], head[1], content
+
+
+class _Lane:
+    """Threads that answer one request each; further requests wait in the order in which they arrived."""
+
+    def __init__(self, threads: int) -> None:
+        self._slots = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+
+    async def run(self, protocol: HTTPProtocol, call: Callable[[], Response]) -> Response | None:
+        """Return the response, or None if the client disconnected while it waited for a thread."""
+        if self._slots.locked():
+            slot = asyncio.ensure_future(self._slots.acquire())
+            gone = asyncio.ensure_future(protocol.client_disconnect())
+            await asyncio.wait({slot, gone}, return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            if not slot.done():
+                slot.cancel()
+                return None
+        else:
+            await self._slots.acquire()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        finally:
+            self._slots.release()
+
+
+async def _body(length: str, protocol: HTTPProtocol) -> Arrived:
+    """Read a body, or as much of it as shows that it is too large."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            if length.isdecimal() and int(length) <= BODY_BYTES:
+                return Arrived(await protocol(), complete=True)
+            async for chunk in protocol:
+                body += chunk
+                if len(body) > BODY_BYTES:
+                    break
+    except TimeoutError:
+        return Arrived(b"", complete=False)
+    return Arrived(bytes(body), complete=True)
+
+
+def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
+    """Return a request in the form of PEP 3333."""
+    server, _, port = scope.server.rpartition(":")
+    environ: dict[str, Any] = {
+        # Methods are case-sensitive (RFC 9110 section 9.1), and the framework takes all for upper case.
+        "REQUEST_METHOD": scope.method if scope.method.isupper() else "_OTHER",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_NAME": server,
+        "SERVER_PORT": port,
+        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
+        # The HTTP server writes an IPv6 address in brackets.
+        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.input": io.BytesIO(arrived.body),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        ARRIVED: arrived,
+    }
+    for name, value in scope.headers.items():
+        # A name with an underscore would pass for the one with a hyphen, such as X-Forwarded-For.
+        if "_" not in name:
+            variable = _variable(name)
+            environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
+    # granian drops a value that is not ASCII: the header is there, and empty.
+    for name in scope.headers.keys():  # noqa: SIM118 - no dictionary
+        if "_" not in name:
+            environ.setdefault(_variable(name), "")
+    return environ
+
+
+def _variable(header: str) -> str:
+    name = header.upper().replace("-", "_")
+    return name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"

@@ -1,0 +1,1 @@
+"""HTTP: the JSON API, the pages, problem documents and headers."""
