@@ -4,8 +4,10 @@ import io
 import json
 import re
 import subprocess
+import sys
 import tarfile
 import threading
+import tomllib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+import support
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -254,10 +257,16 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for commit in git("rev-list", "--first-parent", "HEAD").decode().split():
         if not newest.search(git("ls-tree", "-r", "--name-only", commit, "backend").decode()):
             break
-    tree = git("archive", commit, "backend")
+    tree = git("archive", commit, "backend", "pyproject.toml")
     folder = tmp_path_factory.mktemp("before")
     with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
         archive.extractall(folder, filter="data")
+    # The installed `tiles` starts this release: the one before may begin in another module.
+    script = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["tiles"]
+    module, _, function = script.partition(":")
+    tiles = folder / "tiles"
+    tiles.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n", "utf-8")
+    tiles.chmod(0o755)
     return folder
 
 
@@ -285,6 +294,7 @@ def code_of(tree: Path | None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if tree:
             patch.setenv("PYTHONPATH", str(tree))
+            patch.setattr(support, "TILES", tree / "tiles")
         yield
 
 
