@@ -42,8 +42,8 @@ bench: .venv/.bench
 
 # Generated requests, 25 times as many as in every test run.
 fuzz: .venv/.development
-	$(BIN)/pytest --numprocesses auto --hypothesis-profile=bench tests/test_schema.py tests/test_lifecycle.py \
-		tests/test_fuzz.py tests/test_fuzz_rules.py $(ARGS)
+	$(BIN)/pytest --numprocesses auto --hypothesis-profile=bench tests/web/test_schema.py tests/promises/test_lifecycle.py \
+		tests/web/test_fuzz.py tests/web/test_fuzz_rules.py $(ARGS)
 
 # Kills, cuts off, fills and freezes what the service runs on, under load: nothing acknowledged may be lost.
 chaos: .venv/.development

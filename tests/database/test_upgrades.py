@@ -43,7 +43,7 @@ from support import (
 from backend.database import engine, schema
 from backend.errors import Impossible
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = 7
 # The release of this schema is the first that calls itself ready on a later one.
 TAKES_LATER_SCHEMAS = "0005"

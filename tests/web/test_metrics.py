@@ -21,7 +21,7 @@ from backend.privacy import erasure
 from backend.security.hashing import hasher
 
 MakeService = Callable[..., Service]
-DASHBOARD = Path(__file__).parents[1] / "backend" / "deployment" / "dashboard.json"
+DASHBOARD = Path(__file__).parents[2] / "backend" / "deployment" / "dashboard.json"
 TOKEN = "a token of the tests and of nobody else"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

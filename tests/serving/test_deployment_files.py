@@ -26,7 +26,7 @@ from backend.commands.serve import tiles
 from backend.config import PREFIX, Settings, load
 from backend.serving.server import CONNECTIONS, GRACE_SECONDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOYMENT = ROOT / "backend" / "deployment"
 UNITS = {"tiles.service": "serve", "tiles-mail@.service": "mail work"}
 
@@ -78,7 +78,7 @@ class Confined(ServerProcess):
 
     def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
         super().__init__(folder, *arguments, **settings)
-        confined = [sys.executable, Path(__file__).with_name("confined.py"), DEPLOYMENT / "tiles.service"]
+        confined = [sys.executable, ROOT / "tests" / "confined.py", DEPLOYMENT / "tiles.service"]
         self._command = [*confined, *self._command]
 
 

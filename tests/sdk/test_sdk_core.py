@@ -25,7 +25,7 @@ import tiles_client
 from tiles_client import AsyncClient, Client, ServiceRefused, ServiceUnreachable, TilesError, errors
 from tiles_client.client import Calls
 
-README = Path(__file__).parents[1] / "client_sdk" / "README.md"
+README = Path(__file__).parents[2] / "client_sdk" / "README.md"
 BASE = "https://accounts.example.org/tiles"
 TOKEN = "tiles_the-session-token"
 PASSWORD = "the password of the example"

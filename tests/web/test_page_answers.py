@@ -22,7 +22,7 @@ from backend.privacy import announcements, policy
 from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-STATIC = Path(__file__).parent.parent / "backend" / "web" / "static"
+STATIC = Path(__file__).parents[2] / "backend" / "web" / "static"
 pytestmark = any_database
 
 
