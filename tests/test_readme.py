@@ -119,7 +119,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 TESTS = {
     name
-    for file in (ROOT / "tests").rrglob("*.py")
+    for file in (ROOT / "tests").rglob("*.py")
     for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
 }
 HARD_CASES, THREATS, OPERATING = (
