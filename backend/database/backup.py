@@ -1,7 +1,6 @@
-"""Backups of SQLite's database: a whole and compact copy, taken while others write, and put back in its place.
+"""Backups of SQLite: a complete copy, taken while others write, and restored in place of the database.
 
-`VACUUM INTO` reads one moment of the database and holds up no writer. It copies rows, not pages, so that no byte of
-what was deleted comes along, as it would with SQLite's other way, the online backup.
+`VACUUM INTO` copies rows and not pages, so that the copy has no byte of a deleted row. The online backup would.
 """
 
 import fcntl
@@ -10,66 +9,64 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
-from backend.database.engine import SQLITE_BUSY_SECONDS, db
+from backend.database.engine import SQLITE_BUSY_SECONDS, db, is_sqlite
 from backend.database.schema import versions
 from backend.errors import Impossible
 
-# How many bytes, and where, each connection in WAL mode keeps locked (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
+# The bytes that each connection in WAL mode locks (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
 IN_USE = (510, 0x40000002)
+is_possible = is_sqlite
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """The size of a copy, and at which version the schema in it is."""
+class Copied(NamedTuple):
+    """The version of a copy's schema, and its size."""
 
     schema: str
     bytes: int
 
 
-def is_possible() -> bool:
-    """Tell whether the database is one file: PostgreSQL's own tools know better how to copy theirs."""
-    return db.engine.dialect.name == "sqlite"
-
-
 def database() -> Path:
-    """Return where SQLite's database is, or is to be."""
+    """Return the path of SQLite's file."""
     return Path(str(db.engine.url.database))
 
 
 def make(file: Path) -> Copied:
-    """Copy the database into a new file, which is on the disk, whole and checked, when it appears.
+    """Copy the database into a new file, which appears when it is complete, checked and on the disk.
 
     Raises:
-        Impossible: the file is there already or cannot be written, or there is no database, or a damaged one.
+        Impossible: the file exists or cannot be written, or the database is missing or damaged.
     """
     if file.exists():
         raise Impossible(f"{file} is there already: name a new file")
     with _draft(file) as draft:
         copied = _copy(database(), draft, "rw")
-        # Unlike renaming, this never replaces what somebody else made meanwhile.
+        # Unlike a rename, a link never replaces a file that somebody else made meanwhile.
         os.link(draft, file)
         _sync(file.parent)
     return copied
 
 
 def restore(file: Path) -> Copied:
-    """Put a backup in the place of the database, of which nothing is left.
+    """Replace the database by a backup.
 
     Raises:
-        Impossible: the file is no whole backup that this release can read, or the database is in use; nothing changed.
+        Impossible: the file is no backup that this release can read, or the database is in use; nothing changed.
     """
     place = database()
     with _draft(place) as draft:
         copied = _copy(file, draft, "ro")
         if copied.schema not in versions():
             raise Impossible(f"{file} is of a newer release ({copied.schema}): install that one")
-        _hand_over(draft, place if place.exists() else place.parent)
-        with _out_of_use(place):
-            # Beside another database the old one's log would still be read, and mixed with it. So it goes first.
+        if os.geteuid() == 0:
+            # Root may restore for the service's own user.
+            owner = (place if place.exists() else place.parent).stat()
+            os.chown(draft, owner.st_uid, owner.st_gid)
+        with _exclusive(place):
+            # SQLite would mix the old database's log with the new database.
             for suffix in ("-wal", "-shm", "-journal"):
                 Path(f"{place}{suffix}").unlink(missing_ok=True)
             _sync(place.parent)
@@ -80,7 +77,7 @@ def restore(file: Path) -> Copied:
 
 @contextmanager
 def _draft(file: Path) -> Iterator[Path]:
-    """Give an empty file beside the one that is to be; afterwards it is gone."""
+    """Make an empty file beside the one to be written, and delete it at the end."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -95,13 +92,12 @@ def _draft(file: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, draft: Path, mode: str) -> Copied:
-    """Write what is in a database into an empty file, check it, and have it on the disk."""
     if not source.is_file():
         raise Impossible(f"{source}: there is no such database")
     try:
         with closing(_open(source, mode)) as connection:
             connection.execute("VACUUM INTO ?", (str(draft),))
-        schema = _checked(draft)
+        schema = _check(draft)
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorname", type(error).__name__)
         if code in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
@@ -112,51 +108,35 @@ def _copy(source: Path, draft: Path, mode: str) -> Copied:
 
 
 def _open(file: Path, mode: str) -> sqlite3.Connection:
-    # As a URI, so that a file which is not there is not made.
-    return sqlite3.connect(
-        f"file:{quote(str(file.absolute()))}?mode={mode}", uri=True, isolation_level=None, timeout=SQLITE_BUSY_SECONDS
-    )
+    uri = f"file:{quote(str(file.absolute()))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=SQLITE_BUSY_SECONDS)
 
 
-def _checked(copy: Path) -> str:
-    """Return the schema's version of a copy that SQLite finds whole."""
+def _check(copy: Path) -> str:
+    """Return the version of the schema of a copy that SQLite finds intact."""
     with closing(_open(copy, "ro")) as connection:
-        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
+        if connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
             raise Impossible("the database is damaged: restore a backup, with `tiles restore`")
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             raise Impossible("this is no database of TILES accounts; a new one is made with `tiles db upgrade`")
-        (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return str(schema)
-
-
-def _hand_over(draft: Path, like: Path) -> None:
-    """Give a file to whoever has the other one: root may restore for the service's own user."""
-    if os.geteuid() == 0:
-        known = like.stat()
-        os.chown(draft, known.st_uid, known.st_gid)
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
 @contextmanager
-def _out_of_use(file: Path) -> Iterator[None]:
-    """Keep every process from the database; a damaged one, too, has these locks."""
+def _exclusive(file: Path) -> Iterator[None]:
+    """Hold a lock that keeps every process out of the database, even a damaged one."""
     if not file.exists():
         yield
         return
-    descriptor = os.open(file, os.O_RDWR)
-    try:
+    with file.open("r+b") as locked:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *IN_USE)
+            fcntl.lockf(locked, fcntl.LOCK_EX | fcntl.LOCK_NB, *IN_USE)
         except (BlockingIOError, PermissionError):
             raise Impossible("the database is in use: stop every `tiles serve` and `tiles mail work` first") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    os.fsync(descriptor)
+    os.close(descriptor)

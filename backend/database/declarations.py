@@ -1,10 +1,16 @@
-"""What is declared of every stored column: what it is, what for, for how long, and what erasing does to it."""
+"""What is declared of every stored column: what it is for, how long it is kept, and what erasing does to it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import MappedColumn, mapped_column
+
+DELETED = "deleted"
+UNTOUCHED = "nothing: it is about nobody"
+KEPT = "kept: "
+ACCOUNTABILITY = "showing that the law was kept, GDPR Art. 5(2) and 17(3)(e)"
 
 
 class Category(StrEnum):
@@ -18,10 +24,7 @@ class Category(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a column holds, what for, for how long, and what erasing the account does to it.
-
-    `withheld` says why a copy of the data shows that the column is there, and not what it holds.
-    """
+    """What a person may know of a column. `withheld` says why a copy of the data does not show its value."""
 
     category: Category
     purpose: str
@@ -31,53 +34,32 @@ class Declaration:
 
     @property
     def basis(self) -> str | None:
-        """On which legal basis the column outlives the account; None where it does not."""
+        """The legal basis on which the column outlives the account, or None if it does not."""
         return self.erasure.removeprefix(KEPT) if self.erasure.startswith(KEPT) else None
 
 
-DELETED = "deleted"
-UNTOUCHED = "none: it is about nobody"
-KEPT = "kept: "
-ACCOUNTABILITY = "showing that the law was kept, GDPR Art. 5(2) and 17(3)(e)"
-FOR_GOOD = "for good: it is public"
-
-
-def _column(declaration: Declaration, args: tuple[Any, ...], options: dict[str, Any]) -> MappedColumn[Any]:
+def declared(
+    category: Category,
+    erasure: str,
+    purpose: str,
+    retention: str,
+    *args: Any,
+    withheld: str | None = None,
+    **options: Any,
+) -> MappedColumn[Any]:
+    """Return a column and its declaration; `args` and `options` are SQLAlchemy's."""
+    declaration = Declaration(category, purpose, retention, erasure, withheld)
     return mapped_column(*args, info={"declaration": declaration}, **options)
 
 
-def personal(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what is about a person and goes with the account."""
-    return _column(Declaration(Category.PERSONAL, purpose, retention, DELETED), args, options)
-
-
-def pseudonymous(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what is tied to a person by a random number only, and goes with the account."""
-    return _column(Declaration(Category.PSEUDONYMOUS, purpose, retention, DELETED), args, options)
-
-
-def technical(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what the service needs to work, and what goes with the account."""
-    return _column(Declaration(Category.TECHNICAL, purpose, retention, DELETED), args, options)
-
-
-def secret(
-    category: Category, purpose: str, retention: str, withheld: str, *args: Any, **options: Any
-) -> MappedColumn[Any]:
-    """Declare what goes with the account, and what no copy of the data shows, for a reason."""
-    return _column(Declaration(category, purpose, retention, DELETED, withheld), args, options)
-
-
-def kept(category: Category, purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what outlives the account to show that the law was kept; it names no person."""
-    return _column(Declaration(category, purpose, retention, KEPT + ACCOUNTABILITY), args, options)
-
-
-def public(purpose: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what is about nobody."""
-    return _column(Declaration(Category.PUBLIC, purpose, FOR_GOOD, UNTOUCHED), args, options)
-
-
-def internal(purpose: str, retention: str, *args: Any, **options: Any) -> MappedColumn[Any]:
-    """Declare what the service needs to work, and what is about nobody."""
-    return _column(Declaration(Category.TECHNICAL, purpose, retention, UNTOUCHED), args, options)
+# About a person.
+personal = partial(declared, Category.PERSONAL, DELETED)
+# Connected to a person only by a random number.
+pseudonymous = partial(declared, Category.PSEUDONYMOUS, DELETED)
+# Needed by the service to work, and deleted with the account.
+technical = partial(declared, Category.TECHNICAL, DELETED)
+# Needed by the service to work, and about nobody.
+internal = partial(declared, Category.TECHNICAL, UNTOUCHED)
+# Kept after the account is erased; it names no person.
+kept = partial(declared, Category.PSEUDONYMOUS, KEPT + ACCOUNTABILITY)
+public = partial(declared, Category.PUBLIC, UNTOUCHED)

@@ -1,4 +1,4 @@
-"""The inventory: what is declared of every table and column, and which tables are about people."""
+"""The inventory: every table and column with its declaration, and which tables are about people."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ ABOUT_PEOPLE = {Category.PERSONAL, Category.PSEUDONYMOUS}
 
 @dataclass(frozen=True, slots=True)
 class DeclaredColumn:
-    """One column: its name, and the four things that are declared of it."""
+    """A column as people read about it."""
 
     name: str
     category: str
@@ -23,48 +23,46 @@ class DeclaredColumn:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTable:
-    """One table: its name, what one row of it is, and its columns."""
+    """A table as people read about it."""
 
     name: str
     purpose: str
     columns: tuple[DeclaredColumn, ...]
 
 
-def inventory() -> list[DeclaredTable]:
-    """Return every table with every column that the service stores.
-
-    Raises:
-        KeyError: a column is not declared.
-    """
-    return [_declared(table) for table in Base.metadata.sorted_tables]
-
-
-def _declared(table: Table) -> DeclaredTable:
-    columns = []
-    for column in table.columns:
-        told: Declaration = column.info["declaration"]
-        columns.append(DeclaredColumn(column.name, told.category.value, told.purpose, told.retention, told.erasure))
-    return DeclaredTable(table.name, table.info["purpose"], tuple(columns))
-
-
 def declarations(table: Table) -> dict[str, Declaration]:
-    """Return what is declared of each column of a table."""
+    """Return the declaration of each column of a table. Raises KeyError if one has none."""
     return {column.name: column.info["declaration"] for column in table.columns}
 
 
+def inventory() -> list[DeclaredTable]:
+    """Return every table that the service stores. Raises KeyError if a column is not declared."""
+    return [
+        DeclaredTable(
+            table.name,
+            table.info["purpose"],
+            tuple(
+                DeclaredColumn(name, column.category.value, column.purpose, column.retention, column.erasure)
+                for name, column in declarations(table).items()
+            ),
+        )
+        for table in Base.metadata.sorted_tables
+    ]
+
+
 def tables_about_people() -> list[Table]:
-    """Return every table that may hold something about a person, each before those that it refers to."""
+    """Return every table that may hold something about a person, each before the tables that it refers to."""
     tables = reversed(Base.metadata.sorted_tables)
-    return [table for table in tables if any(told.category in ABOUT_PEOPLE for told in declarations(table).values())]
+    return [table for table in tables if any(c.category in ABOUT_PEOPLE for c in declarations(table).values())]
 
 
 def basis_of(table: Table) -> str | None:
-    """Return on which legal basis a table outlives the account; None where it goes with it.
+    """Return the legal basis on which a table outlives the account, or None if it is deleted with it.
 
     Raises:
-        ValueError: its columns do not agree, so that nobody could say what erasing does to a row.
+        ValueError: the columns do not agree, so that erasing a row is not defined.
     """
-    found = {told.basis for told in declarations(table).values()}
-    if len(found) > 1:
+    bases = {column.basis for column in declarations(table).values()}
+    if len(bases) > 1:
         raise ValueError(f"{table.name}: some columns are kept and others are not")
-    return found.pop()
+    return bases.pop()

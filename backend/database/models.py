@@ -1,106 +1,93 @@
 """Every table on one page, each column with its declaration.
 
-Export, erasure, the privacy page and the inventory read these declarations and nothing else: a column without one
-fails the tests.
+The docstring of a table's class and the declarations of its columns are what people read on the privacy page and in
+a copy of their data. Erasing an account reads them too.
 """
 
 import uuid
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    BindParameter,
-    ColumnElement,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    ScalarSelect,
-    String,
-    Text,
-    Uuid,
-    func,
-    select,
-    text,
-)
-from sqlalchemy.orm import Mapped
+from sqlalchemy import BindParameter, ColumnElement, ForeignKey, Index, ScalarSelect, func, select
+from sqlalchemy.orm import Mapped, MappedColumn
+from sqlalchemy.types import JSON, BigInteger, LargeBinary, String, Text
 
-from backend.database.declarations import Category, internal, kept, personal, pseudonymous, public, secret, technical
+from backend.database.declarations import internal, kept, personal, pseudonymous, public, technical
 from backend.database.engine import Base
 
 NAME_LENGTH = 200
 EMAIL_LENGTH = 254
 REASON_LENGTH = 500
-# How long an address that was replaced can take the account back (DESIGN: the undo link of an email change).
+# How long a replaced address can take the account back (the undo link of an email change).
 UNDO = timedelta(hours=72)
 FORGET_ABANDONED = timedelta(days=7)
 # The longest ordinary limitation period for claims about data protection.
 KEEP_RECORDS = timedelta(days=3 * 365)
+# Up to so many wrong passwords are forgotten so long after the last one: fewer than 100 guesses a year are possible,
+# and single ones for many addresses do not fill the disk. The same for every address, so that it shows no account.
+FORGET_WRONG_PASSWORDS = {1: timedelta(days=4), 10: timedelta(days=40), 100: timedelta(days=365)}
 
 LIFE = "as long as the account"
-SESSION = "until the session ends: signed out, a new password, idle, or too old"
-HANDOVER = f"until the mail is handed over, or {FORGET_ABANDONED.days} days after it was given up"
-FEEDBACK = "for good, to improve the app; what was sent signed in, as long as the account"
+SESSION = "until the session ends: sign-out, a new password, not used for long, or too old"
+HANDOVER = f"until the email is handed over, or {FORGET_ABANDONED.days} days after the service gave up"
+FEEDBACK = "always, to improve the app; if it was sent while signed in, as long as the account"
 CHANGE = f"{UNDO // timedelta(hours=1)} hours"
-HOLD = "until the hold ends or is lifted"
+HOLD = "until the legal hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"
+KEY = "until the key is no longer used"
+PUBLIC = "always: it is public"
+TODAY = "until the end of the day (UTC)"
+FORGOTTEN = "until the right password or an emailed link is used, or a while after the last: 4 days to a year"
+# Why a copy of the data does not show a value.
 GUESSING = "with it the password could be guessed"
-BLOCKED, CLAIMED = "blocked_at IS NOT NULL", "claim IS NOT NULL"
-KEY = "until the key is not used any more"
-FOLLOWING = "with it somebody could pass for the person"
+POSING = "with it somebody could pretend to be the person"
 
 
-class Account(Base):
-    """A person who proved a mailbox and chose a password."""
-
-    __tablename__ = "accounts"
-
-    id: Mapped[uuid.UUID] = pseudonymous("Ties what belongs together; random", LIFE, primary_key=True)
-    name: Mapped[str | None] = personal("What the app calls the person; may be removed", LIFE, String(NAME_LENGTH))
-    email: Mapped[str] = personal("Signing in and resetting the password", LIFE, String(EMAIL_LENGTH))
-    password_hash: Mapped[str] = secret(
-        Category.PERSONAL, "Checks the password without knowing it (Argon2id)", LIFE, GUESSING, String(255)
-    )
-    taken_back_at: Mapped[datetime | None] = personal(
-        "Not used any more; the release before sets it when an old address takes the account back", LIFE
-    )
-    credentials_id: Mapped[uuid.UUID] = secret(
-        Category.TECHNICAL, "New with every password, and so ends every older session and mailed link", LIFE, FOLLOWING
-    )
-    email_updates: Mapped[bool] = personal("Whether the person wants mails about TILES", LIFE)
-    accepted_policy: Mapped[str | None] = personal(
-        "The version of the privacy policy that the person accepted", LIFE, String(40)
-    )
-    created_at: Mapped[datetime] = personal("Shown to the person", LIFE)
-    closed_at: Mapped[datetime | None] = personal("When the account was closed", LIFE)
-    erasure_requested_at: Mapped[datetime | None] = personal("When the person asked for erasure", LIFE)
-    erase_after: Mapped[datetime | None] = personal("From when on it is erased, unless a legal hold delays it", LIFE)
-    erasing_since: Mapped[datetime | None] = technical("That the erasure has begun, and cannot be taken back", LIFE)
-
-    @classmethod
-    def wants_mails(cls) -> ColumnElement[bool]:
-        """Return the condition that an account is open and wants mails about TILES."""
-        return cls.email_updates & cls.closed_at.is_(None)
-
-    @classmethod
-    def is_closed_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
-        """Return the condition that an account is closed and has this address, whatever its case."""
-        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
-
-    @classmethod
-    def is_open_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
-        """Return the condition that an account is open and has this address, whatever its case.
-
-        It repeats the expression and the condition of the index below: a partial index serves no other look-up.
-        """
-        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_(None)
-
-    __table_args__ = ({"info": {"purpose": "One row for each person with an account"}},)
+def _of_account(purpose: str, retention: str) -> MappedColumn[Any]:
+    return pseudonymous(purpose, retention, ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
 
 
 def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
     return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+class Account(Base):
+    """Each person with an account."""
+
+    __tablename__ = "accounts"
+    id: Mapped[uuid.UUID] = pseudonymous("Connects what belongs to the account; random", LIFE, primary_key=True)
+    name: Mapped[str | None] = personal("What the app calls the person; can be removed", LIFE, String(NAME_LENGTH))
+    email: Mapped[str] = personal("For signing in and for resetting the password", LIFE, String(EMAIL_LENGTH))
+    password_hash: Mapped[str] = personal("Checks the password (Argon2id)", LIFE, String(255), withheld=GUESSING)
+    taken_back_at: Mapped[datetime | None] = personal(
+        "No longer used; the release before sets it when an old address takes the account back", LIFE
+    )
+    credentials_id: Mapped[uuid.UUID] = technical("New with each password; ends older sessions", LIFE, withheld=POSING)
+    email_updates: Mapped[bool] = personal("Whether the person wants emails about TILES", LIFE)
+    accepted_policy: Mapped[str | None] = personal("Which privacy policy the person accepted", LIFE, String(40))
+    created_at: Mapped[datetime] = personal("When the account was made; shown to the person", LIFE)
+    closed_at: Mapped[datetime | None] = personal("When the account was closed", LIFE)
+    erasure_requested_at: Mapped[datetime | None] = personal("When the person asked for erasure", LIFE)
+    erase_after: Mapped[datetime | None] = personal("When it will be erased, unless a legal hold delays it", LIFE)
+    erasing_since: Mapped[datetime | None] = technical("When the erasure began; nothing can stop it now", LIFE)
+
+    @classmethod
+    def wants_mails(cls) -> ColumnElement[bool]:
+        """Return the condition that an account is open and wants emails about TILES."""
+        return cls.email_updates & cls.closed_at.is_(None)
+
+    @classmethod
+    def is_closed_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
+        """Return the condition that an account is closed and has this address, in upper or lower case."""
+        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
+
+    @classmethod
+    def is_open_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
+        """Return the condition that an account is open and has this address, in upper or lower case.
+
+        It repeats the expression and the condition of the partial index: no other query would use that.
+        """
+        return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_(None)
 
 
 _LOWER = func.lower(Account.email)
@@ -110,241 +97,195 @@ Index("accounts_erase_after", Account.erase_after, **_where(Account.erase_after.
 
 
 def with_hold(erase_after: datetime | None, held_until: datetime | None) -> datetime | None:
-    """Return from when on an account is erased, a legal hold taken into account."""
+    """Return when an account will be erased: not before a legal hold ends."""
     return max(erase_after, held_until) if erase_after and held_until else erase_after
 
 
 class PasswordCost(Base):
-    """Argon2 parameters that some account's hash may have: signing in does the work of each, whoever signs in."""
+    """Each setting with which stored passwords are protected, so that signing in takes everybody the same time."""
 
     __tablename__ = "password_costs"
-
-    cost: Mapped[str] = public("The parameters, as hashes name them", String(60), primary_key=True)
-
-    __table_args__ = ({"info": {"purpose": "One row for each cost of password hashes that is in use"}},)
+    cost: Mapped[str] = public("The setting, as it is stored with each password", PUBLIC, String(60), primary_key=True)
 
 
 class KeyDigest(Base):
-    """A key that signs for this database. A machine that has none of them is told so at its start."""
+    """Each key that signs links and receipts, so that a machine with other keys notices."""
 
     __tablename__ = "key_digests"
-
-    digest: Mapped[str] = internal("Recognises the key without holding it", KEY, String(64), primary_key=True)
+    digest: Mapped[str] = internal("Recognises the key without storing it", KEY, String(64), primary_key=True)
     first_seen: Mapped[date] = internal("When the service began to sign with it", KEY)
-
-    __table_args__ = ({"info": {"purpose": "One row for each key that signs links and receipts"}},)
 
 
 class Total(Base):
-    """How often something was done since the first day, for the metrics."""
+    """How many emails were sent and accounts erased since the first day, for the operator."""
 
     __tablename__ = "totals"
-
-    event: Mapped[str] = public("What was done", String(40), primary_key=True)
-    value: Mapped[int] = public("How often", BigInteger)
-
-    __table_args__ = ({"info": {"purpose": "Counts of mails and erasures, for the metrics"}},)
+    event: Mapped[str] = public("What was done", PUBLIC, String(40), primary_key=True)
+    value: Mapped[int] = public("How often", PUBLIC, BigInteger)
 
 
 class PreviousAddress(Base):
-    """An address that an account had a short while ago, and which can take the account back."""
+    """Each address that was replaced within 72 hours, and can take the account back."""
 
     __tablename__ = "previous_addresses"
-
     id: Mapped[uuid.UUID] = pseudonymous("Names the change; random", CHANGE, primary_key=True)
-    account_id: Mapped[uuid.UUID] = pseudonymous(
-        "Whose address it was", CHANGE, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
-    )
-    email: Mapped[str] = personal("Taking the account back if it was stolen", CHANGE, String(EMAIL_LENGTH))
-    changed_at: Mapped[datetime] = personal("When another took its place", CHANGE)
+    account_id: Mapped[uuid.UUID] = _of_account("Whose address it was", CHANGE)
+    email: Mapped[str] = personal("For taking the account back if it was stolen", CHANGE, String(EMAIL_LENGTH))
+    changed_at: Mapped[datetime] = personal("When another address replaced it", CHANGE)
 
     @classmethod
     def may_take_back(cls, now: datetime) -> ColumnElement[bool]:
-        """Return the condition that an address still can."""
+        """Return the condition that an address can still take the account back."""
         return cls.changed_at > now - UNDO
-
-    __table_args__ = ({"info": {"purpose": "One row for each address that was changed within 72 hours"}},)
 
 
 class Hold(Base):
-    """A legal duty to keep an account for now: while one lasts, nothing of the account is erased."""
+    """Each legal duty to keep an account for now; until it ends, nothing of the account is erased."""
 
     __tablename__ = "holds"
-
     id: Mapped[uuid.UUID] = pseudonymous("Names the hold; random", HOLD, primary_key=True)
-    account_id: Mapped[uuid.UUID] = pseudonymous(
-        "Whose account must be kept", HOLD, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
-    )
+    account_id: Mapped[uuid.UUID] = _of_account("Which account must be kept", HOLD)
     basis: Mapped[str] = personal("The legal basis", HOLD, String(REASON_LENGTH))
     placed_at: Mapped[datetime] = personal("When it was placed", HOLD)
     until: Mapped[datetime] = personal("When it ends by itself", HOLD)
 
     @classmethod
     def latest(cls, now: datetime | BindParameter[datetime]) -> ScalarSelect[datetime]:
-        """Return until when the account of the surrounding statement must be kept; NULL where nothing says so."""
-        lasting = (cls.account_id == Account.id) & (cls.until > now)
-        return select(func.max(cls.until)).where(lasting).correlate(Account).scalar_subquery()
-
-    __table_args__ = ({"info": {"purpose": "One row for each legal hold that lasts"}},)
+        """Return until when the account of the surrounding statement must be kept, or NULL."""
+        active = (cls.account_id == Account.id) & (cls.until > now)
+        return select(func.max(cls.until)).where(active).correlate(Account).scalar_subquery()
 
 
 class Policy(Base):
-    """A version of the privacy policy, as it was published."""
+    """Each published version of the privacy policy."""
 
     __tablename__ = "policies"
-
-    version: Mapped[str] = public("Names the version", String(40), primary_key=True)
-    effective_on: Mapped[date] = public("From which day (UTC) it is in force")
-    sha256: Mapped[str] = public("Shows that the text is the one that was announced", String(64))
-    text: Mapped[str] = public("What it says", Text)
-    published_at: Mapped[datetime] = public("When it was published")
-    withdrawn_at: Mapped[datetime | None] = public("When it was withdrawn, before it was in force")
+    version: Mapped[str] = public("Names the version", PUBLIC, String(40), primary_key=True)
+    effective_on: Mapped[date] = public("The first day (UTC) on which it is in force", PUBLIC)
+    sha256: Mapped[str] = public("Shows that the text is the one that was announced", PUBLIC, String(64))
+    text: Mapped[str] = public("What it says", PUBLIC, Text)
+    published_at: Mapped[datetime] = public("When it was published", PUBLIC)
+    withdrawn_at: Mapped[datetime | None] = public("When it was withdrawn, before it was in force", PUBLIC)
 
     @classmethod
     def in_force_on(cls, day: date | BindParameter[date]) -> ScalarSelect[str]:
-        """Return the version that is in force on a day: of those begun, the one that began last."""
+        """Return the version that is in force on a day: the latest that has begun."""
         begun = select(cls.version).where(cls.effective_on <= day, cls.withdrawn_at.is_(None))
         return begun.order_by(cls.effective_on.desc(), cls.published_at.desc()).limit(1).scalar_subquery()
 
-    __table_args__ = ({"info": {"purpose": "One row for each version of the privacy policy"}},)
-
 
 class Feedback(Base):
-    """What somebody wrote to us from the app."""
+    """Each message that somebody sent from the app."""
 
     __tablename__ = "feedback"
-
     id: Mapped[uuid.UUID] = pseudonymous("Names the message; random", FEEDBACK, primary_key=True)
-    account_id: Mapped[uuid.UUID | None] = pseudonymous(
-        "Who wrote it, if the app was signed in", FEEDBACK, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
-    )
-    message: Mapped[str] = personal("Improving the app", FEEDBACK, Text)
-    received_at: Mapped[datetime] = personal("When it came", FEEDBACK)
-    key_sha256: Mapped[bytes | None] = secret(
-        Category.TECHNICAL,
-        "Recognises a message that is sent twice",
-        FEEDBACK,
-        "it says nothing to a person",
-        LargeBinary(32),
-        unique=True,
-    )
-
-    __table_args__ = ({"info": {"purpose": "One row for each message from the app"}},)
+    account_id: Mapped[uuid.UUID | None] = _of_account("Who wrote it, if the app was signed in", FEEDBACK)
+    message: Mapped[str] = personal("For improving the app", FEEDBACK, Text)
+    received_at: Mapped[datetime] = personal("When it arrived", FEEDBACK)
+    key_sha256: Mapped[bytes | None] = technical(
+        "Recognises a message that is sent twice", FEEDBACK, LargeBinary(32), unique=True,
+        withheld="it tells a person nothing",
+    )  # fmt: skip
 
 
 class Session(Base):
-    """One signed-in app. It counts only while its `credentials_id` is still the account's."""
+    """Each app that is signed in."""
 
     __tablename__ = "sessions"
-
     id: Mapped[uuid.UUID] = pseudonymous("Names the session when the person ends it; random", SESSION, primary_key=True)
-    account_id: Mapped[uuid.UUID] = pseudonymous(
-        "Whose session it is", SESSION, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
+    account_id: Mapped[uuid.UUID] = _of_account("Whose session it is", SESSION)
+    token_sha256: Mapped[bytes] = technical(
+        "Recognises the app without storing its secret", SESSION, LargeBinary(32), unique=True, withheld=POSING
     )
-    token_sha256: Mapped[bytes] = secret(
-        Category.TECHNICAL,
-        "Recognises the session's token without holding it",
-        SESSION,
-        FOLLOWING,
-        LargeBinary(32),
-        unique=True,
-    )
-    credentials_id: Mapped[uuid.UUID] = secret(
-        Category.TECHNICAL, "Ends the session with the password", SESSION, FOLLOWING
-    )
+    credentials_id: Mapped[uuid.UUID] = technical("Ends the session with the password", SESSION, withheld=POSING)
     created_at: Mapped[datetime] = personal("Ends old sessions; shown to the person", SESSION)
-    last_used_on: Mapped[date] = personal("Ends idle sessions; shown to the person; a day, no time", SESSION)
-
-    __table_args__ = ({"info": {"purpose": "One row for each signed-in app"}},)
+    last_used_on: Mapped[date] = personal("Ends unused sessions; shown to the person; a day without a time", SESSION)
 
 
 class Mail(Base):
-    """A mail to be sent: what it is about, never its text, link or token."""
+    """Each email that still has to be sent: what it is about, never its text or its link."""
 
     __tablename__ = "mails"
-
-    id: Mapped[uuid.UUID] = pseudonymous("Names the row; random", HANDOVER, primary_key=True)
-    kind: Mapped[str] = technical("Which mail it is", HANDOVER, String(40))
-    email: Mapped[str | None] = personal("Where it goes, when no account says so", HANDOVER, String(EMAIL_LENGTH))
-    name: Mapped[str | None] = personal(
-        "The name given on registering, on its way into the mailed link", HANDOVER, String(NAME_LENGTH)
-    )
-    account_id: Mapped[uuid.UUID | None] = pseudonymous(
-        "Whose account it is about", HANDOVER, ForeignKey("accounts.id", ondelete="CASCADE"), index=True
-    )
-    about: Mapped[uuid.UUID | None] = secret(
-        Category.PSEUDONYMOUS,
-        "Which record the mail tells of, or with which password it was asked for; random",
-        HANDOVER,
-        FOLLOWING,
-    )
+    id: Mapped[uuid.UUID] = pseudonymous("Names the email; random", HANDOVER, primary_key=True)
+    kind: Mapped[str] = technical("Which email it is", HANDOVER, String(40))
+    email: Mapped[str | None] = personal("Where it goes, if no account says so", HANDOVER, String(EMAIL_LENGTH))
+    name: Mapped[str | None] = personal("The name, for the link of a registration", HANDOVER, String(NAME_LENGTH))
+    account_id: Mapped[uuid.UUID | None] = _of_account("Which account it is about", HANDOVER)
+    about: Mapped[uuid.UUID | None] = pseudonymous("Which record or password it is about", HANDOVER, withheld=POSING)
     created_at: Mapped[datetime] = technical("How long it has waited", HANDOVER)
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
     claim: Mapped[uuid.UUID | None] = technical("Which worker is sending it", HANDOVER)
-    attempts: Mapped[int] = technical("How often it was tried", HANDOVER, default=0)
-    counted_on: Mapped[date | None] = technical("When it was counted for its mailbox", HANDOVER)
+    attempts: Mapped[int] = technical("How often sending was tried", HANDOVER, default=0)
+    counted_on: Mapped[date | None] = technical("When it was counted for its inbox", HANDOVER)
     failure: Mapped[str | None] = technical("Why the last try failed: a code, no text", HANDOVER, String(40))
     blocked_at: Mapped[datetime | None] = technical("Since when it waits for the operator", HANDOVER)
-    abandoned_at: Mapped[datetime | None] = technical("When it was given up", HANDOVER)
+    abandoned_at: Mapped[datetime | None] = technical("When the service gave up", HANDOVER)
 
-    __table_args__ = (
-        Index("mails_due", "abandoned_at", "due_at"),
-        Index("mails_blocked", "blocked_at", sqlite_where=text(BLOCKED), postgresql_where=text(BLOCKED)),
-        Index("mails_claim", "claim", sqlite_where=text(CLAIMED), postgresql_where=text(CLAIMED)),
-        {"info": {"purpose": "One row for each mail that still has to be sent"}},
-    )
+
+Index("mails_due", Mail.abandoned_at, Mail.due_at)
+Index("mails_blocked", Mail.blocked_at, **_where(Mail.blocked_at.is_not(None)))
+Index("mails_claim", Mail.claim, **_where(Mail.claim.is_not(None)))
 
 
 class Announcement(Base):
-    """A mail to everybody who wants mails about TILES, and how far sending it has come."""
+    """Each email to everybody who wants emails about TILES, and how far sending it has come."""
 
     __tablename__ = "announcements"
-
-    id: Mapped[uuid.UUID] = public("Names the announcement; random", primary_key=True)
-    sha256: Mapped[str] = public("Recognises the same announcement given twice", String(64), unique=True)
-    policy_version: Mapped[str | None] = public("Which policy version it announces, if it does", String(40))
-    subject: Mapped[str | None] = public("Its subject", String(REASON_LENGTH))
-    text: Mapped[str | None] = public("What it says", Text)
-    created_at: Mapped[datetime] = public("When it was given")
-    parts: Mapped[int] = public("In how many parts it is made")
-    parts_made: Mapped[int] = public("How many of them are made")
-    queued: Mapped[int] = public("How many mails it made")
-    finished_at: Mapped[datetime | None] = public("When the last mail was queued")
-
-    __table_args__ = ({"info": {"purpose": "One row for each announcement"}},)
+    id: Mapped[uuid.UUID] = public("Names the announcement; random", PUBLIC, primary_key=True)
+    sha256: Mapped[str] = public("Recognises the same announcement given twice", PUBLIC, String(64), unique=True)
+    policy_version: Mapped[str | None] = public("Which version of the policy it announces, if any", PUBLIC, String(40))
+    subject: Mapped[str | None] = public("Its subject", PUBLIC, String(REASON_LENGTH))
+    text: Mapped[str | None] = public("What it says", PUBLIC, Text)
+    created_at: Mapped[datetime] = public("When it was given", PUBLIC)
+    parts: Mapped[int] = public("In how many parts it is made", PUBLIC)
+    parts_made: Mapped[int] = public("How many parts are made", PUBLIC)
+    queued: Mapped[int] = public("How many emails it made", PUBLIC)
+    finished_at: Mapped[datetime | None] = public("When its last email was made", PUBLIC)
 
 
 class Disclosure(Base):
-    """That an account's data were handed to an authority: to whom and why, not what they said."""
+    """Each time an authority lawfully got the data of an account: to whom and why, not the data itself."""
 
     __tablename__ = "disclosures"
-
-    id: Mapped[uuid.UUID] = kept(Category.PSEUDONYMOUS, "Names the disclosure; random", RECORD, primary_key=True)
-    account_id: Mapped[uuid.UUID] = kept(
-        Category.PSEUDONYMOUS, "Whose data; a random number that says nothing once the account is erased", RECORD,
-        Uuid, index=True,
-    )  # fmt: skip
-    authority: Mapped[str] = kept(Category.PSEUDONYMOUS, "Who was given the data", RECORD, String(REASON_LENGTH))
-    basis: Mapped[str] = kept(Category.PSEUDONYMOUS, "The legal basis", RECORD, String(REASON_LENGTH))
-    disclosed_at: Mapped[datetime] = kept(Category.PSEUDONYMOUS, "When", RECORD)
-
-    __table_args__ = ({"info": {"purpose": "One row for each lawful disclosure to an authority"}},)
+    id: Mapped[uuid.UUID] = kept("Names the disclosure; random", RECORD, primary_key=True)
+    account_id: Mapped[uuid.UUID] = kept("Whose data; after an erasure nobody can tell", RECORD, index=True)
+    authority: Mapped[str] = kept("Who got the data", RECORD, String(REASON_LENGTH))
+    basis: Mapped[str] = kept("The legal basis", RECORD, String(REASON_LENGTH))
+    disclosed_at: Mapped[datetime] = kept("When", RECORD)
 
 
 class AuditEntry(Base):
-    """That something was done with an account: what, when, and whether by the person, the manager or the service."""
+    """What was done with an account, when and by whom, as the law asks us to show."""
 
     __tablename__ = "audit"
+    id: Mapped[uuid.UUID] = kept("Names the entry; random", RECORD, primary_key=True)
+    account_id: Mapped[uuid.UUID] = kept("Which account; after an erasure nobody can tell", RECORD, index=True)
+    act: Mapped[str] = kept("What was done", RECORD, String(40))
+    actor: Mapped[str] = kept("By the person, the data manager or the service", RECORD, String(20))
+    at: Mapped[datetime] = kept("When", RECORD)
+    details: Mapped[dict[str, Any]] = kept("Dates and counts that belong to it", RECORD, JSON)
 
-    id: Mapped[uuid.UUID] = kept(Category.PSEUDONYMOUS, "Names the entry; random", RECORD, primary_key=True)
-    account_id: Mapped[uuid.UUID] = kept(
-        Category.PSEUDONYMOUS, "Which account; a random number that says nothing once the account is erased", RECORD,
-        Uuid, index=True,
-    )  # fmt: skip
-    act: Mapped[str] = kept(Category.PSEUDONYMOUS, "What was done", RECORD, String(40))
-    actor: Mapped[str] = kept(Category.PSEUDONYMOUS, "By the person, the data manager or the service", RECORD,
-                              String(20))  # fmt: skip
-    at: Mapped[datetime] = kept(Category.PSEUDONYMOUS, "When", RECORD)
-    details: Mapped[dict[str, Any]] = kept(Category.PSEUDONYMOUS, "Dates and counts that belong to it", RECORD, JSON)
 
-    __table_args__ = ({"info": {"purpose": "One row for each act about an account that has to be shown"}},)
+class WrongPassword(Base):
+    """How many wrong passwords were tried, so that nobody can guess one; it names nobody."""
+
+    __tablename__ = "wrong_passwords"
+    address: Mapped[bytes] = technical("Which address, in a secret code", FORGOTTEN, LargeBinary(32), primary_key=True)
+    client: Mapped[bytes] = technical(
+        "Who tried, in a secret code; empty for all together", FORGOTTEN, LargeBinary(32), primary_key=True
+    )
+    count: Mapped[int] = technical("How many", FORGOTTEN)
+    last_on: Mapped[date] = technical("The day of the last one", FORGOTTEN)
+    trusted_until: Mapped[datetime | None] = technical("Until when a used link allows signing in", "an hour")
+
+
+class MailboxCount(Base):
+    """How many emails were requested for an inbox today, so that none is flooded; it names nobody."""
+
+    __tablename__ = "mailbox_counts"
+    mailbox: Mapped[bytes] = technical(
+        "Which inbox, in a secret code that is new each day", TODAY, LargeBinary(32), primary_key=True
+    )
+    kinds: Mapped[str] = technical("What the emails are about", TODAY, String(20), primary_key=True)
+    day: Mapped[date] = technical("Which day", TODAY)
+    count: Mapped[int] = technical("How many", TODAY)

@@ -1,13 +1,8 @@
-"""The outbox: rows that arrive together are committed together.
-
-A request that the event loop answers must not wait for the disk or for SQLite's write lock. What it writes is collected
-here; one thread commits all that was collected meanwhile, and the response is sent once that is durable. Everywhere
-else `write` commits at once.
-"""
+"""The outbox: what requests in the event loop write is collected, and committed together by one thread."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,149 +11,119 @@ from queue import SimpleQueue
 from typing import Any
 
 from sqlalchemy import Engine, Executable
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
-from backend.database.engine import changed, sqlite_writer, transaction, writing
+from backend.database.engine import changed, sqlite_writer, transaction
 
-MOST_AT_ONCE = 256
-
-Write = tuple[Executable, dict[str, Any]]
+MAX_REQUESTS = 256
+Writes = list[tuple[Executable, dict[str, Any]]]
 
 
 @dataclass(slots=True)
 class Collected:
-    """What one request in the event loop leaves to be done.
-
-    `writes` are statements and their values, `afterwards` is called once they are durable. `failure` is what each
-    write raises instead of being collected; `failed` tells that a read could not be done without waiting.
-    """
+    """What a request in the event loop leaves to be done before its response is sent."""
 
     outbox: "Outbox | None"
-    failure: Exception | None = None
-    failed: bool = False
-    writes: list[Write] = field(default_factory=list)
+    failure: Exception | None = None  # Each write raises it.
+    failed: bool = False  # A read would have had to wait.
+    writes: Writes = field(default_factory=list)
     afterwards: list[Callable[[], object]] = field(default_factory=list)
 
 
-_collected: ContextVar[Collected | None] = ContextVar("collected", default=None)
-
-
-def collected() -> Collected | None:
-    """Return what the present request leaves to be done; None outside of the event loop."""
-    return _collected.get()
+collected: ContextVar[Collected | None] = ContextVar("collected", default=None)  # None in a thread.
 
 
 @contextmanager
 def collecting(outbox: "Outbox | None", failure: Exception | None = None) -> Iterator[Collected]:
-    """Collect what is written inside the block, or let each write raise an earlier failure."""
-    collected = Collected(outbox, failure)
-    token = _collected.set(collected)
+    """Collect the writes of the block, or make each of them raise an earlier failure."""
+    token = collected.set(request := Collected(outbox, failure))
     try:
-        yield collected
+        yield request
     finally:
-        _collected.reset(token)
+        collected.reset(token)
 
 
 def write(statement: Executable, **values: object) -> int:
     """Execute a statement in a transaction of its own and return how many rows it changed.
 
-    A collected statement counts as one row: where that turns out to be wrong, the request is answered again in a
-    thread. Build each statement once, because those that are the same object are executed together.
-
-    Raises:
-        DBAPIError: the statement fails; as an OperationalError, the database is unavailable.
+    In the event loop, return 1; if that turns out to be wrong, a thread answers the request again. Build each statement
+    once: executions of the same object are sent together.
     """
-    collected = _collected.get()
-    if collected is None:
+    if (request := collected.get()) is None:
         with transaction():
             return changed(statement, **values)
-    if collected.failure:
-        raise collected.failure
-    collected.writes.append((statement, values))
+    if request.failure:
+        raise request.failure
+    request.writes.append((statement, values))
     return 1
 
 
 def write_soon(statement: Executable, **values: object) -> None:
-    """Execute a statement of which no response speaks: the event loop does not wait until it is durable."""
-    collected = _collected.get()
-    if collected and collected.outbox:
-        collected.outbox.add(Collected(None, writes=[(statement, values)]))
+    """Execute a statement that the response does not depend on; in the event loop, do not wait for it."""
+    if (request := collected.get()) and request.outbox:
+        request.outbox.add([(statement, values)])
     else:
         write(statement, **values)
 
 
 def afterwards(call: Callable[[], object]) -> None:
-    """Call once what this request wrote is durable: now, unless it is still being collected."""
-    if collected := _collected.get():
-        collected.afterwards.append(call)
-    else:
-        call()
+    """Make a call once the writes of this request are durable."""
+    request = collected.get()
+    request.afterwards.append(call) if request else call()
 
 
 class Outbox:
-    """The thread that commits what requests in the event loop have collected."""
+    """A thread that waits for the disk and for SQLite's write lock, which the event loop must not."""
 
     def __init__(self, engine: Engine) -> None:
-        """Start the thread, which ends with the process, and open a connection for reads in the event loop."""
-        self._engine = engine
+        """Start the thread, and open a connection for reads in the event loop."""
+        self._engine = engine.execution_options(writing=True)
         self.connection = engine.raw_connection()
         self.connection.cursor().execute("PRAGMA busy_timeout = 0")
-        self._waiting = SimpleQueue[tuple[Collected, asyncio.Future[bool] | None]]()
+        self._queue = SimpleQueue[tuple[Writes, asyncio.Future[bool] | None]]()
         threading.Thread(target=self._work, name="outbox", daemon=True).start()
 
-    async def commit(self, collected: Collected) -> bool:
-        """Return True once all of it is durable, False where a statement did not change one row.
-
-        Raises:
-            DBAPIError: the database is unavailable.
-        """
+    async def commit(self, request: Collected) -> bool:
+        """Return True once all writes are durable, or False if a thread has to answer the request again."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.add(collected, done)
+        self.add(request.writes, done)
         return await done
 
-    def add(self, collected: Collected, done: "asyncio.Future[bool] | None" = None) -> None:
-        """Have it committed soon, and then the future resolved."""
-        self._waiting.put((collected, done))
+    def add(self, writes: Writes, done: "asyncio.Future[bool] | None" = None) -> None:
+        """Queue writes that are committed together or not at all."""
+        self._queue.put((writes, done))
 
     def _work(self) -> None:
-        writing.set(True)
         while True:
-            batch = [self._waiting.get()]
-            while len(batch) < MOST_AT_ONCE and not self._waiting.empty():
-                batch.append(self._waiting.get())
-            outcomes = self._written([collected.writes for collected, _ in batch])
-            waiting = [(done, outcome) for (_, done), outcome in zip(batch, outcomes, strict=True) if done]
+            number = min(max(self._queue.qsize(), 1), MAX_REQUESTS)
+            requests, futures = zip(*[self._queue.get() for _ in range(number)], strict=True)
+            outcomes = self._commit(requests)
+            waiting = [(done, outcome) for done, outcome in zip(futures, outcomes, strict=True) if done]
             if waiting:
+                # Once for all, because each call wakes the event loop.
                 waiting[0][0].get_loop().call_soon_threadsafe(_resolve, waiting)
 
-    def _written(self, requests: list[list[Write]]) -> list[bool | DBAPIError]:
-        """Write everything in one transaction; where something fails, each request's part in one of its own."""
+    def _commit(self, requests: Sequence[Writes]) -> list[bool | OperationalError]:
+        """Commit all requests at once; if a statement fails, each half alone, down to the request that fails."""
         try:
             self._execute([write for writes in requests for write in writes])
         except OperationalError as error:
             return [error] * len(requests)
-        except (DBAPIError, _NotAllChanged):
-            return [False] if len(requests) == 1 else [self._written([writes])[0] for writes in requests]
+        except Exception:  # noqa: BLE001 - the thread that answers the request again reports the error
+            middle = len(requests) // 2
+            return [*self._commit(requests[:middle]), *self._commit(requests[middle:])] if middle else [False]
         return [True] * len(requests)
 
-    def _execute(self, writes: list[Write]) -> None:
+    def _execute(self, writes: Writes) -> None:
         with sqlite_writer, self._engine.begin() as connection:
-            for _, group in groupby(writes, key=lambda write: id(write[0])):
-                same = list(group)
-                result = connection.execute(same[0][0], [values for _, values in same])
-                if result.rowcount != len(same):
-                    raise _NotAllChanged
+            for statement, group in groupby(writes, key=lambda write: write[0]):
+                rows = [values for _, values in group]
+                if connection.execute(statement, rows).rowcount != len(rows):
+                    raise LookupError("a statement did not change one row each time")
 
 
-class _NotAllChanged(Exception):
-    """A statement changed fewer rows than it was given."""
-
-
-def _resolve(waiting: "list[tuple[asyncio.Future[bool], bool | DBAPIError]]") -> None:
+def _resolve(waiting: "list[tuple[asyncio.Future[bool], bool | OperationalError]]") -> None:
     for done, outcome in waiting:
-        if done.done():
-            continue
-        if isinstance(outcome, DBAPIError):
-            done.set_exception(outcome)
-        else:
-            done.set_result(outcome)
+        # A request may have been cancelled.
+        if not done.done():
+            done.set_result(outcome) if isinstance(outcome, bool) else done.set_exception(outcome)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import delete, update
 
 from backend import clock
-from backend.database.counts import MailboxCount
 from backend.database.engine import AnyRow, db, insert_into, transaction
+from backend.database.models import MailboxCount
 from backend.security import keys
 from backend.security.clients import mailbox
 

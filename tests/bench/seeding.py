@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, String, cast, func, insert, literal, 
 from stage import Stage, register
 
 from backend import clock
-from backend.database.engine import db
+from backend.database.engine import autocommit, db
 from backend.database.models import Account, Session
 
 # SQLite builds its trees in memory: without, each row of a large table would cost a page read and a page written.
@@ -33,7 +33,7 @@ def seed(stage: Stage, accounts: int) -> float:
             _fill(connection, accounts)
         if db.engine.dialect.name == "postgresql":
             # Or the database would do it by itself, while something is measured.
-            with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with autocommit() as connection:
                 connection.execute(text("VACUUM (ANALYZE)"))
         db.engine.dispose()
     return (_size(stage) - before) / accounts

@@ -6,13 +6,14 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
+from running import error_of, invoke, shown
 from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, String, Uuid, insert
 from sqlalchemy.types import JSON, TypeEngine
 from support import TILES, MailServer, Service, environment, run_tiles
@@ -22,9 +23,7 @@ from backend.database import copying, engine
 from backend.database.models import Feedback
 
 ODD = "e\u0301 \U0001f600\u202eabc\u00a0\ufeff\ufffd ' \" \\ % \t\n\x7f"
-
-
-# For each type values that a careless copy would change; of several types that fit, the first.
+# For each type, values that a careless copy would change. The first type that fits counts.
 VALUES: dict[type[TypeEngine[Any]], Callable[[int], object]] = {
     Uuid: lambda number: uuid.UUID(int=2**128 - 1 - number),
     LargeBinary: lambda number: bytes(range(number, number + 32)),
@@ -40,19 +39,17 @@ VALUES: dict[type[TypeEngine[Any]], Callable[[int], object]] = {
 }
 
 
-def odd(kind: TypeEngine[Any], number: int) -> object:
-    found = next(make for type_, make in VALUES.items() if isinstance(kind, type_))(number)
-    return found[: getattr(kind, "length", None)] if isinstance(found, str) else found
-
-
 def value(column: Column[Any], number: int) -> object:
     if column.name in {"account_id", "id"}:
         return uuid.UUID(int=number + 1)
-    return None if number == 2 and column.nullable else odd(column.type, number)
+    if number == 2 and column.nullable:
+        return None
+    odd = next(make for type_, make in VALUES.items() if isinstance(column.type, type_))(number)
+    return odd[: getattr(column.type, "length", None)] if isinstance(odd, str) else odd
 
 
 def fill(service: Service) -> None:
-    """Store three rows in every table: odd values, and what may be empty empty."""
+    """Store three rows in every table: two with odd values, and one with as many NULLs as possible."""
     with service.app.app_context(), engine.transaction() as session:
         for table in engine.Base.metadata.sorted_tables:
             session.execute(insert(table), [{column.name: value(column, number) for column in table.columns}
@@ -60,7 +57,7 @@ def fill(service: Service) -> None:
 
 
 def everything(service: Service) -> dict[str, list[str]]:
-    """Return every row of every table as the service reads it, in an order of its own."""
+    """Return every row of every table as the service reads it, sorted."""
     with service.app.app_context(), engine.reading() as session:
         return {table.name: sorted(repr(tuple(row)) for row in session.execute(table.select()))
                 for table in engine.Base.metadata.sorted_tables}  # fmt: skip
@@ -73,70 +70,16 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def copied(empty_postgresql_url: str, tmp_path: Path, mail_server: MailServer) -> Iterator[Callable[[], Service]]:
-    """Return the service on the target."""
+def copied(empty_postgresql_url: str, tmp_path: Path, mail_server: MailServer) -> Iterator[Service]:
+    """The service on the target."""
     peer = {"mail_server": mail_server.host, "mail_port": mail_server.port}
     app = make_app(make_settings(tmp_path, empty_postgresql_url, **peer))
-    yield lambda: Service(app, mail_server)
+    yield Service(app, mail_server)
     dispose(app)
 
 
-def copy(folder: Path, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return run_tiles(folder, "db", "copy", "--to", target, *options, database_url=source, secret_keys=KEY)
-
-
-def test_every_row_of_every_table_is_copied_unchanged(
-    service: Service, copied: Callable[[], Service], tmp_path: Path, database_url: str, empty_postgresql_url: str
-) -> None:
-    fill(service)
-    with service.app.app_context(), engine.transaction() as session:
-        session.execute(insert(Feedback), [{"id": uuid.uuid4(), "message": f"{number}", "received_at": clock.now()}
-                                           for number in range(2 * copying.BATCH + 1)])  # fmt: skip
-    before = everything(service)
-    dispose(service.app)
-    content = (tmp_path / "tiles.sqlite3").read_bytes()
-    done = copy(tmp_path, database_url, empty_postgresql_url, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"copied": {name: len(rows) for name, rows in before.items()}}
-    assert all(len(rows) >= 3 for rows in before.values())
-    assert (tmp_path / "tiles.sqlite3").read_bytes() == content
-    assert everything(copied()) == before
-    assert everything(service) == before
-
-
-def test_the_service_goes_on_where_it_was(
-    service: Service, copied: Callable[[], Service], tmp_path: Path, database_url: str, empty_postgresql_url: str
-) -> None:
-    ada = service.register()
-    link = service.ask_for_reset()
-    service.http.post("/v1/registrations", json={"name": "Bob", "email": "bob@example.org"})
-    dispose(service.app)
-    done = copy(tmp_path, database_url, empty_postgresql_url)
-    assert done.returncode == 0, done.stderr
-    assert "Set TILES_DATABASE_URL to the new database" in done.stderr
-    later = copied()
-    assert later.http.get("/readyz").status_code == 200
-    assert later.account(ada.headers).json["name"] == "Ada Lovelace"
-    assert [mail["To"] for mail in later.deliver()] == ["bob@example.org"]
-    assert later.sign_in().status_code == 201
-    assert later.reset(link).status_code == 204
-
-
-def test_the_url_is_read_from_standard_input(
-    service: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str
-) -> None:
-    fill(service)
-    done = subprocess.run([TILES, "db", "copy", "--to", "-", "--json"], input=f"{empty_postgresql_url}\n",
-                          env=environment(tmp_path, database_url=database_url, secret_keys=KEY),
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["copied"]["accounts"] == 3
-
-
-# What is refused
-
-
 def rows_of(url: str) -> int:
+    """Return how many rows a database has."""
     with psycopg.connect(url) as connection:
         names = [name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         return sum(
@@ -146,80 +89,44 @@ def rows_of(url: str) -> int:
         )
 
 
-@pytest.mark.usefixtures("ada")
-def test_a_target_that_has_rows_is_refused(tmp_path: Path, database_url: str, empty_postgresql_url: str) -> None:
-    assert copy(tmp_path, database_url, empty_postgresql_url).returncode == 0
-    rows = rows_of(empty_postgresql_url)
-    again = copy(tmp_path, database_url, empty_postgresql_url)
-    assert (again.returncode, again.stdout) == (1, "")
-    assert "the target is not empty" in again.stderr
-    assert rows_of(empty_postgresql_url) == rows
-
-
-def test_a_target_of_another_program_is_refused(
-    tmp_path: Path, service: Service, database_url: str, empty_postgresql_url: str
-) -> None:
-    dispose(service.app)
-    with psycopg.connect(empty_postgresql_url) as connection:
-        connection.execute("CREATE TABLE alembic_version (version_num text)")
-        connection.execute("INSERT INTO alembic_version VALUES ('3f1c')")
-    done = copy(tmp_path, database_url, empty_postgresql_url)
-    assert done.returncode == 1
-    assert "another release or program" in done.stderr
-
-
-@pytest.mark.parametrize("target", ["sqlite:////tmp/x.sqlite3", "mysql://a:marmalade@b/c", "nonsense"])
-def test_what_is_no_postgresql_is_refused(tmp_path: Path, service: Service, database_url: str, target: str) -> None:
-    dispose(service.app)
-    done = copy(tmp_path, database_url, target)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: the target: write a")
-    assert "marmalade" not in done.stderr
-
-
-def test_a_source_that_is_not_there_or_no_sqlite_is_refused(tmp_path: Path, empty_postgresql_url: str) -> None:
-    missing = copy(tmp_path / "none", "sqlite:///tiles.sqlite3", empty_postgresql_url)
-    assert missing.returncode == 1
-    assert "there is no database yet" in missing.stderr
-    other = copy(tmp_path, empty_postgresql_url, empty_postgresql_url)
-    assert "is not SQLite's" in other.stderr
-    assert rows_of(empty_postgresql_url) == 0
-
-
-@pytest.mark.parametrize("stored", [("message", "a\x00b"), ("account_id", "f" * 32)], ids=["NUL", "of no account"])
-def test_a_row_that_postgresql_refuses_is_said_without_what_is_in_it_and_nothing_is_copied(
-    service: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str, stored: tuple[str, str]
-) -> None:
-    column, what = stored
-    fill(service)
-    dispose(service.app)
-    with closing(sqlite3.connect(tmp_path / "tiles.sqlite3")) as connection, connection:
-        connection.execute(f"UPDATE feedback SET {column} = ? WHERE rowid = 1", (what,))
-    done = copy(tmp_path, database_url, empty_postgresql_url)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: feedback: PostgreSQL refuses a row")
-    assert what not in done.stderr
-    assert rows_of(empty_postgresql_url) == 0
-
-
-def test_a_copy_that_differs_is_noticed_and_taken_back(
-    service: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str
+def test_every_row_of_every_table_is_copied_unchanged(
+    service: Service, copied: Service, tmp_path: Path, empty_postgresql_url: str
 ) -> None:
     fill(service)
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(insert(Feedback), [{"id": uuid.uuid4(), "message": f"{number}", "received_at": clock.now()}
+                                           for number in range(2 * copying.BATCH + 1)])  # fmt: skip
+    before, content = everything(service), (tmp_path / "tiles.sqlite3").read_bytes()
+    result = shown(service.app, "db", "copy", "--to", empty_postgresql_url)
+    assert result == {"copied": {table: len(rows) for table, rows in before.items()}}
+    assert all(len(rows) >= 3 for rows in before.values())
+    assert (tmp_path / "tiles.sqlite3").read_bytes() == content
+    assert everything(copied) == before
+    assert everything(service) == before
+
+
+def test_the_service_goes_on_where_it_was(
+    service: Service, copied: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str
+) -> None:
+    ada = service.register()
+    link = service.ask_for_reset()
+    service.http.post("/v1/registrations", json={"name": "Bob", "email": "bob@example.org"})
     dispose(service.app)
-    assert run_tiles(tmp_path, "db", "upgrade", database_url=empty_postgresql_url, secret_keys=KEY).returncode == 0
-    with psycopg.connect(empty_postgresql_url) as connection:
-        connection.execute("CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS "
-                           "$$ BEGIN NEW.message = NEW.message || ' '; RETURN NEW; END $$")  # fmt: skip
-        connection.execute("CREATE TRIGGER change BEFORE INSERT ON feedback FOR EACH ROW EXECUTE FUNCTION change()")
-    done = copy(tmp_path, database_url, empty_postgresql_url)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: feedback: the copy differs from the source; nothing was copied")
-    assert rows_of(empty_postgresql_url) == 0
+    # The URL of the target comes from standard input.
+    done = subprocess.run([TILES, "db", "copy", "--to", "-", "--json"], input=f"{empty_postgresql_url}\n",
+                          env=environment(tmp_path, database_url=database_url, secret_keys=KEY),
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["copied"]["accounts"] == 1
+    assert copied.http.get("/readyz").status_code == 200
+    assert copied.account(ada.headers).json["name"] == "Ada Lovelace"
+    assert [mail["To"] for mail in copied.deliver()] == ["bob@example.org"]
+    assert copied.sign_in().status_code == 201
+    assert copied.reset(link).status_code == 204
 
 
 def test_what_is_written_after_the_copy_began_is_not_in_it(
-    service: Service, copied: Callable[[], Service], empty_postgresql_url: str
+    service: Service, copied: Service, empty_postgresql_url: str
 ) -> None:
     fill(service)
     before = everything(service)
@@ -229,18 +136,66 @@ def test_what_is_written_after_the_copy_began_is_not_in_it(
 
     with service.app.app_context():
         copying.copy(copying.target(empty_postgresql_url), write_meanwhile)
-    assert everything(copied()) == before
+    assert everything(copied) == before
     assert len(service.rows("feedback")) > 3
 
 
-def test_the_sum_tells_rows_apart_that_are_alike() -> None:
-    def digest(*values: object) -> int:
-        found = copying.Sum()
-        found.add(values)  # type: ignore[arg-type]
-        return found.digest
+@pytest.mark.usefixtures("ada")
+def test_a_target_with_rows_or_of_another_program_is_refused(service: Service, empty_postgresql_url: str) -> None:
+    done = invoke(service.app, "db", "copy", "--to", empty_postgresql_url)
+    assert "Set TILES_DATABASE_URL to the new database" in done.stderr
+    rows = rows_of(empty_postgresql_url)
+    assert rows
+    assert "the target is not empty" in error_of(service.app, "db", "copy", "--to", empty_postgresql_url)
+    assert rows_of(empty_postgresql_url) == rows
+    with psycopg.connect(empty_postgresql_url) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+        connection.execute("CREATE TABLE alembic_version (version_num text)")
+        connection.execute("INSERT INTO alembic_version VALUES ('3f1c')")
+    assert "another release or program" in error_of(service.app, "db", "copy", "--to", empty_postgresql_url)
 
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    alike = [("a", "b"), ("ab",), ("b", "a"), (None,), ("null",), ("",), (b"a",), (1,), ("1",), (True,), ({"a": 1},),
-             (["a", 1],), (moment,), (str(moment),), (moment + timedelta(microseconds=1),), (uuid.UUID(int=1),),
-             (uuid.UUID(int=1).hex,)]  # fmt: skip
-    assert len({digest(*each) for each in alike}) == len(alike)
+
+@pytest.mark.parametrize("target", ["sqlite:////tmp/x.sqlite3", "mysql://a:marmalade@b/c", "nonsense"])
+def test_what_is_no_postgresql_is_refused(service: Service, target: str) -> None:
+    error = error_of(service.app, "db", "copy", "--to", target)
+    assert error.startswith("Error: the target: write a")
+    assert "marmalade" not in error
+
+
+def test_a_source_that_is_missing_or_no_sqlite_is_refused(
+    copied: Service, tmp_path: Path, empty_postgresql_url: str
+) -> None:
+    missing = run_tiles(tmp_path / "none", "db", "copy", "--to", empty_postgresql_url, secret_keys=KEY)
+    assert missing.returncode == 1
+    assert "there is no database yet" in missing.stderr
+    assert "is not SQLite's" in error_of(copied.app, "db", "copy", "--to", empty_postgresql_url)
+    assert rows_of(empty_postgresql_url) == 0
+
+
+@pytest.mark.parametrize("stored", [("message", "a\x00b"), ("account_id", "f" * 32)], ids=["NUL", "of no account"])
+def test_a_row_that_postgresql_refuses_is_reported_without_its_content_and_nothing_is_copied(
+    service: Service, tmp_path: Path, empty_postgresql_url: str, stored: tuple[str, str]
+) -> None:
+    fill(service)
+    column, content = stored
+    with closing(sqlite3.connect(tmp_path / "tiles.sqlite3")) as connection, connection:
+        connection.execute(f"UPDATE feedback SET {column} = ? WHERE rowid = 1", (content,))
+    error = error_of(service.app, "db", "copy", "--to", empty_postgresql_url)
+    assert error.startswith("Error: feedback: PostgreSQL refuses a row")
+    assert content not in error
+    assert rows_of(empty_postgresql_url) == 0
+
+
+def test_a_copy_that_differs_is_noticed_and_taken_back(
+    service: Service, copied: Service, empty_postgresql_url: str
+) -> None:
+    fill(service)
+    shown(copied.app, "db", "upgrade")
+    with psycopg.connect(empty_postgresql_url) as connection:
+        connection.execute("CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS "
+                           "$$ BEGIN NEW.message = NEW.message || ' '; RETURN NEW; END $$")  # fmt: skip
+        connection.execute("CREATE TRIGGER change BEFORE INSERT ON feedback FOR EACH ROW EXECUTE FUNCTION change()")
+    error = error_of(service.app, "db", "copy", "--to", empty_postgresql_url)
+    assert error == "Error: feedback: the copy differs from the source; nothing was copied"
+    assert rows_of(empty_postgresql_url) == 0

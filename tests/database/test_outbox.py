@@ -22,8 +22,8 @@ from backend.web.api import operations
 pytestmark = any_database
 
 TOTALS: Table = Total.metadata.tables[Total.__tablename__]
-COUNT = insert(TOTALS).values(event=bindparam("event"), value=bindparam("value"))
-SET = update(TOTALS).where(TOTALS.c.event == bindparam("name")).values(value=bindparam("number"))
+INSERT = insert(TOTALS).values(event=bindparam("event"), value=bindparam("value"))
+UPDATE = update(TOTALS).where(TOTALS.c.event == bindparam("name")).values(value=bindparam("number"))
 
 
 @pytest.fixture
@@ -32,20 +32,8 @@ def engine(service: Service) -> Engine:
         return db.db.engine
 
 
-@pytest.fixture
-def begun(engine: Engine) -> Counter[str]:
-    """Count the transactions that write."""
-    counted = Counter[str]()
-
-    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        counted[statement] += statement == "BEGIN IMMEDIATE"
-
-    event.listen(engine, "before_cursor_execute", count)
-    return counted
-
-
 def together(service: Service, engine: Engine, *requests: Callable[[], object]) -> list[bool | BaseException]:
-    """Answer requests in an event loop at the same time; return for each whether it was written, or what failed."""
+    """Answer requests in an event loop at the same time; return the outcome of each commit."""
 
     async def answer(box: Outbox, request: Callable[[], object]) -> bool:
         with service.app.app_context(), collecting(box) as collected:
@@ -61,7 +49,7 @@ def together(service: Service, engine: Engine, *requests: Callable[[], object]) 
 
 @contextmanager
 def locked(engine: Engine) -> Iterator[threading.Timer]:
-    """Let another process hold the write lock; a timer that is started ends that."""
+    """Let another process hold the write lock; starting the timer ends that."""
     connection = sqlite3.connect(str(engine.url.database), isolation_level=None, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.3, connection.rollback)
@@ -70,17 +58,17 @@ def locked(engine: Engine) -> Iterator[threading.Timer]:
     connection.close()
 
 
-def count(name: str) -> Callable[[], object]:
-    return lambda: outbox.write(COUNT, event=name, value=1)
+def count(name: str, value: int = 1) -> Callable[[], object]:
+    return lambda: outbox.write(INSERT, event=name, value=value)
 
 
-def names(service: Service) -> set[str]:
+def events(service: Service) -> set[str]:
     return {row["event"] for row in service.rows("totals")}
 
 
-def test_what_arrives_while_another_transaction_runs_is_one_transaction(
-    service: Service, engine: Engine, begun: Counter[str]
-) -> None:
+def test_what_arrives_while_another_transaction_runs_is_one_transaction(service: Service, engine: Engine) -> None:
+    begun = Counter[str]()
+    event.listen(engine, "before_cursor_execute", lambda _, __, statement, *___: begun.update([statement]))
     requests = [
         lambda number=number: queue.accept("password_reset", email=f"a{number}@example.org") for number in range(20)
     ]
@@ -92,16 +80,17 @@ def test_what_arrives_while_another_transaction_runs_is_one_transaction(
     assert begun["BEGIN IMMEDIATE"] <= 3
 
 
-def test_a_statement_that_fails_takes_no_other_request_along(service: Service, engine: Engine) -> None:
-    requests = [count("mails_sent"), count("erasures"), count("mails_sent"), count("mails_put_off")]
-    assert sorted(map(str, together(service, engine, *requests))) == ["False", "True", "True", "True"]
-    assert names(service) == {"mails_sent", "erasures", "mails_put_off"}
-
-
-def test_a_statement_that_changes_no_row_is_told_to_its_own_request(service: Service, engine: Engine) -> None:
-    nothing = lambda: outbox.write(SET, name="erasures", number=7)  # noqa: E731
-    assert together(service, engine, nothing, count("mails_sent")) == [False, True]
-    assert names(service) == {"mails_sent"}
+@pytest.mark.parametrize(
+    "fail",
+    [count("mails_sent"), count("mails_over_limit", 2**70), lambda: outbox.write(UPDATE, name="none", number=7)],
+    ids=["a taken value", "a value that the driver refuses", "no row changed"],
+)
+def test_a_statement_that_fails_takes_no_other_request_along(
+    service: Service, engine: Engine, fail: Callable[[], object]
+) -> None:
+    requests = [count("mails_sent"), count("erasures"), fail, count("mails_put_off")]
+    assert together(service, engine, *requests) == [True, True, False, True]
+    assert events(service) == {"mails_sent", "erasures", "mails_put_off"}
 
 
 def test_the_event_loop_goes_on_while_the_outbox_waits_for_another_process(service: Service, engine: Engine) -> None:
@@ -123,9 +112,29 @@ def test_the_event_loop_goes_on_while_the_outbox_waits_for_another_process(servi
     assert longest < 0.2
 
 
-def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(service: Service, engine: Engine) -> None:
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+def test_a_request_that_is_cancelled_takes_no_other_along(service: Service, engine: Engine) -> None:
+    async def main() -> bool:
+        box = Outbox(engine)
+        commits = []
+        for name in ("mails_sent", "erasures"):
+            with service.app.app_context(), collecting(box) as collected:
+                count(name)()
+            commits.append(asyncio.ensure_future(box.commit(collected)))
+        await asyncio.sleep(0)
+        commits[0].cancel()
+        return await commits[1]
+
+    with locked(engine) as unlock:
+        unlock.start()
+        assert asyncio.run(main())
+    assert events(service) == {"mails_sent", "erasures"}
+
+
+def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(
+    service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.dispose()
+    monkeypatch.setattr(db, "SQLITE_PRAGMAS", (*db.SQLITE_PRAGMAS, "busy_timeout = 200"))
     with locked(engine):
         failures = together(service, engine, count("mails_sent"), count("erasures"))
     assert [type(failure) for failure in failures] == [OperationalError] * 2
@@ -134,12 +143,12 @@ def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(ser
 
 def test_outside_of_the_event_loop_a_statement_is_durable_at_once(service: Service) -> None:
     with service.app.app_context():
-        assert outbox.write(COUNT, event="erasures", value=4815162342) == 1
-        assert outbox.write(SET, name="mails_sent", number=7) == 0
+        assert outbox.write(INSERT, event="erasures", value=4815162342) == 1
+        assert outbox.write(UPDATE, name="mails_sent", number=7) == 0
         with pytest.raises(IntegrityError) as raised:
-            outbox.write(COUNT, event="erasures", value=4815162342)
+            outbox.write(INSERT, event="erasures", value=4815162342)
     assert "4815162342" not in str(raised.value)
-    assert names(service) == {"erasures"}
+    assert events(service) == {"erasures"}
 
 
 def test_what_the_event_loop_answers_uses_no_session_and_no_connection_of_the_pool(

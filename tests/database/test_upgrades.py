@@ -1,7 +1,6 @@
 """Upgrades: every migration keeps what is stored, up and down, and nobody has to stop while it runs."""
 
 import io
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import threading
 import tomllib
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
@@ -22,7 +21,6 @@ import psycopg
 import pytest
 import support
 from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from conftest import KEY, dispose, make_app, make_settings
 from flask import Flask
@@ -32,6 +30,7 @@ from support import (
     MailServer,
     ServerProcess,
     Service,
+    any_database,
     assert_problem,
     bearer,
     empty_database,
@@ -39,53 +38,39 @@ from support import (
     token_of,
     wait_for,
 )
+from test_house import migrate
 
 from backend.database import engine, schema
 from backend.errors import Impossible
 
 ROOT = Path(__file__).parents[2]
 ROWS = 7
-# The release of this schema is the first that calls itself ready on a later one.
+REVISIONS = schema.versions()
+# The release of this schema is the first that is ready on a later one.
 TAKES_LATER_SCHEMAS = "0005"
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(schema.MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-REVISIONS = [script.revision for script in reversed(list(ScriptDirectory.from_config(alembic()).walk_revisions()))]
-
-
 def test_versions_are_numbers_that_count_up_one_after_the_other() -> None:
+    scripts = ScriptDirectory(str(schema.MIGRATIONS)).walk_revisions()
+    assert [script.revision for script in reversed(list(scripts))] == REVISIONS
     assert [f"{number:04}" for number in range(1, len(REVISIONS) + 1)] == REVISIONS
 
 
-# What is stored
-
-
-def migrate(app: Flask, change: Callable[[Config, str], object], revision: str) -> None:
-    """Run Alembic as the service does, on a connection that it is handed."""
-    config = alembic()
-    with app.app_context(), engine.db.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        change(config, revision)
+# Rows
 
 
 def tables_of(connection: Connection) -> dict[str, Table]:
-    """Return the tables that the database has now, what others refer to first."""
-    found = MetaData()
+    """Return the tables that the database has now, each after those that it refers to."""
+    metadata = MetaData()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*expression-based index")
-        found.reflect(connection)
-    return {table.name: table for table in found.sorted_tables if table.name != "alembic_version"}
+        metadata.reflect(connection)
+    return {table.name: table for table in metadata.sorted_tables if table.name != "alembic_version"}
 
 
 def stored(app: Flask) -> Rows:
-    """Return every row of every table, as it is."""
+    """Return every row of every table."""
     with app.app_context(), engine.db.engine.connect() as connection:
         return {
             name: [dict(row) for row in connection.execute(select(table)).mappings()]
@@ -94,11 +79,10 @@ def stored(app: Flask) -> Rows:
 
 
 def value_of(column: Column[Any], number: int, parents: Rows) -> object:
-    """Return what a column may hold."""
     for key in column.foreign_keys:
         return parents[key.column.table.name][number][key.column.name]
     if column.name == "taken_back_at":
-        # An account that was taken back loses its hash on purpose, which test_email_change_taken_back shows.
+        # A migration removes the hash of such an account, which test_email_change_taken_back shows.
         return None
     if column.name == "password_hash":
         return f"$argon2id$v=19$m={number + 8},t=1,p=1$" + "s" * 22 + "$" + "d" * 43
@@ -109,7 +93,7 @@ def value_of(column: Column[Any], number: int, parents: Rows) -> object:
 
 
 def fill(app: Flask) -> None:
-    """Put rows into every table, with something in every column."""
+    """Put rows into every table, with a value in every column."""
     rows: Rows = {}
     with app.app_context(), engine.db.engine.begin() as connection:
         for name, table in tables_of(connection).items():
@@ -118,7 +102,7 @@ def fill(app: Flask) -> None:
 
 
 def assert_kept(before: Rows, after: Rows) -> None:
-    """Check that every row is there, and unchanged in the columns that there were and still are."""
+    """Check that every row is unchanged in the columns that exist before and after."""
     for name in before.keys() & after.keys():
         columns = before[name][0].keys() & after[name][0].keys()
         kept = [{column: row[column] for column in columns} for row in after[name]]
@@ -132,31 +116,26 @@ def test_every_migration_keeps_every_row_up_and_down(app: Flask) -> None:
     for revision in REVISIONS:
         before = stored(app)
         migrate(app, command.upgrade, revision)
-        assert_kept(before, stored(app))
+        assert_kept(before, after := stored(app))
+        if revision == "0004":
+            costs = {f"m={number + 8},t=1,p=1" for number in range(ROWS)}
+            assert {row["cost"] for row in after["password_costs"]} == costs
         fill(app)
     for revision in reversed(["base", *REVISIONS[:-1]]):
         before = stored(app)
         assert all(len(rows) >= ROWS for rows in before.values())
         migrate(app, command.downgrade, revision)
         assert_kept(before, after := stored(app))
-        assert after.keys() == before.keys() or after.keys() < before.keys()
+        assert after.keys() <= before.keys()
     assert stored(app) == {}
 
 
-@empty_database
-def test_the_costs_of_hashes_that_were_there_are_noted(app: Flask) -> None:
-    migrate(app, command.upgrade, "0003")
-    fill(app)
-    migrate(app, command.upgrade, "0004")
-    assert {row["cost"] for row in stored(app)["password_costs"]} == {f"m={n + 8},t=1,p=1" for n in range(ROWS)}
-
-
-# While others use it
+# While others use the database
 
 
 @pytest.fixture
 def behind(empty_postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """A service on PostgreSQL whose schema is some versions behind; migrations wait for little."""
+    """A service on PostgreSQL with an older schema; migrations wait only briefly for locks."""
     monkeypatch.setattr(schema, "MIGRATION_LOCK_TIMEOUT", "100ms")
     app = make_app(make_settings(tmp_path, empty_postgresql_url))
     migrate(app, command.upgrade, "0002")
@@ -173,12 +152,18 @@ def upgraded(app: Flask) -> tuple[str | None, str | None]:
 def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05] * 400)
+    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05])
+    before = stored(behind)
     reader, long = (psycopg.connect(empty_postgresql_url) for _ in range(2))
     with ThreadPoolExecutor() as pool, reader, long:
+        long.execute("SELECT count(*) FROM accounts")
+        with pytest.raises(Impossible, match="pg_stat_activity"):
+            pool.submit(upgraded, behind).result(20)
+        assert stored(behind) == before
+        monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05] * 400)
         reader.execute("SET lock_timeout = '5s'")
         reader.commit()
-        long.execute("SELECT count(*) FROM accounts")
+        caplog.clear()
         upgrading = pool.submit(upgraded, behind)
         while caplog.text.count("a table is in use") < 5:
             assert reader.execute("SELECT count(*) FROM accounts").fetchone() == (ROWS,)
@@ -187,20 +172,7 @@ def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
         assert upgrading.result(20) == ("0002", REVISIONS[-1])
 
 
-def test_a_migration_gives_up_when_a_transaction_never_ends_and_has_changed_nothing(
-    behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05])
-    before = stored(behind)
-    with ThreadPoolExecutor() as pool, psycopg.connect(empty_postgresql_url) as long:
-        long.execute("SELECT count(*) FROM accounts")
-        with pytest.raises(Impossible, match="pg_stat_activity"):
-            pool.submit(upgraded, behind).result(20)
-    assert stored(behind) == before
-    assert upgraded(behind) == ("0002", REVISIONS[-1])
-
-
-def test_whoever_comes_while_another_migrates_waits_as_long_as_that_takes(
+def test_a_process_that_comes_while_another_migrates_waits_as_long_as_that_takes(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "MIGRATION_PAUSES", [])
@@ -216,52 +188,50 @@ def test_whoever_comes_while_another_migrates_waits_as_long_as_that_takes(
         assert upgrading.result(20) == ("0002", REVISIONS[-1])
 
 
-# A release beside the next
+# Another release's schema
 
 
-def of_the_future(service: Service) -> None:
-    """Make the schema that of a later release: a column, a table and a number more."""
+def test_this_release_serves_on_the_schema_of_a_later_one(service: Service, tmp_path: Path, database_url: str) -> None:
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("ALTER TABLE accounts ADD COLUMN colour VARCHAR(20)"))
         session.execute(text("CREATE TABLE colours (name VARCHAR(20) PRIMARY KEY)"))
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-
-
-def test_this_release_serves_on_the_schema_of_a_later_one(service: Service) -> None:
-    of_the_future(service)
     assert service.http.get("/readyz").status_code == 200
     ada = service.register()
     assert service.account(ada.headers).status_code == 200
     assert upgraded(service.app) == ("9999", "9999")
-
-
-def test_this_release_starts_on_the_schema_of_a_later_one(service: Service, tmp_path: Path, database_url: str) -> None:
-    of_the_future(service)
-    with ServerProcess(tmp_path, database_url=database_url) as server:
+    with ServerProcess(tmp_path, database_url=database_url, secret_keys=KEY) as server:
         assert server.terminate() == 0
 
 
+@any_database
 def test_on_the_schema_of_an_older_release_it_is_not_ready(service: Service) -> None:
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :older"), {"older": REVISIONS[-2]})
     assert_problem(service.http.get("/readyz"), 503, "overloaded")
 
 
-# The release before, really
+# The release before
+
+
+def git(*arguments: str) -> bytes:
+    done = subprocess.run(["git", "-C", ROOT, "-c", f"safe.directory={ROOT}", *arguments],
+                          capture_output=True, check=False)  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"this test runs the release before: it needs a clone with its history ({done.stderr!r})")
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree as it was before the newest schema version came."""
+    """The tree before the newest version of the schema, with a `tiles` command of its own."""
     newest = re.compile(rf"/versions/{REVISIONS[-1]}_", re.ASCII)
     for commit in git("rev-list", "--first-parent", "HEAD").decode().split():
         if not newest.search(git("ls-tree", "-r", "--name-only", commit, "backend").decode()):
             break
-    tree = git("archive", commit, "backend", "pyproject.toml")
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "backend", "pyproject.toml"))) as archive:
         archive.extractall(folder, filter="data")
-    # The installed `tiles` starts this release: the one before may begin in another module.
     script = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["tiles"]
     module, _, function = script.partition(":")
     tiles = folder / "tiles"
@@ -270,60 +240,51 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def git(*arguments: str) -> bytes:
-    """Run git, and return what it shows; an archive of one release has no release before."""
-    done = subprocess.run(["git", "-C", ROOT, "-c", f"safe.directory={ROOT}", *arguments],
-                          capture_output=True, check=False)  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"this test runs the release before: it needs a clone with its history ({done.stderr!r})")
-    return done.stdout
-
-
-def run_tiles_of(tree: Path | None, folder: Path, *arguments: str, **settings: object) -> dict[str, Any]:
-    """Run a command of a tree's code, or of this one's, and return what it shows."""
-    with code_of(tree):
-        done = run_tiles(folder, *arguments, "--json", **settings)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 @contextmanager
-def code_of(tree: Path | None) -> Iterator[None]:
-    """Let what is started meanwhile be a tree's code."""
+def code_of(tree: Path) -> Iterator[None]:
+    """Start the code of another tree."""
     with pytest.MonkeyPatch.context() as patch:
-        if tree:
-            patch.setenv("PYTHONPATH", str(tree))
-            patch.setattr(support, "TILES", tree / "tiles")
+        patch.setenv("PYTHONPATH", str(tree))
+        patch.setattr(support, "TILES", tree / "tiles")
         yield
 
 
 class Load(threading.Thread):
-    """Somebody signed in who uses a server without a pause; notes each answer that is not the right one."""
+    """A signed-in person who uses a server without a pause; keeps every response with a wrong status."""
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__()
         self.url, self.headers = url, bearer(token)
-        self.gone, self.answered, self.wrong, self.registered = threading.Event(), 0, [], []
+        self.stop, self.answered, self.wrong, self.registered = threading.Event(), 0, [], []
 
     def run(self) -> None:
         with httpx2.Client(base_url=self.url, timeout=30) as http:
-            while not self.gone.is_set():
-                address = f"{uuid.uuid4().hex}@example.org"
-                self._note(202, http.post("/v1/registrations", json={"name": "Eve", "email": address}))
-                self.registered.append(address)
-                self._note(200, http.get("/v1/account", headers=self.headers))
-                self._note(201, http.post("/v1/feedback", json={"message": address}, headers=self.headers))
-                self._note(201, http.post("/v1/sessions", json={"email": "ada@example.org", "password": PASSWORD}))
+            while not self.stop.is_set():
+                email = f"{uuid.uuid4().hex}@example.org"
+                self.check(202, http.post("/v1/registrations", json={"name": "Eve", "email": email}))
+                self.registered.append(email)
+                self.check(200, http.get("/v1/account", headers=self.headers))
+                self.check(201, http.post("/v1/feedback", json={"message": email}, headers=self.headers))
+                self.check(201, http.post("/v1/sessions", json={"email": "ada@example.org", "password": PASSWORD}))
 
-    def _note(self, right: int, answer: httpx2.Response) -> None:
+    def check(self, status: int, response: httpx2.Response) -> None:
         self.answered += 1
-        if answer.status_code != right:
-            self.wrong.append(f"{answer.request.url}: {answer.status_code} {answer.text}")
+        if response.status_code != status:
+            self.wrong.append(f"{response.request.url}: {response.status_code} {response.text}")
+
+    def wait_for_more(self) -> None:
+        enough = self.answered + 40
+        wait_for(lambda: self.answered >= enough or not self.is_alive(), 40)
+        assert self.is_alive(), self.wrong
+
+    def end(self) -> None:
+        self.stop.set()
+        if self.ident:
+            self.join()
 
 
 def signed_up(url: str, mail_server: MailServer) -> str:
-    """Register somebody at a server, and return the token of the session."""
+    """Register somebody, and return the token of the session."""
     assert httpx2.post(f"{url}/v1/registrations", json={"name": "Ada", "email": "ada@example.org"}).status_code == 202
     wait_for(lambda: mail_server.messages)
     body = {"token": token_of(mail_server.messages[0]), "password": PASSWORD}
@@ -331,44 +292,43 @@ def signed_up(url: str, mail_server: MailServer) -> str:
     return token
 
 
-def used(load: Load, times: int = 40) -> None:
-    """Wait until a server has answered so many requests more."""
-    enough = load.answered + times
-    wait_for(lambda: load.answered >= enough or not load.is_alive(), 40)
-    assert load.is_alive(), load.wrong
-
-
-@empty_database
+@pytest.mark.parametrize(
+    "database_url", ["empty_sqlite", pytest.param("empty_postgresql", marks=pytest.mark.long)], indirect=True
+)
 def test_the_release_before_goes_on_serving_while_the_next_schema_and_the_next_release_come(
     release_before: Path, tmp_path: Path, database_url: str, mail_server: MailServer
 ) -> None:
     settings = {"database_url": database_url, "mail_server": mail_server.host, "mail_port": mail_server.port,
                 "rate_limits": "off", "secret_keys": KEY}  # fmt: skip
-    made = run_tiles_of(release_before, tmp_path / "instance", "db", "upgrade", **settings)
-    before = made["to"]
-    assert (made["from"], before < REVISIONS[-1]) == (None, True)
-    (tmp_path / "new").mkdir()
+
+    def upgrade() -> str:
+        done = run_tiles(tmp_path / "instance", "db", "upgrade", "--json", **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     with code_of(release_before):
+        before = re.findall(r'"to": "(\d+)"', upgrade())[0]
         old = ServerProcess(tmp_path, **settings)
+    assert before < REVISIONS[-1]
+    (tmp_path / "new").mkdir()
     new = ServerProcess(tmp_path / "new", **settings)
     with old, ExitStack() as stack:
         token = signed_up(old.url, mail_server)
         loads = [Load(old.url, token), Load(new.url, token)]
-        stack.callback(lambda: [load.gone.set() or load.join() for load in loads if load.ident])
+        for load in loads:
+            stack.callback(load.end)
         loads[0].start()
-        used(loads[0])
-        upgraded = run_tiles_of(None, tmp_path / "instance", "db", "upgrade", **settings)
-        assert upgraded == {"from": before, "to": REVISIONS[-1]}
-        used(loads[0])
+        loads[0].wait_for_more()
+        assert f'"to": "{REVISIONS[-1]}"' in upgrade()
+        loads[0].wait_for_more()
         assert httpx2.get(f"{old.url}/readyz").status_code == (200 if before >= TAKES_LATER_SCHEMAS else 503)
         with new:
             loads[1].start()
             for load in loads:
-                used(load)
-                load.gone.set()
-                load.join()
+                load.wait_for_more()
+                load.end()
             assert [load.wrong for load in loads] == [[], []]
-            wanted = {address for load in loads for address in load.registered}
-            wait_for(lambda: wanted <= {str(message["To"]) for message in list(mail_server.messages)}, 40)
+            registered = {email for load in loads for email in load.registered}
+            wait_for(lambda: registered <= {str(message["To"]) for message in list(mail_server.messages)}, 40)
             assert new.terminate() == 0
         assert old.terminate() == 0

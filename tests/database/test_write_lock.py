@@ -14,9 +14,9 @@ from support import PASSWORD, MailServer, ServerProcess, bearer, token_of, wait_
 from test_serve import register, send_through
 
 HELD_SECONDS = 5
-PEOPLE = 8
+PEOPLE = [f"ada{number}@example.org" for number in range(8)]
 READS = ("/healthz", "/readyz", "/v1/account", "/v1/sessions", "/v1/account/export", "/v1/policy", "/privacy", "/docs")
-# All that an operation may need: what it does not name is refused before anything is written.
+# All other operations take a token, which is refused before anything is written.
 BODIES = {
     "/v1/registrations": {"name": "Bob", "email": "bob@example.org"},
     "/v1/password-resets": {"email": "ada@example.org"},
@@ -31,25 +31,26 @@ BODIES = {
 
 
 @contextmanager
-def write_lock(database: Path) -> Iterator[None]:
+def write_lock(server: ServerProcess) -> Iterator[None]:
     """Hold SQLite's write lock, as another process that writes does."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
 
 
-def sign_up(server: ServerProcess, mails: MailServer, email: str) -> str:
-    """Register somebody, and return the token of the session."""
-    before = len(mails.messages)
-    register(server.url, email)
-    token = token_of(wait_for(lambda: mails.messages[before:])[-1])
-    answer = httpx2.post(f"{server.url}/v1/registrations/confirm", json={"token": token, "password": PASSWORD})
-    session: str = answer.json()["session"]["token"]
+def sign_up(server: ServerProcess, mails: MailServer) -> str:
+    """Register everybody, and return the token of the first session."""
+    for email in PEOPLE:
+        register(server.url, email)
+    wait_for(lambda: len(mails.messages) == len(PEOPLE))
+    bodies = [{"token": token_of(message), "password": PASSWORD} for message in mails.messages]
+    responses = [httpx2.post(f"{server.url}/v1/registrations/confirm", json=body) for body in bodies]
+    session: str = responses[0].json()["session"]["token"]
     return session
 
 
-def requests_of(document: dict[str, dict[str, object]]) -> list[tuple[str, str]]:
+def writing_operations(document: dict[str, dict[str, object]]) -> list[tuple[str, str]]:
     """Return every operation of the OpenAPI document that may write, those that end the session last."""
     operations = [
         (method.upper(), path.replace("{session_id}", str(uuid.uuid4())))
@@ -61,7 +62,7 @@ def requests_of(document: dict[str, dict[str, object]]) -> list[tuple[str, str]]
 
 
 def slowest_read(http: httpx2.Client, seconds: float) -> float:
-    """Read everything again and again, and return how many seconds the slowest answer took."""
+    """Read everything again and again, and return how many seconds the slowest response took."""
     slowest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         for path in READS:
@@ -72,44 +73,46 @@ def slowest_read(http: httpx2.Client, seconds: float) -> float:
 
 
 def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, mail_server: MailServer) -> None:
-    people = [f"ada{number}@example.org" for number in range(PEOPLE)]
     with ServerProcess(tmp_path, **send_through(mail_server)) as server:
-        session, *_ = [sign_up(server, mail_server, email) for email in people]
+        session = sign_up(server, mail_server)
         server.terminate()
-    # Their hashes have an older cost now, so signing in writes new ones.
+    # The cost of password hashes was raised, so signing in stores new ones.
     with (
         ServerProcess(tmp_path, **send_through(mail_server), argon2_memory_kib=65536, argon2_time_cost=3) as server,
         httpx2.Client(base_url=server.url, headers=bearer(session), timeout=30) as http,
         ThreadPoolExecutor(200) as threads,
     ):
 
-        def send(method: str, path: str, body: dict[str, object]) -> int:
+        def send(method: str, path: str, body: dict[str, str]) -> int:
             headers = bearer(session) if method == "PATCH" or path == "/v1/feedback" else {}
             return httpx2.request(method, server.url + path, json=body, headers=headers, timeout=60).status_code
 
-        with write_lock(server.instance_path / "tiles.sqlite3"):
+        with write_lock(server):
             sent = [threads.submit(send, "POST", "/v1/sessions", {"email": email, "password": PASSWORD})
-                    for email in people]  # fmt: skip
-            sent += [threads.submit(send, method, path, BODIES.get(path, {"token": "none"}))
-                     for _ in range(3) for method, path in requests_of(http.get("/openapi.json").json())]  # fmt: skip
+                    for email in PEOPLE]  # fmt: skip
+            for method, path in 3 * writing_operations(http.get("/openapi.json").json()):
+                sent.append(threads.submit(send, method, path, BODIES.get(path, {"token": "none"})))
             slowest = slowest_read(http, HELD_SECONDS)
-        # What waited goes on, up to its next write.
+        # Requests that waited continue, up to their next write.
         time.sleep(0.05)
-        with write_lock(server.instance_path / "tiles.sqlite3"):
+        with write_lock(server):
             slowest = max(slowest, slowest_read(http, 2))
-        statuses = {answer.result() for answer in sent}
-        # The lock is held for longer than that; a busy machine takes up to a second and a half for a read.
+        statuses = {response.result() for response in sent}
+        # On a busy machine a read takes up to a second and a half.
         assert slowest < 3, "a read waited for the write lock"
         assert not statuses & {500, 502}
         assert "unexpected" not in server.log
 
 
-@pytest.mark.parametrize("path", ["/v1/registrations", "/v1/feedback"])
-def test_what_cannot_be_written_in_time_is_refused_as_overloaded(
-    tmp_path: Path, path: str, mail_server: MailServer
-) -> None:
-    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
-        with write_lock(server.instance_path / "tiles.sqlite3"):
-            answer = httpx2.post(server.url + path, json=BODIES[path], timeout=30)
-        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-        assert httpx2.post(server.url + path, json=BODIES[path], timeout=30).status_code in {201, 202}
+@pytest.mark.long
+def test_what_cannot_be_written_in_time_is_refused_as_overloaded(tmp_path: Path, mail_server: MailServer) -> None:
+    with ServerProcess(tmp_path, **send_through(mail_server)) as server, ThreadPoolExecutor() as threads:
+
+        def send(path: str) -> httpx2.Response:
+            return httpx2.post(server.url + path, json=BODIES[path], timeout=30)
+
+        paths = ("/v1/registrations", "/v1/feedback")
+        with write_lock(server):
+            refused = list(threads.map(send, paths))
+        assert [(response.status_code, response.json()["code"]) for response in refused] == [(503, "overloaded")] * 2
+        assert [send(path).status_code for path in paths] == [202, 201]
