@@ -33,7 +33,7 @@ from backend.database import engine
 from backend.database.models import Account, AuditEntry, Mail, PreviousAddress
 from backend.desk import operations
 from backend.privacy import announcements, policy
-from backend.security import keys, receipts, tokens
+from backend.security import keys, tokens
 from backend.security.tokens import Purpose
 from backend.serving import worker
 
@@ -212,7 +212,7 @@ def forge(leak: Leak) -> list[tuple[Purpose, str]]:
             content = {"account": str(mail.id), "name": "Thief", "email": "thief@example.org"}
             made.append((Purpose.REGISTRATION, tokens.issue(Purpose.REGISTRATION, content)))
         for entry in session.scalars(select(AuditEntry).where(AuditEntry.act == "erased")):
-            made.append((Purpose.RECEIPT, tokens.issue(Purpose.RECEIPT, receipts.content_of(entry))))
+            made.append((Purpose.RECEIPT, tokens.issue_receipt(entry)))
     return made
 
 
