@@ -6,7 +6,7 @@ SOURCES := backend client_sdk tests
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	pyproject.toml client_sdk/pyproject.toml --group build
 
-.PHONY: setup serve test check format lint audit argon2 bench fuzz chaos lock
+.PHONY: setup serve test check format lint audit argon2 bench fuzz chaos mutants lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -48,6 +48,11 @@ fuzz: .venv/.development
 # Kills, cuts off, fills and freezes what the service runs on, under load: nothing acknowledged may be lost.
 chaos: .venv/.development
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+# Change the code of security, accounts and privacy in small ways: fails when the tests notice fewer changes than before.
+# Takes hours; `make mutants ARGS=quick` changes the tokens only.
+mutants: .venv/.development
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 format: .venv/.development
 	$(BIN)/ruff check --fix $(SOURCES)

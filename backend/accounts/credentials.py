@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, and_, delete, select, text, update
+from sqlalchemy import ColumnElement, and_, delete, literal, select, text, update
 from sqlalchemy.orm import aliased
 
 from backend import clock
@@ -38,26 +38,23 @@ def new_password_hash(password: str, *, name: str | None, email: str, pointer: s
 
 
 def note_cost(password_hash: str) -> None:
-    """In the transaction that stores a hash: note its cost, so that signing in costs the same whoever signs in."""
+    """In the transaction that stores a hash: store its cost, so that signing in does the same work for everybody."""
     db.session.execute(insert_unless_taken(PasswordCost).values(cost=cost_of(password_hash)))
 
 
 def forget_costs() -> None:
-    """Forget the costs that no hash has any more, so that nobody does their work."""
-    old = PasswordCost.cost != hasher().cost
+    """Forget the costs that no hash has any more."""
+    prefix = literal(HASH_PREFIX) + PasswordCost.cost + "$"
+    in_use = select(Account.id).where(Account.password_hash.startswith(prefix)).exists()
+    unused = (PasswordCost.cost != hasher().cost) & ~in_use
     with reading() as session:
-        costs = session.scalars(select(PasswordCost.cost).where(old)).all()
-        unused = [cost for cost in costs if not session.scalar(select(_hashes_of(cost)))]
-    for cost in unused:
-        with transaction() as session:
-            if db.engine.dialect.name == "postgresql":
-                # Whoever is just storing such a hash, unseen by others yet, goes first.
-                session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
-            session.execute(delete(PasswordCost).where(PasswordCost.cost == cost, ~_hashes_of(cost)))
-
-
-def _hashes_of(cost: str) -> Exists:
-    return select(Account.id).where(Account.password_hash.startswith(f"{HASH_PREFIX}{cost}$", autoescape=True)).exists()
+        if not session.scalar(select(PasswordCost.cost).where(unused)):
+            return
+    with transaction() as session:
+        if db.engine.dialect.name == "postgresql":
+            # A transaction that stores such a hash, which nobody sees yet, commits first.
+            session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
+        session.execute(delete(PasswordCost).where(unused))
 
 
 def ask_password_again(viewer: Viewer, password: str, client: str | None) -> AnyRow:

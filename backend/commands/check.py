@@ -25,7 +25,7 @@ from backend.mail import queue as mail
 from backend.mail.smtp import Refused, code_of
 from backend.mail.transport import MAILBOX, Courier, ServerUnavailable, is_ours, trouble
 from backend.privacy import erasure, ledger
-from backend.security import known_keys
+from backend.security import keys
 from backend.security.throttle import OFF
 
 SECONDS = 5.0
@@ -195,7 +195,7 @@ def _postgresql(found: AnyRow) -> Iterator[Finding]:
 
 def signing() -> Iterator[Finding]:
     """Look at whether the database knows a key that is here."""
-    if known_keys.are_others():
+    if keys.are_others():
         yield Finding("keys-others", "error",
                       "the database knows other keys than are here: another machine signs with them, or secret_key was "
                       "not brought back after a restore",

@@ -30,7 +30,7 @@ from backend.database import scrub
 from backend.desk import operations
 from backend.errors import InvalidToken
 from backend.privacy import erasure, ledger
-from backend.security import receipts
+from backend.security import tokens
 
 WHO = click.argument("who", type=Who(), metavar="ADDRESS|ID")
 BASIS = click.option(
@@ -268,7 +268,7 @@ def verify_receipt(file: IO[str], *, as_json: bool) -> None:
     when it is not genuine.
     """
     try:
-        found = receipts.verify(file.read())
+        found = tokens.verify_receipt(file.read())
     except (InvalidToken, UnicodeDecodeError):
         msg = "this is no receipt of this service, or it was altered; give the receipt alone, not the mail around it"
         raise click.ClickException(msg) from None

@@ -16,7 +16,7 @@ from backend.commands.probes import Finding
 from backend.config import make_folder, settings
 from backend.database import backup, copying, schema
 from backend.privacy import erasure
-from backend.security import known_keys
+from backend.security import keys
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 SHOW_PROGRESS_AFTER_SECONDS = 2.0
@@ -106,7 +106,7 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
     restored = backup.restore(file)
     _, version = schema.upgrade()
     again = erasure.replay().erased_again
-    if known_keys.are_others():
+    if keys.are_others():
         click.echo("Note: the database knows other keys than are here: bring back the secret_key of that time, or run "
                    "`tiles keys adopt`. Nothing is served or sent before.", err=True)  # fmt: skip
     show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)

@@ -28,7 +28,7 @@ from backend.logs import configure, say
 from backend.mail import queue
 from backend.mail.transport import MAILBOX, ServerUnavailable, is_ours
 from backend.privacy import erasure
-from backend.security import hashing, keys, known_keys
+from backend.security import hashing, keys
 from backend.security.throttle import OFF
 from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
@@ -118,7 +118,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     address = _free_address(host, port)
     make_folder(settings().instance_path)
     schema.upgrade()
-    known_keys.begin()
+    keys.begin()
     again = erasure.replay().erased_again
     if again:
         say(f"{again} erased accounts had come back with a restored database, and were erased again.")
@@ -170,7 +170,7 @@ def mail_work() -> None:
     """
     make_folder(settings().instance_path)
     try:
-        known_keys.begin()
+        keys.begin()
     except DBAPIError:
         # A server that is away is waited for; each round looks at the keys, too.
         if not has_file():
@@ -185,7 +185,7 @@ def mail_work() -> None:
 def mail_deliver(*, as_json: bool) -> None:
     """Send the mails that are due now, once; exits 1 when the mail server is away."""
     make_folder(settings().instance_path)
-    known_keys.begin()
+    keys.begin()
     tried = 0
     try:
         while sent := worker.deliver():
@@ -236,7 +236,8 @@ def db_upgrade(*, as_json: bool) -> None:
     """Bring the database schema to this release's version; safe to run twice, or at the same time."""
     make_folder(settings().instance_path)
     before, after = schema.upgrade()
-    known_keys.make_first()
+    if not keys.are_others():
+        keys.make()
     show({"from": before, "to": after}, as_json=as_json)
 
 
@@ -299,7 +300,7 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
             "links to unsubscribe and to open a closed account again, receipts of erasures. Let go of them?",
             yes=yes,
         )
-    kept = known_keys.rotate(leaving)
+    kept = keys.rotate(leaving)
     show({"older_keys_kept": len(kept), "forgotten": len(leaving)}, as_json=as_json)
 
 
@@ -323,7 +324,7 @@ def keys_adopt(*, yes: bool, as_json: bool) -> None:
         yes=yes,
     )
     make_folder(settings().instance_path)
-    known_keys.adopt()
+    keys.adopt()
     show({"keys": len(keys.in_use())}, as_json=as_json)
 
 

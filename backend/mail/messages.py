@@ -19,7 +19,7 @@ from backend.config import settings
 from backend.database.engine import AnyRow, reading
 from backend.database.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
 from backend.mail.transport import Message
-from backend.security import receipts, tokens
+from backend.security import tokens
 from backend.security.tokens import LIFETIMES, Purpose
 from backend.values import SERVICE
 
@@ -182,7 +182,7 @@ def _erased(mail: AnyRow) -> Draft | None:
         "erased_on": entry.at.date(),
         "removed": entry.details["removed"],
         "kept": entry.details["kept"],
-        "receipt": receipts.issue(entry),
+        "receipt": tokens.issue_receipt(entry),
         "verify_url": f"{settings().public_url}/v1/erasure-receipts/verify",
         "data_manager_email": settings().data_manager_email,
     }

@@ -26,7 +26,7 @@ from backend.database.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mai
 from backend.database.scrub import leave_remains
 from backend.mail import mailboxes, queue
 from backend.privacy import ledger
-from backend.security import lockout, receipts
+from backend.security import lockout, tokens
 from backend.security.throttle import throttle
 
 BATCH = 100
@@ -170,7 +170,7 @@ def verify(*, receipt: str, client: str | None) -> dict[str, Any]:
         InvalidToken: it is no receipt of this service, or was altered.
     """
     throttle().charge("token", client=client)
-    return receipts.verify(receipt)
+    return tokens.verify_receipt(receipt)
 
 
 @dataclass(frozen=True, slots=True)

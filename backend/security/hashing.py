@@ -1,4 +1,4 @@
-"""Argon2id: hash, verify with equal work, and a bounded line before both."""
+"""Argon2id: hash passwords, and verify them in equal time, with a bounded backlog."""
 
 import ctypes
 import os
@@ -24,25 +24,23 @@ from backend.metrics import meters
 from backend.security.password_rules import normalize
 
 HASH_PREFIX = "$argon2id$v=19$"
-SALT_BYTES = 16
-HASH_BYTES = 32
+SALT_BYTES, HASH_BYTES = 16, 32
 LINE = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h).
 MALLOPT = (-1, 2**30), (-3, 2**30)
-
 ONE_HASH = "from argon2 import PasswordHasher; PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('')"
 
 T = TypeVar("T")
 
 
 class Hasher:
-    """Hashes passwords, as many at a time as this process has cores, and refuses work that would wait too long.
+    """Hashes in as many threads as this process has cores, and refuses work that would wait over `WAIT_SECONDS`.
 
-    The wait is bounded by `WAIT_SECONDS`, memory by cores x `argon2_memory_kib`: as many threads do the work, and
-    each uses its memory again. In the threads that answer requests, the allocator would keep that much for each.
+    Its own threads bound the memory to cores x `argon2_memory_kib`: the allocator keeps that much for every thread
+    that has hashed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -56,16 +54,15 @@ class Hasher:
         )
         self.cost = f"m={settings.argon2_memory_kib},t={settings.argon2_time_cost},p={settings.argon2_parallelism}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # More than the cores only take each other's cache.
         threads = max(cores // served_processes(), 1)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hasher", initializer=_give_way)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hasher", initializer=_lower_priority)
         self._line = threading.BoundedSemaphore(LINE)
 
     def refuse_if_full(self) -> None:
-        """Refuse before any other work what would be refused after it.
+        """Refuse a request before any other work.
 
         Raises:
-            Overloaded: the line is full.
+            Overloaded: the backlog is full.
         """
         self._enter()
         self._line.release()
@@ -75,65 +72,73 @@ class Hasher:
             meters().refused.inc()
             raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
 
-    def _in_turn(self, work: Callable[..., T], *given: object) -> T:
+    def _run(self, work: Callable[..., T], *args: object) -> T:
         self._enter()
         meters().hashes.inc()
         try:
-            turn = self._pool.submit(work, *given)
+            job = self._pool.submit(work, *args)
             try:
-                return turn.result(WAIT_SECONDS)
+                return job.result(WAIT_SECONDS)
             except TimeoutError:
-                if turn.cancel():
-                    raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
-            return turn.result()
+                if not job.cancel():
+                    return job.result()
+        except (HashingError, VerificationError):  # no memory for it
+            pass
         finally:
             meters().hashes.dec()
             self._line.release()
+        raise Overloaded(retry_after=RETRY_AFTER_SECONDS)
 
     def hash(self, password: str) -> str:
         """Return the encoded hash of a password.
 
         Raises:
-            Overloaded: the line is full.
+            Overloaded: the backlog is full.
         """
-        try:
-            return self._in_turn(self._hasher.hash, normalize(password))
-        except HashingError:  # no memory for it
-            raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
+        return self._run(self._hasher.hash, normalize(password))
 
     def verify(self, encoded: str | None, password: str, costs: Iterable[str] = ()) -> bool:
-        """Tell whether a password has this hash; without a hash, do the same work and say no.
+        """Return whether a password has this hash. Without a hash, do the same work and return False.
 
-        The same work also where accounts have hashes of other costs: each cost's is done, whichever the hash has.
+        Verify against one more hash of each other cost in use: the time does not tell which cost this hash has.
 
         Raises:
-            Overloaded: the line is full.
+            Overloaded: the backlog is full.
         """
-        own = cost_of(encoded) if encoded else self.cost
-        hashes = {cost: _hash_of_nobody(cost) for cost in (*costs, self.cost)} | {own: encoded or _hash_of_nobody(own)}
-        try:
-            right = self._in_turn(self._verify_each, hashes, normalize(password))
-        except VerificationError:  # no memory for it
-            raise Overloaded(retry_after=RETRY_AFTER_SECONDS) from None
-        return right[own] and encoded is not None
+        hashed = encoded or _hash_of_nobody(self.cost)
+        others = sorted({self.cost, *costs} - {cost_of(hashed)})
+        return self._run(self._verify_each, [hashed, *map(_hash_of_nobody, others)], normalize(password))[0]
 
-    def _verify_each(self, hashes: dict[str, str], password: str) -> dict[str, bool]:
-        return {cost: self._verify(encoded, password) for cost, encoded in sorted(hashes.items())}
+    def _verify_each(self, hashes: list[str], password: str) -> list[bool]:
+        right = [False] * len(hashes)
+        for number, hashed in enumerate(hashes):
+            with suppress(VerifyMismatchError, InvalidHashError):
+                right[number] = self._hasher.verify(hashed, password)
+        return right
 
-    def _verify(self, encoded: str, password: str) -> bool:
-        try:
-            return self._hasher.verify(encoded, password)
-        except (VerifyMismatchError, InvalidHashError):
-            return False
+
+def cost_of(encoded: str) -> str:
+    """Return the parameters of a hash as it names them: `m=19456,t=2,p=1`."""
+    return encoded.split("$")[3]
+
+
+def unusable_hash(cost: str) -> str:
+    """Return a hash that no password matches; verifying it takes as long as any other of this cost."""
+    salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
+    return f"{HASH_PREFIX}{cost}${salt}${digest}"
+
+
+# Making one for each request would add work.
+_hash_of_nobody = cache(unusable_hash)
 
 
 def try_argon2() -> None:
-    """Make a hash in a child process: an instruction that this processor lacks ends the process that meets it.
+    """Make a hash in a child process, because an instruction that the processor lacks kills the process.
 
     Raises:
         Impossible: Argon2 was built for another processor.
     """
-    child = subprocess.run([sys.executable, "-c", ONE_HASH], capture_output=True, check=False)  # noqa: S603 - fixed words
+    child = subprocess.run([sys.executable, "-c", ONE_HASH], capture_output=True, check=False)  # noqa: S603 - a constant
     if child.returncode == -signal.SIGILL:
         raise Impossible(
             "Argon2 was built for another processor (SIGILL): remove .venv, and run `make` on this machine"
@@ -141,31 +146,16 @@ def try_argon2() -> None:
 
 
 def keep_memory() -> None:
-    """Keep a hash's memory for the next one, where the C library is GNU's: to clear it anew is much of the work."""
+    """Make glibc keep a hash's memory for the next hash: getting and clearing it anew is much of the work."""
     with suppress(OSError, AttributeError):
         for parameter, value in MALLOPT:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
-def _give_way() -> None:
-    """Let whoever needs no hash have the processor first: on Linux a thread has a priority of its own."""
+def _lower_priority() -> None:
+    """Prefer requests that need no hash: on Linux a thread has a priority of its own."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
-
-
-def cost_of(encoded: str) -> str:
-    """Return the parameters with which a hash was made, as it names them: `m=19456,t=2,p=1`."""
-    return encoded.split("$")[3]
-
-
-def unusable_hash(cost: str) -> str:
-    """Return a hash that no password matches; to verify a password against it is the same work as any other."""
-    salt, digest = (b64encode(secrets.token_bytes(size)).rstrip(b"=").decode() for size in (SALT_BYTES, HASH_BYTES))
-    return f"{HASH_PREFIX}{cost}${salt}${digest}"
-
-
-# What an unknown address is verified against: making one for each request would add work.
-_hash_of_nobody = cache(unusable_hash)
 
 
 def init_app(app: Flask) -> None:
@@ -176,5 +166,5 @@ def init_app(app: Flask) -> None:
 
 def hasher() -> Hasher:
     """Return the hasher of the current app."""
-    found: Hasher = current_app.extensions["tiles.hasher"]
-    return found
+    current: Hasher = current_app.extensions["tiles.hasher"]
+    return current

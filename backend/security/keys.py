@@ -1,8 +1,8 @@
-"""The keys that sign mailed tokens and receipts: those of the settings, or a file that the instance made for itself.
+"""The keys that sign mailed tokens and receipts: from the settings, or from a file that the instance makes.
 
-The file names the newest first: it signs, and all of them verify. It is read whenever a token is issued or redeemed
-(8 µs), so that a rotation reaches every process of the instance at once. Were it looked at only now and then, one
-process would refuse what another had just signed, and a stolen key would stay good for a while.
+The newest key comes first and signs; every key verifies. The file is read for each token (8 µs), so that a rotation
+reaches all processes of the instance at once. The database stores a digest of each key in use, so that a machine with
+other keys is told so at its start.
 """
 
 import fcntl
@@ -11,20 +11,28 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flask import Flask, current_app
 from pydantic import SecretStr
+from sqlalchemy import delete, insert, select
 
+from backend import clock
 from backend.config import PREFIX, SettingsError, make_folder, settings
+from backend.database import schema
+from backend.database.engine import db, has_file, lock, reading, transaction
+from backend.database.models import KeyDigest
 from backend.errors import Impossible
 from backend.values import strong
 
 NAME = "secret_key"
+LAST_READ = "tiles.keys"
+# A key has at least 32 random characters: its digest does not help to guess it.
+DIGEST_PURPOSE = b"tiles: this key signs for this database"
 BY_HAND = f"""\
-{PREFIX}SECRET_KEYS names the keys, so there is no file to put another into. By hand, losing no link:
+{PREFIX}SECRET_KEYS names the keys, so there is no file to rotate. To rotate by hand without losing a link:
   1. Make a key (openssl rand -hex 32) and put it last in {PREFIX}SECRET_KEYS of every process and machine: old,new.
      Restart them all: from then on each of them verifies what the new key signs.
   2. Put it first: new,old. Restart them all: from then on it signs.
@@ -38,21 +46,163 @@ Keys = tuple[SecretStr, ...]
 log = logging.getLogger(__name__)
 
 
-class _File:
-    """The instance's own keys, as its file has them at the moment."""
+def init_app(app: Flask) -> None:
+    """Check the key file, if there is one.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._last: Keys = ()
+    Raises:
+        SettingsError: it cannot be read, or holds no usable key.
+    """
+    with app.app_context():
+        if exist():
+            in_use()
 
-    def read(self) -> Keys:
-        try:
-            self._last = _read(self.path)
-        except (OSError, ValueError) as error:
-            if not self._last:
-                raise SettingsError(_reason(self.path, error)) from None
-            log.error("the key file cannot be read, its last keys go on (%s)", type(error).__name__)  # noqa: TRY400
-        return self._last
+
+def make() -> None:
+    """Make the instance folder and a key file where they are missing; no file where the settings name the keys.
+
+    Raises:
+        SettingsError: this process cannot make them.
+    """
+    make_folder(settings().instance_path)
+    path = _path()
+    try:
+        if not exist():
+            _write(path, (_new(),))
+    except OSError as error:
+        raise SettingsError(_reason(path, error)) from None
+    in_use()
+
+
+def in_use() -> Keys:
+    """Return the keys, the newest first. An unreadable file does not stop a process that has read it before.
+
+    Raises:
+        SettingsError: this instance has no usable key.
+    """
+    if settings().secret_keys:
+        return settings().secret_keys
+    try:
+        keys = _read(_path())
+    except (OSError, ValueError) as error:
+        keys = current_app.extensions.get(LAST_READ, ())
+        if not keys:
+            raise SettingsError(_reason(_path(), error)) from None
+        log.error("the key file cannot be read, its last keys stay in use (%s)", type(error).__name__)  # noqa: TRY400
+    current_app.extensions[LAST_READ] = keys
+    return keys
+
+
+def exist() -> bool:
+    """Return whether the settings name keys or the instance has its file."""
+    return bool(settings().secret_keys) or _path().exists()
+
+
+def digests(purpose: str) -> Callable[..., bytes]:
+    """Return a function that makes digests of texts. Without the newest key nobody can find a text by trying."""
+    key = hmac.digest(in_use()[0].get_secret_value().encode(), purpose.encode(), "sha256")
+    return lambda *texts: hmac.digest(key, "\0".join(texts).encode(), "sha256")
+
+
+# The keys that the database knows
+
+
+def are_others() -> bool:
+    """Return whether the database knows keys, but none of the keys here."""
+    with reading():
+        known = _known()
+    return bool(known) and known.isdisjoint(_here())
+
+
+def require() -> None:
+    """Refuse to sign with keys that the database does not know.
+
+    Raises:
+        Impossible: another machine signs with other keys, or the key was lost.
+    """
+    if are_others():
+        place = f"{PREFIX}SECRET_KEYS" if settings().secret_keys else str(_path())
+        raise Impossible(
+            f"{place}: none of the keys here is known to this database, which knows others. Another machine "
+            f"signs with other keys, or {NAME} was not brought back after a restore: what those keys signed would "
+            "be refused here. Put the other machine's keys, or the old key file, in place. If they are lost for good, "
+            "run `tiles keys adopt`: unused links and receipts of erasures are refused from then on"
+        )
+
+
+def begin() -> None:
+    """Make a key if there is none, and store the digests of the keys in use.
+
+    Raises:
+        Impossible: the database knows other keys. Nothing is made or stored.
+    """
+    require()
+    adopt()
+
+
+def adopt() -> None:
+    """Make the keys here the only ones that the database knows; make a key if there is none."""
+    make()
+    _store(_here())
+
+
+def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
+    """Sign with a new key from now on; return the older keys that still verify: all but those in `leaving`.
+
+    Raises:
+        Impossible: the settings name the keys, the file cannot be read or written, or the database knows other keys.
+    """
+    if settings().secret_keys:
+        raise Impossible(BY_HAND)
+    new = _new()
+    if not (has_file() and schema.is_current()):
+        make()
+        return _put_first(new, leaving)
+    begin()
+    # Stored before it signs, so that every process that meets the new key finds it in the database.
+    _store({*_here(), _digest(new)})
+    kept = _put_first(new, leaving)
+    _store(_here())
+    return kept
+
+
+def _digest(key: SecretStr) -> str:
+    return hmac.digest(key.get_secret_value().encode(), DIGEST_PURPOSE, "sha256").hex()
+
+
+def _here() -> set[str]:
+    return {_digest(key) for key in in_use()} if exist() else set()
+
+
+def _known() -> set[str]:
+    return set(db.session.scalars(select(KeyDigest.digest)))
+
+
+def _store(digests: set[str]) -> None:
+    with transaction() as session:
+        lock("keys")
+        known = _known()
+        session.execute(delete(KeyDigest).where(KeyDigest.digest.in_(known - digests)))
+        if added := digests - known:
+            today = clock.now().date()
+            session.execute(insert(KeyDigest), [{"digest": digest, "first_seen": today} for digest in added])
+
+
+# The file
+
+
+def _path() -> Path:
+    return settings().instance_path / NAME
+
+
+def _new() -> SecretStr:
+    return SecretStr(secrets.token_urlsafe(32))
+
+
+def _read(path: Path) -> Keys:
+    keys = strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
+    if not keys:
+        raise ValueError
+    return keys
 
 
 def _reason(path: Path, error: OSError | ValueError) -> str:
@@ -65,164 +215,49 @@ def _reason(path: Path, error: OSError | ValueError) -> str:
             return f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
 
 
-def init_app(app: Flask) -> None:
-    """Give the app its keys, if it has any yet.
-
-    Raises:
-        SettingsError: the instance's own file is of no use.
-    """
-    with app.app_context():
-        given = settings()
-    file = None if given.secret_keys else _File(given.instance_path / NAME)
-    if file and file.path.exists():
-        file.read()
-    app.extensions["tiles.keys"] = file
-
-
-def make() -> None:
-    """Make the instance folder, and in it a key, where they are missing and the settings name no key.
-
-    Raises:
-        SettingsError: this process cannot make them.
-    """
-    make_folder(settings().instance_path)
-    file = _file()
-    if file is None:
-        return
+def _put_first(new: SecretStr, leaving: Collection[SecretStr]) -> Keys:
+    path = _path().resolve()  # it may be a link
     try:
-        if not file.path.exists():
-            _make(file.path)
-    except OSError as error:
-        raise SettingsError(_reason(file.path, error)) from None
-    file.read()
-
-
-def _file() -> _File | None:
-    found: _File | None = current_app.extensions["tiles.keys"]
-    return found
-
-
-def in_use() -> Keys:
-    """Return the keys, the newest first: it signs, and all of them verify.
-
-    Raises:
-        SettingsError: this instance has no key yet.
-    """
-    file = _file()
-    return file.read() if file else settings().secret_keys
-
-
-def digests(purpose: str) -> Callable[..., bytes]:
-    """Return what makes digests of texts for one purpose: without the newest key nobody can find a text by trying."""
-    key = hmac.digest(in_use()[0].get_secret_value().encode(), purpose.encode(), "sha256")
-    return lambda *texts: hmac.digest(key, "\0".join(texts).encode(), "sha256")
-
-
-def exist() -> bool:
-    """Tell whether there is a key: the settings name one, or the instance has its file."""
-    file = _file()
-    return file is None or file.path.exists()
-
-
-def place() -> str:
-    """Return where the keys are: the path of the file, or the setting."""
-    file = _file()
-    return str(file.path) if file else f"{PREFIX}SECRET_KEYS"
-
-
-def rotate(leaving: Collection[SecretStr] = (), first: SecretStr | None = None) -> Keys:
-    """Sign with another key from now on: `first`, or one that is made.
-
-    Returns:
-        The older ones that still verify: all but those that are to leave.
-
-    Raises:
-        Impossible: the settings name the keys, or the file is not to be read or written.
-    """
-    file = _file()
-    if file is None:
-        raise Impossible(BY_HAND)
-    try:
-        path = file.path.resolve()  # another file may stand for it
-        with _locked(path):
+        with _opened(path.parent) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # one rotation at a time
             kept = tuple(key for key in _read(path) if key not in leaving)
-            _replace(path, (first or new(), *kept))
+            _write(path, (new, *kept), like=path.stat())
     except OSError as error:
-        msg = f"{file.path}: cannot be written ({error.strerror}); mend that, and run this once more"
+        msg = f"{_path()}: cannot be written ({error.strerror}); mend that, and run this once more"
         raise Impossible(msg) from None
     except ValueError:
-        raise Impossible(f"{file.path} holds no usable key") from None
+        raise Impossible(f"{_path()} holds no usable key") from None
     return kept
 
 
-def new() -> SecretStr:
-    """Return a new key."""
-    return SecretStr(secrets.token_urlsafe(32))
-
-
-def _read(path: Path) -> Keys:
-    keys = strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
-    if not keys:
-        raise ValueError
-    return keys
-
-
-def _write(draft: Path, keys: Iterable[SecretStr], like: os.stat_result | None = None) -> None:
-    """Write a file of keys that is on the disk when this returns, for those who may read the one that it is like."""
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+def _write(path: Path, keys: Keys, like: os.stat_result | None = None) -> None:
+    """Replace the file whose status is `like`, or make a new one unless there is one; completely or not at all."""
+    draft = path.with_name(f".{path.name}.{'next' if like else secrets.token_hex(8)}")
+    draft.unlink(missing_ok=True)  # left by a rotation that was killed
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            if like:
+                # Root may rotate for the service's own user, who has to read the file.
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode) & 0o640)
+            file.writelines(f"{key.get_secret_value()}\n" for key in keys)
+            file.flush()
+            os.fsync(file.fileno())
         if like:
-            # Root may rotate for the service's own user, who has to read the file.
-            os.fchown(file.fileno(), like.st_uid, like.st_gid)
-            os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode) & 0o640)
-        file.writelines(f"{key.get_secret_value()}\n" for key in keys)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _make(path: Path) -> None:
-    """Make the file whole or not at all, so that of several starting processes all read the same key."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        _write(draft, [new()])
-        os.link(draft, path)
-        _sync_folder(path)
-    except FileExistsError:
-        pass
+            draft.replace(path)
+        else:
+            with suppress(FileExistsError):  # another process was faster
+                os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _replace(path: Path, keys: Keys) -> None:
-    """Put other keys in the place of the file's, whole or not at all; it is locked until it is replaced."""
-    draft = path.with_name(f".{path.name}.next")
-    draft.unlink(missing_ok=True)  # of a rotation that was killed
-    try:
-        _write(draft, keys, like=path.stat())
-        draft.replace(path)
-    except BaseException:
-        # Not after it: a draft of this name is then the next one's.
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
+    with _opened(path.parent) as folder:
         os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep the file from others who would replace it; it is the one that is there after waiting for them."""
-    while True:
-        file = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file), path.stat()):
-                yield
-                return
-        finally:
-            os.close(file)
+def _opened(folder: Path) -> Iterator[int]:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)

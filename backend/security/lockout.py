@@ -1,13 +1,13 @@
-"""Lockout: how many wrong passwords are tried for an address, counted in the database for all processes together.
+"""Lockout: bound the wrong passwords that are tried for an address, counted in the database for all processes.
 
-Nobody may try over 100 between two right ones (NIST SP 800-63B-4, section 3.2.2). A client, and the networks around it,
-may try fewer, so that one of them locks out itself only; and the last are for a client that read the mailbox.
+At most 100 may be tried between two right ones (NIST SP 800-63B-4, section 3.2.2). A client, and the networks around
+it, may try fewer, so that a client locks out only itself; the last ten are for a client that used a mailed link.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import partial
 from typing import cast
 
 from sqlalchemy import Date, Integer, Table, UpdateBase, bindparam, case, delete, or_, select, update
@@ -21,35 +21,38 @@ from backend.errors import Overloaded, TooManyRequests
 from backend.security import keys
 from backend.security.clients import networks
 
-# By how many times a client's allowance a network has: an IPv4 address or a /64, a /56, a /48.
+# By the multiple of a client's allowance that `networks` gives.
 MOST_OF_CLIENT = {1: 20, 2: 40, 4: 60}
 MOST_OF_ALL, RESERVED = 90, 10
 TRUST = timedelta(hours=1)
-# Waiting opens nothing; who chose a new password meanwhile is let in.
+# Waiting does not unlock an address; a reset does.
 RETRY_AFTER_SECONDS = 3600
 LOCKED = "Too many wrong passwords were tried for this address. Reset the password, then sign in from the same place."
 _ALL = b""
 TABLE = cast(Table, WrongPassword.__table__)
+_KEY = (WrongPassword.address, WrongPassword.client)
+_GIVE_BACK = (
+    update(TABLE)
+    .where(TABLE.c.address == bindparam("address_"), TABLE.c.client == bindparam("client_"))
+    .values(count=TABLE.c.count - 1)
+)
+_CLEAR = delete(TABLE).where(TABLE.c.address == bindparam("address_"), TABLE.c.trusted_until.is_(None))
 
 
-class _Names:
-    """What stands for an address and its clients in the database: nobody without the key can find them by trying."""
+def _names(address: str) -> Callable[..., bytes]:
+    """Return a function that makes digests of an address alone, or of the address and a client.
 
-    def __init__(self, address: str) -> None:
-        self._of = keys.digests("wrong passwords")
-        self._address = address.lower()
-        self.address = self._of(self._address)
-
-    def client(self, network: str) -> bytes:
-        return self._of(self._address, network)
-
-    def trusted(self, client: str) -> bytes:
-        return self._of(self._address, client, "trusted")
+    Without the key nobody can find an address or a client by trying.
+    """
+    return partial(keys.digests("wrong passwords"), address.lower())
 
 
-@cache
-def _counting(_dialect: str) -> UpdateBase:
-    """Return what counts one more, unless there are as many as may be."""
+def _trusted(names: Callable[..., bytes], client: str | None) -> bytes:
+    return names(client or "", "trusted")
+
+
+def _counting() -> UpdateBase:
+    """Return a statement that adds one to a count, unless the count has reached its limit."""
     trusted = select(WrongPassword.count).where(
         WrongPassword.address == bindparam("address"),
         WrongPassword.client == bindparam("trusted"),
@@ -59,81 +62,64 @@ def _counting(_dialect: str) -> UpdateBase:
     row = insert_into(TABLE).values(
         address=bindparam("address"), client=bindparam("client"), count=1, last_on=bindparam("today", type_=Date())
     )
-    return row.on_conflict_do_update(
-        index_elements=[WrongPassword.address, WrongPassword.client],
-        set_={"count": WrongPassword.count + 1, "last_on": row.excluded.last_on},
-        where=WrongPassword.count < most,
-    )
-
-
-_GIVE_BACK = (
-    update(TABLE)
-    .where(TABLE.c.address == bindparam("address_"), TABLE.c.client == bindparam("client_"))
-    .values(count=TABLE.c.count - 1)
-)
-_CLEAR = delete(TABLE).where(TABLE.c.address == bindparam("address_"), TABLE.c.trusted_until.is_(None))
+    counted = {"count": WrongPassword.count + 1, "last_on": row.excluded.last_on}
+    return row.on_conflict_do_update(index_elements=_KEY, set_=counted, where=WrongPassword.count < most)
 
 
 @contextmanager
 def guess(address: str, client: str | None) -> Iterator[None]:
-    """Count a wrong password before one is checked, so that many at once are not more than may be.
+    """Count a wrong password before the password is checked, so that parallel requests do not exceed the limit.
 
     Raises:
-        TooManyRequests: as many were tried as may be.
+        TooManyRequests: the limit is reached. Nothing is counted.
     """
     if not settings().is_limited:
         yield
         return
-    names, now = _Names(address), clock.now()
-    # The narrowest first, in one transaction: what is refused is not counted.
-    rows = [(names.client(network), MOST_OF_CLIENT[times], _ALL) for network, times in networks(client or "")]
-    rows.append((_ALL, MOST_OF_ALL, names.trusted(client or "")))
+    names, now = _names(address), clock.now()
+    rows = [(names(network), MOST_OF_CLIENT[times], _ALL) for network, times in networks(client or "")]
+    rows.append((_ALL, MOST_OF_ALL, _trusted(names, client)))
     with transaction():
+        counting = _counting()
         for row, most, trusted in rows:
-            values = {"address": names.address, "client": row, "most": most, "trusted": trusted}
-            if not changed(_counting(db.engine.dialect.name), **values, now=now, today=now.date()):
+            values = {"address": names(), "client": row, "most": most, "trusted": trusted}
+            if not changed(counting, **values, now=now, today=now.date()):
                 raise TooManyRequests(LOCKED, retry_after=RETRY_AFTER_SECONDS)
     try:
         yield
     except Overloaded:
-        # It was not checked.
+        # The password was not checked.
         with transaction():
             for row, *_ in rows:
-                changed(_GIVE_BACK, address_=names.address, client_=row)
+                changed(_GIVE_BACK, address_=names(), client_=row)
         raise
 
 
 def clear(address: str) -> None:
-    """Forget the wrong passwords of an address: the right one was given."""
+    """Forget the wrong passwords of an address after the right one."""
     if settings().is_limited:
-        write(_CLEAR, address_=_Names(address).address)
+        write(_CLEAR, address_=_names(address)())
 
 
 def trust(address: str, client: str | None) -> None:
     """In the caller's transaction: forget an address's wrong passwords, and trust a client that read its mailbox."""
-    names, now = _Names(address), clock.now()
-    db.session.execute(delete(WrongPassword).where(WrongPassword.address == names.address))
+    names, now = _names(address), clock.now()
+    db.session.execute(delete(WrongPassword).where(WrongPassword.address == names()))
     row = insert_into(WrongPassword).values(
-        address=names.address,
-        client=names.trusted(client or ""),
-        count=0,
-        last_on=now.date(),
-        trusted_until=now + TRUST,
+        address=names(), client=_trusted(names, client), count=0, last_on=now.date(), trusted_until=now + TRUST
     )
-    again = row.on_conflict_do_update(
-        index_elements=[WrongPassword.address, WrongPassword.client], set_={"trusted_until": now + TRUST}
-    )
-    db.session.execute(again)
+    # Another request may have inserted the row meanwhile.
+    db.session.execute(row.on_conflict_do_update(index_elements=_KEY, set_={"trusted_until": now + TRUST}))
 
 
 def forget(addresses: Iterable[str]) -> None:
-    """In the caller's transaction: forget the wrong passwords of addresses that are erased."""
-    known = [_Names(address).address for address in addresses]
-    db.session.execute(delete(WrongPassword).where(WrongPassword.address.in_(known)))
+    """In the caller's transaction: forget the wrong passwords of erased addresses."""
+    digests = [_names(address)() for address in addresses]
+    db.session.execute(delete(WrongPassword).where(WrongPassword.address.in_(digests)))
 
 
 def tidy() -> None:
-    """Forget what is old, whether or not the address has an account, and in which clients the trust has ended."""
+    """Forget old counts and ended trust, the same for every address, with or without an account."""
     now = clock.now()
     old = [
         (WrongPassword.count <= most) & (WrongPassword.last_on < now.date() - age)

@@ -1,6 +1,5 @@
-"""Limits: charged before any look-up, under keys that nobody can link to a person later."""
+"""Limits: charged before any look-up, counted under keys that cannot be linked to a person later."""
 
-import hashlib
 import hmac
 import logging
 import math
@@ -8,22 +7,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from flask import Flask, current_app
 from limits import RateLimitItem, parse_many
-from limits.storage import RedisStorage, Storage
-from limits.strategies import FixedWindowRateLimiter
+from limits.storage import RedisStorage
 
 from backend.config import SettingsError, settings
 from backend.errors import TooManyRequests
-from backend.security.clients import mailbox, networks
+from backend.security.clients import NETWORK_SIZES, mailbox, networks
 
 LIMITS = {
-    # Before a body is read: more than any app sends, and less than keeps a processor.
+    # Charged before a body is read: far more than any app sends.
     "request/client": "600/5 minutes",
     "sign-in/client": "50/5 minutes",
     "sign-in/address+client": "10/5 minutes",
-    # More than a thousand clients may send together, so that they do not shut it for everybody.
+    # It takes more than a thousand clients together to shut sign-in for everybody.
     "sign-in/service": "100000/5 minutes",
     "registration/client": "20/hour",
     "registration/address+client": "3/hour; 5/day",
@@ -39,7 +38,6 @@ LIMITS = {
     "feedback/account": "10/hour",
 }
 OFF = "off"
-NETWORK_SIZES = (1, 2, 4)
 REDIS_SECONDS = 1
 ALONE_SECONDS = 10.0
 MOST_KEYS = 100_000
@@ -47,140 +45,110 @@ MOST_KEYS = 100_000
 log = logging.getLogger(__name__)
 
 
-class _WindowStorage(Storage):
-    """Counts in this process. What belongs to a window goes with it, at once: nothing is ever searched.
+class _Window(NamedTuple):
+    """Counts of one window, and the random key that is forgotten with it."""
 
-    Past `MOST_KEYS` a window begins anew, so that memory is bounded however many names are tried.
-    """
+    number: int
+    key: bytes
+    counts: dict[str, int]
 
-    STORAGE_SCHEME = None
+
+class _ProcessCounts:
+    """Counts in this process. A window that has `MOST_KEYS` begins anew, which bounds the memory."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._lock = threading.Lock()
-        self._windows: dict[int, tuple[int, dict[str, int]]] = {}
+        self.windows: dict[int, _Window] = {}
 
-    @property
-    def base_exceptions(self) -> tuple[type[Exception], ...]:
-        return ()
+    def _window(self, seconds: int) -> _Window:
+        number = int(time.time()) // seconds
+        window = self.windows.get(seconds)
+        if window is None or window.number != number or len(window.counts) >= MOST_KEYS:
+            window = self.windows[seconds] = _Window(number, secrets.token_bytes(32), {})
+        return window
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        window = int(time.time()) // expiry
+    def window_key(self, seconds: int) -> bytes:
         with self._lock:
-            known, counts = self._windows.get(expiry, (None, {}))
-            if known != window or len(counts) >= MOST_KEYS:
-                counts = {}
-                self._windows[expiry] = (window, counts)
-            counts[key] = counts.get(key, 0) + amount
+            return self._window(seconds).key
+
+    def incr(self, key: str, expiry: int) -> int:
+        with self._lock:
+            counts = self._window(expiry).counts
+            counts[key] = counts.get(key, 0) + 1
             return counts[key]
 
     def get(self, key: str) -> int:
         with self._lock:
-            return next((counts[key] for _, counts in self._windows.values() if key in counts), 0)
-
-    def get_expiry(self, key: str) -> float:  # noqa: ARG002 - a window ends for all its keys
-        return math.inf
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> None:
-        with self._lock:
-            self._windows.clear()
+            return next((window.counts[key] for window in self.windows.values() if key in window.counts), 0)
 
     def clear(self, key: str) -> None:
         with self._lock:
-            for _, counts in self._windows.values():
-                counts.pop(key, None)
+            for window in self.windows.values():
+                window.counts.pop(key, None)
 
 
-class _Counter:
-    """Counts in one storage, every subject under an HMAC whose key is random and ends with its window."""
+class _RedisCounts(RedisStorage):
+    """Counts in Redis for all processes."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._limiter = FixedWindowRateLimiter(storage)
-        self._lock = threading.Lock()
-        self._keys: dict[int, tuple[int, bytes]] = {}
-
-    @property
-    def failures(self) -> tuple[type[Exception], ...]:
-        """What the storage raises when it is away."""
-        found = self._storage.base_exceptions
-        return found if isinstance(found, tuple) else (found,)
-
-    def _window_key(self, item: RateLimitItem) -> bytes:
-        seconds = item.get_expiry()
-        window = int(time.time()) // seconds
-        if isinstance(self._storage, RedisStorage):
-            rest = (window + 1) * seconds - int(time.time())
-            return self._shared_key(f"tiles:window:{seconds}:{window}", rest)
-        with self._lock:
-            known, key = self._keys.get(seconds, (None, b""))
-            if known != window:
-                key = secrets.token_bytes(32)
-                self._keys[seconds] = (window, key)
-            return key
-
-    def _shared_key(self, name: str, seconds: int) -> bytes:
-        """Agree with every other process on a random key that nobody keeps after its window."""
-        assert isinstance(self._storage, RedisStorage)
+    def window_key(self, seconds: int) -> bytes:
+        number, passed = divmod(int(time.time()), seconds)
         key = secrets.token_bytes(32)
-        before = self._storage.storage.set(name, key, nx=True, get=True, ex=seconds)
-        return before if isinstance(before, bytes) else key
-
-    def _subject(self, item: RateLimitItem, name: str, subject: str) -> str:
-        digest = hmac.digest(self._window_key(item), f"{name}\0{subject}".encode(), hashlib.sha256)
-        return f"{name}:{digest.hex()[:32]}"
-
-    def hit(self, item: RateLimitItem, name: str, subject: str) -> int:
-        """Charge one; return 0, or the seconds to wait when the limit was reached already."""
-        key = self._subject(item, name, subject)
-        return 0 if self._limiter.hit(item, key) else self._wait(item, key)
-
-    def test(self, item: RateLimitItem, name: str, subject: str) -> int:
-        """Charge nothing; return 0, or the seconds to wait when the limit is reached."""
-        key = self._subject(item, name, subject)
-        return 0 if self._limiter.test(item, key) else self._wait(item, key)
-
-    def _wait(self, item: RateLimitItem, key: str) -> int:
-        now = time.time()
-        end_of_window = (now // item.get_expiry() + 1) * item.get_expiry()
-        reset = min(self._limiter.get_window_stats(item, key).reset_time, end_of_window)
-        return max(1, math.ceil(reset - now))
-
-    def clear(self, item: RateLimitItem, name: str, subject: str) -> int:
-        """Forget what was charged."""
-        self._limiter.clear(item, self._subject(item, name, subject))
-        return 0
+        name = f"tiles:window:{seconds}:{number}"
+        agreed = self.storage.set(name, key, nx=True, get=True, ex=seconds - passed)
+        return agreed if isinstance(agreed, bytes) else key
 
 
-_Action = Callable[[_Counter, RateLimitItem, str, str], int]
-# The kind of limit, what is counted, and how many times the limit's amount it may have.
-_Subject = tuple[str, str, int]
+_Counts = _ProcessCounts | _RedisCounts
+_Action = Callable[[_Counts, RateLimitItem, str], bool]
+
+
+def _key(counts: _Counts, item: RateLimitItem, name: str, subject: str) -> str:
+    digest = hmac.digest(counts.window_key(item.get_expiry()), f"{name}\0{subject}".encode(), "sha256")
+    return item.key_for(f"{name}:{digest.hex()[:32]}")
+
+
+def _charge(counts: _Counts, item: RateLimitItem, key: str) -> bool:
+    return counts.incr(key, item.get_expiry()) <= item.amount
+
+
+def _test(counts: _Counts, item: RateLimitItem, key: str) -> bool:
+    return counts.get(key) < item.amount
+
+
+def _clear(counts: _Counts, item: RateLimitItem, key: str) -> bool:  # noqa: ARG001 - as the two above
+    counts.clear(key)
+    return True
+
+
+class _Subject(NamedTuple):
+    kind: str
+    name: str
+    times: int
 
 
 def _of_client(client: str | None, address: str | None) -> Iterator[_Subject]:
     around = networks(client) if client else []
     for network, times in around:
-        yield "client", network, times
+        yield _Subject("client", network, times)
     if address:
         for network, times in around:
-            yield "address+client", f"{mailbox(address)}\0{network}", times
+            yield _Subject("address+client", f"{mailbox(address)}\0{network}", times)
 
 
 class Throttle:
-    """The table of limits and where they are counted: in Redis for all processes, else in this one."""
+    """Counts in Redis when there is a URL. After Redis failed, counts in this process for `ALONE_SECONDS`."""
 
     def __init__(self, limits: dict[str, list[RateLimitItem]], redis_url: str | None) -> None:
-        """Count in Redis when there is a URL; for a while after it failed, count in this process."""
+        """Scale each limit for the networks around a client."""
         self._limits = {
             (name, times): [type(item)(item.amount * times, item.multiples) for item in items]
             for name, items in limits.items()
             for times in NETWORK_SIZES
         }
-        self._own = _Counter(_WindowStorage())
-        self._shared = _Counter(_redis(redis_url)) if redis_url else self._own
+        self._own = _ProcessCounts()
+        self._redis = None
+        if redis_url:
+            self._redis = _RedisCounts(redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
         self._alone_until = 0.0
 
     def charge(
@@ -192,54 +160,50 @@ class Throttle:
         account: str | None = None,
         service: str | None = None,
     ) -> None:
-        """Charge one to each subject's limit in a scope, the narrowest culprit first.
+        """Charge one to each subject's limit in a scope, the narrowest first.
 
         Raises:
-            TooManyRequests: a limit is reached; what comes after it in the order is not charged.
+            TooManyRequests: a limit is reached. The subjects after it are not charged.
         """
         around = list(_of_client(client, address))
-        # A network that is refused leaves no trace of the many clients that it may name, and a client none in it.
-        self._apply(_Counter.test, scope, (subject for subject in around if subject[2] > 1))
-        self._apply(_Counter.hit, scope, around)
+        # A client in a network that has reached its limit is not counted: the network could name very many.
+        self._apply(_test, scope, (subject for subject in around if subject.times > 1))
+        self._apply(_charge, scope, around)
         whole = {"account": account, "address": mailbox(address) if address else None, "service": service}
-        self._apply(_Counter.hit, scope, ((kind, subject, 1) for kind, subject in whole.items() if subject))
+        self._apply(_charge, scope, (_Subject(kind, name, 1) for kind, name in whole.items() if name))
 
     def clear(self, scope: str, *, client: str | None, address: str) -> None:
         """Forget what was charged to a client for an address."""
-        of_both = (subject for subject in _of_client(client, address) if subject[0] == "address+client")
-        self._apply(_Counter.clear, scope, of_both)
+        of_both = (subject for subject in _of_client(client, address) if subject.kind == "address+client")
+        self._apply(_clear, scope, of_both)
 
     def _apply(self, action: _Action, scope: str, subjects: Iterable[_Subject]) -> None:
-        for kind, subject, times in subjects:
-            name = f"{scope}/{kind}"
-            for item in self._limits.get((name, times), ()):
-                if wait := self._count(action, item, name, subject):
-                    raise TooManyRequests(retry_after=wait)
+        for subject in subjects:
+            name = f"{scope}/{subject.kind}"
+            for item in self._limits.get((name, subject.times), ()):
+                if not self._count(action, item, name, subject.name):
+                    seconds = item.get_expiry()
+                    raise TooManyRequests(retry_after=math.ceil(seconds - time.time() % seconds))
 
-    def _count(self, action: _Action, item: RateLimitItem, name: str, subject: str) -> int:
-        if self._shared is self._own or time.time() < self._alone_until:
-            return action(self._own, item, name, subject)
-        if action is _Counter.clear:
-            # What was counted here while Redis was away is forgotten with the rest.
-            self._own.clear(item, name, subject)
-        try:
-            return action(self._shared, item, name, subject)
-        except self._shared.failures as error:
-            # A Redis that hangs would cost every request its time-out, several times over.
-            self._alone_until = time.time() + ALONE_SECONDS
-            log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
-        return action(self._own, item, name, subject)
-
-
-def _redis(url: str) -> Storage:
-    return RedisStorage(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
+    def _count(self, action: _Action, item: RateLimitItem, name: str, subject: str) -> bool:
+        if self._redis and time.time() >= self._alone_until:
+            try:
+                allowed = action(self._redis, item, _key(self._redis, item, name, subject))
+            except self._redis.base_exceptions as error:
+                # A Redis that hangs would cost every request several time-outs.
+                self._alone_until = time.time() + ALONE_SECONDS
+                log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
+            else:
+                if action is not _clear:
+                    return allowed
+        return action(self._own, item, _key(self._own, item, name, subject))
 
 
 def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
-    """Read the table of limits with the operator's changes; nothing is limited with `off`.
+    """Return the limits with the operator's changes, or no limits for `off`.
 
     Raises:
-        SettingsError: a change names no limit, or its value is none.
+        SettingsError: a change names no limit, or has no valid value.
     """
     if changes.strip().lower() == OFF:
         return {}
@@ -268,5 +232,5 @@ def init_app(app: Flask) -> None:
 
 def throttle() -> Throttle:
     """Return the limits of the current app."""
-    found: Throttle = current_app.extensions["tiles.throttle"]
-    return found
+    current: Throttle = current_app.extensions["tiles.throttle"]
+    return current

@@ -1,7 +1,7 @@
-"""Mailed tokens: signed, bound to one purpose, for a time, and to the state that they may change.
+"""Mailed tokens: signed, bound to one purpose, limited in time, and bound to the state that they may change.
 
-A token needs no table. One about an account carries a digest of the account's state, so that any change of
-state kills it; the feature that redeems it makes the change conditional on that same state.
+A token needs no table. A token about an account carries a digest of the account's state, so that any change of state
+kills it; the feature that redeems it makes its update conditional on the same state.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ SPELLING = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Purpose(StrEnum):
-    """What a token may be used for; it is the salt of the signature."""
+    """What a token may be used for: the salt of its signature."""
 
     REGISTRATION = "registration"
     PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose, no password
@@ -36,8 +36,8 @@ class Purpose(StrEnum):
     RECEIPT = "erasure-receipt"
 
 
-# A mailed code may be good for 24 hours at most (NIST SP 800-63B-4, section 4.2.1.2). What is not named here has no end
-# of its own: it ends with the state it is bound to, or not at all.
+# A mailed code may be valid for at most 24 hours (NIST SP 800-63B-4, section 4.2.1.2). A purpose that is not listed has
+# no time limit: its token ends with the state it is bound to, or not at all.
 LIFETIMES = {
     Purpose.REGISTRATION: timedelta(hours=24),
     Purpose.PASSWORD_RESET: timedelta(hours=24),
@@ -45,42 +45,25 @@ LIFETIMES = {
     Purpose.EMAIL_CHANGE_UNDO: UNDO,
     Purpose.ERASURE: timedelta(hours=24),
 }
-# Clocks of machines differ: a token may come from one that is ahead of this one.
+# The machine that issued a token may have a clock that is ahead of this one.
 LEEWAY = timedelta(minutes=5)
 
 
-class _OfAccount(BaseModel):
+class _Content(BaseModel):
     account: uuid.UUID
+    state: str = ""
+    name: str = ""
+    email: str = ""
+    change: uuid.UUID = uuid.UUID(int=0)
 
 
-class _Bound(_OfAccount):
-    state: str
-
-
-class _Registration(_OfAccount):
-    name: str
-    email: str
-
-
-class _EmailChange(_Bound):
-    email: str
-
-
-class _Undo(_Bound):
-    change: uuid.UUID
-
-
-class _Anything(BaseModel):
-    pass
-
-
-# What another release put into a mail may be something else: it is refused as any token that is not good.
-CONTENTS: dict[Purpose, type[BaseModel]] = {
-    Purpose.REGISTRATION: _Registration,
-    Purpose.EMAIL_CHANGE: _EmailChange,
-    Purpose.EMAIL_CHANGE_UNDO: _Undo,
-    Purpose.UNSUBSCRIBE: _OfAccount,
-    Purpose.RECEIPT: _Anything,
+# A token that another release issued may lack a field: it is invalid, and no server error.
+REQUIRED = {
+    Purpose.REGISTRATION: {"name", "email"},
+    Purpose.EMAIL_CHANGE: {"state", "email"},
+    Purpose.EMAIL_CHANGE_UNDO: {"state", "change"},
+    Purpose.UNSUBSCRIBE: set[str](),
+    Purpose.RECEIPT: set[str](),
 }
 
 
@@ -99,34 +82,36 @@ def _serializer(purpose: Purpose) -> URLSafeTimedSerializer:
         # itsdangerous signs with the last key of its list.
         [key.get_secret_value() for key in reversed(keys.in_use())],
         salt=purpose.value,
-        serializer_kwargs={"ensure_ascii": False},
         signer=_Signer,
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )
 
 
 def issue(purpose: Purpose, content: dict[str, Any]) -> str:
-    """Return a token that carries the content, for its purpose and its lifetime from now."""
+    """Return a token that carries the content; its lifetime begins now."""
     token = _serializer(purpose).dumps(content)
-    return token if isinstance(token, str) else token.decode("ascii")
+    assert isinstance(token, str)
+    return token
 
 
 def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
-    """Return what a token carries. Whether it was used already is for the caller's update to find out.
+    """Return the content of a token. The caller's conditional update finds out whether it was used before.
 
     Raises:
-        InvalidToken: it is made up, altered, cut off, expired, or of another purpose.
+        InvalidToken: it is made up, altered, expired, or of another purpose.
     """
-    lifetime = LIFETIMES.get(purpose)
-    # Decoding base64 passes over what is no letter of it: one token would have many spellings.
+    # The base64 decoder skips other characters, so that one token would have many spellings.
     if not SPELLING.fullmatch(token):
         raise InvalidToken
     try:
         content, issued_at = _serializer(purpose).loads(token, return_timestamp=True)
-        CONTENTS.get(purpose, _Bound).model_validate(content)
+        _Content.model_validate(content)
     except (BadData, UnicodeError, ValidationError):
         raise InvalidToken from None
-    # A signature has whole seconds.
+    if not REQUIRED.get(purpose, {"state"}) <= content.keys():
+        raise InvalidToken
+    lifetime = LIFETIMES.get(purpose)
+    # The signed time has whole seconds.
     if lifetime and not -LEEWAY <= clock.now().replace(microsecond=0) - issued_at <= lifetime:
         raise InvalidToken
     return dict(content)
@@ -138,7 +123,25 @@ def issue_for(purpose: Purpose, account: Account | AnyRow, **content: str) -> st
 
 
 def state(purpose: Purpose, account: Account | AnyRow) -> str:
-    """Return a digest of what a token about an account is bound to; it tells nothing about the account."""
+    """Return a digest of the state that a token about an account is bound to; it reveals nothing about the account."""
     status = "closed" if account.closed_at else "open"
     parts = (purpose.value, str(account.id), account.email.lower(), status, str(account.credentials_id))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def issue_receipt(entry: AnyRow) -> str:
+    """Return the signed receipt of an erasure from its audit entry; it is valid as long as its key is in use.
+
+    `account` is a random number, `requested_at` (None when nobody asked) and `erased_at` are RFC 3339, `removed` and
+    `kept` have the number of rows in each store; `kept` has the legal basis too.
+    """
+    return issue(Purpose.RECEIPT, {"account": str(entry.account_id), **entry.details})
+
+
+def verify_receipt(receipt: str) -> dict[str, Any]:
+    """Return the content of a receipt.
+
+    Raises:
+        InvalidToken: this service did not issue it, or it was altered.
+    """
+    return redeem(Purpose.RECEIPT, "".join(receipt.split()))

@@ -1,12 +1,12 @@
-"""Unicode normal forms, in time that grows with the length of the text (UAX 15)."""
+"""Unicode normal forms in linear time (UAX 15)."""
 
 import re
 import unicodedata
 from typing import Literal
 
-# No character is composed of more.
+# No character decomposes into more.
 LONGEST_DECOMPOSITION = 4
-# They have combining class 0, and decompose into nothing but marks.
+# These have combining class 0, but decompose into marks.
 _MARKS_OF_CLASS_0 = re.compile("[\u0f73\u0f75\u0f81\uff9e\uff9f]")
 
 
@@ -17,10 +17,10 @@ def most_marks(text: str) -> int:
 
 
 def normalized(form: Literal["NFC", "NFKC"], text: str, most: int) -> str | None:
-    """Return a text in a normal form, or None if that has more than `most` code points.
+    """Return the text in a normal form, or None if that has more than `most` code points.
 
-    Normalizing sorts each run of marks, in time that grows with the square of its length: a run that cannot fit is
-    refused before. Of a run, the letter before it takes in at most three.
+    Normalizing sorts each run of marks in quadratic time, so a run that cannot fit is refused first. The letter before
+    a run takes in at most three of its marks.
     """
     if len(text) > LONGEST_DECOMPOSITION * most or most_marks(text) >= most + LONGEST_DECOMPOSITION:
         return None

@@ -19,7 +19,7 @@ from backend.mail import delivery, mailboxes, queue
 from backend.mail.aside import let_give_way
 from backend.mail.transport import ServerUnavailable, trouble
 from backend.privacy import announcements, erasure
-from backend.security import known_keys, lockout
+from backend.security import keys, lockout
 from backend.serving.supervisor import finish_event
 
 POLL_SECONDS = 0.5
@@ -52,7 +52,7 @@ def deliver(stop: threading.Event | None = None) -> int:
         ServerUnavailable: the mail server is away; what was not sent stays in the queue.
         Impossible: links would be signed with keys that are not those of the database.
     """
-    known_keys.require()
+    keys.require()
     return delivery.deliver(stop) or announcements.queue_some()
 
 

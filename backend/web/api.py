@@ -28,7 +28,7 @@ from backend.errors import (
 )
 from backend.mail import queue
 from backend.privacy import erasure, policy
-from backend.security import known_keys
+from backend.security import keys
 from backend.web import metrics, problems
 from backend.web.operations import Operations
 from backend.web.schemas import (
@@ -301,7 +301,7 @@ def readyz() -> Readiness:
     if not is_current():
         raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
-    if known_keys.are_others():
+    if keys.are_others():
         raise Overloaded("The database knows none of this process's keys, but others: run `tiles check`.",
                          retry_after=READY_RETRY_SECONDS)  # fmt: skip
     if not has_room():

@@ -33,7 +33,7 @@ from backend.database import engine
 from backend.database.models import Account, AuditEntry, Mail, PreviousAddress
 from backend.desk import operations
 from backend.privacy import announcements, policy
-from backend.security import keys, receipts, tokens
+from backend.security import keys, tokens
 from backend.security.tokens import Purpose
 from backend.serving import worker
 
@@ -209,7 +209,7 @@ def forge(leak: Leak, name: str = "") -> dict[Purpose, list[str]]:
             content = {"account": str(mail.id), "name": "Thief", "email": "thief@example.org"}
             made[Purpose.REGISTRATION].append(tokens.issue(Purpose.REGISTRATION, content))
         for entry in session.scalars(select(AuditEntry).where(AuditEntry.act == "erased")):
-            made[Purpose.RECEIPT].append(tokens.issue(Purpose.RECEIPT, receipts.content_of(entry)))
+            made[Purpose.RECEIPT].append(tokens.issue_receipt(entry))
     assert set(made) == set(Purpose)
     return made
 

@@ -1,20 +1,17 @@
 """The file of keys that an instance makes for itself: whole at every moment, and its owner's alone."""
 
-import fcntl
 import json
 import os
 import re
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from journeys import MakeService, at_once
-from support import TILES, Service, any_database, environment, run_tiles, wait_for
+from support import TILES, Service, any_database, environment
 
 from backend import create_app
 from backend.config import SettingsError, load
@@ -55,7 +52,8 @@ def left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str, tuple
     script = f"""
 import json, os, signal, sys
 from pathlib import Path
-from backend import create_app, keys
+from backend import create_app
+from backend.security import keys
 folder, app, told, status = Path({str(folder)!r}), create_app(), [], None
 path = folder / keys.NAME
 def count(frame, event, called):
@@ -98,7 +96,7 @@ def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_on
 
 
 def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
-    steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys._make(path)")
+    steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
     made = [left[keys.NAME] for left in steps if keys.NAME in left]
     assert 0 < len(made) < len(steps)
     assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in made)
@@ -108,7 +106,7 @@ def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tm
 @any_database
 def test_of_rotations_at_once_none_is_lost(own: Service) -> None:
     first = written(file_of(own))
-    for done in range(5, 26, 5):
+    for done in (5, 10):
         at_once(*[lambda: rotate(own)] * 5)
         found = written(file_of(own))
         assert len(set(found)) == done + 1
@@ -116,65 +114,48 @@ def test_of_rotations_at_once_none_is_lost(own: Service) -> None:
 
 
 @any_database
-def test_who_waited_for_the_file_waits_for_the_one_that_took_its_place(
-    own: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, flock, asked = file_of(own), fcntl.flock, threading.Semaphore(0)
+def test_of_first_keys_made_at_once_all_processes_read_the_same(own: Service) -> None:
+    file_of(own).unlink()
+    found: list[keys.Keys] = []
 
-    def lock(file: int, operation: int) -> None:
-        asked.release()
-        flock(file, operation)
+    def make() -> None:
+        with own.app.app_context():
+            keys.make()
+            found.append(keys.in_use())
 
-    monkeypatch.setattr("backend.security.keys.fcntl.flock", lock)
-    with ThreadPoolExecutor(1) as pool, path.open("r+") as first:
-        flock(first, fcntl.LOCK_EX)
-        done = pool.submit(rotate, own)
-        assert asked.acquire(timeout=20)
-        came = path.with_name("came")
-        came.write_text(OLD_KEY)
-        came.chmod(0o600)
-        with came.open("r+") as second:
-            flock(second, fcntl.LOCK_EX)
-            came.replace(path)
-            first.close()
-            wait_for(lambda: asked.acquire(blocking=False) or done.done())
-            assert path.read_text() == OLD_KEY
-        done.result()
-    assert written(path)[1:] == [OLD_KEY]
+    at_once(*[make] * 5)
+    assert len(found) == 5
+    assert len(set(found)) == 1
 
 
 @any_database
-def test_a_key_that_came_while_it_was_asked_which_may_leave_stays(own: Service) -> None:
+def test_a_key_that_came_after_the_operator_chose_which_may_leave_stays(own: Service) -> None:
     with own.app.app_context():
-        asked = keys.in_use()
+        chosen = keys.in_use()
     rotate(own)
     came = written(file_of(own))[0]
     with own.app.app_context():
-        keys.rotate(asked)
+        keys.rotate(chosen)
     assert written(file_of(own))[1:] == [came]
 
 
 @any_database
-def test_the_file_is_for_its_owner_only_whatever_the_process_lets_others_read(own: Service) -> None:
+def test_a_rotation_by_root_leaves_the_file_to_the_services_user_alone(own: Service) -> None:
+    owner = 54321 if os.geteuid() == 0 else os.geteuid()
+    os.chown(file_of(own), owner, -1)
     umask = os.umask(0)
     try:
         rotate(own)
     finally:
         os.umask(umask)
+    assert file_of(own).stat().st_uid == owner
     assert written(file_of(own))
 
 
-@any_database
-def test_the_file_stays_that_of_the_services_user_when_root_rotates(own: Service) -> None:
-    owner = 54321 if os.geteuid() == 0 else os.geteuid()
-    os.chown(file_of(own), owner, -1)
-    rotate(own)
-    assert file_of(own).stat().st_uid == owner
-
-
 def test_a_full_disk_leaves_the_keys_as_they_were_and_is_told(tmp_path: Path) -> None:
-    assert run_tiles(tmp_path, "keys", "rotate").returncode == 0
-    before = written(tmp_path / keys.NAME)
+    path = tmp_path / keys.NAME
+    path.write_text(f"{OLD_KEY}\n")
+    path.chmod(0o600)
     files = set(tmp_path.iterdir())
     full = subprocess.run(
         ["sh", "-c", f"ulimit -f 0 && exec '{TILES}' keys rotate"],
@@ -184,7 +165,7 @@ def test_a_full_disk_leaves_the_keys_as_they_were_and_is_told(tmp_path: Path) ->
     assert re.fullmatch(
         r"Error: .*secret_key: cannot be written \(File too large\); .* run this once more\n", full.stderr
     )
-    assert written(tmp_path / keys.NAME) == before
+    assert written(path) == [OLD_KEY]
     assert set(tmp_path.iterdir()) == files
 
 
@@ -200,14 +181,10 @@ def test_a_file_that_was_spoiled_stops_no_running_process_and_its_log_says_so(
     assert not any(key in caplog.text for key in text.split())
 
 
-@pytest.mark.parametrize("content", ["", "marmalade", "\xe9" * 40], ids=["empty", "short", "no text"])
-def test_a_file_that_holds_no_key_stops_the_start_and_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / keys.NAME).write_bytes(content.encode("latin-1"))
-    with pytest.raises(SettingsError, match=r"secret_key holds no usable key: delete it .* TILES_SECRET_KEYS"):
-        create_app(load(environment(tmp_path)))
-
-
-def test_a_folder_in_place_of_the_file_stops_the_start_and_is_named(tmp_path: Path) -> None:
-    (tmp_path / keys.NAME).mkdir()
-    with pytest.raises(SettingsError, match=r"/secret_key: this process cannot use the key file"):
+@pytest.mark.parametrize("content", [b"", b"marmalade", b"\xe9" * 40, None], ids=["empty", "short", "bytes", "folder"])
+def test_a_file_that_holds_no_key_stops_the_start_and_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / keys.NAME
+    path.mkdir() if content is None else path.write_bytes(content)
+    unusable = "secret_key holds no usable key: delete it .* TILES_SECRET_KEYS"
+    with pytest.raises(SettingsError, match="this process cannot use the key file" if content is None else unusable):
         create_app(load(environment(tmp_path)))

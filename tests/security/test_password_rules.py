@@ -48,7 +48,11 @@ def long_passphrase() -> str:
 
 
 def listed() -> list[str]:
-    return gzip.decompress(resources.files("backend").joinpath("common_passwords.txt.gz").read_bytes()).decode().split()
+    return (
+        gzip.decompress(resources.files("backend.security").joinpath("common_passwords.txt.gz").read_bytes())
+        .decode()
+        .split()
+    )
 
 
 # Length
@@ -79,18 +83,9 @@ def test_a_long_passphrase_passes(length: int) -> None:
 
 @pytest.mark.parametrize(
     "password",
-    [
-        long_passphrase()[: MAXIMUM + 1],
-        "a" * 16_384,
-        "ab" * 8_192,
-        "1qaz" * 4_096,
-        "a" + "\u0301\u0323" * 4_000,
-        "\ufdfa" * 15,
-        "\ufdfa" * 5_000,
-        "🙂" * 4_096,
-        "\u1f80\u0301" * 2_700,
-    ],
-)
+    [long_passphrase()[: MAXIMUM + 1], "a" * 16_384, "ab" * 8_192, "1qaz" * 4_096, "a" + "\u0301\u0323" * 4_000,
+     "\ufdfa" * 15, "\ufdfa" * 5_000, "🙂" * 4_096, "\u1f80\u0301" * 2_700],
+)  # fmt: skip
 def test_what_is_too_long_is_looked_at_no_further(password: str) -> None:
     assert refused(password) == {"long"}
 
@@ -121,37 +116,13 @@ def test_the_list_is_sorted_and_folded() -> None:
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "PassWord12345678",
-        "1234567890 PASSWORD",
-        "password1234567890!!",
-        "!!! letmein 2024 !!!",
-        "--->iloveyou<---",
-        "\uff50ass\uff57ord12345678",
-        "pässwörd-12345678",
-    ],
-)
-def test_a_common_password_is_refused_also_with_digits_around_it(password: str) -> None:
+    ["PassWord12345678", "1234567890 PASSWORD", "password1234567890!!", "!!! letmein 2024 !!!",
+     "--->iloveyou<---", "\uff50ass\uff57ord12345678", "pässwörd-12345678", "p4ssw0rd12345678", "P@$$w0rd 2024!!!",
+     "@dministrator2024", "1l0v3y0u 1l0v3y0u", "dr4g0n000000000000", "p a s s w o r d 1 2", "pass-word-pass-word",
+     "monkey1monkey2monkey3"],
+)  # fmt: skip
+def test_a_common_password_is_refused_also_with_digits_around_it_or_for_letters_and_repeated(password: str) -> None:
     assert "common" in refused(password)
-
-
-@pytest.mark.parametrize(
-    "password", ["p4ssw0rd12345678", "P@$$w0rd 2024!!!", "@dministrator2024", "1l0v3y0u 1l0v3y0u", "dr4g0n000000000000"]
-)
-def test_a_common_password_is_refused_also_with_digits_for_letters(password: str) -> None:
-    assert "common" in refused(password)
-
-
-@pytest.mark.parametrize("password", ["p a s s w o r d 1 2", "pass-word-pass-word", "monkey1monkey2monkey3"])
-def test_a_common_password_is_refused_also_when_taken_apart_or_repeated(password: str) -> None:
-    assert "common" in refused(password)
-
-
-@pytest.mark.parametrize(
-    "password", ["my password is a walnut", "dragon umbrella quartz", "84f79cafe0af3e12", "qwerty velvet spinach"]
-)
-def test_a_password_that_merely_contains_a_common_one_passes(password: str) -> None:
-    assert refused(password) == set()
 
 
 # The person and the service
@@ -159,55 +130,33 @@ def test_a_password_that_merely_contains_a_common_one_passes(password: str) -> N
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "adalovelace1815",
-        "Ada Lovelace 10.12.1815",
-        "LOVELACE, ada!!",
-        "ada.lovelace.ada.lovelace",
-        "lovelaceadadragon",
-        "ecalevol ada 1815",
-        "4d4_l0v3l4c3_1815",
-        "countess1815@engines.example",
-        "countess@engines",
-        "engines.example",
-        "ada loves tiles",
-        "tiles-tiles-tiles",
-        "TilesPassword2024",
-        "tilesqwertyuiop12",
-    ],
-)
+    ["adalovelace1815", "Ada Lovelace 10.12.1815", "LOVELACE, ada!!", "ada.lovelace.ada.lovelace",
+     "lovelaceadadragon", "ecalevol ada 1815", "4d4_l0v3l4c3_1815", "countess1815@engines.example",
+     "countess@engines", "engines.example", "ada loves tiles", "tiles-tiles-tiles", "TilesPassword2024",
+     "tilesqwertyuiop12"],
+)  # fmt: skip
 def test_a_password_built_from_the_person_or_the_service_is_refused(password: str) -> None:
     assert "personal" in refused(password)
 
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "bathroom tiles are slippery",
-        "ada likes purple bicycles",
-        "my armada of engines sank",
-        "my cat ada eats tiles",
-        "ada#9k$2!x7Q&p5z",
-    ],
-)
-def test_a_password_that_merely_contains_a_personal_word_passes(password: str) -> None:
+    ["my password is a walnut", "dragon umbrella quartz", "84f79cafe0af3e12", "qwerty velvet spinach",
+     "quartz-umbrella quartz-umbrella", "first hijack a property", "velvet abc quartz 123",
+     "bathroom tiles are slippery", "ada likes purple bicycles", "my armada of engines sank",
+     "my cat ada eats tiles", "ada#9k$2!x7Q&p5z"],
+)  # fmt: skip
+def test_a_password_that_merely_contains_a_guessable_word_or_run_passes(password: str) -> None:
     assert refused(password) == set()
 
 
 @pytest.mark.parametrize(
     ("name", "password"),
-    [
-        ("Zoë Müller", "zoemuller12345678"),
-        ("Zoe Muller", "zoë müller 1 2 3 4"),
-        ("Zoe\u0308 MU\u0308LLER", "ZOË-MÜLLER-2024!"),
-        ("Bjørn Łukasz", "bjorn lukasz 2024"),
-        ("Jürgen Groß", "JÜRGEN GROSS 2024"),
-        ("İbrahim Y\u0131ld\u0131z", "ibrahim.yildiz.34"),
-        ("山田 太郎", "山田太郎123456789012"),
-        ("李伟", "李伟!20240101!李伟!"),
-        ("Li Wu", "li.wu.li.wu.1999"),
-    ],
-)
+    [("Zoë Müller", "zoemuller12345678"), ("Zoe Muller", "zoë müller 1 2 3 4"),
+     ("Zoe\u0308 MU\u0308LLER", "ZOË-MÜLLER-2024!"), ("Bjørn Łukasz", "bjorn lukasz 2024"),
+     ("Jürgen Groß", "JÜRGEN GROSS 2024"), ("İbrahim Y\u0131ld\u0131z", "ibrahim.yildiz.34"),
+     ("山田 太郎", "山田太郎123456789012"), ("李伟", "李伟!20240101!李伟!"), ("Li Wu", "li.wu.li.wu.1999")],
+)  # fmt: skip
 def test_a_name_is_found_however_it_is_written(name: str, password: str) -> None:
     assert "personal" in refused(password, name=name)
 
@@ -227,17 +176,9 @@ def test_another_persons_name_is_no_reason() -> None:
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "k" * 15,
-        "kv" * 8,
-        "kvzkvzkvzkvzkvzk",
-        "Xk9#mQ2!Xk9#mQ2!",
-        "xk9#MQ2! Xk9#mq2!",
-        "kvzzkvkzvkzkvvzk",
-        "山" * 20,
-        "🙂🙃" * 9,
-    ],
-)
+    ["k" * 15, "kv" * 8, "kvzkvzkvzkvzkvzk", "Xk9#mQ2!Xk9#mQ2!", "xk9#MQ2! Xk9#mq2!", "kvzzkvkzvkzkvvzk",
+     "山" * 20, "🙂🙃" * 9],
+)  # fmt: skip
 def test_a_repetition_is_refused(password: str) -> None:
     assert "repetition" in refused(password)
 
@@ -252,41 +193,18 @@ def test_spaces_count_for_length_but_not_for_surprise() -> None:
     assert refused("kvqzw          ") == {"sequence"}
 
 
-def test_a_repeated_passphrase_passes_when_it_would_alone() -> None:
-    assert refused("quartz-umbrella quartz-umbrella") == set()
-
-
 # Sequences
 
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "abcdefgh12345678",
-        "zyxwvutsrqponmlk",
-        "123456789qwerty",
-        "qwertyuiopasdfgh",
-        "poiuytrewqlkjhgf",
-        "azertyuiopqsdfgh",
-        "qwertzuiopyxcvbn",
-        "йцукенгшщзфывапр",
-        "1qaz2wsx3edc4rfv",
-        "aabbccddeeffgghh",
-        "a1b2c3d4e5f6g7h8",
-        "1q2w3e4r5t6y7u8i!",
-        "abcd-1234-efgh-5678",
-        "αβγδεζηθικλμνξο",
-        "あぃいぅうぇえぉおかがきぎくぐ",
-        "x9abcdefghijklmn",
-    ],
-)
+    ["abcdefgh12345678", "zyxwvutsrqponmlk", "123456789qwerty", "qwertyuiopasdfgh", "poiuytrewqlkjhgf",
+     "azertyuiopqsdfgh", "qwertzuiopyxcvbn", "йцукенгшщзфывапр", "1qaz2wsx3edc4rfv", "aabbccddeeffgghh",
+     "a1b2c3d4e5f6g7h8", "1q2w3e4r5t6y7u8i!", "abcd-1234-efgh-5678", "αβγδεζηθικλμνξο",
+     "あぃいぅうぇえぉおかがきぎくぐ", "x9abcdefghijklmn"],
+)  # fmt: skip
 def test_a_sequence_is_refused(password: str) -> None:
     assert "sequence" in refused(password)
-
-
-def test_a_run_inside_a_password_is_no_reason() -> None:
-    assert refused("first hijack a property") == set()
-    assert refused("velvet abc quartz 123") == set()
 
 
 # Everything else
@@ -294,24 +212,12 @@ def test_a_run_inside_a_password_is_no_reason() -> None:
 
 @pytest.mark.parametrize(
     "password",
-    [
-        "correct horse battery staple",
-        "correcthorsebatterystaple",
-        "aprt!lmqzxkwvbn",
-        "zażółć gęślą jaźń",
-        "ein Dach über dem Kopf",
-        "天地玄黄宇宙洪荒日月盈昃辰宿列",
-        "ฉันชอบกินข้าวผัด",
-        "나는 매일 아침 산책을 한다",
-        "मेरी बिल्ली दूध पीती है",
-        "قطتي تحب الحليب الدافئ",
-        "🐙🍋🚲🎻🧊🌵🦊🪁🧵🥁🛶🍄🧲🪜🦔",
-        "e\u0301t q\u0323\u0301 z\u0302w\u0307 k\u030cm\u0327n\u0329p r\u0325",
-        "vixen\0plum\0quartz",
-        "vixen\nplum\nquartz",
-        "\u200bvixen plum quad",
-    ],
-)
+    ["correct horse battery staple", "correcthorsebatterystaple", "aprt!lmqzxkwvbn", "zażółć gęślą jaźń",
+     "ein Dach über dem Kopf", "天地玄黄宇宙洪荒日月盈昃辰宿列", "ฉันชอบกินข้าวผัด", "나는 매일 아침 산책을 한다",
+     "मेरी बिल्ली दूध पीती है", "قطتي تحب الحليب الدافئ", "🐙🍋🚲🎻🧊🌵🦊🪁🧵🥁🛶🍄🧲🪜🦔",
+     "e\u0301t q\u0323\u0301 z\u0302w\u0307 k\u030cm\u0327n\u0329p r\u0325", "vixen\0plum\0quartz",
+     "vixen\nplum\nquartz", "\u200bvixen plum quad"],
+)  # fmt: skip
 def test_any_unicode_passes(password: str) -> None:
     assert refused(password) == set()
 
@@ -323,7 +229,7 @@ def test_words_that_do_not_belong_together_pass(words: list[str], between: str) 
 
 def test_random_strings_pass() -> None:
     draw = random.Random(63).randbytes
-    strings = [base64.b64encode(draw(12))[:15].decode() for _ in range(2_000)] + [draw(16).hex() for _ in range(2_000)]
+    strings = [base64.b64encode(draw(12))[:15].decode() for _ in range(1_000)] + [draw(16).hex() for _ in range(1_000)]
     assert [string for string in strings if refused(string)] == []
 
 

@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +20,11 @@ from journeys import (
 )
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
-from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer
+from support import PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend import clock
 from backend.database import engine, models
-from backend.errors import InvalidToken
 from backend.privacy import erasure
 from backend.security import tokens
 from backend.security.tokens import Purpose
@@ -48,14 +46,11 @@ def stored_session(person: Person) -> uuid.UUID:
 # Sessions whose rows were left
 
 
-def test_a_session_of_an_older_password_is_nobodys_though_its_row_is_there(service: Service, ada: Person) -> None:
-    store(service, models.Account, account_id(service, ada.email), credentials_id=uuid.uuid4())
-    assert_problem(service.account(ada.headers), 401, "unauthenticated")
-    assert len(service.rows("sessions")) == 1
-
-
-def test_a_session_of_a_closed_account_is_nobodys_though_its_row_is_there(service: Service, ada: Person) -> None:
-    store(service, models.Account, account_id(service, ada.email), closed_at=datetime.now(UTC))
+@pytest.mark.parametrize("change", [{"credentials_id": uuid.uuid4()}, {"closed_at": datetime.now(UTC)}])
+def test_a_session_of_an_older_password_or_a_closed_account_is_nobodys_though_its_row_is_there(
+    service: Service, ada: Person, change: dict[str, Any]
+) -> None:
+    store(service, models.Account, account_id(service, ada.email), **change)
     assert_problem(service.account(ada.headers), 401, "unauthenticated")
     assert len(service.rows("sessions")) == 1
 
@@ -101,11 +96,36 @@ def test_the_list_shows_no_session_of_a_stranger_or_an_older_password(service: S
     assert [entry["id"] for entry in listed] == [ada.session["id"]]
 
 
+# Accounts and sessions begin with a proof
+
+
 @any_database
-@pytest.mark.parametrize("scheme", ["Basic", "Token", "Digest", ""])
-def test_a_session_comes_as_a_bearer_token_and_in_no_other_scheme(service: Service, ada: Person, scheme: str) -> None:
-    headers = {"Authorization": f"{scheme} {ada.session['token']}".strip()}
-    assert_problem(service.account(headers), 401, "unauthenticated")
+def test_a_new_service_has_no_account(service: Service) -> None:
+    assert service.rows("accounts") == service.rows("sessions") == []
+    for email in ("admin@example.org", "root@tiles.test", "tiles@accounts.tiles.test"):
+        for password in ("admin", "root", "tiles", PASSWORD):
+            assert_problem(service.sign_in(email, password), 401, "wrong-credentials")
+
+
+@any_database
+def test_a_session_comes_of_a_password_and_of_nothing_else(service: Service) -> None:
+    document = service.http.get("/openapi.json").json
+    schemas, opens = document["components"]["schemas"], {}
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                if "AccountAndSession" in str(answer):
+                    body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                    opens[path] = set(schemas[body.rpartition("/")[2]]["required"])
+    assert opens == {"/v1/sessions": {"email", "password"}, "/v1/registrations/confirm": {"token", "password"}}
+
+
+@any_database
+def test_a_password_stays_good_for_ten_years(
+    service: Service, ada: Person, move_clock: Callable[[timedelta], None]
+) -> None:
+    move_clock(timedelta(days=3650))
+    assert service.sign_in(ada.email, PASSWORD).status_code == 201
 
 
 # What belongs to whom
@@ -137,49 +157,6 @@ def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: P
     assert {row["email"] for row in service.rows("accounts")} == {"countess@example.org", "eve@example.org"}
 
 
-# Tokens
-
-
-def test_the_state_that_a_token_is_bound_to_has_every_part() -> None:
-    account = {"id": uuid.uuid4(), "email": "ada@example.org", "closed_at": None, "credentials_id": uuid.uuid4()}
-    others = [
-        {"id": uuid.uuid4()},
-        {"email": "bob@example.org"},
-        {"closed_at": datetime.now(UTC)},
-        {"credentials_id": uuid.uuid4()},
-    ]
-    states = [tokens.state(Purpose.ERASURE, SimpleNamespace(**account | other)) for other in ({}, *others)]
-    states += [tokens.state(purpose, SimpleNamespace(**account)) for purpose in set(Purpose) - {Purpose.ERASURE}]
-    assert len(set(states)) == len(states) == 5 + len(Purpose) - 1
-
-
-@any_database
-def test_a_token_is_good_for_its_own_purpose_only(service: Service) -> None:
-    with service.app.app_context():
-        for purpose in Purpose:
-            # All that any purpose asks for: nothing but the salt tells one from the other.
-            content = {"account": NOBODY, "change": NOBODY, "state": "", "name": "Eve", "email": "eve@example.org"}
-            token = tokens.issue(purpose, content)
-            assert tokens.redeem(purpose, token) == content
-            for other in set(Purpose) - {purpose}:
-                with pytest.raises(InvalidToken):
-                    tokens.redeem(other, token)
-
-
-@any_database
-def test_a_token_is_signed_with_hmac_sha256(service: Service) -> None:
-    signature = service.ask_to_register().rpartition(".")[2]
-    assert len(signature) == 43  # 256 bits in base64
-
-
-def test_a_registration_that_another_key_signed_makes_no_account(make_service: MakeService) -> None:
-    service, stranger = make_service(), make_service(secret_keys="a key of another service altogether")
-    token = stranger.ask_to_register()
-    assert_problem(service.confirm(token), 400, "invalid-token")
-    assert service.rows("accounts") == []
-    assert stranger.confirm(token).status_code == 201
-
-
 # Equal work, and limits before any work
 
 
@@ -194,14 +171,6 @@ def test_asking_for_an_erasure_does_the_same_for_every_address(service: Service,
         done.append(statements)
     assert done[0] == done[1] == done[2]
     assert [statement for statement in done[0] if "accounts" in statement] == []
-
-
-@any_database
-def test_an_address_without_an_account_is_locked_like_one_with_it(make_service: MakeService) -> None:
-    service = make_service(rate_limits="sign-in/address+client=30/5 minutes")
-    service.register(email="ada@example.org")
-    for email in (UNKNOWN, "ada@example.org"):
-        assert [service.sign_in(email, "not that one").status_code for _ in range(21)] == [401] * 20 + [429]
 
 
 ASKING = {
@@ -321,13 +290,6 @@ def test_every_answer_has_the_headers_that_protect_it(service: Service, path: st
     policy = PAGE_POLICY if response.mimetype == "text/html" else DATA_POLICY
     assert response.headers["Content-Security-Policy"] == policy
     assert "Set-Cookie" not in response.headers
-
-
-@any_database
-def test_an_answer_with_a_session_has_them_too(service: Service, ada: Person) -> None:
-    for headers in (ada.headers, bearer("tiles_made-up")):
-        response = service.account(headers)
-        assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
 
 
 def test_an_error_of_the_database_has_no_value_in_it(service: Service) -> None:

@@ -2,10 +2,10 @@
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from journeys import MakeService, MoveClock
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database, text_of, token_of
 from werkzeug.test import TestResponse
 
@@ -23,9 +23,6 @@ WORST = {
     "email-changes/undo": {"token": "made-up"},
 }
 
-Make = Callable[..., Service]
-MoveClock = Callable[[timedelta], None]
-
 
 @pytest.fixture(autouse=True)
 def noon(move_clock: MoveClock) -> None:
@@ -35,7 +32,7 @@ def noon(move_clock: MoveClock) -> None:
 
 
 @pytest.fixture
-def service(make_service: Make) -> Service:
+def service(make_service: MakeService) -> Service:
     """The service with the limits of the contract, behind a proxy."""
     service = make_service(rate_limits="", trusted_proxies=1)
     assert service.register(email=ADA)
@@ -65,11 +62,13 @@ def links(service: Service) -> list[str]:
 
 
 def customers_of_one_48() -> list[str]:
-    return [f"2001:db8:1:{number % 256:02x}{number // 256:02x}::{number + 1:x}" for number in range(300)]
+    return [f"2001:db8:1:{number % 256:02x}{number // 256:02x}::{number + 1:x}" for number in range(260)]
 
 
 @pytest.mark.parametrize(
-    ("clients", "times"), [(["198.51.100.1"], 100), (customers_of_one_48(), 2)], ids=["a client", "a /48"]
+    ("clients", "times"),
+    [(["198.51.100.1"], 60), pytest.param(customers_of_one_48(), 1, marks=pytest.mark.long)],
+    ids=["a client", "a /48"],
 )
 def test_one_client_or_one_48_keeps_nobody_from_signing_in_or_from_a_link(
     service: Service, clients: list[str], times: int
@@ -87,6 +86,7 @@ def test_one_client_or_one_48_keeps_nobody_from_signing_in_or_from_a_link(
     assert post(service, HOME, "sessions", email=ADA, password=OTHER_PASSWORD).status_code == 201
 
 
+@pytest.mark.long
 @any_database
 def test_a_thousand_clients_keep_nobody_out_who_reads_the_mailbox(service: Service, move_clock: MoveClock) -> None:
     clients = [str(ipaddress.ip_address("198.18.0.0") + number) for number in range(1_000)]
@@ -106,23 +106,23 @@ def test_a_thousand_clients_keep_nobody_out_who_reads_the_mailbox(service: Servi
 
 
 @any_database
-def test_a_thousand_sign_ins_of_one_household_do_not_shut_it_for_all(service: Service) -> None:
+def test_many_sign_ins_of_one_household_do_not_shut_it_for_all(service: Service) -> None:
     statuses = Counter(
         post(service, "198.51.100.1", "sessions", email=f"{number}@example.org", password=PASSWORD).status_code
-        for number in range(1_000)
+        for number in range(300)
     )
-    assert statuses == {401: 50, 429: 950}
+    assert statuses == {401: 50, 429: 250}
     assert post(service, HOME, "sessions", email=ADA, password=PASSWORD).status_code == 201
 
 
 @any_database
 def test_one_48_makes_nobody_elses_counts_forgotten(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     # As much smaller as the part of a /48 that is tried here.
-    monkeypatch.setattr(throttle, "MOST_KEYS", 15_000)
+    monkeypatch.setattr(throttle, "MOST_KEYS", 5_000)
     for _ in range(50):
         post(service, HOME, "sessions", email="bob@example.org", password=PASSWORD)
     limits = service.app.extensions["tiles.throttle"]
-    for number in range(20_000):
+    for number in range(6_000):
         client = f"ipv6:20010db80001{number:04x}"
         for scope in ("request", "sign-in", "token", "feedback"):
             try:

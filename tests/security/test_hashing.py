@@ -1,0 +1,172 @@
+"""Password hashes: their cost, the same work for every address also after it was raised, and a bounded backlog."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from alembic import command
+from argon2 import Type, extract_parameters
+from argon2.low_level import hash_secret_raw
+from conftest import make_settings
+from flask import Flask
+from journeys import MakeService, close
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database, free_port, run_tiles
+from test_house import migrate
+
+from backend.config import Settings
+from backend.security.hashing import Hasher
+from backend.serving import worker
+
+LOW, HIGH = "m=8,t=1,p=1", "m=16,t=2,p=1"
+
+
+def test_argon2_as_it_was_built_here_hashes_as_its_authors_say() -> None:
+    # From the reference implementation's own tests (test.c, Argon2id, version 0x13).
+    raw = hash_secret_raw(b"password", b"somesalt", 2, 65536, 1, 32, Type.ID)
+    assert raw.hex(" ", 4) == "09316115 d5cf24ed 5a15a31a 3ba326e5 cf32edc2 4702987c 02b6566f 61913cf7"
+
+
+def test_a_password_costs_by_default_what_owasp_asks_for(app: Flask, tmp_path: Path) -> None:
+    fields = Settings.model_fields
+    defaults = {name: fields[name].default for name in fields if name.startswith("argon2_")}
+    settings = make_settings(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite3'}").model_copy(update=defaults)
+    with app.app_context():
+        encoded = Hasher(settings).hash(PASSWORD)
+    found = extract_parameters(encoded)
+    assert encoded.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert (found.salt_len, found.hash_len) == (16, 32)
+
+
+def test_a_full_line_of_the_hasher_is_no_failure(make_service: MakeService) -> None:
+    service = make_service(rate_limits="")
+    service.register()
+    line = service.app.extensions["tiles.hasher"]._line  # noqa: SLF001 - a full line is made in no other way
+    held = 0
+    while line.acquire(blocking=False):
+        held += 1
+    with service.statements() as statements:
+        assert [service.sign_in().status_code for _ in range(3)] == [503] * 3
+    assert statements == []
+    line.release(held)
+    assert service.sign_in().status_code == 201
+
+
+# The parameters were raised
+
+
+@pytest.fixture
+def raised(ada: Person, make_service: MakeService) -> Service:  # noqa: ARG001 - Ada came before
+    """The service after its operator raised the parameters."""
+    return make_service(argon2_memory_kib=16, argon2_time_cost=2)
+
+
+def costs(service: Service) -> set[str]:
+    return {row["cost"] for row in service.rows("password_costs")}
+
+
+def assert_work(service: Service, hash_work: Counter[str], addresses: list[str], *expected: str) -> None:
+    """Refuse a sign-in of each address; each executes the same statements and verifies one hash of each cost."""
+    executed = set()
+    for address in addresses:
+        hash_work.clear()
+        with service.statements() as statements:
+            assert_problem(service.sign_in(address, "not that one"), 401, "wrong-credentials")
+        assert hash_work == {f"verify $argon2id$v=19${cost}": 1 for cost in expected}
+        executed.add(tuple(statements))
+    assert len(executed) == 1
+
+
+def test_raised_argon2_parameters_cost_every_address_the_same(raised: Service, hash_work: Counter[str]) -> None:
+    # Before and after an account has a new hash.
+    assert_work(raised, hash_work, ["ada@example.org", "nobody@example.org"], LOW, HIGH)
+    raised.register(name="Eve", email="eve@example.org")
+    closed = raised.register(name="Bob", email="bob@example.org")
+    assert close(raised, closed.headers).status_code == 200
+    addresses = ["ada@example.org", "eve@example.org", "bob@example.org", "nobody@example.org"]
+    assert_work(raised, hash_work, addresses, LOW, HIGH)
+
+
+def test_parameters_that_no_hash_has_any_more_cost_nobody_anything(
+    service: Service, raised: Service, hash_work: Counter[str]
+) -> None:
+    def tidy() -> None:
+        with raised.app.app_context():
+            list(worker.tidy())
+
+    tidy()
+    assert costs(raised) == {LOW}
+    assert raised.sign_in().status_code == 201
+    assert costs(raised) == {LOW, HIGH}
+    # A process that still has the old parameters.
+    assert service.sign_in(password="not that one").status_code == 401
+    tidy()
+    assert costs(raised) == {HIGH}
+    assert_work(raised, hash_work, ["ada@example.org", "nobody@example.org"], HIGH)
+
+
+@pytest.mark.parametrize("renew", ["reset", "change"])
+def test_every_new_hash_has_its_cost_noted(raised: Service, service: Service, ada: Person, renew: str) -> None:
+    if renew == "reset":
+        assert raised.reset(raised.ask_for_reset()).status_code == 204
+    else:
+        change = {"current_password": PASSWORD, "new_password": OTHER_PASSWORD}
+        assert raised.http.put("/v1/account/password", json=change, headers=ada.headers).status_code == 204
+    assert costs(raised) == {LOW, HIGH}
+    assert service.sign_in(password=OTHER_PASSWORD).status_code == 201
+
+
+@empty_database
+def test_the_upgrade_notes_what_the_hashes_there_are_have_cost(make_service: MakeService) -> None:
+    service = make_service()
+    migrate(service.app, command.upgrade, "head")
+    service.register()
+    migrate(service.app, command.downgrade, "0003")
+    migrate(service.app, command.upgrade, "head")
+    assert costs(service) == {LOW}
+
+
+# An Argon2 that was built for another processor
+
+
+# Python runs this first: every hash meets an instruction that the processor does not know.
+FOREIGN = """
+import ctypes, mmap, platform
+import argon2, argon2.low_level
+
+def illegal(*_arguments, **_options):
+    code = {"x86_64": b"\\x0f\\x0b", "aarch64": b"\\x00\\x00\\x00\\x00"}[platform.machine()]
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+
+argon2.low_level.hash_secret = argon2._password_hasher.hash_secret = illegal
+argon2.low_level.verify_secret = argon2._password_hasher.verify_secret = illegal
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every process that is started have such an Argon2."""
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "sitecustomize.py").write_text(FOREIGN)
+    path = os.pathsep.join([str(tmp_path / "foreign"), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+
+
+@pytest.mark.usefixtures("foreign")
+def test_the_server_does_not_start_with_an_argon2_of_another_processor_and_the_check_names_it(tmp_path: Path) -> None:
+    folder, named = tmp_path / "instance", "Argon2 was built for another processor"
+    done = run_tiles(folder, "serve", "--port", str(free_port()))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {named}")
+    assert "make" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "tiles.sqlite3").exists()
+    # A command that makes no hash works.
+    assert run_tiles(folder, "db", "upgrade").returncode == 0
+    done = run_tiles(folder, "check", "--json")
+    assert done.returncode == 1
+    (finding,) = [finding for finding in json.loads(done.stdout) if finding["code"].startswith("argon2-processor")]
+    assert (finding["level"], named in finding["what"]) == ("error", True)

@@ -1,0 +1,116 @@
+"""Limits counted in Redis: the same in many processes, with nobody's trace in it, and without Redis when it is away."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import needs
+from journeys import MakeService
+from support import RedisServer
+from test_limits import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
+
+from backend.security import throttle
+from backend.security.throttle import LIMITS
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Limits are charged before any look-up: one database is enough."""
+    return sqlite_url
+
+
+@pytest.fixture(autouse=True)
+def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
+    return stop_time(monkeypatch)
+
+
+@pytest.fixture
+def clean_redis(redis_url: str) -> str:
+    """A Redis in which nothing is yet."""
+    with redis.from_url(redis_url) as connection:
+        connection.flushall()
+    return redis_url
+
+
+def stored_in(url: str) -> dict[bytes, tuple[bytes, int]]:
+    """Return every key of a Redis with its value and the milliseconds that it still lives."""
+    with redis.from_url(url) as connection:
+        return {key: (connection.get(key) or b"", connection.pttl(key)) for key in connection.scan_iter()}
+
+
+def test_two_processes_share_what_they_count_in_redis(make_service: MakeService, clean_redis: str) -> None:
+    one, other = (make_service(rate_limits="", redis_url=clean_redis) for _ in range(2))
+    assert [ask_for_reset(service).status_code for service in (one, other, one, other, one)] == [202] * 3 + [429] * 2
+
+
+def test_what_redis_holds_names_nobody_and_ends(make_service: MakeService, clean_redis: str) -> None:
+    service = make_service(rate_limits="", redis_url=clean_redis)
+    for ask in (sign_in, register, ask_for_reset):
+        # No letter of this name is a hexadecimal one but the e.
+        ask(service, "quentin@example.org", sender=7)
+    found = stored_in(clean_redis)
+    told = repr(found).lower()
+    assert all(secret not in told for secret in ("quentin", "example", "198.18", "wrong"))
+    assert len(found) > len(LIMITS) / 2
+    assert all(0 < lives <= MONTH * 1000 for _, lives in found.values())
+
+
+def test_the_keys_change_with_the_window_and_end_with_it(
+    make_service: MakeService, clean_redis: str, moment: Moment
+) -> None:
+    service = make_service(rate_limits="", redis_url=clean_redis)
+    ask_for_reset(service)
+    before = stored_in(clean_redis)
+    keys = {value: lives / 1000 for value, lives in before.values() if len(value) == 32}
+    rests = [window - moment.now % window for window in (5 * MINUTE, HOUR, DAY)]
+    # Redis counts by its own clock, which goes on meanwhile: not a second after the window, and not long before.
+    assert all(rest - 60 < lives <= rest for lives, rest in zip(sorted(keys.values()), rests, strict=True))
+    moment.move(DAY)
+    ask_for_reset(service)
+    since = {name: value for name, (value, _) in stored_in(clean_redis).items() if name not in before}
+    assert len(since) == len(before)
+    assert not keys.keys() & since.values()
+
+
+# Redis goes and comes
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that can be stopped."""
+    with RedisServer(needs("redis-server"), tmp_path) as server:
+        yield server
+
+
+def test_without_redis_requests_are_answered_and_counted_in_the_process(
+    make_service: MakeService,
+    outage: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(throttle, "ALONE_SECONDS", 0)
+    service = make_service(rate_limits="", redis_url=outage.url)
+    assert ask_for_reset(service).status_code == 202
+    outage.stop()
+    # Another process starts without Redis.
+    for each in (service, make_service(rate_limits="", redis_url=outage.url)):
+        assert [ask_for_reset(each).status_code for _ in range(4)] == [202, 202, 202, 429]
+    assert "Redis is away" in caplog.text
+    assert "ada" not in caplog.text
+    outage.start()
+    other = make_service(rate_limits="", redis_url=outage.url)
+    asked = [ask_for_reset(each).status_code for each in (other, service, other, service, other)]
+    assert asked == [202] * 3 + [429] * 2
+
+
+def test_a_redis_that_hangs_is_asked_once_and_then_left_alone_for_a_while(
+    make_service: MakeService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "REDIS_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        service = make_service(rate_limits="", redis_url=url)
+        assert [ask_for_reset(service).status_code for _ in range(4)] == [202, 202, 202, 429]
+    assert caplog.text.count("Redis is away") == 1

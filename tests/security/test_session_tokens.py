@@ -1,0 +1,72 @@
+"""Session tokens: one response for every invalid one."""
+
+from collections.abc import Callable
+
+import pytest
+from support import NOBODY, Person, Send, Service, assert_problem, bearer
+from test_tokens import real_token
+
+from backend.security.tokens import Purpose
+from backend.web.api import operations
+
+WITH_SESSION = [
+    (method.upper(), path.replace("{id}", NOBODY))
+    for path, item in operations.document["paths"].items()
+    for method, described in item.items()
+    if described.get("security", [{}])[-1]
+]
+AUTHORIZATION = {
+    "empty": "",
+    "blank": "  ",
+    "a word": "kilimanjaro",
+    "another scheme": "Basic a2lsaW1hbmphcm86a2lsaW1hbmphcm8=",
+    "no token": "Bearer",
+    "a blank token": "Bearer  ",
+    "made up": "Bearer tiles_kilimanjaro",
+    "without its prefix": "Bearer kilimanjaro",
+    "two tokens": "Bearer kilimanjaro kilimanjaro",
+    "not ASCII": "Bearer kilimanjaro\xff\xfe",
+    "UTF-8": "Bearer kilimanjaro€".encode().decode("latin-1"),
+    "NUL": "Bearer kilimanjaro\0",
+    "15 KiB": "Bearer " + ("kilimanjaro" * 1_400)[: 15 * 1024],
+    "quotes": 'Bearer "kilimanjaro"',
+    "no space": "Bearer:kilimanjaro",
+}
+
+
+@pytest.mark.parametrize("value", AUTHORIZATION.values(), ids=AUTHORIZATION.keys())
+def test_a_made_up_session_is_nobodys(send: Send, value: str) -> None:
+    response = send("GET", "/v1/account", headers={"Authorization": value})
+    assert_problem(response, 401, "unauthenticated")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_SESSION)
+def test_an_operation_of_an_account_needs_a_session(shared_service: Service, method: str, path: str) -> None:
+    for headers in ({}, bearer("tiles_kilimanjaro")):
+        response = shared_service.http.open(path, method=method, json={}, headers=headers)
+        assert_problem(response, 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda token: bearer(token[:-1]),
+        lambda token: bearer(f"{token}A"),
+        lambda token: bearer(token.swapcase()),
+        lambda token: bearer(token.removeprefix("tiles_")),
+        lambda token: bearer(f"tiles_{token}"),
+        *(lambda token, scheme=scheme: {"Authorization": f"{scheme}{token}"} for scheme in ("Basic ", "Token ", "")),
+    ],
+    ids=["cut off", "prolonged", "other case", "no prefix", "prefix twice", "Basic", "Token", "no scheme"],
+)
+def test_a_session_that_is_nearly_right_is_nobodys(
+    send: Send, sender: Person, spoil: Callable[[str], dict[str, str]]
+) -> None:
+    assert_problem(send("GET", "/v1/account", headers=spoil(sender.session["token"])), 401, "unauthenticated")
+
+
+def test_a_mailed_token_is_no_session(send: Send, shared_service: Service) -> None:
+    token = real_token(shared_service.app, Purpose.PASSWORD_RESET)
+    response = send("GET", "/v1/account", headers=bearer(token), secrets=(token[:20],))
+    assert_problem(response, 401, "unauthenticated")
