@@ -64,7 +64,7 @@ def test_an_email_says_that_a_machine_wrote_it_and_has_a_text_and_an_html_part(s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_senders_name_in_any_script_and_of_any_length_arrives_readable(name: str) -> None:
-    content = compose(named(name, "tiles@example.org"), {"Subject": name[:120]}, "", "")
+    content = compose(named(name, "tiles@example.org"), {"Subject": "News"}, "", "")
     encoded, address = parseaddr(header_of(content, "From"))
     assert (str(make_header(decode_header(encoded))), address) == (name, "tiles@example.org")
     # RFC 2047 section 2, RFC 5322 section 2.1.1.
