@@ -22,8 +22,8 @@ from backend.database.schema import is_current
 from backend.errors import Impossible
 from backend.mail import messages
 from backend.mail import queue as mail
-from backend.mail.smtp import Refused, code_of
-from backend.mail.transport import MAILBOX, Courier, ServerUnavailable, is_ours, trouble
+from backend.mail.refusals import Refused, ServerUnavailable, code_of, is_ours, trouble
+from backend.mail.transport import MAILBOX, Connection
 from backend.privacy import erasure, ledger
 from backend.security import keys
 from backend.security.throttle import OFF
@@ -108,8 +108,8 @@ def mail_server() -> Iterator[Finding]:
                       "set TILES_MAIL_SERVER")  # fmt: skip
         return
     try:
-        with closing(Courier()) as courier:
-            courier.probe(messages.probe())
+        with closing(Connection()) as connection:
+            connection.probe(messages.probe())
     except Exception as error:  # noqa: BLE001 - each mail would fail with it, too
         # A server that has not heard of us before may ask to be tried again.
         if not isinstance(error, Refused) or error.is_permanent:

@@ -26,7 +26,8 @@ from backend.database.models import Mail
 from backend.errors import Impossible
 from backend.logs import configure, say
 from backend.mail import queue
-from backend.mail.transport import MAILBOX, ServerUnavailable, is_ours
+from backend.mail.refusals import ServerUnavailable, is_ours
+from backend.mail.transport import MAILBOX
 from backend.privacy import erasure
 from backend.security import hashing, keys
 from backend.security.throttle import OFF

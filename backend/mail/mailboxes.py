@@ -1,6 +1,6 @@
-"""How many mails that anybody may ask for a mailbox gets in a day, counted in the database for all workers together.
+"""The daily limit of emails that anyone may request for a mailbox, counted in the database for all workers.
 
-Each group has an allowance of its own, so that asking for one thing keeps nobody from another.
+Each group has its own limit, so that requests of one kind never block another.
 """
 
 import uuid
@@ -15,7 +15,7 @@ from backend.security import keys
 from backend.security.clients import mailbox
 
 MOST_A_DAY = 5
-# Everything else tells what somebody did who has the password or the mailbox, and always leaves.
+# Every other kind tells of what someone did who has the password or the mailbox, and always leaves.
 GROUPS = {
     "registration": "registrations",
     "email_change": "registrations",
@@ -24,46 +24,42 @@ GROUPS = {
 }
 
 
-def _names(emails: Iterable[str]) -> list[bytes]:
-    """Return what stands for mailboxes today: a digest that is another one tomorrow."""
-    of, today = keys.digests("mails a day"), clock.now().date().isoformat()
-    return [of(today, mailbox(email)) for email in emails]
+def _digests(emails: Iterable[str]) -> list[bytes]:
+    """Return a digest for each mailbox, under a key that changes every day."""
+    digest, today = keys.digests("mails a day"), clock.now().date().isoformat()
+    return [digest(today, mailbox(email)) for email in emails]
 
 
-def count(mails: Sequence[AnyRow]) -> set[uuid.UUID]:
-    """In the caller's transaction: count mails of these groups; return the ids of those that are too many.
+def count(rows: Sequence[AnyRow]) -> set[uuid.UUID]:
+    """Count emails in the caller's transaction; return the ids of those over the limit."""
+    digests = _digests(row.email for row in rows)
+    # In one order for all workers, so that they cannot deadlock.
+    in_order = sorted(zip(digests, rows, strict=True), key=lambda each: (each[0], GROUPS[each[1].kind]))
+    return {row.id for digest, row in in_order if not _fits(digest, GROUPS[row.kind])}
 
-    Workers count in one order, so that none waits for another that waits for it.
-    """
-    named = zip(_names(mail.email for mail in mails), [GROUPS[mail.kind] for mail in mails], mails, strict=True)
-    return {mail.id for name, kinds, mail in sorted(named, key=lambda each: each[:2]) if not _fits(name, kinds)}
 
-
-def _fits(name: bytes, kinds: str) -> bool:
-    row = insert_into(MailboxCount).values(mailbox=name, kinds=kinds, day=clock.now().date(), count=1)
-    counted = row.on_conflict_do_update(
+def _fits(digest: bytes, group: str) -> bool:
+    first = insert_into(MailboxCount).values(mailbox=digest, kinds=group, day=clock.now().date(), count=1)
+    counting = first.on_conflict_do_update(
         index_elements=[MailboxCount.mailbox, MailboxCount.kinds],
         set_={"count": MailboxCount.count + 1},
         where=MailboxCount.count < MOST_A_DAY,
     )
-    return db.session.execute(counted.returning(MailboxCount.count)).one_or_none() is not None
+    return db.session.execute(counting.returning(MailboxCount.count)).one_or_none() is not None
 
 
 def give_back(email: str) -> None:
-    """In the caller's transaction, which ends every older link: allow one more mail of each group today.
-
-    So there is always a link that works, or one to be had.
-    """
-    mine = MailboxCount.mailbox.in_(_names([email])) & (MailboxCount.count > 0)
-    db.session.execute(update(MailboxCount).where(mine).values(count=MailboxCount.count - 1))
+    """Allow one more email of each group today, in the caller's transaction, which ends every older link."""
+    counted = MailboxCount.mailbox.in_(_digests([email])) & (MailboxCount.count > 0)
+    db.session.execute(update(MailboxCount).where(counted).values(count=MailboxCount.count - 1))
 
 
 def forget(emails: Iterable[str]) -> None:
-    """In the caller's transaction: forget what mailboxes got today whose accounts are erased."""
-    db.session.execute(delete(MailboxCount).where(MailboxCount.mailbox.in_(_names(emails))))
+    """Delete the counts of mailboxes whose accounts are erased, in the caller's transaction."""
+    db.session.execute(delete(MailboxCount).where(MailboxCount.mailbox.in_(_digests(emails))))
 
 
 def tidy() -> None:
-    """Forget the days that are over."""
+    """Delete the counts of past days."""
     with transaction() as session:
         session.execute(delete(MailboxCount).where(MailboxCount.day < clock.now().date()))

@@ -1,138 +1,224 @@
-"""Whose refusal it is: what speaks of the mailbox gives a mail up, what speaks of us waits and is shown."""
+"""Whose refusal it is: one about the mailbox gives an email up, one about us waits for the operator and is shown."""
 
 import json
-from collections.abc import Callable
+import logging
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
-from support import MailServer, Service, run_tiles
+from mailing import LATER, Make, MoveClock, Scripted, ask, ask_many, at, counts, recipients, retry, through, tried
+from support import Service, any_database, assert_problem, run_tiles, wait_for, working
 from test_check import probe
-from test_mail_queue import ask, counts, status, through, tried
 
-from backend.mail import queue
-
-MoveClock = Callable[[timedelta], None]
+from backend.database import engine
+from backend.mail import delivery, messages, queue
 
 MAILBOX = [
-    ("refuse", "550 5.1.1 No such user"),
-    ("refuse", "550 5.1.10 Domain takes no mail"),
-    ("refuse", "553 5.1.3 Bad address"),
-    ("refuse", "550-5.1.1 No such user\r\n550 5.1.1 really"),
-    ("refuse", "550 5.2.1 Mailbox disabled"),
-    ("refuse", "552 5.2.2 Mailbox full"),
-    ("refuse_data", "550 5.1.1 No such user"),
+    ("RCPT", "550 5.1.1 No such user"),
+    ("RCPT", "550 5.1.10 Domain takes no mail"),
+    ("RCPT", "553 5.1.3 Bad address"),
+    ("RCPT", "550-5.1.1 No such user\r\n550 5.1.1 really"),
+    ("RCPT", "550 5.2.1 Mailbox disabled"),
+    ("RCPT", "552 5.2.2 Mailbox full"),
+    ("DATA", "550 5.1.1 No such user"),
 ]
 OURS = [
-    ("refuse", "550 5.7.1 Relaying denied"),
-    ("refuse", "554 5.7.1 Relay access denied"),
-    ("refuse", "550 5.1.8 Sender address rejected: domain not found"),
-    ("refuse", "553 5.1.7 Bad sender address"),
-    ("refuse", "550 5.4.5 Daily sending quota exceeded"),
-    ("refuse", "550 5.2.3 Message too large"),
-    ("refuse", "552 Too much mail data"),
-    ("refuse", "554 Transaction failed"),
-    ("refuse", "571 Delivery not authorized"),
-    ("refuse", "550 relaying denied"),
-    ("refuse_data", "550 looks like spam"),
-    ("refuse_data", "554 5.6.0 Content rejected"),
-    ("refuse_data", "552 5.3.4 Message too big"),
+    ("RCPT", "550 5.7.1 Relaying denied"),
+    ("RCPT", "550 5.1.8 Sender address rejected: domain not found"),
+    ("RCPT", "553 5.1.7 Bad sender address"),
+    ("RCPT", "550 5.4.5 Daily sending quota exceeded"),
+    ("RCPT", "550 5.2.3 Message too large"),
+    ("RCPT", "552 Too much mail data"),
+    ("RCPT", "554 Transaction failed"),
+    ("RCPT", "571 Delivery not authorized"),
+    ("RCPT", "550 relaying denied"),
+    ("DATA", "550 looks like spam"),
+    ("DATA", "554 5.6.0 Content rejected"),
+    ("DATA", "552 5.3.4 Message too big"),
 ]
+RELAY = "554 5.7.1 Relay access denied"
 
 
-@pytest.mark.parametrize(("stage", "reply"), MAILBOX)
-def test_what_speaks_of_the_mailbox_gives_a_mail_up_at_once(service: Service, stage: str, reply: str) -> None:
-    setattr(service.mail_server, stage, reply)
-    ask(service)
-    assert service.deliver() == []
-    assert status(service) == counts(abandoned=1)
+def refuse_each(service: Service, replies: list[tuple[str, str]]) -> None:
+    """Send an email for each reply; the mail server refuses each with its reply."""
+    script = dict(zip(zip([stage for stage, _ in replies], ask_many(service, len(replies)), strict=True),
+                      [reply for _, reply in replies], strict=True))  # fmt: skip
+    with through(service, Scripted(lambda stage, address: script.get((stage, address)))):
+        assert service.deliver() == []
+
+
+def test_a_refusal_about_the_mailbox_gives_an_email_up_at_once(service: Service) -> None:
+    refuse_each(service, MAILBOX)
+    assert counts(service) == {"abandoned": len(MAILBOX)}
     assert service.http.get("/readyz").status_code == 200
 
 
-@pytest.mark.parametrize(("stage", "reply"), OURS)
-def test_what_speaks_of_us_waits_and_is_shown(
-    service: Service, tmp_path: Path, database_url: str, stage: str, reply: str
-) -> None:
-    setattr(service.mail_server, stage, reply)
-    ask(service)
-    assert service.deliver() == []
-    assert status(service) == counts(retrying=1)
-    assert probe(service, "queue") == {"mails-blocked": "error"}
-    assert service.http.get("/readyz").status_code == 503
-    shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
-    assert shown["refused"] == {f"smtp-{reply[:3]}": 1}
-
-
-def test_what_waits_for_us_is_tried_with_growing_pauses_for_two_days(service: Service, move_clock: MoveClock) -> None:
-    service.mail_server.refuse = "554 5.7.1 Relay access denied"
-    ask(service)
-    assert tried(service) == 1
-    pauses = [15, 30, 60, 120, 240, 480, 960, 1920] + [3600] * 46
-    for seconds in pauses:
-        move_clock(timedelta(seconds=seconds - 5))
-        assert tried(service) == 0
-        move_clock(timedelta(seconds=5))
-        with service.app.app_context():
-            queue.tidy()
-        assert tried(service) == 1
-    move_clock(timedelta(hours=2))
+def test_a_refusal_about_us_waits_for_the_operator(service: Service) -> None:
+    refuse_each(service, OURS)
+    assert counts(service) == {"retrying": len(OURS)}
     with service.app.app_context():
-        queue.tidy()
-    assert status(service) == counts(abandoned=1)
-    # Nothing waits for the operator any more; what was given up is found by the check.
-    assert service.http.get("/readyz").status_code == 200
-    assert probe(service, "queue") == {"mails-given-up": "warning"}
+        assert queue.blocked() == Counter(f"smtp-{reply[:3]}" for _, reply in OURS)
+    assert service.http.get("/readyz").status_code == 503
 
 
-class Picky(MailServer):
-    """Refuses some recipients."""
-
-    def __init__(self, reply: str, *refused: str) -> None:
-        super().__init__()
-        self.reply, self.refused = reply, refused
-
-    async def handle_RCPT(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        self.refuse = self.reply if address in self.refused else None
-        return await super().handle_RCPT(server, session, envelope, address, options)
-
-
-@pytest.mark.parametrize("reply", ["550 no such user", "553 mailbox name not allowed"])
-def test_a_bare_refusal_of_one_recipient_among_others_gives_that_mail_up(service: Service, reply: str) -> None:
-    with through(service, Picky(reply, "b@example.org")):
-        for email in ("a@example.org", "b@example.org", "c@example.org"):
-            ask(service, email)
-        assert sorted(message["To"] for message in service.deliver()) == ["a@example.org", "c@example.org"]
-    assert status(service) == counts(abandoned=1)
-    assert service.http.get("/readyz").status_code == 200
-
-
-def test_a_mail_that_is_refused_while_others_leave_is_shown_and_leaves_the_service_ready(
-    service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
-) -> None:
-    with through(service, Picky("550 5.7.1 Blocked by policy", "b@example.org")) as peer:
-        for email in ("a@example.org", "b@example.org"):
-            ask(service, email)
-        service.deliver()
-        assert status(service) == counts(retrying=1)
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [("MAIL", "553 5.7.1 Sender address rejected"), ("RCPT", RELAY), ("DATA", "554 5.7.1 Message looks like spam")],
+)
+def test_what_every_mail_fails_with_makes_it_unready_until_one_leaves(service: Service, stage: str, reply: str) -> None:
+    with through(service, Scripted(at(stage, reply))) as peer:
         assert service.http.get("/readyz").status_code == 200
-        assert probe(service, "queue") == {"mails-refused": "warning"}
-        shown = run_tiles(tmp_path, "mail", "status", database_url=database_url).stdout
-        assert "refused" in shown
-        peer.refused = ()
-        move_clock(timedelta(minutes=1))
-        assert [message["To"] for message in service.deliver()] == ["b@example.org"]
+        with working(service.app):
+            ask(service)
+            wait_for(lambda: service.http.get("/readyz").status_code == 503)
+        assert_problem(service.http.get("/readyz"), 503, "overloaded")
+        assert probe(service, "queue") == {"mails-blocked": "error"}
+        assert isinstance(peer, Scripted)
+        peer.script = at("nowhere", "")
+        # A server that refuses the sender is away: that blames no email.
+        assert retry(service) == (0 if stage == "MAIL" else 1)
+        service.deliver()
+        assert len(peer.messages) == 1
+    assert service.http.get("/readyz").status_code == 200
     assert probe(service, "queue") == {}
 
 
-def test_retrying_by_hand_tries_what_was_refused_at_once(service: Service) -> None:
-    service.mail_server.refuse = "554 5.7.1 Relay access denied"
-    ask(service)
-    service.deliver()
-    service.mail_server.refuse = None
-    with service.app.app_context():
-        assert queue.retry() == 1
+@pytest.mark.parametrize("reply", ["550 no such user", "553 mailbox name not allowed"])
+def test_a_bare_refusal_of_one_recipient_among_others_gives_that_email_up(service: Service, reply: str) -> None:
+    with through(service, Scripted(at("RCPT", reply, "person1@example.org"))) as peer:
+        ask_many(service, 3)
+        service.deliver()
+    assert recipients(peer) == ["person0@example.org", "person2@example.org"]
+    assert counts(service) == {"abandoned": 1}
     assert service.http.get("/readyz").status_code == 200
-    assert service.mail()["To"] == "ada@example.org"
+
+
+def test_an_email_that_is_refused_while_others_leave_is_shown_and_leaves_the_service_ready(
+    service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
+) -> None:
+    with through(service, Scripted(at("RCPT", "550 5.7.1 Blocked by policy", "person1@example.org"))) as peer:
+        ask_many(service, 2)
+        service.deliver()
+        assert counts(service) == {"retrying": 1}
+        assert service.http.get("/readyz").status_code == 200
+        assert probe(service, "queue") == {"mails-refused": "warning"}
+        shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+        assert shown["refused"] == {"smtp-550": 1}
+        assert isinstance(peer, Scripted)
+        peer.script = at("nowhere", "")
+        move_clock(timedelta(minutes=1))
+        assert [message["To"] for message in service.deliver()] == ["person1@example.org"]
+    assert probe(service, "queue") == {}
+
+
+@any_database
+def test_a_failure_of_all_emails_is_logged_once_a_minute(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.mail_server.refuse = RELAY
+    ask_many(service, 10)
+    with working(service.app):
+        wait_for(lambda: [row["attempts"] for row in service.rows("mails")] == [1] * 10)
+        assert caplog.text.count("emails do not leave (smtp-554)") == 1
+        monkeypatch.setattr(delivery, "LOG_AGAIN_SECONDS", 0.0)
+        wait_for(lambda: caplog.text.count("emails do not leave (smtp-554)") > 1)
+    assert "person" not in caplog.text
+
+
+@any_database
+def test_an_email_that_cannot_be_made_makes_it_unready_and_is_logged_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(messages, "compose", lambda *_: 1 / 0)
+    ask_many(service, 5)
+    assert service.deliver() == []
+    assert service.http.get("/readyz").status_code == 503
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    assert counts(service) == {"retrying": 5}
+
+
+# Rows that cannot be read
+
+BROKEN = ["kind = 'of_a_later_release'", "kind = ''", "email = NULL", "email = 'no address'"]
+BROKEN_ON_SQLITE = ["created_at = 'nonsense'", "created_at = 17", "about = x'00ff'", "email = x'00ff'",
+                    "attempts = 'many', email = 'no address'", "id = 'nonsense'"]  # fmt: skip
+BROKEN_ON_POSTGRESQL = ["created_at = '+infinity'"]
+
+
+def spoil(service: Service, *changes: str) -> None:
+    """Queue an email for each change, with its row changed so."""
+    for address, change in zip(ask_many(service, len(changes)), changes, strict=True):
+        with service.app.app_context(), engine.transaction() as session:
+            session.execute(engine.text(f"UPDATE mails SET {change} WHERE email = '{address}'"))
+
+
+@pytest.mark.parametrize("limits", ["off", ""])
+def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_leave(
+    make_service: Make, database_url: str, limits: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(rate_limits=limits)
+    special = BROKEN_ON_SQLITE if database_url.startswith("sqlite") else BROKEN_ON_POSTGRESQL
+    spoil(service, *BROKEN, *special)
+    ask(service, "bob@example.org")
+    assert [message["To"] for message in service.deliver()] == ["bob@example.org"]
+    assert tried(service) == 0
+    with service.app.app_context():
+        assert queue.failures(given_up=True) == {"unreadable": len(BROKEN + special)}
+    assert service.http.get("/readyz").status_code == 200
+    assert probe(service, "queue") == {"mails-given-up": "warning"}
+    assert "example.org" not in caplog.text
+    assert "later_release" not in caplog.text
+
+
+@any_database
+def test_a_due_day_that_is_none_delays_no_email(service: Service) -> None:
+    spoil(service, "due_at = 'nonsense'")
+    assert len(service.deliver()) == 1
+
+
+def test_an_email_of_a_later_release_is_shown_and_leaves_once_that_release_is_there(
+    service: Service, tmp_path: Path, database_url: str
+) -> None:
+    spoil(service, "kind = 'of_a_later_release'")
+    service.deliver()
+    shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+    assert shown["unreadable"] == 1
+    with service.app.app_context(), engine.transaction() as session:
+        session.execute(engine.text("UPDATE mails SET kind = 'registration'"))
+    assert retry(service) == 1
+    assert service.mail()["To"] == "person0@example.org"
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("stage", "reply", "found"),
+    [
+        ("nowhere", "", {}),
+        ("MAIL", "553 5.7.1 Sender address rejected: not owned by user", {"mail-server": "error"}),
+        ("RCPT", "553 5.7.1 Sender address rejected: not owned by user", {"mail-server": "error"}),
+        # A server that sees us for the first time may ask us to try again.
+        ("RCPT", LATER, {}),
+    ],
+)
+def test_the_check_finds_what_every_email_would_be_refused_for_and_sends_none(
+    make_service: Make, stage: str, reply: str, found: dict[str, str]
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def script(at_stage: str, address: str) -> str | None:
+        asked.append((at_stage, address))
+        return reply if at_stage == stage else None
+
+    with Scripted(script) as peer:
+        service = make_service(mail_port=peer.port, data_manager_email="privacy@example.org")
+        assert probe(service, "mail-server") == found
+    expected = [("MAIL", "tiles@accounts.tiles.test"), ("RCPT", "privacy@example.org")]
+    assert asked[1:] == (expected[:1] if stage == "MAIL" else expected)
+    assert peer.messages == []
+
+
+@any_database
+def test_the_check_finds_that_no_email_can_be_made(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "compose", lambda *_: 1 / 0)
+    assert probe(make_service(), "mail-server") == {"mail-server": "error"}

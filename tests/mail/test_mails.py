@@ -1,11 +1,13 @@
-"""What the mails about an account's end, and those to everybody, say in each of their cases."""
+"""What the emails about an account's end, and those to everybody, say in each of their cases."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from email.message import EmailMessage
 
 import pytest
-from support import PASSWORD, Person, Service, any_database, html_of, text_of, token_of
+from journeys import close, hold, receipt_of
+from mailing import Make, MoveClock
+from support import Person, Service, any_database, html_of, text_of, token_of
 
 from backend import clock
 from backend.desk import operations
@@ -13,18 +15,14 @@ from backend.privacy import announcements, erasure, policy
 
 pytestmark = any_database
 
-MakeService = Callable[..., Service]
-ERASURE = "https://accounts.tiles.test/erasure"
+PUBLIC = "https://accounts.tiles.test"
+ERASURE = f"{PUBLIC}/erasure"
+HOLD_ENDS = datetime(2099, 3, 2, tzinfo=UTC)
 
 
-def close(service: Service, person: Person, *, erase: bool) -> None:
-    body = {"password": PASSWORD, "erase": erase}
-    assert service.http.post("/v1/account/close", json=body, headers=person.headers).status_code == 200
-
-
-def said(text: str) -> str:
-    """Return a text as one line."""
-    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+def parts(message: EmailMessage) -> list[str]:
+    """Return the text and the HTML, each as one line of words."""
+    return [" ".join(re.sub(r"<[^>]+>", " ", part).split()) for part in (text_of(message), html_of(message))]
 
 
 def day(date: date) -> str:
@@ -35,120 +33,100 @@ def in_days(days: int) -> str:
     return day((clock.now() + timedelta(days=days)).date())
 
 
-def test_a_closed_account_whose_erasure_was_asked_for(service: Service, ada: Person) -> None:
-    close(service, ada, erase=True)
-    message = service.mail()
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert f"was closed on {in_days(0)}" in part
-        assert f"On {in_days(14)} it will be erased for good, with everything in it. That was asked for." in part
-        assert "legal duty" not in part
-        assert f"{ERASURE} " not in part
-    token = token_of(message)
-    assert f"\n{ERASURE}-cancel#{token}\n" in text_of(message)
-    assert service.http.post("/v1/erasure-requests/cancel", json={"token": token}).status_code == 204
+def assert_says(message: EmailMessage, *words: str, never: tuple[str, ...] = ()) -> None:
+    """Check that both parts of an email say some words and not others."""
+    for part in parts(message):
+        for phrase in words:
+            assert phrase in part
+        for phrase in never:
+            assert phrase not in part
 
 
-def test_a_closed_account_that_is_erased_when_its_time_is_over(service: Service, ada: Person) -> None:
-    close(service, ada, erase=False)
-    message = service.mail()
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert f"On {in_days(365)} it will be erased" in part
-        assert "That was asked for" not in part
-        assert "To have it erased sooner" in part
-        assert f"{ERASURE} " in part
-    assert f"\n{ERASURE}-cancel#" in text_of(message)
-
-
-def test_a_closed_account_that_is_kept_until_somebody_asks(make_service: MakeService) -> None:
-    service = make_service(closed_retention_days=0)
-    close(service, service.register(), erase=False)
-    message = service.mail()
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert "It is kept until you ask to have it erased." in part
-        assert "You can do that at any time" in part
-        assert "until the account is erased" not in part
-        assert "sooner" not in part
-    assert f"\n{ERASURE}\n" in text_of(message)
-    assert f'href="{ERASURE}"' in html_of(message)
+@pytest.mark.parametrize(
+    ("retention", "erase", "words", "never"),
+    [
+        (365, True, ["On {14} it will be erased for good, with everything in it. This was requested."],
+         ("legal duty", f"{ERASURE} ")),
+        (365, False, ["On {365} it will be erased", "To have it erased sooner", f"{ERASURE} "], ("requested",)),
+        (0, False, ["It is kept until you ask to have it erased.", "You can do that at any time"],
+         ("until the account is erased", "sooner")),
+    ],
+    ids=["on request", "after retention", "kept"],
+)  # fmt: skip
+def test_a_closed_account_is_told_when_it_is_erased_and_how_to_open_it(
+    make_service: Make, retention: int, words: list[str], never: tuple[str, ...], *, erase: bool
+) -> None:
+    service = make_service(closed_retention_days=retention)
+    close(service, service.register().headers, erase=erase)
+    message, token = service.mail(), ""
+    days = re.compile(r"\{(\d+)\}")
+    told = [days.sub(lambda match: in_days(int(match[1])), phrase) for phrase in words]
+    assert_says(message, f"was closed on {in_days(0)}", *told, never=never)
     token = token_of(message)
     assert f"\n{ERASURE}-cancel#{token}\n" in text_of(message)
     assert f'class="button" href="{ERASURE}-cancel#{token}"' in html_of(message)
+    assert (f"\n{ERASURE}\n" in text_of(message)) == (f'href="{ERASURE}"' in html_of(message)) == (not erase)
     assert service.http.post("/v1/erasure-requests/cancel", json={"token": token}).status_code == 204
 
 
 def test_a_legal_hold_is_told_when_it_is_placed_and_when_it_is_lifted(service: Service, ada: Person) -> None:
-    close(service, ada, erase=True)
+    close(service, ada.headers, erase=True)
     service.deliver()
-    with service.app.app_context():
-        operations.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
-    held = service.mail()
-    for part in (said(text_of(held)), said(html_of(held))):
-        assert "On 2 March 2099 it will be erased" in part
-        assert "A legal duty keeps it from being erased before 2 March 2099" in part
-        assert "order of a court" not in part
+    hold(service, ada.email, HOLD_ENDS)
+    held = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
+    assert_says(service.mail(), *held, never=("Court order",))
     with service.app.app_context():
         operations.release(ada.email)
-    lifted = service.mail()
-    assert "legal duty" not in said(text_of(lifted))
-    assert f"On {in_days(14)} it will be erased" in said(text_of(lifted))
+    assert_says(service.mail(), f"On {in_days(14)} it will be erased", never=("legal duty",))
 
 
 @pytest.mark.parametrize(
     ("days", "words"),
     [(14, "erased for good 14 days later"), (1, "erased for good one day later"), (0, "erased for good at once")],
 )
-def test_who_is_asked_to_confirm_an_erasure_reads_when_it_is_done(
-    make_service: MakeService, days: int, words: str
-) -> None:
+def test_an_erasure_request_says_when_it_is_done(make_service: Make, days: int, words: str) -> None:
     service = make_service(erasure_grace_days=days)
     service.register()
     service.http.post("/v1/erasure-requests", json={"email": "ada@example.org"})
-    message, page = service.mail(), service.http.get("/erasure").text
-    for part in (said(text_of(message)), said(html_of(message)), said(page)):
-        assert f"{words}, unless a legal duty delays it." in part
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert "Closed accounts that had the same address are erased with it." in part
+    promise = f"{words}, unless a legal duty delays it."
+    assert_says(service.mail(), promise, "Closed accounts that had the same address are erased with it.")
+    assert promise in " ".join(re.sub(r"<[^>]+>", " ", service.http.get("/erasure").text).split())
 
 
-@pytest.mark.parametrize(("grace", "hold"), [(14, False), (0, True), (0, False)])
+@pytest.mark.parametrize(("grace", "is_held"), [(14, False), (0, True), (0, False)])
 @pytest.mark.parametrize("closed_before", [False, True])
-def test_who_confirmed_an_erasure_reads_its_day_unless_it_is_done_at_once(
-    make_service: MakeService,
-    move_clock: Callable[[timedelta], None],
-    grace: int,
-    *,
-    hold: bool,
-    closed_before: bool,
+def test_the_page_after_an_erasure_names_its_day_unless_it_is_done_at_once(
+    make_service: Make, move_clock: MoveClock, grace: int, *, is_held: bool, closed_before: bool
 ) -> None:
     service = make_service(erasure_grace_days=grace)
     ada = service.register()
     if closed_before:
-        close(service, ada, erase=False)
+        close(service, ada.headers)
         service.deliver()
         move_clock(timedelta(days=3))
-    if hold:
-        with service.app.app_context():
-            operations.hold(ada.email, basis="an order of a court", until=datetime(2099, 3, 2, tzinfo=UTC))
+    if is_held:
+        hold(service, ada.email, HOLD_ENDS)
         service.deliver()
     service.http.post("/v1/erasure-requests", json={"email": ada.email})
-    answer = service.http.post("/erasure/confirm", data={"token": token_of(service.mail())})
-    assert answer.status_code == 200
-    waits = hold or grace > 0
-    due = "2 March 2099" if hold else in_days(grace)
-    assert (f"On {due} your account and everything in it will be erased" in said(answer.text)) == waits
-    assert ("the link opens your account again" in said(answer.text)) == waits
-    assert ("are now being erased" in said(answer.text)) != waits
+    response = service.http.post("/erasure/confirm", data={"token": token_of(service.mail())})
+    assert response.status_code == 200
+    page = " ".join(re.sub(r"<[^>]+>", " ", response.text).split())
+    waits = is_held or grace > 0
+    due = "2 March 2099" if is_held else in_days(grace)
+    assert (f"On {due} your account and everything in it will be erased" in page) == waits
+    assert ("the link opens your account again" in page) == waits
+    assert ("are now being erased" in page) != waits
 
 
-def test_the_last_mail_says_what_was_removed_and_kept_and_brings_a_receipt(make_service: MakeService) -> None:
+def test_the_last_email_says_what_was_removed_and_kept_and_brings_a_receipt(make_service: Make) -> None:
     service = make_service(erasure_grace_days=0, data_manager_email="privacy@tiles.test")
     ada = service.register()
     service.http.post("/v1/feedback", json={"message": "Very good"}, headers=ada.headers)
-    close(service, ada, erase=True)
+    close(service, ada.headers, erase=True)
     with service.app.app_context():
         assert erasure.erase_due() == 1
     message = service.mail()
-    receipt = max(text_of(message).split(), key=len)
+    receipt = receipt_of(message)
     verified = service.http.post("/v1/erasure-receipts/verify", json={"receipt": receipt})
     assert verified.status_code == 200
     assert receipt in html_of(message)
@@ -157,69 +135,53 @@ def test_the_last_mail_says_what_was_removed_and_kept_and_brings_a_receipt(make_
     for store, rows in removed.items():
         assert (f"\n* {store}: {rows}\n" in text_of(message)) == (rows > 0)
     for entry in verified.json["kept"]:
-        assert f"* {entry['store']}: {entry['rows']} {entry['basis']} " in said(text_of(message))
+        assert f"* {entry['store']}: {entry['rows']} {entry['basis']} " in parts(message)[0]
         assert entry["basis"] in html_of(message)
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert f"On {in_days(0)} your TILES account" in part
-        assert "Of this account, this is the last mail." in part
-        assert "should one be restored, the account is erased again at once" in part
-        assert "random numbers, days and, where data were disclosed, to whom" in part
-        assert "privacy@tiles.test" in part
-        assert ada.email not in part
+    assert_says(
+        message, f"On {in_days(0)} your TILES account", "This is the last email about this account.",
+        "If a backup is restored, the account is erased again at once", "privacy@tiles.test",
+        "random numbers, days and, where data were disclosed, to whom", f"{PUBLIC}/v1/erasure-receipts/verify",
+        never=(ada.email,),
+    )  # fmt: skip
 
 
-def announced(service: Service) -> None:
+def announced(service: Service) -> EmailMessage:
     with service.app.app_context():
         assert announcements.queue_some() == 1
+    return service.mail()
 
 
-def test_an_announcement_keeps_its_lines_and_is_text_and_nothing_else(service: Service, ada: Person) -> None:
+def test_an_announcement_keeps_its_lines_and_is_only_text(service: Service, ada: Person) -> None:
     with service.app.app_context():
         text = "New:\n- notes <b>in colour</b>\n- a & b\n\nSee https://tiles.example/news?a=1&b=2."
         announcements.announce(subject="Ada & <Co>", text=text)
-    announced(service)
-    message = service.mail()
+    message = announced(service)
     assert (message["To"], message["Subject"]) == (ada.email, "Ada & <Co>")
     assert "\nNew:\n- notes <b>in colour</b>\n- a & b\n\nSee https" in f"\n{text_of(message)}"
     html = html_of(message)
     assert "New:<br>- notes &lt;b&gt;in colour&lt;/b&gt;<br>- a &amp; b</p>" in html
     assert "Ada &amp; &lt;Co&gt;</h1>" in html
     assert 'href="https://tiles.example/news?a=1&amp;b=2"' in html
-    assert "mails about TILES are switched on" in said(html)
-    assert "mails about TILES are switched on" in said(text_of(message))
+    assert_says(message, "emails about TILES are switched on")
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_new_policy_is_announced_with_its_day_and_its_digest(service: Service) -> None:
-    with service.app.app_context():
-        new = policy.publish(version="2099-03", effective_on=date(2099, 3, 2), text="We keep it to ourselves.")
-        announcements.announce_policy("2099-03")
-    announced(service)
-    message = service.mail()
-    assert message["Subject"] == "The TILES privacy policy changes on 2 March 2099"
-    for part in (text_of(message), html_of(message)):
-        assert "On 2 March 2099 a new version" in said(part)
-        assert "in force since" not in said(part)
-        assert "version 2099-03" in part
-        assert new.sha256 in part
-        assert ERASURE in part
-    assert "\nhttps://accounts.tiles.test/privacy\n" in text_of(message)
-
-
-@pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("days", [0, 30])
-def test_a_policy_that_is_in_force_already_is_told_as_such(
-    service: Service, move_clock: Callable[[timedelta], None], days: int
+@pytest.mark.parametrize("days", [None, 0, 30], ids=["upcoming", "in force today", "in force"])
+def test_a_policy_is_announced_with_its_day_and_its_digest(
+    service: Service, move_clock: MoveClock, days: int | None
 ) -> None:
-    since = clock.now().date()
+    effective_on = date(2099, 3, 2) if days is None else clock.now().date()
     with service.app.app_context():
-        policy.publish(version="new", effective_on=since, text="We keep it to ourselves.")
-    move_clock(timedelta(days=days))
+        new = policy.publish(version="new", effective_on=effective_on, text="We keep it to ourselves.")
+    move_clock(timedelta(days=days or 0))
     with service.app.app_context():
         announcements.announce_policy("new")
-    announced(service)
-    message = service.mail()
-    assert message["Subject"] == "The TILES privacy policy has changed"
-    for part in (said(text_of(message)), said(html_of(message))):
-        assert re.search(rf"has been in force since {day(since)} ?: version new\.", part)
-        assert "comes into force" not in part
+    message = announced(service)
+    if days is None:
+        assert message["Subject"] == "The TILES privacy policy changes on 2 March 2099"
+        assert_says(message, "On 2 March 2099 a new version", "version new", never=("in force since",))
+    else:
+        assert message["Subject"] == "The TILES privacy policy has changed"
+        assert_says(message, f"in force since {day(effective_on)}", "version new", never=("comes into force",))
+    assert_says(message, new.sha256, ERASURE)
+    assert f"\n{PUBLIC}/privacy\n" in text_of(message)

@@ -34,7 +34,7 @@ from werkzeug.test import TestResponse
 from backend import clock
 from backend.database import engine, models, scrub
 from backend.mail import queue
-from backend.mail.transport import ServerUnavailable
+from backend.mail.refusals import ServerUnavailable
 from backend.privacy import policy
 from backend.security.hashing import Hasher
 

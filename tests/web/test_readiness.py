@@ -19,7 +19,7 @@ from support import TILES, Person, ServerProcess, Service, any_database, assert_
 from backend.database import engine, scrub
 from backend.database.models import Mail
 from backend.mail import delivery
-from backend.mail.transport import ServerUnavailable
+from backend.mail.refusals import ServerUnavailable
 
 
 def test_a_service_that_is_able_to_serve_says_so_and_no_number(service: Service) -> None:
