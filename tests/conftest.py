@@ -310,3 +310,9 @@ def log_as_it_was() -> Iterator[None]:
     ours = (logging.StreamHandler, logs._Handler)  # noqa: SLF001 - what `configure` installs
     for handler in [handler for handler in root.handlers if type(handler) in ours]:
         root.removeHandler(handler)
+
+
+@pytest.fixture
+def hasty(make_service: Callable[..., Service]) -> Service:
+    """The service without a grace period: a requested erasure is due at once."""
+    return make_service(erasure_grace_days=0)

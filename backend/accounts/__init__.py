@@ -1,1 +1,1 @@
-"""What a person does with an account: register, sign in, change, close."""
+"""What a person does with an account. Each operation in web/api.py lists the errors that its function raises."""

@@ -1,4 +1,4 @@
-"""What was done with an account and by whom, so that it can be shown: it names no person."""
+"""The audit trail: which act was done with an account, when and by whom. It names nobody."""
 
 import uuid
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MOST_SHOWN = 1000
 
 
 def note(act: Act, account_id: uuid.UUID, *, actor: Actor, **details: Any) -> uuid.UUID:
-    """Write an act down, in the caller's transaction; its details are dates and counts, never text about a person."""
+    """Record an act in the caller's transaction. Its details are dates and counts, never text about a person."""
     entry_id = uuid.uuid4()
     entry = {"id": entry_id, "account_id": account_id, "act": act, "actor": actor, "at": clock.now()}
     db.session.execute(insert(AuditEntry).values(**entry, details=details))
@@ -33,17 +33,17 @@ def is_erased(account_id: uuid.UUID) -> bool:
 
 
 def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
-    """Return the acts about these accounts or about all, the newest first, and not more than `MOST_SHOWN`."""
+    """Return the newest `MOST_SHOWN` acts, newest first: of these accounts, or of all."""
     columns = (AuditEntry.at, AuditEntry.actor, AuditEntry.act, AuditEntry.account_id, AuditEntry.details)
-    wanted = select(*columns).order_by(AuditEntry.at.desc()).limit(MOST_SHOWN)
+    newest = select(*columns).order_by(AuditEntry.at.desc()).limit(MOST_SHOWN)
     if account_ids is not None:
-        wanted = wanted.where(AuditEntry.account_id.in_(account_ids))
+        newest = newest.where(AuditEntry.account_id.in_(account_ids))
     with reading() as session:
-        return list(session.execute(wanted))
+        return list(session.execute(newest))
 
 
 def tidy() -> None:
-    """Forget what no longer has to be shown."""
+    """Delete the records that are older than `KEEP_RECORDS`."""
     oldest = clock.now() - KEEP_RECORDS
     with transaction() as session:
         session.execute(delete(AuditEntry).where(AuditEntry.at < oldest))

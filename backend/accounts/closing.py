@@ -1,4 +1,4 @@
-"""Close an account and ask for its erasure: from the app, from a mailed link, by the data manager; take it back."""
+"""Close an account, have it erased after the grace period, and open it again while that waits."""
 
 import uuid
 from dataclasses import dataclass
@@ -8,19 +8,8 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import clock
-from backend.accounts import audit
+from backend.accounts import audit, credentials
 from backend.accounts.audit import Actor
-from backend.accounts.credentials import (
-    OPEN,
-    ask_password_again,
-    is_as,
-    lock_address,
-    note_proof,
-    redeem_for,
-    take_address,
-    tell_previous_addresses,
-    tell_reopened,
-)
 from backend.accounts.sessions import Viewer, account_columns
 from backend.config import settings
 from backend.database.engine import AnyRow, db, transaction
@@ -33,23 +22,15 @@ from backend.security.tokens import Purpose
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """When an account was closed, and from when on it is erased; None: not before somebody asks for it.
-
-    A legal hold is taken into account.
-    """
+    """When an account was closed, and when it is erased; null if it is kept until somebody asks."""
 
     closed_at: datetime
     erase_after: datetime | None
 
 
 def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> Closed:
-    """Close the viewer's account, every session of which ends; with `erase`, have it erased after the grace period.
-
-    Raises:
-        WrongPassword: the password asked for again is another.
-        Unauthenticated: the account was closed or got another password meanwhile.
-    """
-    account = ask_password_again(viewer, password, client)
+    """Close the viewer's account and end its sessions; with `erase`, have it erased after the grace period."""
+    account = credentials.check_current_password(viewer, password, client)
     with transaction():
         closed = shut(account, erase=erase, actor="person")
     if closed is None:
@@ -58,26 +39,16 @@ def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> 
 
 
 def request_erasure(*, email: str, client: str | None) -> None:
-    """Have a link mailed with which the account can be erased, if the address has or had one.
-
-    Whether it has one is looked up when the mail is sent, not here.
-    """
+    """Email an erasure link if the address has or had an account, which only the mail worker looks up."""
     throttle().charge("erasure-request", client=client, address=email)
     queue.accept("erasure_request", email=email)
 
 
 def confirm_erasure(*, token: str, client: str | None) -> Closed:
-    """Close the account that a mailed link stands for, and have it erased after the grace period.
-
-    Accounts that the same address had before are erased with it.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-    """
-    throttle().charge("token", client=client)
-    account, _ = redeem_for(Purpose.ERASURE, token)
+    """Close the account of a mailed link, and have it and earlier accounts of its address erased."""
+    account, _ = credentials.redeem_for(Purpose.ERASURE, token, client)
     with transaction() as session:
-        lock_address(account.email)
+        credentials.lock_address(account.email)
         closed = shut(account, erase=True, actor="person")
         if closed is None:
             raise InvalidToken
@@ -92,46 +63,47 @@ def confirm_erasure(*, token: str, client: str | None) -> Closed:
 
 
 def cancel(*, token: str, client: str | None) -> None:
-    """Open the account again that the link of a closing mail stands for, as it was before.
-
-    Raises:
-        InvalidToken: the link does not work, worked before, or the erasure has begun.
-        EmailInUse: the address has got a new account meanwhile.
-    """
-    throttle().charge("token", client=client)
-    account, _ = redeem_for(Purpose.ERASURE_CANCEL, token)
+    """Open a closed account again, as it was before, with the link of its closing email."""
+    account, _ = credentials.redeem_for(Purpose.ERASURE_CANCEL, token, client)
     with transaction():
-        take_address(account, account.email, **OPEN)
-        tell_previous_addresses(account.id)
-        note_proof(account.email, client)
-        tell_reopened(account.id)
+        credentials.take_address(account, account.email, **credentials.OPEN)
+        credentials.notify_previous_addresses(account.id)
+        credentials.note_mailbox_proven(account.email, client)
+        credentials.notify_reopened(account.id)
 
 
 def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:
-    """In the caller's transaction: close an account as it was read, or have a closed one erased, and tell by mail.
+    """In the caller's transaction: close an account, or have a closed one erased, and email what was done.
 
-    None when the account has changed since, by whatever.
+    Returns:
+        None if the account has changed since it was read.
     """
     now = clock.now()
-    # A new credentials_id ends every session and link, also should the account be opened again.
-    values: dict[str, Any] = {"credentials_id": uuid.uuid4(), "closed_at": account.closed_at or now}
-    if erase:
-        due = now + (timedelta(days=settings().erasure_grace_days) if grace is None else grace)
-        values["erasure_requested_at"] = func.coalesce(Account.erasure_requested_at, now)
-        values["erase_after"] = case((Account.erase_after < due, Account.erase_after), else_=due)
-    elif account.closed_at is None and (days := settings().closed_retention_days):
-        values["erase_after"] = now + timedelta(days=days)
-    closing = update(Account).where(is_as(account)).values(**values)
+    values = _closing_values(account, now, erase=erase, grace=grace)
+    closing = update(Account).where(credentials.is_unchanged(account)).values(**values)
     row = db.session.execute(closing.returning(Account.closed_at, Account.erase_after)).one_or_none()
     if row is None:
         return None
     db.session.execute(delete(Session).where(Session.account_id == account.id))
     queue.enqueue("account_closed", account_id=account.id)
     mailboxes.give_back(account.email)
-    tell_previous_addresses(account.id)
+    credentials.notify_previous_addresses(account.id)
     if account.closed_at is None:
         audit.note("closed", account.id, actor=actor)
     if erase:
         audit.note("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
     held_until = db.session.scalar(select(Hold.latest(now)).select_from(Account).where(Account.id == account.id))
     return Closed(row.closed_at, with_hold(row.erase_after, held_until))
+
+
+def _closing_values(account: AnyRow, now: datetime, *, erase: bool, grace: timedelta | None) -> dict[str, Any]:
+    # A new credentials_id ends every session and link for good, even if the account is opened again.
+    values: dict[str, Any] = {"credentials_id": uuid.uuid4(), "closed_at": account.closed_at or now}
+    if erase:
+        due = now + (timedelta(days=settings().erasure_grace_days) if grace is None else grace)
+        values["erasure_requested_at"] = func.coalesce(Account.erasure_requested_at, now)
+        # A day that was set before is kept if it comes first.
+        values["erase_after"] = case((Account.erase_after < due, Account.erase_after), else_=due)
+    elif account.closed_at is None and (days := settings().closed_retention_days):
+        values["erase_after"] = now + timedelta(days=days)
+    return values

@@ -1,4 +1,4 @@
-"""What proves that an account is somebody's, a password or a mailed link, and changes that hold it to what was read."""
+"""Proofs of ownership (a password, a mailed link), and updates that fail if the account has changed meanwhile."""
 
 import uuid
 from typing import Any
@@ -20,17 +20,12 @@ from backend.security.password_rules import weaknesses
 from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
-# What an account that is not closed has in these columns.
+# These columns of an open account.
 OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
 
 
 def new_password_hash(password: str, *, name: str | None, email: str, pointer: str = "/password") -> str:
-    """Return the hash of a password that is not easy to guess.
-
-    Raises:
-        WeakPassword: it is, for each of the reasons.
-        Overloaded: the hasher's line is full.
-    """
+    """Return the hash of a new password."""
     reasons = weaknesses(password, minimum=settings().password_min_length, name=name, email=email)
     if reasons:
         raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])
@@ -57,12 +52,8 @@ def forget_costs() -> None:
         session.execute(delete(PasswordCost).where(unused))
 
 
-def ask_password_again(viewer: Viewer, password: str, client: str | None) -> AnyRow:
-    """Return the viewer's account to somebody who knows its password; a wrong one counts as at sign-in.
-
-    Raises:
-        WrongPassword: it is another.
-    """
+def check_current_password(viewer: Viewer, password: str, client: str | None) -> AnyRow:
+    """Return the viewer's account. A wrong password counts as one at sign-in."""
     account = viewer.account
     throttle().charge("password", account=str(account.id))
     with lockout.guess(account.email, client):
@@ -73,37 +64,31 @@ def ask_password_again(viewer: Viewer, password: str, client: str | None) -> Any
     return account
 
 
-def redeem_for(purpose: Purpose, token: str) -> tuple[AnyRow, dict[str, Any]]:
-    """Return the account that a token is about, if its state is still the one that the token is bound to.
-
-    Whoever acts on it makes the change conditional on that state, by `is_as(account)`.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-    """
+def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow, dict[str, Any]]:
+    """Return the account of a mailed link and the token's content. The caller updates it where `is_unchanged`."""
+    throttle().charge("token", client=client)
     content = tokens.redeem(purpose, token)
+    mine = Account.id == uuid.UUID(content["account"])
     with reading() as session:
-        account = session.execute(
-            select(*account_columns()).where(Account.id == uuid.UUID(content["account"]))
-        ).one_or_none()
+        account = session.execute(select(*account_columns()).where(mine)).one_or_none()
     if account is None or tokens.state(purpose, account) != content["state"]:
         raise InvalidToken
     return account, content
 
 
-def note_proof(email: str, client: str | None) -> None:
-    """In the transaction of a mailed link: whoever used it reads the mailbox, and is not kept out by what others do."""
+def note_mailbox_proven(email: str, client: str | None) -> None:
+    """In the transaction of a mailed link: let no limit that others used up keep out the reader of the mailbox."""
     lockout.trust(email, client)
     mailboxes.give_back(email)
 
 
 def lock_address(email: str) -> None:
-    """Let nobody else take an address, or close accounts that have it, until the caller's transaction ends."""
+    """Until the caller's transaction ends, let nobody else take this address or close its accounts."""
     lock(f"address {email.lower()}")
 
 
-def is_as(account: AnyRow) -> ColumnElement[bool]:
-    """Return the condition that an account is still as it was read, and that its erasure has not begun."""
+def is_unchanged(account: AnyRow) -> ColumnElement[bool]:
+    """Return the condition that an account is as it was read, and that its erasure has not begun."""
     return and_(
         Account.id == account.id,
         Account.email == account.email,
@@ -114,37 +99,36 @@ def is_as(account: AnyRow) -> ColumnElement[bool]:
 
 
 def take_address(account: AnyRow, email: str, **values: Any) -> None:
-    """In the caller's transaction: let an account as it was read be the open one with an address.
+    """In the caller's transaction: update the account so that it is the only open one with this address.
 
     Raises:
-        InvalidToken: the account has changed since, by whatever.
+        InvalidToken: the account has changed since it was read.
         EmailInUse: another open account has the address.
     """
     lock_address(email)
     other = aliased(Account)
     taken = select(other.id).where(other.is_open_with(email), other.id != account.id).exists()
-    if not changed(update(Account).where(is_as(account), ~taken).values(email=email, **values)):
-        raise EmailInUse if db.session.scalar(select(taken).where(is_as(account))) else InvalidToken
+    if not changed(update(Account).where(is_unchanged(account), ~taken).values(email=email, **values)):
+        raise EmailInUse if db.session.scalar(select(taken).where(is_unchanged(account))) else InvalidToken
 
 
-def tell_previous_addresses(account_id: uuid.UUID) -> None:
-    """In the caller's transaction: give each address that may take the account back a new link to do so.
+def notify_previous_addresses(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: email a new undo link to each previous address, as the change killed the old link.
 
-    What has ended every older link ended theirs too. Without this, whoever stole an account by changing its address
-    could keep it by changing the password next, or by closing it.
+    Otherwise a thief who changed the email could keep the account by changing the password or closing it next.
     """
     mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
-    for previous in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
-        queue.enqueue("email_changed", account_id=account_id, about=previous)
+    for previous_id in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
+        queue.enqueue("email_changed", account_id=account_id, about=previous_id)
 
 
-def tell_reopened(account_id: uuid.UUID) -> None:
-    """In the caller's transaction: tell the person by mail that the account is open again, and note it."""
+def notify_reopened(account_id: uuid.UUID) -> None:
+    """In the caller's transaction: record that the account is open again, and email it."""
     queue.enqueue("account_reopened", account_id=account_id)
     audit.note("reopened", account_id, actor="person")
 
 
 def forget_previous_addresses() -> None:
-    """Forget the addresses that can no longer take an account back."""
+    """Delete the previous addresses whose undo link has expired."""
     with transaction() as session:
         session.execute(delete(PreviousAddress).where(~PreviousAddress.may_take_back(clock.now())))

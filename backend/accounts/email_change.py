@@ -1,4 +1,4 @@
-"""Change the address: asked for with the password, confirmed from the new mailbox, taken back from an old one."""
+"""Change the email: requested with the password, confirmed from the new mailbox, undone from an old one."""
 
 import uuid
 from datetime import datetime
@@ -6,17 +6,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, insert, select, update
 
 from backend import clock
-from backend.accounts.credentials import (
-    OPEN,
-    ask_password_again,
-    is_as,
-    note_cost,
-    note_proof,
-    redeem_for,
-    take_address,
-    tell_previous_addresses,
-    tell_reopened,
-)
+from backend.accounts import credentials
 from backend.accounts.sessions import Viewer
 from backend.database import export
 from backend.database.engine import AnyRow, db, reading, transaction
@@ -29,52 +19,37 @@ from backend.security.tokens import Purpose
 
 
 def request(viewer: Viewer, *, email: str, password: str, client: str | None) -> None:
-    """Have a link mailed to the new address, with which it takes the place of the old one.
-
-    Whether another account has the address is not looked up before somebody has proven the mailbox.
-
-    Raises:
-        WrongPassword: the password asked for again is another.
-        Unauthenticated: the account was closed or got another password meanwhile.
-    """
+    """Email a link to the new address. Whether it has an account is looked up only once the mailbox is proven."""
     throttle().charge("email-change", account=str(viewer.account.id), address=email)
-    account = ask_password_again(viewer, password, client)
+    account = credentials.check_current_password(viewer, password, client)
     with transaction() as session:
-        if not session.scalar(select(Account.id).where(is_as(account)).with_for_update(read=True)):
+        if not session.scalar(select(Account.id).where(credentials.is_unchanged(account)).with_for_update(read=True)):
             raise Unauthenticated
-        # A password that is newer than this request ends it, though the link is made later.
+        # The link is made later: a password that was changed before then ends the request.
         queue.enqueue("email_change", email=email, account_id=account.id, about=account.credentials_id)
 
 
 def confirm(*, token: str, client: str | None) -> None:
-    """Put the new address in the place of the old one, which gets a notice and a link to take the account back.
-
-    Every other link of the account ends; sessions go on.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-        EmailInUse: another account took the address meanwhile.
-    """
-    throttle().charge("token", client=client)
-    account, content = redeem_for(Purpose.EMAIL_CHANGE, token)
+    """Replace the email; the old address is mailed an undo link. Every other link ends, sessions go on."""
+    account, content = credentials.redeem_for(Purpose.EMAIL_CHANGE, token, client)
     new, credentials_id = content["email"], uuid.uuid4()
     with transaction() as session:
-        take_address(account, new, credentials_id=credentials_id)
-        mine = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
-        session.execute(update(Session).where(mine).values(credentials_id=credentials_id))
-        _remember(account, new)
-        note_proof(new, client)
-        tell_previous_addresses(account.id)
+        credentials.take_address(account, new, credentials_id=credentials_id)
+        current = (Session.account_id == account.id) & (Session.credentials_id == account.credentials_id)
+        session.execute(update(Session).where(current).values(credentials_id=credentials_id))
+        _remember_previous(account, new)
+        credentials.note_mailbox_proven(new, client)
+        credentials.notify_previous_addresses(account.id)
         session.execute(delete(Mail).where(export.is_mail_to([account])))
 
 
-def _remember(account: AnyRow, new: str) -> None:
-    """Let the address that is left take the account back for a while.
-
-    Where the new one may do that itself, this is its taking back, and nothing after it has a right.
-    """
-    mine = PreviousAddress.account_id == account.id
-    returning = mine & PreviousAddress.may_take_back(clock.now()) & (func.lower(PreviousAddress.email) == new.lower())
+def _remember_previous(account: AnyRow, new: str) -> None:
+    """Let the old address undo the change, unless the new one is itself a previous address: then it is the undo."""
+    returning = (
+        (PreviousAddress.account_id == account.id)
+        & PreviousAddress.may_take_back(clock.now())
+        & (func.lower(PreviousAddress.email) == new.lower())
+    )
     since = db.session.scalar(select(func.min(PreviousAddress.changed_at)).where(returning))
     if since:
         _give_back(account, since)
@@ -84,52 +59,39 @@ def _remember(account: AnyRow, new: str) -> None:
 
 
 def _give_back(account: AnyRow, since: datetime) -> None:
-    """Tell the address that is left, without a link: the one before it is the older claim, and ends all later ones."""
-    later = (PreviousAddress.account_id == account.id) & (PreviousAddress.changed_at >= since)
-    db.session.execute(delete(PreviousAddress).where(later))
+    """End the claims that are younger than the returning address, and notify the present one without a link."""
+    younger = (PreviousAddress.account_id == account.id) & (PreviousAddress.changed_at >= since)
+    db.session.execute(delete(PreviousAddress).where(younger))
     queue.enqueue("email_taken_back", email=account.email, account_id=account.id)
 
 
 def undo(*, token: str, client: str | None) -> None:
-    """Put an old address back, end the password and every session, and mail a link for a new password to the address.
+    """Put an old address back, open the account if it was closed, and email a reset link to the address.
 
-    The person who changed the address knew the old password, so no password opens the account until the link is used.
-    A closed account opens again. Later addresses lose their right to take the account back; earlier ones keep it.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-        EmailInUse: another account took the old address meanwhile.
+    The thief knew the password, so it opens nothing any more. Younger addresses lose their claim, older ones keep it.
     """
-    throttle().charge("token", client=client)
-    account, content = redeem_for(Purpose.EMAIL_CHANGE_UNDO, token)
+    account, content = credentials.redeem_for(Purpose.EMAIL_CHANGE_UNDO, token, client)
     previous = _previous_address(account, content["change"])
     password_hash = unusable_hash(hasher().cost)
-    values = {"password_hash": password_hash, "credentials_id": uuid.uuid4(), **OPEN}
+    values = {"password_hash": password_hash, "credentials_id": uuid.uuid4(), **credentials.OPEN}
     with transaction() as session:
-        take_address(account, previous.email, **values)
-        note_cost(password_hash)
+        credentials.take_address(account, previous.email, **values)
+        credentials.note_cost(password_hash)
         _give_back(account, previous.changed_at)
         session.execute(delete(Session).where(Session.account_id == account.id))
-        note_proof(previous.email, client)
+        credentials.note_mailbox_proven(previous.email, client)
         queue.enqueue("password_reset", email=previous.email)
-        tell_previous_addresses(account.id)
+        credentials.notify_previous_addresses(account.id)
         session.execute(delete(Mail).where(export.is_mail_to([account])))
         if account.closed_at:
-            tell_reopened(account.id)
+            credentials.notify_reopened(account.id)
 
 
-def _previous_address(account: AnyRow, change: str) -> AnyRow:
-    """Return the address that a change replaced, and when.
-
-    Raises:
-        InvalidToken: the address can no longer take the account back.
-    """
-    mine = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change))
+def _previous_address(account: AnyRow, change_id: str) -> AnyRow:
+    wanted = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change_id))
     columns = (PreviousAddress.email, PreviousAddress.changed_at)
     with reading() as session:
-        previous = session.execute(
-            select(*columns).where(mine, PreviousAddress.may_take_back(clock.now()))
-        ).one_or_none()
-    if previous is None:
+        row = session.execute(select(*columns).where(wanted, PreviousAddress.may_take_back(clock.now()))).one_or_none()
+    if row is None:
         raise InvalidToken
-    return previous
+    return row

@@ -1,15 +1,15 @@
-"""Feedback: what people write to us from the app, stored once."""
+"""Feedback: messages from the app, each stored once."""
 
 import hashlib
 import re
 import unicodedata
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from typing import cast
 
-from sqlalchemy import Table, UpdateBase, bindparam, select
+from sqlalchemy import Table, UpdateBase, bindparam, literal, select
 
 from backend import clock
 from backend.accounts.sessions import Viewer
@@ -24,22 +24,17 @@ MESSAGE_LENGTH = 4000
 # No language has more on a letter (UAX 15, stream-safe text).
 MOST_MARKS = 30
 KEY_LENGTH = 255
-# The categories Cc, but line breaks and tabs, and Cs.
+# The categories Cc, except line breaks and tabs, and Cs.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-TABLE = cast(Table, Feedback.__table__)
-ROW = ("id", "message", "received_at", "key_sha256")
+TABLE = cast("Table", Feedback.__table__)
 
 
 def clean_message(message: str) -> str:
-    """Return a message as it is stored: in NFC, without white space around it.
-
-    Raises:
-        ValueError: it is empty or too long, has too many accents on a letter, or control characters other than line
-            breaks and tabs.
-    """
+    """Return a message as it is stored: trimmed and in NFC. A ValueError says which rule it breaks."""
     length = f"write 1 to {MESSAGE_LENGTH:,} characters"
     if len(message) > LONGEST_DECOMPOSITION * MESSAGE_LENGTH:
         raise ValueError(length)
+    # Before normalizing, whose time grows with the square of the marks in a row.
     if most_marks(message) > MOST_MARKS:
         msg = f"write text with at most {MOST_MARKS} accents on one letter"
         raise ValueError(msg)
@@ -47,80 +42,70 @@ def clean_message(message: str) -> str:
     if not 1 <= len(composed) <= MESSAGE_LENGTH:
         raise ValueError(length)
     if _CONTROLS.search(composed):
-        msg = "write text without control characters other than line breaks and tabs"
-        raise ValueError(msg)
+        raise ValueError("write text without control characters other than line breaks and tabs")
     return composed
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """That a message was stored, under which id and when."""
+    """The id of a stored message, and when it was received."""
 
     id: uuid.UUID
     received_at: datetime
 
 
 def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> Receipt:
-    """Store a message once; the same key with the same message again gives the same receipt.
-
-    Raises:
-        InvalidRequest: the key is none, or was used for another message.
-        Unauthenticated: the account was closed meanwhile.
-    """
+    """Store a message once: the same key with the same message returns the same result."""
     account_id = viewer.account.id if viewer else None
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key, message) if key is not None else None
-    receipt = Receipt(uuid.uuid4(), clock.now())
-    row = {"id": receipt.id, "message": message, "received_at": receipt.received_at, "key_sha256": key_sha256}
-    insertion = _insertion(db.engine.dialect.name, signed_in=account_id is not None)
-    if outbox.write(insertion, **row, **({"account_id": account_id} if account_id else {})):
-        return receipt
+    stored = Receipt(uuid.uuid4(), clock.now())
+    row = {**asdict(stored), "message": message, "key_sha256": key_sha256}
+    writer = {"account_id": account_id} if account_id else {}
+    if outbox.write(_insertion(db.engine.dialect.name, signed_in=bool(writer)), **row, **writer):
+        return stored
     return _stored_before(key_sha256, message)
 
 
 @cache
 def _insertion(_dialect: str, *, signed_in: bool) -> UpdateBase:
-    """Return the statement that stores a message unless its key is taken or its writer's account was closed."""
-    values = {name: bindparam(name, type_=TABLE.c[name].type) for name in ROW}
+    """Return the statement that stores a message, unless its key is taken or its writer's account is closed."""
+    names = ("id", "received_at", "message", "key_sha256")
+    values = {name: bindparam(name, type_=TABLE.c[name].type) for name in names}
     if not signed_in:
         return insert_unless_taken(TABLE).values(values)
-    # The account stays as it is until the message is stored.
-    writer = (
-        select(*values.values(), Account.id)
-        .where(Account.id == bindparam("account_id"), Account.closed_at.is_(None))
-        .with_for_update(read=True)
-    )
-    return insert_unless_taken(TABLE).from_select([*values, "account_id"], writer)
+    is_writer = (Account.id == bindparam("account_id")) & Account.closed_at.is_(None)
+    # Locked, so that the account is not closed before the message is stored.
+    source = select(*values.values(), Account.id).where(is_writer).with_for_update(read=True)
+    return insert_unless_taken(TABLE).from_select([*values, "account_id"], source)
 
 
 def _digest(account_id: uuid.UUID | None, key: str, message: str) -> bytes:
-    """Return what a message is known by: of an account by its key, of strangers, who may guess keys, by both."""
+    """Scope a key to its account; without one also to the message, as strangers could guess keys."""
     if not (1 <= len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
         rule = f"write an Idempotency-Key of 1 to {KEY_LENGTH} printable ASCII characters, a new one for each message"
         raise InvalidRequest(errors=[FieldError("", rule)])
-    sender = f"{account_id}\0{key}" if account_id else f"{account_id}\0{key}\0{message}"
-    return hashlib.sha256(sender.encode()).digest()
+    scoped = f"{account_id}\0{key}" if account_id else f"{account_id}\0{key}\0{message}"
+    return hashlib.sha256(scoped.encode()).digest()
 
 
 def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:
-    """Return the receipt of the same message; where there is none, the account was closed."""
-    if key_sha256 is None:
-        raise Unauthenticated
+    """Return what the same key and message returned before; if nothing did, the account was closed."""
+    columns = (Feedback.id, Feedback.received_at, Feedback.message)
+    # A message without a key has the key NULL, which equals no row's.
     with reading() as session:
-        found = session.execute(
-            select(Feedback.id, Feedback.received_at, Feedback.message).where(Feedback.key_sha256 == key_sha256)
-        ).one_or_none()
-    if found is None:
+        row = session.execute(select(*columns).where(Feedback.key_sha256 == literal(key_sha256))).one_or_none()
+    if row is None:
         raise Unauthenticated
-    if found.message != message:
+    if row.message != message:
         rule = "this Idempotency-Key was used for another message: use a new one for each"
         raise InvalidRequest(errors=[FieldError("", rule)])
-    return Receipt(found.id, found.received_at)
+    return Receipt(row.id, row.received_at)
 
 
 def listed() -> list[AnyRow]:
-    """Return every message: id, when, whether it was sent signed in, and what it says; the newest first."""
+    """Return every message, newest first, and whether its sender was signed in."""
     signed_in = Feedback.account_id.is_not(None).label("signed_in")
+    columns = (Feedback.id, Feedback.received_at, signed_in, Feedback.message)
     with reading() as session:
-        columns = (Feedback.id, Feedback.received_at, signed_in, Feedback.message)
         return list(session.execute(select(*columns).order_by(Feedback.received_at.desc())))

@@ -1,4 +1,4 @@
-"""The name and the address that a person gives: how each is read, cleaned and stored."""
+"""The name and the email that a person enters: how each is checked and stored."""
 
 import re
 import unicodedata
@@ -9,33 +9,28 @@ from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.security.unicode import normalized
 
-# What most addresses are. The library takes twenty times as long over one, and finds it the same.
+# Most addresses match. The library takes twenty times as long, and returns the same.
 PLAIN = re.compile(
     r"(?P<local>(?=[^@]{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)"
     r"@(?P<domain>(?:(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
     r"(?!..--)(?:[A-Za-z0-9][A-Za-z0-9-]{0,61})?[A-Za-z])"
 )
-# What stands between the labels of a domain (UTS 46 section 2.3), and how long each may be (RFC 1035 section 2.3.4).
+# The separators of a domain's labels (UTS 46 section 2.3), and the longest label (RFC 1035 section 2.3.4).
 DOTS = re.compile("[.\u3002\uff0e\uff61]")
 LABEL_LENGTH = 63
-# Names that are no domain of anybody; the library takes `test` where it is told that it is tested.
+# Domains that nobody can have, except `test`, which tests use.
 RESERVED = tuple(f".{name}" for name in SPECIAL_USE_DOMAIN_NAMES if name != "test")
-# Letters and symbols by their category that show nothing: Hangul fillers, blank Braille.
+# These letters and symbols are invisible: Hangul fillers, blank Braille.
 BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-# They reorder what follows them on the screen, so that a name could pass for other text (UAX 9 section 2).
+# These reorder the text that follows them, so that a name could pass for other text (UAX 9 section 2).
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is stored: trimmed and in NFC.
-
-    Raises:
-        ValueError: nothing of it can be seen, it is too long, or has characters that control how text is shown.
-    """
+    """Return a name as it is stored: trimmed and in NFC. A ValueError says which rule it breaks."""
     composed = normalized("NFC", name.strip(), NAME_LENGTH) or ""
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in BIDI_CONTROLS for c in composed):
-        msg = "write a name without line breaks and other control characters"
-        raise ValueError(msg)
+        raise ValueError("write a name without line breaks and other control characters")
     if not any(map(_is_visible, composed)):
         msg = f"write a name of 1 to {NAME_LENGTH} characters"
         raise ValueError(msg)
@@ -47,12 +42,9 @@ def _is_visible(character: str) -> bool:
 
 
 def clean_email(email: str) -> str:
-    """Return an address as it is stored, its domain in lower case and Unicode.
+    """Return an email as it is stored, its domain in lower case and Unicode. A ValueError says which rule it breaks.
 
-    The part before the @ is ASCII, so that two addresses which differ never compare as equal.
-
-    Raises:
-        ValueError: it is no address that mail can be sent to.
+    The part before the @ is ASCII, so that two different addresses never compare as equal.
     """
     if len(email) <= EMAIL_LENGTH and (plain := PLAIN.fullmatch(email)):
         local, domain = plain["local"], plain["domain"].lower()
@@ -62,10 +54,10 @@ def clean_email(email: str) -> str:
 
 
 def parsed_email(email: str) -> str:
-    """Return an address as the library finds it to be written; raises what `clean_email` raises."""
+    """Return what `clean_email` returns, without its shortcut for plain addresses."""
     msg = "write an email address, such as ada@example.org"
     local, _, domain = email.rpartition("@")
-    # The library's time grows with the square of the longest label, and it refuses one of this length in the end.
+    # The library's time grows with the square of the longest label, and it refuses longer ones only at the end.
     labels = DOTS.split(normalized("NFC", domain, EMAIL_LENGTH) or "")
     if not 1 <= len(local) <= EMAIL_LENGTH or not local.isascii() or max(map(len, labels)) > LABEL_LENGTH:
         raise ValueError(msg)

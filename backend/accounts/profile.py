@@ -1,4 +1,4 @@
-"""The account's settings: name, mails about TILES, the policy version that was accepted."""
+"""The account's settings: name, emails about TILES, the accepted version of the privacy policy."""
 
 import uuid
 
@@ -14,15 +14,11 @@ from backend.security.tokens import Purpose
 
 
 def unsubscribe(*, token: str, client: str | None) -> None:
-    """Stop mails about TILES to whoever a mail's link was sent to; again and again, it stays done.
-
-    Raises:
-        InvalidToken: it is not the link of one of our mails.
-    """
+    """Stop emails about TILES, with the link of one of them; doing it again changes nothing."""
     try:
         account_id = uuid.UUID(tokens.redeem(Purpose.UNSUBSCRIBE, token)["account"])
     except InvalidToken:
-        # Only what was made up is limited: a mail provider unsubscribes all its people from a few machines.
+        # Good links are not limited: a mail provider unsubscribes many people from a few machines.
         throttle().charge("token", client=client)
         raise
     with transaction():
@@ -30,20 +26,15 @@ def unsubscribe(*, token: str, client: str | None) -> None:
 
 
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:
-    """Change the name (None removes it), the wish for mails, or the accepted policy; return the account.
-
-    Raises:
-        InvalidRequest: no policy with this version was published.
-        Unauthenticated: the account was closed meanwhile.
-    """
-    accepted = changes.get("accepted_policy")
+    """Change the name (None removes it), `email_updates` or `accepted_policy`; return the account."""
+    version = changes.get("accepted_policy")
+    mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
     with transaction() as session:
-        published = select(Policy.version).where(Policy.version == accepted, Policy.withdrawn_at.is_(None))
-        if accepted and not session.scalar(published):
+        published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
+        if version and not session.scalar(published):
             raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
-        mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
-        if changes and not changed(update(Account).where(mine).values(**changes)):
-            raise Unauthenticated
+        if changes:
+            changed(update(Account).where(mine).values(**changes))
         account = session.execute(select(*account_columns()).where(mine)).one_or_none()
     if account is None:
         raise Unauthenticated

@@ -1,4 +1,4 @@
-"""Registration: a name and an address travel in the mailed link; the account is created when the link is used."""
+"""Registration: name and email travel in the mailed link; the account is created when the link is used."""
 
 import uuid
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend import clock
-from backend.accounts import audit, sessions
-from backend.accounts.credentials import lock_address, new_password_hash, note_cost, note_proof
+from backend.accounts import audit, credentials, sessions
 from backend.accounts.sessions import SignedIn, account_columns
 from backend.database.engine import AnyRow, db, insert_unless_taken, reading, transaction
 from backend.database.models import Account
@@ -19,72 +18,67 @@ from backend.security.tokens import Purpose
 
 
 def request_registration(*, name: str, email: str, client: str | None) -> None:
-    """Have a link mailed with which the registration can be finished; nothing is known of anybody yet."""
+    """Email a link that finishes the registration; until then nothing is stored about the person."""
     throttle().charge("registration", client=client, address=email)
     queue.accept("registration", name=name, email=email)
 
 
 def confirm_registration(*, token: str, password: str, client: str | None) -> None:
-    """Make the account that a mailed link stands for.
-
-    Raises:
-        InvalidToken: the link does not work, or worked before.
-        EmailInUse: the address got an account by another link meanwhile.
-        WeakPassword: the link stays good for another try.
-    """
-    new = _redeem_registration(token, password, client)
+    """Create the account of a mailed link."""
+    values = _redeem(token, password, client)
     with transaction():
-        _create(new)
-        note_proof(new["email"], client)
+        _create(values, client)
 
 
 def confirm_registration_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
-    """Make the account that a mailed link stands for, and its first session; raises what the above raises."""
-    new = _redeem_registration(token, password, client)
+    """Create the account of a mailed link and its first session."""
+    values = _redeem(token, password, client)
     with transaction():
-        account = _create(new)
-        opened = sessions.begin(account, new["created_at"])
-        note_proof(new["email"], client)
-    if opened is None:
-        raise InvalidToken
-    return SignedIn(account, opened)
+        account = _create(values, client)
+        session = sessions.begin(account, account.created_at)
+        assert session  # nobody changes the account before this transaction ends
+    return SignedIn(account, session)
 
 
-def _redeem_registration(token: str, password: str, client: str | None) -> dict[str, Any]:
+def _redeem(token: str, password: str, client: str | None) -> dict[str, Any]:
+    """Return the columns of the account to be created."""
     throttle().charge("token", client=client)
     content = tokens.redeem(Purpose.REGISTRATION, token)
-    name, email = content["name"], str(content["email"])
-    new = {"id": uuid.UUID(content["account"]), "name": name, "email": email}
+    account_id, name, email = uuid.UUID(content["account"]), content["name"], content["email"]
     with reading():
-        _refuse_taken(new)
-    return new | {
-        "password_hash": new_password_hash(password, name=name, email=email),
+        _refuse_taken(account_id, email)
+    return {
+        "id": account_id,
+        "name": name,
+        "email": email,
+        "password_hash": credentials.new_password_hash(password, name=name, email=email),
         "credentials_id": uuid.uuid4(),
         "email_updates": True,
         "created_at": clock.now(),
     }
 
 
-def _create(new: dict[str, Any]) -> AnyRow:
-    lock_address(new["email"])
-    # An erased account left its id in the audit: the link that made it makes no second one.
-    if audit.is_erased(new["id"]):
+def _create(values: dict[str, Any], client: str | None) -> AnyRow:
+    credentials.lock_address(values["email"])
+    # The audit trail keeps the id of an erased account, so its registration link creates no second one.
+    if audit.is_erased(values["id"]):
         raise InvalidToken
-    # Of many that come together with one token, or for one address, the unique values let one in.
-    account = db.session.execute(insert_unless_taken(Account).values(**new).returning(*account_columns())).one_or_none()
-    note_cost(new["password_hash"])
+    # The unique id and address let one of many simultaneous requests in.
+    insertion = insert_unless_taken(Account).values(**values).returning(*account_columns())
+    account = db.session.execute(insertion).one_or_none()
     if account is None:
-        _refuse_taken(new)
+        _refuse_taken(values["id"], values["email"])
         raise InvalidToken
+    credentials.note_cost(values["password_hash"])
+    credentials.note_mailbox_proven(values["email"], client)
     return account
 
 
-def _refuse_taken(new: dict[str, Any]) -> None:
-    """Say why no account can be made: the link was used, or the address has one by another link."""
-    # In one statement: between two, the account could come to be and seem to be somebody else's.
-    taken = select(Account.id).where((Account.id == new["id"]) | Account.is_open_with(new["email"]))
-    found = db.session.scalars(taken).all()
-    if new["id"] in found:
+def _refuse_taken(account_id: uuid.UUID, email: str) -> None:
+    """Raise InvalidToken if the link was used, EmailInUse if the address has another account."""
+    # In one statement: between two, this link's own account could be created and look like another's.
+    ids = db.session.scalars(select(Account.id).where((Account.id == account_id) | Account.is_open_with(email))).all()
+    if account_id in ids:
         raise InvalidToken
-    if found:
+    if ids:
         raise EmailInUse

@@ -1,1 +1,1 @@
-"""What the privacy policy promises: erasure, the ledger, policy versions, announcements."""
+"""The promises of the privacy policy: erasure, the ledger, policy versions, announcements."""

@@ -1,6 +1,6 @@
-"""Mails to everybody who wants mails about TILES: given once, made batch by batch as the queue runs empty.
+"""Emails to everybody who wants emails about TILES, queued in batches while the queue is empty.
 
-So a reset never waits behind an announcement, and an interruption neither loses nor repeats a mail.
+So a reset never waits behind an announcement, and an interruption neither loses nor repeats an email.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ IDS = 2**128
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an announcement has come: mails made, people who want mails now, and whether all were made."""
+    """How many emails were queued, how many people want them now, and whether all were queued."""
 
     announcement: uuid.UUID
     queued: int
@@ -30,11 +30,7 @@ class Progress:
 
 
 def announce(*, subject: str, text: str) -> Progress:
-    """Announce something; the same subject and text again is the same announcement, and goes on where it was.
-
-    Raises:
-        Impossible: the subject is not one line, or the text is empty.
-    """
+    """Begin an announcement, or continue the one with the same subject and text; raise Impossible for invalid ones."""
     subject = subject.strip()
     one_line = not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in subject)
     if not 1 <= len(subject) <= REASON_LENGTH or not one_line:
@@ -45,11 +41,7 @@ def announce(*, subject: str, text: str) -> Progress:
 
 
 def announce_policy(version: str) -> Progress:
-    """Announce a published version of the privacy policy, once.
-
-    Raises:
-        Impossible: no such version was published, or it was withdrawn.
-    """
+    """Announce a published version of the privacy policy once; raise Impossible if there is none."""
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
@@ -61,18 +53,12 @@ def _announce(identity: str, **values: str) -> Progress:
     sha256 = hashlib.sha256(identity.encode()).hexdigest()
     with reading():
         parts = max(1, _count_recipients() // BATCH)
-    new = {
-        "id": uuid.uuid4(),
-        "sha256": sha256,
-        "created_at": clock.now(),
-        "queued": 0,
-        "parts": parts,
-        "parts_made": 0,
-    }
-    with transaction():
-        db.session.execute(insert_unless_taken(Announcement).values(**new, **values))
-    with reading() as session:
-        return progress(session.scalars(select(Announcement.id).where(Announcement.sha256 == sha256)).one())
+    start = {"created_at": clock.now(), "queued": 0, "parts": parts, "parts_made": 0}
+    with transaction() as session:
+        new = {"id": uuid.uuid4(), "sha256": sha256, **start, **values}
+        session.execute(insert_unless_taken(Announcement).values(new))
+        announcement = session.scalars(select(Announcement.id).where(Announcement.sha256 == sha256)).one()
+    return progress(announcement)
 
 
 def _count_recipients() -> int:
@@ -80,57 +66,54 @@ def _count_recipients() -> int:
 
 
 def progress(announcement: uuid.UUID) -> Progress:
-    """Return how far an announcement has come."""
+    """Return the progress of an announcement."""
+    columns = (Announcement.queued, Announcement.finished_at)
     with reading() as session:
-        queued, finished_at = session.execute(
-            select(Announcement.queued, Announcement.finished_at).where(Announcement.id == announcement)
-        ).one()
-        recipients = _count_recipients()
-    return Progress(announcement, queued, recipients, finished_at is not None)
+        queued, finished_at = session.execute(select(*columns).where(Announcement.id == announcement)).one()
+        return Progress(announcement, queued, _count_recipients(), finished_at is not None)
 
 
 def queue_some() -> int:
-    """Put the next mails of the oldest unfinished announcement in the queue; return how many, 0 when all are made.
+    """Queue the next emails of the oldest unfinished announcement; return how many, 0 when all are queued.
 
-    A part is a range of the random ids that accounts have, so that nothing about anybody is noted.
+    A part is a range of the random account ids, so that nothing is stored about a person.
     """
-    while (running := _running()) is not None:
-        if made := _queue_part(running):
-            return made
+    while (announcement := _oldest_unfinished()) is not None:
+        if queued := _queue_part(announcement):
+            return queued
     return 0
 
 
-def _running() -> AnyRow | None:
+def _oldest_unfinished() -> AnyRow | None:
     columns = (Announcement.id, Announcement.parts, Announcement.parts_made)
-    oldest = select(*columns).where(Announcement.finished_at.is_(None)).order_by(Announcement.created_at).limit(1)
+    unfinished = select(*columns).where(Announcement.finished_at.is_(None))
     with reading() as session:
-        return session.execute(oldest).one_or_none()
+        return session.execute(unfinished.order_by(Announcement.created_at).limit(1)).one_or_none()
 
 
-def _queue_part(running: AnyRow) -> int:
-    now, next_part = clock.now(), running.parts_made + 1
-    finished_at = now if next_part == running.parts else None
+def _queue_part(announcement: AnyRow) -> int:
+    now, done = clock.now(), announcement.parts_made + 1
     with transaction() as session:
-        # None of them is erased before its mail is in the queue.
-        part = select(Account.id).where(Account.wants_mails(), *_range(running.parts_made, running.parts))
-        ids = session.scalars(part.with_for_update(read=True, key_share=True)).all()
-        # Of several workers at the same part one goes on.
-        here = (Announcement.id == running.id) & (Announcement.parts_made == running.parts_made)
-        step = {"parts_made": next_part, "queued": Announcement.queued + len(ids), "finished_at": finished_at}
-        if not changed(update(Announcement).where(here).values(**step)):
+        # Locked, so that no account is erased before its email is queued.
+        part = _is_in_part(announcement.parts_made, announcement.parts)
+        accounts = select(Account.id).where(Account.wants_mails(), part)
+        ids = session.scalars(accounts.with_for_update(read=True, key_share=True)).all()
+        step = {
+            "parts_made": done,
+            "queued": Announcement.queued + len(ids),
+            "finished_at": now if done == announcement.parts else None,
+        }
+        # Of several workers that queue this part, one changes the row.
+        unmade = (Announcement.id == announcement.id) & (Announcement.parts_made == announcement.parts_made)
+        if not changed(update(Announcement).where(unmade).values(**step)):
             return 0
-        mails = [
-            {"id": uuid.uuid4(), "kind": "announcement", "account_id": id_, "about": running.id, "attempts": 0,
-             "created_at": now, "due_at": now}
-            for id_ in ids
-        ]  # fmt: skip
-        if mails:
-            session.execute(insert(Mail), mails)
+        email = {"kind": "announcement", "about": announcement.id, "attempts": 0, "created_at": now, "due_at": now}
+        if ids:
+            session.execute(insert(Mail), [{"id": uuid.uuid4(), "account_id": id_, **email} for id_ in ids])
     return len(ids)
 
 
-def _range(part: int, parts: int) -> list[ColumnElement[bool]]:
-    """Return the condition that an account's id is in this part of all ids there can be."""
+def _is_in_part(part: int, parts: int) -> ColumnElement[bool]:
+    """Return the condition that an account's id is in this part of all possible ids."""
     first, end = (IDS * number // parts for number in (part, part + 1))
-    bounds = [Account.id >= uuid.UUID(int=first)]
-    return bounds if end == IDS else [*bounds, Account.id < uuid.UUID(int=end)]
+    return Account.id.between(uuid.UUID(int=first), uuid.UUID(int=end - 1))

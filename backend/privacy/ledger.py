@@ -1,6 +1,6 @@
-"""The erasure ledger: a file outside the database that says which accounts were erased, by their random ids alone.
+"""The erasure ledger: a file outside the database with the random ids of the erased accounts.
 
-It is older than no backup of the database: what a restore brings back is erased again from here.
+It is newer than any backup of the database: after a restore, its accounts are erased again.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,29 +19,26 @@ from backend.errors import Impossible
 
 NAME = "erasures.jsonl"
 BASIS = "keeping a restored backup from bringing the account back, GDPR Art. 5(1)(f) and 17(1)"
-# Each line is a JSON object, always spelled like this. Earlier releases wrote no check.
+# Each line is a JSON object in exactly this form. Earlier releases wrote no check.
 ENTRY = re.compile(
     r'\{"account": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
     r'"erased_at": "(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)"(?:, "check": "([0-9a-f]{8})")?\}'
 )
 LONGER_THAN_A_LINE = 4096
-# What a crash may leave: a file that became longer before its bytes were written has zeros there.
+# A crash may leave zeros: the file had grown, and its bytes were not written yet.
 BLANK = "\0 \r\n"
 
 
 def path() -> Path:
-    """Return where the ledger of this instance is."""
+    """Return the path of this instance's ledger."""
     return settings().instance_path / NAME
 
 
 @contextmanager
 def opened() -> Iterator[Callable[[Mapping[uuid.UUID, datetime]], None]]:
-    """Open the ledger; return what appends accounts to it, durably, before they are erased.
+    """Open the ledger; yield the function that appends accounts to it durably, before they are erased.
 
-    Appending writes every line or raises OSError and leaves the file as it was.
-
-    Raises:
-        OSError: the file cannot be opened: nothing may be erased.
+    Both raise OSError. Appending writes every line, or raises and leaves the file as it was.
     """
     file = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -51,14 +48,22 @@ def opened() -> Iterator[Callable[[Mapping[uuid.UUID, datetime]], None]]:
         os.close(file)
 
 
+def _sync_folder() -> None:
+    folder = os.open(path().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _append(file: int, erased: Mapping[uuid.UUID, datetime]) -> None:
-    # Of several processes none may cut off what another wrote.
+    # Locked, so that no process truncates what another has written.
     fcntl.flock(file, fcntl.LOCK_EX)
     try:
-        end = _whole_end(file)
+        end = _end_of_last_line(file)
         os.ftruncate(file, end)
         try:
-            rest = "".join(_line(id_, at) for id_, at in erased.items()).encode()
+            rest = "".join(_line(account_id, at) for account_id, at in erased.items()).encode()
             while rest:
                 rest = rest[os.write(file, rest) :]
             os.fsync(file)
@@ -69,16 +74,15 @@ def _append(file: int, erased: Mapping[uuid.UUID, datetime]) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _whole_end(file: int) -> int:
-    """Return where the next line begins: after the last whole one, without what a crash left of another."""
+def _end_of_last_line(file: int) -> int:
+    """Return where the next line begins. A partial line that a crash left is to be overwritten."""
     size = os.fstat(file).st_size
-    begin = max(0, size - LONGER_THAN_A_LINE)
-    end = os.pread(file, LONGER_THAN_A_LINE, begin)
-    whole, line_break, rest = end.rpartition(b"\n")
+    start = max(0, size - LONGER_THAN_A_LINE)
+    lines, line_break, rest = os.pread(file, LONGER_THAN_A_LINE, start).rpartition(b"\n")
     if ENTRY.fullmatch(rest.decode("ascii", "replace").strip(BLANK)):
         os.write(file, b"\n")
         return size + 1
-    return begin + len(whole) + len(line_break) if line_break or not begin else size
+    return start + len(lines) + len(line_break) if line_break or not start else size
 
 
 def _line(account: uuid.UUID, erased_at: datetime) -> str:
@@ -90,53 +94,45 @@ def _check(account: str, erased_at: str) -> str:
     return f"{zlib.crc32(f'{account} {erased_at}'.encode()):08x}"
 
 
-def _sync_folder() -> None:
-    folder = os.open(path().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def read(ledger: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Return every erased account and when, from this instance's ledger or another; nothing where there is none.
+    """Yield every erased account and when it was erased, from this instance's ledger or another.
 
-    An account is 32 hexadecimal digits, a time RFC 3339: 200,000 `uuid.UUID` would take a second. A line without its
-    line break at the very end is what a crash left: its account was not erased.
+    An account is 32 hexadecimal digits, as 200,000 `uuid.UUID` would take a second. A partial last line is skipped: a
+    crash left it, and its account was not erased.
 
     Raises:
-        Impossible: the file that was named is not there, or is no ledger, or a line was altered.
+        Impossible: the file cannot be read, is no ledger, or a line was altered.
     """
     file = ledger or path()
-    try:
-        lines = file.read_text("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        if ledger is None:
-            return
-        raise Impossible(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError):
-        raise Impossible(f"{file}: cannot be read as a ledger") from None
+    lines = _lines(file, may_be_missing=ledger is None)
     for number, line in enumerate(lines, 1):
-        try:
-            if entry := _entry(line):
-                yield entry
-        except ValueError:
-            if number == len(lines) and line.strip(BLANK).startswith("{"):
-                return
+        entry = line.strip(BLANK)
+        match = ENTRY.fullmatch(entry)
+        if match and _is_intact(*match.groups()):
+            yield match[1].replace("-", ""), match[2]
+        elif number == len(lines) and entry.startswith("{"):
+            return
+        elif entry:
             raise Impossible(
                 f"{file}: line {number} is no entry of a ledger, as it was altered or cut off: put the newest copy of "
                 "the file in its place. Without a copy take the line out, and see what `tiles check` says of the ledger"
-            ) from None
+            )
 
 
-def _entry(line: str) -> tuple[str, str] | None:
-    match = ENTRY.fullmatch(line) or ENTRY.fullmatch(line := line.strip(BLANK))
-    if not match:
-        if line:
-            raise ValueError
-        return None
-    account, erased_at, check = match.groups()
-    if check and check != _check(account, erased_at):
-        raise ValueError
-    datetime.fromisoformat(erased_at)
-    return account.replace("-", ""), erased_at
+def _lines(file: Path, *, may_be_missing: bool) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").split("\n")
+    except FileNotFoundError:
+        if may_be_missing:
+            return []
+        raise Impossible(f"{file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError):
+        raise Impossible(f"{file}: cannot be read as a ledger") from None
+
+
+def _is_intact(account: str, erased_at: str, check: str | None) -> bool:
+    if check:
+        return check == _check(account, erased_at)
+    with suppress(ValueError):
+        return bool(datetime.fromisoformat(erased_at))
+    return False

@@ -1,24 +1,25 @@
-"""The privacy policy's versions: published, in force from a day, accepted by people."""
+"""The versions of the privacy policy: published, in force from a day, accepted by people."""
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 
 from sqlalchemy import insert, select, update
 
 from backend import clock
-from backend.database.engine import AnyRow, db, lock, reading, transaction
+from backend.database.engine import db, lock, reading, transaction
 from backend.database.models import Announcement, Policy
 from backend.errors import Impossible
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-UPCOMING, WITHDRAWN = "upcoming", "withdrawn"
+IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "withdrawn", "replaced"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version of the policy as it is announced: what it is called, from when it counts, and which text it is."""
+    """A version as it is published: its name, its first day (UTC), and the SHA-256 of its text."""
 
     version: str
     effective_on: date
@@ -27,7 +28,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Version(Published):
-    """A version as it stands today: in force, upcoming, replaced or withdrawn."""
+    """A version with its text and its state today: in force, upcoming, replaced or withdrawn."""
 
     published_at: datetime
     state: str
@@ -35,7 +36,7 @@ class Version(Published):
 
 
 def versions() -> list[Version]:
-    """Return every version that was published, by the day from which it counts."""
+    """Return every published version, by its first day."""
     with reading():
         return _versions()
 
@@ -49,121 +50,83 @@ def _versions() -> list[Version]:
             return WITHDRAWN
         if row.effective_on > today:
             return UPCOMING
-        return "in force" if row.version == in_force else "replaced"
+        return IN_FORCE if row.version == in_force else REPLACED
 
     rows = db.session.scalars(select(Policy).order_by(Policy.effective_on, Policy.published_at))
     return [Version(row.version, row.effective_on, row.sha256, row.published_at, state(row), row.text) for row in rows]
 
 
-def find(version: str) -> Version:
-    """Return a version that was published.
-
-    Raises:
-        Impossible: there is none with this name.
-    """
-    return _named(version, versions())
+def current() -> Version | None:
+    """Return the version in force today (UTC); None before the first."""
+    return next((version for version in versions() if version.state == IN_FORCE), None)
 
 
-def _named(version: str, known: list[Version]) -> Version:
-    for each in known:
+def upcoming() -> list[Version]:
+    """Return the versions that are not yet in force, the next one first."""
+    return [version for version in versions() if version.state == UPCOMING]
+
+
+def find(version: str, known: Sequence[Version] | None = None) -> Version:
+    """Return a published version, or raise Impossible."""
+    for each in versions() if known is None else known:
         if each.version == version:
             return each
     raise Impossible("there is no version with this name: see `tiles policy list`")
 
 
-def check(*, version: str, effective_on: date, text: str) -> bool:
-    """Tell whether a version is still to be published; False if it is, with this very text and day.
-
-    Raises:
-        Impossible: it cannot be: its name is none or is taken, its day is over, its text is empty or published already.
-    """
-    return _is_new(Published(version, effective_on, _sha256(text)), text, versions())
-
-
-def publish(*, version: str, effective_on: date, text: str) -> Published:
-    """Publish a version; publishing the same again changes nothing.
-
-    Raises:
-        Impossible: what `check` says.
-    """
-    new = Published(version, effective_on, _sha256(text))
-    with transaction() as session:
-        # Two at once may have the same text under two names.
-        lock("policies")
-        if _is_new(new, text, _versions()):
-            session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
-    return new
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_new(new: Published, text: str, known: list[Version]) -> bool:
-    if not VERSION.fullmatch(new.version):
+def check(*, version: str, effective_on: date, text: str, known: Sequence[Version] | None = None) -> bool:
+    """Return True if a version can be published, False if it is published already; otherwise raise Impossible."""
+    if not VERSION.fullmatch(version):
         raise Impossible("name the version with up to 40 letters, digits, dots and hyphens, such as 2026-11")
     if not text.strip():
         raise Impossible("the text is empty: give a file with the policy as plain text")
+    known = versions() if known is None else known
     for old in known:
-        if old.version == new.version:
-            if old.state != WITHDRAWN and (old.effective_on, old.text) == (new.effective_on, text):
+        if old.version == version:
+            if old.state != WITHDRAWN and (old.effective_on, old.text) == (effective_on, text):
                 return False
             raise Impossible(
-                f"version {old.version} was published with another text or day, or withdrawn: choose a new name"
+                f"version {version} was published with another text or day, or withdrawn: choose a new name"
             )
-    if new.effective_on < (today := clock.now().date()):
-        raise Impossible(f"{new.effective_on} is over: name today, {today} in UTC, or a later day")
+    if effective_on < (today := clock.now().date()):
+        raise Impossible(f"{effective_on} is over: name today, {today} in UTC, or a later day")
     for old in known:
-        # White space shows no difference to a reader.
+        # A difference of white space only is none to a reader.
         if old.state != WITHDRAWN and old.text.split() == text.split():
             raise Impossible(f"version {old.version} has this text already: is it the right file?")
     return True
 
 
-def check_withdrawal(version: str) -> Version:
-    """Return a version that can be withdrawn.
+def publish(*, version: str, effective_on: date, text: str) -> Published:
+    """Publish a version, or raise as `check` does; publishing it again changes nothing."""
+    new = Published(version, effective_on, hashlib.sha256(text.encode()).hexdigest())
+    with transaction() as session:
+        # Two at once could have the same text under two names.
+        lock("policies")
+        if check(version=version, effective_on=effective_on, text=text, known=_versions()):
+            session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
+    return new
 
-    Raises:
-        Impossible: there is none with this name, or it is or was in force, or is withdrawn.
-    """
-    return _withdrawable(version, versions())
 
-
-def _withdrawable(version: str, known: list[Version]) -> Version:
-    found = _named(version, known)
-    if found.state == WITHDRAWN:
+def check_withdrawal(version: str, known: Sequence[Version] | None = None) -> Version:
+    """Return a version that can be withdrawn, or raise Impossible."""
+    policy = find(version, known)
+    if policy.state == WITHDRAWN:
         raise Impossible(f"version {version} is withdrawn already")
-    if found.state != UPCOMING:
-        raise Impossible(f"version {version} came into force on {found.effective_on}: publish another in its place")
-    return found
+    if policy.state != UPCOMING:
+        raise Impossible(f"version {version} came into force on {policy.effective_on}: publish another in its place")
+    return policy
 
 
 def withdraw(version: str) -> None:
-    """Withdraw a version before its day: it stays readable, its name stays taken, and mails announcing it stop.
+    """Withdraw an upcoming version, or raise as `check_withdrawal` does.
 
-    Raises:
-        Impossible: what `check_withdrawal` says.
+    It stays readable, its name stays taken, and emails that announce it stop.
     """
     now = clock.now()
     with transaction() as session:
         lock("policies")
-        _withdrawable(version, _versions())
+        check_withdrawal(version, _versions())
         session.execute(update(Policy).where(Policy.version == version).values(withdrawn_at=now))
-        running = (Announcement.policy_version == version) & Announcement.finished_at.is_(None)
-        session.execute(update(Announcement).where(running).values(finished_at=now))
-
-
-def current() -> AnyRow | None:
-    """Return the version in force today (UTC) and its text; None before the first."""
-    columns = (Policy.version, Policy.effective_on, Policy.sha256, Policy.text)
-    with reading() as session:
-        in_force = Policy.in_force_on(clock.now().date())
-        return session.execute(select(*columns).where(Policy.version == in_force)).one_or_none()
-
-
-def upcoming() -> list[AnyRow]:
-    """Return the versions that are published and not yet in force, and their texts, the next one first."""
-    columns = (Policy.version, Policy.effective_on, Policy.sha256, Policy.text)
-    with reading() as session:
-        later = (Policy.effective_on > clock.now().date()) & Policy.withdrawn_at.is_(None)
-        return list(session.execute(select(*columns).where(later).order_by(Policy.effective_on, Policy.published_at)))
+        announcing = (Announcement.policy_version == version) & Announcement.finished_at.is_(None)
+        session.execute(update(Announcement).where(announcing).values(finished_at=now))

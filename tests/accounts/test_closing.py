@@ -1,4 +1,4 @@
-"""Closing an account in the app, and opening it again with the link from the mail that says so."""
+"""Closing an account in the app, and opening it again with the link of the closing email."""
 
 from datetime import timedelta
 
@@ -15,8 +15,8 @@ from journeys import (
     erase_due,
     finish_erasing,
     moment,
+    post,
     signed_in,
-    the_mail,
     told,
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
@@ -25,7 +25,6 @@ from werkzeug.test import TestResponse
 from backend import clock
 
 ADA = "ada@example.org"
-SOON = timedelta(minutes=1)
 
 
 def acts(service: Service) -> list[tuple[str, str]]:
@@ -33,53 +32,41 @@ def acts(service: Service) -> list[tuple[str, str]]:
     return sorted((row["act"], row["actor"]) for row in service.rows("audit"))
 
 
-def test_closing_signs_everybody_out_and_says_when_the_account_is_erased(service: Service, ada: Person) -> None:
-    other = signed_in(service, ADA)
-    response = close(service, ada.headers)
+@pytest.mark.parametrize(("erase", "days"), [(False, 365), (True, 14)])
+def test_closing_signs_everybody_out_and_says_when_the_account_is_erased(
+    service: Service, ada: Person, *, erase: bool, days: int
+) -> None:
+    link, other = service.ask_for_reset(), signed_in(service, ADA)
+    response = close(service, ada.headers, erase=erase)
     assert response.status_code == 200
     assert set(response.json) == {"closed_at", "erase_after"}
     closed_at, erase_after = (moment(response.json[name]) for name in ("closed_at", "erase_after"))
-    assert abs(closed_at - clock.now()) < SOON
-    assert erase_after - closed_at == timedelta(days=365)
+    assert abs(closed_at - clock.now()) < timedelta(minutes=1)
+    assert erase_after - closed_at == timedelta(days=days)
     for headers in (ada.headers, other):
         assert_problem(service.account(headers), 401, "unauthenticated")
+    before = service.rows("accounts")
+    assert_problem(close(service, ada.headers, erase=True), 401, "unauthenticated")
+    assert service.rows("accounts") == before
     assert_problem(service.sign_in(), 401, "wrong-credentials")
+    assert_problem(service.reset(link), 400, "invalid-token")
     assert service.rows("sessions") == []
-    assert acts(service) == [("closed", "person")]
-
-
-@any_database
-def test_the_mail_names_the_day_and_holds_the_link_back(service: Service, ada: Person) -> None:
-    response = close(service, ada.headers)
+    assert acts(service) == [("closed", "person")] + [("erasure-requested", "person")] * erase
     message = service.mail()
     assert told([message]) == {(ADA, CLOSED)}
-    link = f"https://accounts.tiles.test/erasure-cancel#{token_of(message)}"
-    day = moment(response.json["erase_after"])
     for part in (text_of(message), html_of(message)):
-        assert link in part
-        assert f"{day.day} {day:%B %Y}" in part
-
-
-def test_closing_with_erasure_waits_for_the_grace_period(service: Service, ada: Person) -> None:
-    response = close(service, ada.headers, erase=True)
-    assert moment(response.json["erase_after"]) - moment(response.json["closed_at"]) == timedelta(days=14)
-    assert acts(service) == [("closed", "person"), ("erasure-requested", "person")]
-    assert "asked for" in text_of(service.mail())
+        assert f"https://accounts.tiles.test/erasure-cancel#{token_of(message)}" in part
+        assert f"{erase_after.day} {erase_after:%B %Y}" in part
+        assert ("asked for" in part) == erase
+    post(service, "password-resets", email=ADA)
+    assert service.deliver() == []
 
 
 @any_database
 def test_a_wrong_password_is_refused_and_changes_nothing(service: Service, ada: Person) -> None:
     assert_problem(close(service, ada.headers, erase=True, password="not that one"), 403, "wrong-password")
     assert service.account(ada.headers).status_code == 200
-    assert service.deliver() == []
-    assert service.rows("audit") == []
-
-
-def test_closing_twice_is_refused_as_nobody_is_signed_in(service: Service, ada: Person) -> None:
-    assert close(service, ada.headers).status_code == 200
-    before = service.rows("accounts")
-    assert_problem(close(service, ada.headers, erase=True), 401, "unauthenticated")
-    assert service.rows("accounts") == before
+    assert service.deliver() == service.rows("audit") == []
 
 
 def test_of_closings_that_race_one_counts_and_one_mail_goes_out(service: Service, ada: Person) -> None:
@@ -90,52 +77,24 @@ def test_of_closings_that_race_one_counts_and_one_mail_goes_out(service: Service
     assert told(service.deliver()) == {(ADA, CLOSED)}
 
 
-@any_database
-def test_closing_ends_every_mailed_link(service: Service, ada: Person) -> None:
-    reset = service.ask_for_reset()
-    assert close(service, ada.headers).status_code == 200
-    assert_problem(service.reset(reset), 400, "invalid-token")
-
-
-def test_a_closed_account_is_mailed_no_reset(service: Service, ada: Person) -> None:
-    closed_by(service, ada.headers, ADA)
-    service.http.post("/v1/password-resets", json={"email": ADA})
-    assert service.deliver() == []
-
-
 @pytest.mark.parametrize("erase", [False, True])
-def test_the_link_opens_the_account_again_as_it_was(service: Service, ada: Person, *, erase: bool) -> None:
+def test_the_link_opens_the_account_again_as_it_was(
+    service: Service, ada: Person, move_clock: MoveClock, *, erase: bool
+) -> None:
     service.http.patch("/v1/account", json={"email_updates": False}, headers=ada.headers)
-    before = service.account(ada.headers).json
+    before, reset = service.account(ada.headers).json, service.ask_for_reset()
     token = closed_by(service, ada.headers, ADA, erase=erase)
     response = cancel(service, token)
     assert (response.status_code, response.data) == (204, b"")
+    assert_problem(service.account(ada.headers), 401, "unauthenticated")
+    assert_problem(service.reset(reset), 400, "invalid-token")
+    assert_problem(cancel(service, token), 400, "invalid-token")
     assert service.account(signed_in(service, ADA)).json == before
     (row,) = service.rows("accounts")
     assert [row[name] for name in ("closed_at", "erasure_requested_at", "erase_after")] == [None] * 3
     assert ("reopened", "person") in acts(service)
-
-
-@any_database
-def test_opening_it_again_brings_no_session_and_no_link_back(service: Service, ada: Person) -> None:
-    reset = service.ask_for_reset()
-    assert cancel(service, closed_by(service, ada.headers, ADA)).status_code == 204
-    assert_problem(service.account(ada.headers), 401, "unauthenticated")
-    assert_problem(service.reset(reset), 400, "invalid-token")
-
-
-def test_what_was_opened_again_is_not_erased(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    assert cancel(service, closed_by(service, ada.headers, ADA, erase=True)).status_code == 204
     move_clock(timedelta(days=400))
     assert erase_due(service) == 0
-    assert len(service.rows("accounts")) == 1
-
-
-@any_database
-def test_cancelling_twice_is_refused(service: Service, ada: Person) -> None:
-    token = closed_by(service, ada.headers, ADA, erase=True)
-    assert cancel(service, token).status_code == 204
-    assert_problem(cancel(service, token), 400, "invalid-token")
 
 
 def test_of_one_link_used_eight_times_at_once_one_use_counts(service: Service, ada: Person) -> None:
@@ -154,21 +113,13 @@ def test_an_old_link_is_refused_after_opening_and_closing_again(service: Service
 
 
 @any_database
-def test_the_link_works_to_the_last_moment(service: Service, ada: Person, move_clock: MoveClock) -> None:
+def test_the_link_works_until_the_erasure(service: Service, ada: Person, move_clock: MoveClock) -> None:
     token = closed_by(service, ada.headers, ADA)
     move_clock(timedelta(days=366))
     assert cancel(service, token).status_code == 204
 
 
-def test_cancelling_after_erasure_is_refused(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    token = closed_by(service, ada.headers, ADA, erase=True)
-    move_clock(timedelta(days=14, minutes=1))
-    assert erase_due(service) == 1
-    assert_problem(cancel(service, token), 400, "invalid-token")
-    assert service.rows("accounts") == []
-
-
-def test_cancelling_is_refused_once_the_erasure_has_begun(
+def test_cancelling_after_erasure_is_refused(
     service: Service, ada: Person, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = closed_by(service, ada.headers, ADA, erase=True)
@@ -176,7 +127,10 @@ def test_cancelling_is_refused_once_the_erasure_has_begun(
     answers: list[TestResponse] = []
     before_the_ledger(monkeypatch, lambda: answers.extend(at_once(lambda: cancel(service, token))))
     assert erase_due(service) == 1
-    assert_problem(answers[0], 400, "invalid-token")
+    for answer in (*answers, cancel(service, token)):
+        assert_problem(answer, 400, "invalid-token")
+    assert len(answers) == 1
+    assert service.rows("accounts") == []
 
 
 def test_of_cancelling_and_erasing_at_once_exactly_one_happens(make_service: MakeService) -> None:
@@ -195,8 +149,13 @@ def test_of_cancelling_and_erasing_at_once_exactly_one_happens(make_service: Mak
 def test_a_new_account_took_the_address_so_that_the_old_one_stays_closed_and_is_erased(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
+    post(service, "feedback", ada.headers, message="Mine.")
     token = closed_by(service, ada.headers, ADA, erase=True)
     again = service.register(name="Ada Byron", password=OTHER_PASSWORD)
+    export = service.http.get("/v1/account/export", headers=again.headers).text
+    assert "Mine." not in export
+    assert "Lovelace" not in export
+    assert_problem(service.sign_in(), 401, "wrong-credentials")
     assert_problem(cancel(service, token), 409, "email-in-use")
     move_clock(timedelta(days=14, minutes=1))
     assert finish_erasing(service) == 1
@@ -204,17 +163,6 @@ def test_a_new_account_took_the_address_so_that_the_old_one_stays_closed_and_is_
     (row,) = service.rows("accounts")
     assert (row["name"], row["closed_at"]) == ("Ada Byron", None)
     assert service.account(again.headers).status_code == 200
-
-
-@any_database
-def test_whoever_registers_with_the_address_of_a_closed_account_gets_a_new_one(service: Service, ada: Person) -> None:
-    service.http.post("/v1/feedback", json={"message": "Mine."}, headers=ada.headers)
-    closed_by(service, ada.headers, ADA)
-    again = service.register(name="Ada Byron", password=OTHER_PASSWORD)
-    export = service.http.get("/v1/account/export", headers=again.headers).text
-    assert "Mine." not in export
-    assert "Lovelace" not in export
-    assert_problem(service.sign_in(), 401, "wrong-credentials")
 
 
 def test_of_opening_again_and_registering_anew_at_once_one_happens(service: Service, ada: Person) -> None:
@@ -225,32 +173,25 @@ def test_of_opening_again_and_registering_anew_at_once_one_happens(service: Serv
     assert [row["closed_at"] for row in service.rows("accounts")].count(None) == 1
 
 
-def test_a_closed_account_is_erased_when_its_time_is_over(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    closed_by(service, ada.headers, ADA)
-    move_clock(timedelta(days=364))
-    assert erase_due(service) == 0
-    move_clock(timedelta(days=1, minutes=1))
-    assert erase_due(service) == 1
-    assert service.rows("accounts") == []
-
-
-def test_a_closed_account_can_be_kept_until_its_erasure_is_asked_for(
-    make_service: MakeService, move_clock: MoveClock
+@pytest.mark.parametrize(
+    ("erase", "settings", "days"),
+    [(False, {}, 365), (False, {"closed_retention_days": 0}, None), (True, {"erasure_grace_days": 0}, 0)],
+)
+def test_a_closed_account_is_erased_on_its_day(
+    make_service: MakeService, move_clock: MoveClock, *, erase: bool, settings: dict[str, int], days: int | None
 ) -> None:
-    service = make_service(closed_retention_days=0)
-    ada = service.register()
-    response = close(service, ada.headers)
-    assert response.json["erase_after"] is None
-    message = the_mail(service.deliver(), ADA, CLOSED)
-    assert "It is kept until you ask to have it erased." in text_of(message)
-    move_clock(timedelta(days=4000))
-    assert erase_due(service) == 0
-
-
-def test_without_a_grace_period_an_account_is_erased_at_once(make_service: MakeService) -> None:
-    service = make_service(erasure_grace_days=0)
-    ada = service.register()
-    response = close(service, ada.headers, erase=True)
-    assert response.json["erase_after"] == response.json["closed_at"]
+    service = make_service(**settings)
+    response = close(service, service.register().headers, erase=erase)
+    if days is None:
+        assert response.json["erase_after"] is None
+        assert "It is kept until you ask to have it erased." in text_of(service.mail())
+        move_clock(timedelta(days=4000))
+        assert erase_due(service) == 0
+        return
+    if days:
+        move_clock(timedelta(days=days, minutes=-1))
+        assert erase_due(service) == 0
+        move_clock(timedelta(minutes=2))
+    assert days or response.json["erase_after"] == response.json["closed_at"]
     assert erase_due(service) == 1
     assert service.rows("accounts") == []

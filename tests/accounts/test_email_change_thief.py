@@ -1,11 +1,16 @@
-"""Whoever knows the password and changes the address does not keep the account from the mailbox it was taken from."""
+"""A thief who knew the password and changed the email does not keep the account, nor anything that opens it."""
 
+from collections import Counter
 from datetime import timedelta
+from typing import Any
 
+import pytest
+from alembic import command
 from journeys import (
     CHANGED,
     CLOSED,
     RESET,
+    TAKEN_BACK,
     MakeService,
     MoveClock,
     cancel,
@@ -13,91 +18,153 @@ from journeys import (
     change_password,
     close,
     recover,
-    request_email_change,
-    signed_in,
     the_mail,
     told,
     turning_away,
     undo,
     undo_link,
 )
-from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, any_database, assert_problem, token_of
+from sqlalchemy import text
+from support import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    MailServer,
+    Person,
+    Service,
+    any_database,
+    assert_problem,
+    empty_database,
+    token_of,
+)
+from test_house import migrate
 
-MINE = "ada@example.org"
-HIS = "countess@example.org"
-HIS_SECOND = "lovelace@example.org"
-HIS_PASSWORD = "copper violin under snow"
+from backend.database.engine import transaction
+from backend.desk import operations as desk
+from backend.web.api import operations
+
+OLD = "ada@example.org"
+NEW = "countess@example.org"
+THIRD = "lovelace@example.org"
+THIRD_PASSWORD = "copper violin under snow"
+MISSING = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"
 
 
 def test_by_no_means_does_a_thief_keep_the_account(service: Service, ada: Person) -> None:
-    undo_link(service, ada.headers, MINE, HIS)
-    change_password(service, ada.headers, HIS_PASSWORD)
+    undo_link(service, ada.headers, OLD, NEW)
+    change_password(service, ada.headers, THIRD_PASSWORD)
     service.deliver()
-    change_email(service, ada.headers, HIS_SECOND, HIS_PASSWORD)
-    assert close(service, ada.headers, erase=True, password=HIS_PASSWORD).status_code == 200
+    change_email(service, ada.headers, THIRD, THIRD_PASSWORD)
+    assert close(service, ada.headers, erase=True, password=THIRD_PASSWORD).status_code == 200
     mails = service.deliver()
-    assert told(mails) == {(MINE, CHANGED), (HIS, CHANGED), (HIS_SECOND, CLOSED)}
-    links = [token_of(message) for message in mails if message["To"] != MINE]
-    headers = recover(service, token_of(the_mail(mails, MINE, CHANGED)), MINE)
+    assert told(mails) == {(OLD, CHANGED), (NEW, CHANGED), (THIRD, CLOSED)}
+    links = [token_of(message) for message in mails if message["To"] != OLD]
+    headers = recover(service, token_of(the_mail(mails, OLD, CHANGED)), OLD)
     for link in links:
         assert_problem(undo(service, link), 400, "invalid-token")
         assert_problem(cancel(service, link), 400, "invalid-token")
-    assert service.account(headers).json["email"] == MINE
-
-
-def test_an_account_that_is_closed_is_taken_back_also_when_the_thief_registered_anew(
-    service: Service, ada: Person
-) -> None:
-    undo_link(service, ada.headers, MINE, HIS)
-    assert close(service, ada.headers, erase=True).status_code == 200
-    link = token_of(the_mail(service.deliver(), MINE, CHANGED))
-    service.register(name="Thief", email=HIS, password=HIS_PASSWORD)
-    headers = recover(service, link, MINE)
-    assert service.account(headers).json["name"] == "Ada Lovelace"
-
-
-@any_database
-def test_an_account_that_is_closed_is_taken_back_also_where_closed_ones_stay(make_service: MakeService) -> None:
-    service = make_service(closed_retention_days=0)
-    ada = service.register()
-    undo_link(service, ada.headers, MINE, HIS)
-    assert close(service, ada.headers).status_code == 200
-    recover(service, token_of(the_mail(service.deliver(), MINE, CHANGED)), MINE)
+    assert service.account(headers).json["email"] == OLD
 
 
 @any_database
 def test_a_notice_that_a_mailbox_takes_late_gives_nobody_the_account_that_was_taken_back(
     service: Service, ada: Person, mail_server: MailServer, move_clock: MoveClock
 ) -> None:
-    undo_link(service, ada.headers, MINE, HIS)
-    with turning_away(mail_server, HIS):
-        mails = change_email(service, ada.headers, HIS_SECOND)
-        headers = recover(service, token_of(the_mail(mails, MINE, CHANGED)), MINE)
+    undo_link(service, ada.headers, OLD, NEW)
+    with turning_away(mail_server, NEW):
+        mails = change_email(service, ada.headers, THIRD)
+        headers = recover(service, token_of(the_mail(mails, OLD, CHANGED)), OLD)
         service.deliver()
     move_clock(timedelta(hours=2))
-    assert HIS not in {message["To"] for message in service.deliver()}
-    assert service.account(headers).json["email"] == MINE
+    assert NEW not in {message["To"] for message in service.deliver()}
+    assert service.account(headers).json["email"] == OLD
 
 
-def test_the_password_that_the_thief_knew_does_not_open_what_was_taken_back(service: Service, ada: Person) -> None:
-    token = undo_link(service, ada.headers, MINE, HIS)
-    assert undo(service, token).status_code == 204
-    reset = the_mail(service.deliver(), MINE, RESET)
-    assert_problem(service.sign_in(MINE, PASSWORD), 401, "wrong-credentials")
-    assert service.reset(token_of(reset)).status_code == 204
-    assert_problem(service.sign_in(MINE, PASSWORD), 401, "wrong-credentials")
-    mine = signed_in(service, MINE, OTHER_PASSWORD)
-    assert request_email_change(service, mine, HIS_SECOND, OTHER_PASSWORD).status_code == 202
+@pytest.fixture
+def links(service: Service, ada: Person) -> list[str]:
+    """The links that were mailed to the thief's address and to the old one; the last one has been used."""
+    undoing = undo_link(service, ada.headers, OLD, NEW)
+    reset = service.ask_for_reset(NEW)
+    service.http.post("/v1/erasure-requests", json={"email": NEW})
+    erasure = token_of(service.mail())
+    assert undo(service, undoing).status_code == 204
+    return [reset, erasure, undoing]
 
 
-def test_whoever_changes_the_address_back_by_hand_loses_the_account_to_nobody(service: Service, ada: Person) -> None:
-    undo_link(service, ada.headers, MINE, HIS)
-    change_email(service, ada.headers, HIS_SECOND)
-    mails = change_email(service, ada.headers, MINE)
-    assert (MINE, CHANGED) not in told(mails)
-    change_password(service, ada.headers, OTHER_PASSWORD)
-    mails += service.deliver()
-    # An address that was proven again before its right ended is the older claim.
-    for message in [message for message in mails if message["Subject"] == CHANGED]:
-        assert_problem(undo(service, token_of(message)), 400, "invalid-token")
-    assert service.account(ada.headers).json["email"] == MINE
+def test_no_operation_does_anything_for_the_password_the_session_or_a_link_from_before(
+    service: Service, ada: Person, links: list[str]
+) -> None:
+    # What somebody who knew the password sends in each field of any operation.
+    fields: dict[str, Any] = {
+        "name": "Thief", "email": OLD, "password": PASSWORD, "current_password": PASSWORD,
+        "new_password": OTHER_PASSWORD, "message": "Hello", "email_updates": False, "erase": True,
+        "accepted_policy": None,
+    }  # fmt: skip
+    before = {table: service.rows(table) for table in ("accounts", "sessions", "previous_addresses", "feedback")}
+    for operation in operations.declared:
+        path = operation.path.replace("<uuid:id>", ada.session["id"])
+        names = operation.body.model_fields if operation.body else {}
+        for link in links if "token" in names else [MISSING]:
+            body = {name: fields.get(name, link) for name in names} if names else None
+            headers = ada.headers if operation.session != "none" else {}
+            answer = service.http.open(path, method=operation.method, json=body, headers=headers)
+            if operation.session != "none":
+                assert_problem(answer, 401, "unauthenticated")
+            elif "token" in names:
+                assert_problem(answer, 400, "invalid-token")
+            elif path == "/v1/sessions":
+                assert_problem(answer, 401, "wrong-credentials")
+            assert {table: service.rows(table) for table in before} == before, operation.path
+    assert {message["To"] for message in service.deliver() if message["Subject"] != TAKEN_BACK} == {OLD}
+
+
+@pytest.mark.usefixtures("links")
+def test_at_sign_in_it_cannot_be_told_from_an_account_with_another_password(
+    service: Service, hash_work: Counter[str]
+) -> None:
+    service.deliver()
+    service.register(name="Bob", email="bob@example.org", password=OTHER_PASSWORD)
+    seen = []
+    for email in (OLD, "bob@example.org", "nobody@example.org"):
+        hash_work.clear()
+        with service.statements() as executed:
+            answer = service.sign_in(email, PASSWORD)
+        assert_problem(answer, 401, "wrong-credentials")
+        seen.append((answer.data, dict(hash_work), list(executed)))
+    assert seen == [seen[0]] * 3
+
+
+@any_database
+@pytest.mark.usefixtures("links")
+def test_the_password_is_gone_at_any_cost_of_hashes_and_the_data_manager_sees_none(
+    service: Service, make_service: MakeService
+) -> None:
+    with service.app.app_context():
+        stored = desk.export(OLD).stored
+    (account,) = [row for table in stored if table.table == "accounts" for row in table.rows]
+    assert account["password_hash"].startswith("not shown")
+    raised = make_service(argon2_memory_kib=16)
+    assert_problem(raised.sign_in(OLD, PASSWORD), 401, "wrong-credentials")
+    assert raised.reset(token_of(the_mail(service.deliver(), OLD, RESET)), OTHER_PASSWORD).status_code == 204
+    assert raised.sign_in(OLD, OTHER_PASSWORD).status_code == 201
+    with service.app.app_context():
+        assert desk.erase(OLD).erase_after
+
+
+@empty_database
+def test_an_upgrade_ends_the_password_and_the_sessions_of_accounts_that_were_taken_back(
+    make_service: MakeService,
+) -> None:
+    service = make_service()
+    migrate(service.app, command.upgrade, "head")
+    ada, bob = (service.register(email=email) for email in (OLD, "bob@example.org"))
+    migrate(service.app, command.downgrade, "0005")
+    with service.app.app_context(), transaction() as session:
+        session.execute(
+            text("UPDATE accounts SET taken_back_at = CURRENT_TIMESTAMP WHERE email = :email"), {"email": OLD}
+        )
+    migrate(service.app, command.upgrade, "head")
+    assert_problem(service.account(ada.headers), 401, "unauthenticated")
+    assert_problem(service.sign_in(OLD), 401, "wrong-credentials")
+    assert service.account(bob.headers).status_code == 200
+    assert service.sign_in("bob@example.org").status_code == 201
+    assert service.reset(service.ask_for_reset(OLD)).status_code == 204

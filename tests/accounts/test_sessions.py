@@ -1,35 +1,45 @@
-"""Sessions: opened with an address and a password, listed, ended, and ending by themselves."""
+"""Sessions: opened with an email and a password, listed, ended, and ending by themselves."""
 
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from journeys import (
+    MakeService,
+    MoveClock,
+    ask_for_erasure,
+    close,
+    confirm_erasure,
+    moment,
+    signed_in,
+    undo,
+    undo_link,
+)
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer
 
 from backend import clock
 from backend.accounts import sessions
+from backend.desk import operations as desk
 from backend.serving import worker
 
-MoveClock = Callable[[timedelta], None]
 A_MOMENT = timedelta(minutes=1)
-
-
-def moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def listed(service: Service, headers: dict[str, str]) -> list[dict[str, Any]]:
     response = service.http.get("/v1/sessions", headers=headers)
     assert response.status_code == 200, response.text
-    found: list[dict[str, Any]] = response.json["sessions"]
-    return found
+    entries: list[dict[str, Any]] = response.json["sessions"]
+    return entries
 
 
 def assert_ended(service: Service, headers: dict[str, str]) -> None:
     assert_problem(service.account(headers), 401, "unauthenticated")
+
+
+# Begun
 
 
 def test_signing_in_answers_with_the_account_and_a_session(service: Service, ada: Person) -> None:
@@ -42,47 +52,100 @@ def test_signing_in_answers_with_the_account_and_a_session(service: Service, ada
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize(
-    ("email", "password"),
-    [
-        ("ada@example.org", PASSWORD + "!"),
-        ("ada@example.org", PASSWORD.upper()),
-        ("ada@example.org", PASSWORD[:-1]),
-        ("bob@example.org", PASSWORD),
-    ],
-)
-def test_wrong_credentials_are_refused_with_one_answer(service: Service, email: str, password: str) -> None:
-    response = service.sign_in(email, password)
-    assert_problem(response, 401, "wrong-credentials")
-    assert response.data == service.sign_in("nobody@example.org", "nothing at all").data
+def test_wrong_credentials_have_one_response(service: Service) -> None:
+    responses = [
+        service.sign_in("ada@example.org", wrong) for wrong in (f"{PASSWORD}!", PASSWORD.upper(), PASSWORD[:-1])
+    ]
+    responses += [service.sign_in("bob@example.org"), service.sign_in("nobody@example.org", "nothing at all")]
+    for response in responses:
+        assert_problem(response, 401, "wrong-credentials")
+        assert response.data == responses[0].data
+
+
+def test_of_a_session_token_only_the_sha256_is_stored(service: Service, ada: Person) -> None:
+    token = ada.session["token"]
+    assert token.startswith("tiles_")
+    assert len(token.removeprefix("tiles_")) == 43
+    (row,) = service.rows("sessions")
+    assert bytes(row["token_sha256"]) == hashlib.sha256(token.encode()).digest()
+    assert token.removeprefix("tiles_") not in repr([service.rows(name) for name in ("accounts", "sessions", "mails")])
+
+
+@any_database
+def test_no_two_sessions_share_a_token_or_an_id(service: Service, ada: Person) -> None:
+    opened = [ada.session, *(service.sign_in().json["session"] for _ in range(9))]
+    assert len({session["token"] for session in opened}) == len({session["id"] for session in opened}) == 10
+
+
+def test_session_fixation_finds_nothing_that_could_be_fixed(service: Service, ada: Person) -> None:
+    mine = "tiles_" + "A" * 43
+    headers = bearer(mine) | {"Cookie": f"session={mine}; tiles={mine}; token={mine}"}
+    body = {"email": ada.email, "password": PASSWORD}
+    first, second = (
+        service.http.post(f"/v1/sessions?token={mine}", json=body, headers=headers).json["session"] for _ in range(2)
+    )
+    assert len({first["token"], second["token"], mine, ada.session["token"]}) == 4
+    assert_ended(service, bearer(mine))
+
+
+def test_signing_in_after_argon2_was_raised_renews_the_hash_and_ends_nothing(
+    service: Service, ada: Person, make_service: MakeService
+) -> None:
+    link = service.ask_for_reset()
+    (before,) = service.rows("accounts")
+    raised = make_service(argon2_memory_kib=16, argon2_time_cost=2)
+    assert_problem(raised.sign_in(ada.email, "not that one"), 401, "wrong-credentials")
+    assert service.rows("accounts") == [before]
+    opened = raised.sign_in()
+    (after,) = raised.rows("accounts")
+    assert ",t=1," in before["password_hash"]
+    assert "$m=16,t=2,p=1$" in after["password_hash"]
+    assert after == before | {"password_hash": after["password_hash"]}
+    for headers in (ada.headers, bearer(opened.json["session"]["token"])):
+        assert raised.account(headers).status_code == 200
+    assert raised.sign_in().status_code == 201
+    assert raised.reset(link).status_code == 204
+
+
+# Listed
 
 
 def test_the_list_shows_each_session_the_newest_first(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    move_clock(timedelta(minutes=1))
+    service.register(name="Bob", email="bob@example.org")
+    move_clock(A_MOMENT)
     second = service.sign_in().json["session"]
     newest, oldest = listed(service, ada.headers)
     assert set(newest) == {"id", "created_at", "last_used_on", "expires_at", "current"}
     assert (newest["id"], newest["current"]) == (second["id"], False)
     assert (oldest["id"], oldest["current"]) == (ada.session["id"], True)
     assert newest["expires_at"] == second["expires_at"]
-    assert moment(newest["created_at"]) - moment(oldest["created_at"]) > timedelta(minutes=1)
+    assert moment(newest["created_at"]) - moment(oldest["created_at"]) > A_MOMENT
+    moment(service.account(ada.headers).json["created_at"])
 
 
-def test_the_list_shows_no_session_of_anybody_else(service: Service, ada: Person) -> None:
-    service.register(name="Bob", email="bob@example.org")
-    assert [entry["id"] for entry in listed(service, ada.headers)] == [ada.session["id"]]
+def test_only_the_day_of_the_last_use_is_stored_and_once_a_day(
+    service: Service, ada: Person, move_clock: MoveClock
+) -> None:
+    move_clock(timedelta(days=3))
 
+    def writes() -> int:
+        with service.statements() as seen:
+            assert service.account(ada.headers).status_code == 200
+        return sum(statement.startswith(("UPDATE", "INSERT", "DELETE")) for statement in seen)
 
-@any_database
-def test_moments_are_in_utc_and_say_so(service: Service, ada: Person) -> None:
+    assert (writes(), writes()) == (1, 0)
+    today = clock.now().date()
     (entry,) = listed(service, ada.headers)
-    account = service.account(ada.headers).json
-    for text in (entry["created_at"], entry["expires_at"], ada.session["expires_at"], account["created_at"]):
-        assert text.endswith("Z")
+    assert date.fromisoformat(entry["last_used_on"]) == today
+    (row,) = service.rows("sessions")
+    assert str(row["last_used_on"]) == today.isoformat()
+
+
+# Ended by the person
 
 
 def test_signing_out_ends_this_session_only(service: Service, ada: Person) -> None:
-    other = bearer(service.sign_in().json["session"]["token"])
+    other = signed_in(service, ada.email)
     response = service.http.delete("/v1/sessions/current", headers=ada.headers)
     assert (response.status_code, response.data) == (204, b"")
     assert_ended(service, ada.headers)
@@ -91,34 +154,52 @@ def test_signing_out_ends_this_session_only(service: Service, ada: Person) -> No
 
 def test_a_session_can_be_ended_from_another(service: Service, ada: Person) -> None:
     other = service.sign_in().json["session"]
-    assert service.http.delete(f"/v1/sessions/{other['id']}", headers=ada.headers).status_code == 204
+    path = f"/v1/sessions/{other['id']}"
+    assert service.http.delete(path, headers=ada.headers).status_code == 204
     assert_ended(service, bearer(other["token"]))
     assert [entry["id"] for entry in listed(service, ada.headers)] == [ada.session["id"]]
+    assert_problem(service.http.delete(path, headers=ada.headers), 404, "not-found")
 
 
-def test_all_sessions_of_the_account_can_be_ended_at_once(service: Service, ada: Person) -> None:
+def test_a_session_of_another_person_is_not_found_and_goes_on(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
-    other = bearer(service.sign_in().json["session"]["token"])
-    assert service.http.delete("/v1/sessions", headers=ada.headers).status_code == 204
-    assert_ended(service, ada.headers)
-    assert_ended(service, other)
-    assert service.account(bob.headers).status_code == 200
-
-
-def test_a_session_of_somebody_else_is_not_found_and_goes_on(service: Service, ada: Person) -> None:
-    bob = service.register(name="Bob", email="bob@example.org")
-    response = service.http.delete(f"/v1/sessions/{bob.session['id']}", headers=ada.headers)
+    response, made_up = (
+        service.http.delete(f"/v1/sessions/{id_}", headers=ada.headers) for id_ in (bob.session["id"], uuid.uuid4())
+    )
     assert_problem(response, 404, "not-found")
-    made_up = service.http.delete(f"/v1/sessions/{uuid.uuid4()}", headers=ada.headers)
     assert response.data == made_up.data
     assert service.account(bob.headers).status_code == 200
 
 
-def test_an_ended_session_cannot_be_ended_again(service: Service, ada: Person) -> None:
-    other = service.sign_in().json["session"]
-    end = lambda: service.http.delete(f"/v1/sessions/{other['id']}", headers=ada.headers)  # noqa: E731
-    assert end().status_code == 204
-    assert_problem(end(), 404, "not-found")
+def manager_closes(service: Service, ada: Person) -> None:
+    with service.app.app_context():
+        desk.close(ada.email)
+
+
+# What ends every session of an account
+ENDS: dict[str, Callable[[Service, Person], object]] = {
+    "reset": lambda service, ada: service.reset(service.ask_for_reset(ada.email)),
+    "closing": lambda service, ada: close(service, ada.headers),
+    "erasure by mail": lambda service, ada: confirm_erasure(service, ask_for_erasure(service, ada.email)),
+    "undone": lambda service, ada: undo(service, undo_link(service, ada.headers, ada.email, "countess@example.org")),
+    "closing by the data manager": manager_closes,
+    "signing out everywhere": lambda service, ada: service.http.delete("/v1/sessions", headers=ada.headers),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+def test_a_stolen_session_does_not_survive(
+    service: Service, ada: Person, end: Callable[[Service, Person], object]
+) -> None:
+    stolen = [ada.headers, *(signed_in(service, ada.email) for _ in range(2))]
+    bob = service.register(name="Bob", email="bob@example.org")
+    end(service, ada)
+    for headers in stolen:
+        assert_ended(service, headers)
+    assert service.account(bob.headers).status_code == 200
+
+
+# Ended by itself
 
 
 def test_a_session_in_use_ends_at_its_greatest_age(service: Service, ada: Person, move_clock: MoveClock) -> None:
@@ -135,9 +216,7 @@ def test_a_session_in_use_ends_at_its_greatest_age(service: Service, ada: Person
 
 
 @any_database
-def test_an_idle_session_lives_until_the_moment_that_it_was_told(
-    service: Service, ada: Person, move_clock: MoveClock
-) -> None:
+def test_an_idle_session_lives_until_its_expires_at(service: Service, ada: Person, move_clock: MoveClock) -> None:
     expires_at = moment(ada.session["expires_at"])
     assert timedelta(days=30) <= expires_at - clock.now() <= timedelta(days=31)
     move_clock(expires_at - clock.now() - A_MOMENT)
@@ -152,14 +231,7 @@ def test_an_idle_session_ends_at_the_moment_that_it_was_told(
 
 
 @any_database
-def test_a_session_that_was_used_is_not_idle(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    for _ in range(3):
-        move_clock(timedelta(days=29))
-        assert service.account(ada.headers).status_code == 200
-
-
-@any_database
-def test_how_long_a_session_lasts_is_a_setting(make_service: Callable[..., Service], move_clock: MoveClock) -> None:
+def test_how_long_a_session_lasts_is_a_setting(make_service: MakeService, move_clock: MoveClock) -> None:
     service = make_service(session_idle_days=2, session_max_days=3)
     ada = service.register()
     for _ in range(2):
@@ -169,42 +241,27 @@ def test_how_long_a_session_lasts_is_a_setting(make_service: Callable[..., Servi
     assert_ended(service, ada.headers)
 
 
-def test_a_session_that_ended_by_itself_is_listed_no_more(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    move_clock(timedelta(days=20))
-    fresh = service.sign_in().json["session"]
-    move_clock(timedelta(days=20))
-    assert [entry["id"] for entry in listed(service, bearer(fresh["token"]))] == [fresh["id"]]
-    assert_ended(service, ada.headers)
-
-
-@pytest.mark.usefixtures("ada")
-def test_a_session_that_ended_by_itself_is_forgotten(service: Service, move_clock: MoveClock) -> None:
-    move_clock(timedelta(days=20))
-    fresh = service.sign_in().json["session"]
-    move_clock(timedelta(days=20))
-    with service.app.app_context():
-        list(worker.tidy())
-    assert len(service.rows("sessions")) == 1
-    assert service.account(bearer(fresh["token"])).status_code == 200
-
-
-@pytest.mark.usefixtures("ada")
-def test_of_many_sessions_a_few_are_looked_at_at_a_time_and_all_that_ended_are_forgotten(
-    service: Service, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batch", [sessions.BATCH, 2])
+def test_ended_sessions_are_listed_no_more_and_deleted_in_batches(
+    service: Service, ada: Person, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    old = [service.sign_in().json["session"] for _ in range(4)]
+    for _ in range(4):
+        service.sign_in()
     move_clock(timedelta(days=40))
-    fresh = {service.sign_in().json["session"]["id"] for _ in range(3)}
-    monkeypatch.setattr(sessions, "LOOKED_AT", 2)
+    fresh = [service.sign_in().json["session"] for _ in range(3)]
+    ids = {session["id"] for session in fresh}
+    assert {entry["id"] for entry in listed(service, bearer(fresh[0]["token"]))} == ids
+    assert_ended(service, ada.headers)
+    monkeypatch.setattr(sessions, "BATCH", batch)
     with service.app.app_context():
         left = [len(service.rows("sessions")) for _ in worker.tidy()]
-    # One more was there with the account.
-    assert len(left) == (1 + len(old) + len(fresh)) // 2
+    assert len(left) == (5 + 3) // batch
     assert left == sorted(left, reverse=True)
-    assert {str(uuid.UUID(str(row["id"]))) for row in service.rows("sessions")} == fresh
+    assert {str(uuid.UUID(str(row["id"]))) for row in service.rows("sessions")} == ids
+    assert service.account(bearer(fresh[0]["token"])).status_code == 200
 
 
-def test_tidying_goes_on_after_each_step_begins_anew_after_a_failure_and_then_pauses(
+def test_tidying_continues_step_by_step_restarts_after_a_failure_and_then_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done = []
@@ -228,63 +285,3 @@ def test_tidying_goes_on_after_each_step_begins_anew_after_a_failure_and_then_pa
     for _ in range(4):
         tidying.step()
     assert done[3:] == ["first", "second", "first", "second"]
-
-
-def test_the_last_use_is_a_day_without_a_time(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    move_clock(timedelta(days=3))
-    assert service.account(ada.headers).status_code == 200
-    today = clock.now().date()
-    (entry,) = listed(service, ada.headers)
-    assert date.fromisoformat(entry["last_used_on"]) == today
-    (row,) = service.rows("sessions")
-    assert str(row["last_used_on"]) == today.isoformat()
-
-
-def test_only_the_first_use_of_a_day_is_written_down(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    move_clock(timedelta(days=1))
-
-    def writes() -> int:
-        with service.statements() as seen:
-            assert service.account(ada.headers).status_code == 200
-        return sum(statement.startswith(("UPDATE", "INSERT", "DELETE")) for statement in seen)
-
-    assert (writes(), writes()) == (1, 0)
-
-
-def test_of_a_session_token_only_the_sha256_is_stored(service: Service, ada: Person) -> None:
-    token = ada.session["token"]
-    assert token.startswith("tiles_")
-    assert len(token.removeprefix("tiles_")) == 43
-    (row,) = service.rows("sessions")
-    assert bytes(row["token_sha256"]) == hashlib.sha256(token.encode()).digest()
-    assert token.removeprefix("tiles_") not in repr([service.rows(name) for name in ("accounts", "sessions", "mails")])
-
-
-@any_database
-def test_no_two_sessions_share_a_token_or_an_id(service: Service, ada: Person) -> None:
-    opened = [ada.session, *(service.sign_in().json["session"] for _ in range(9))]
-    assert len({session["token"] for session in opened}) == len({session["id"] for session in opened}) == 10
-
-
-def test_signing_in_after_argon2_was_raised_renews_the_hash_and_ends_nothing(
-    service: Service, ada: Person, make_service: Callable[..., Service]
-) -> None:
-    link = service.ask_for_reset()
-    (before,) = service.rows("accounts")
-    raised = make_service(argon2_memory_kib=16, argon2_time_cost=2)
-    opened = raised.sign_in()
-    (after,) = raised.rows("accounts")
-    assert ",t=1," in before["password_hash"]
-    assert "$m=16,t=2,p=1$" in after["password_hash"]
-    assert after == before | {"password_hash": after["password_hash"]}
-    for headers in (ada.headers, bearer(opened.json["session"]["token"])):
-        assert raised.account(headers).status_code == 200
-    assert raised.sign_in().status_code == 201
-    assert raised.reset(link).status_code == 204
-
-
-@any_database
-def test_a_wrong_password_renews_no_hash(service: Service, ada: Person, make_service: Callable[..., Service]) -> None:
-    before = service.rows("accounts")
-    assert_problem(make_service(argon2_time_cost=2).sign_in(ada.email, "not that one"), 401, "wrong-credentials")
-    assert service.rows("accounts") == before

@@ -82,7 +82,7 @@ def value_of(column: Column[Any], number: int, parents: Rows) -> object:
     for key in column.foreign_keys:
         return parents[key.column.table.name][number][key.column.name]
     if column.name == "taken_back_at":
-        # A migration removes the hash of such an account, which test_email_change_taken_back shows.
+        # A migration removes the hash of such an account, which test_email_change_thief shows.
         return None
     if column.name == "password_hash":
         return f"$argon2id$v=19$m={number + 8},t=1,p=1$" + "s" * 22 + "$" + "d" * 43

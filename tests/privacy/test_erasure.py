@@ -1,6 +1,5 @@
-"""Erasing what is due: everything goes, one receipt each, past queues, races and crashes."""
+"""Erasing due accounts: everything goes, with one receipt each, despite full queues and crashes."""
 
-import resource
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -8,7 +7,6 @@ import pytest
 from journeys import (
     ERASE,
     ERASED,
-    MakeService,
     MoveClock,
     account_id,
     before_the_ledger,
@@ -23,6 +21,7 @@ from journeys import (
     no_ledger,
     overdue,
     people,
+    post,
     request_email_change,
     request_erasure,
     the_mail,
@@ -48,6 +47,7 @@ from backend.privacy import erasure, ledger
 ADA = "ada@example.org"
 GRACE = timedelta(days=14, minutes=1)
 CLAIM = timedelta(seconds=61)
+TABLES = ("accounts", "previous_addresses", "sessions", "feedback", "holds", "mails")
 
 
 class Crash(Exception):
@@ -58,24 +58,15 @@ def crash(*_: object, **__: object) -> None:
     raise Crash
 
 
-@pytest.fixture
-def hasty(make_service: MakeService) -> Service:
-    """The service without a grace period."""
-    return make_service(erasure_grace_days=0)
-
-
-def stored(service: Service) -> dict[str, int]:
-    """Return how many rows each table has that may hold something about a person."""
-    return {
-        table: len(service.rows(table))
-        for table in ("accounts", "previous_addresses", "sessions", "feedback", "holds", "mails")
-    }
-
-
-def test_an_account_is_erased_when_the_grace_period_is_over_and_not_before(
-    service: Service, ada: Person, move_clock: MoveClock
+def test_an_account_is_erased_when_the_grace_period_is_over_and_nobody_else_is_touched(
+    service: Service, move_clock: MoveClock
 ) -> None:
-    service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=ada.headers)
+    bob = service.register(name="Bob", email="bob@example.org")
+    for headers in (bob.headers, None):
+        post(service, "feedback", headers, message="Mine.")
+    before = {table: service.rows(table) for table in TABLES}
+    ada = service.register()
+    post(service, "feedback", ada.headers, message="More tiles.")
     close(service, ada.headers, erase=True)
     service.deliver()
     move_clock(GRACE - timedelta(minutes=2))
@@ -83,52 +74,32 @@ def test_an_account_is_erased_when_the_grace_period_is_over_and_not_before(
     move_clock(timedelta(minutes=2))
     assert erase_due(service) == 1
     assert told(service.deliver()) == {(ADA, ERASED)}
-    assert stored(service) == dict.fromkeys(stored(service), 0)
+    assert {table: service.rows(table) for table in TABLES} == before
+    assert service.account(bob.headers).status_code == 200
     assert erase_due(service) == 0
     assert service.deliver() == []
 
 
-def test_nobody_else_is_touched(hasty: Service) -> None:
-    bob = hasty.register(name="Bob", email="bob@example.org")
-    hasty.http.post("/v1/feedback", json={"message": "Mine."}, headers=bob.headers)
-    hasty.http.post("/v1/feedback", json={"message": "Nobody's."})
-    before = {table: hasty.rows(table) for table in stored(hasty)}
-    people(hasty, 2)
-    assert erase_due(hasty) == 2
-    hasty.deliver()
-    assert {table: hasty.rows(table) for table in stored(hasty)} == before
-    assert hasty.account(bob.headers).status_code == 200
-
-
-@any_database
-def test_the_ledger_and_the_audit_name_the_account_and_nobody(hasty: Service) -> None:
-    (ada,) = people(hasty, 1)
-    id_ = account_id(hasty, ada.email)
-    erase_due(hasty)
-    assert in_ledger(hasty) == [id_]
-    with hasty.app.app_context():
-        text = ledger.path().read_text()
-        assert ledger.path().stat().st_mode & 0o777 == 0o600
-    for told_of in (text, str(hasty.rows("audit"))):
-        assert "ada0" not in told_of
-        assert "Ada" not in told_of
-
-
 def test_a_registration_link_makes_no_second_account_of_an_erased_one(hasty: Service) -> None:
     ada = hasty.register()
+    id_ = account_id(hasty, ADA)
     close(hasty, ada.headers, erase=True)
     assert erase_due(hasty) == 1
     assert_problem(hasty.confirm(ada.token, OTHER_PASSWORD), 400, "invalid-token")
     assert hasty.rows("accounts") == []
-
-
-@any_database
-def test_whoever_was_erased_can_register_anew(hasty: Service) -> None:
-    close(hasty, hasty.register().headers, erase=True)
-    erase_due(hasty)
+    # The ledger and the audit name the account and nobody.
+    assert in_ledger(hasty) == [id_]
+    with hasty.app.app_context():
+        assert ledger.path().stat().st_mode & 0o777 == 0o600
+        records = f"{ledger.path().read_text()}{hasty.rows('audit')}".lower()
+    assert "lovelace" not in records
+    assert "ada@" not in records
     hasty.deliver()
     again = hasty.register(name="Ada Byron", password=OTHER_PASSWORD)
     assert hasty.account(again.headers).json["name"] == "Ada Byron"
+
+
+# Emails in the queue
 
 
 @pytest.mark.parametrize(
@@ -138,7 +109,9 @@ def test_a_mail_in_the_queue_goes_with_the_account(
     hasty: Service, mail_server: MailServer, refusal: str | None
 ) -> None:
     ada = hasty.register()
-    hasty.http.post("/v1/password-resets", json={"email": ADA.upper()})
+    post(hasty, "password-resets", email=ADA.upper())
+    # A registration that was asked for before the closing goes with the account too.
+    post(hasty, "registrations", name="Somebody", email=ADA)
     assert request_email_change(hasty, ada.headers, "countess@example.org").status_code == 202
     request_erasure(hasty, ADA)
     if refusal:
@@ -146,24 +119,14 @@ def test_a_mail_in_the_queue_goes_with_the_account(
         assert hasty.deliver() == []
         mail_server.refuse = None
         assert all(row["failure"] for row in hasty.rows("mails"))
-    assert len(hasty.rows("mails")) == 3
+    assert len(hasty.rows("mails")) == 4
     close(hasty, ada.headers, erase=True)
     assert erase_due(hasty) == 1
     assert [(row["kind"], row["email"]) for row in hasty.rows("mails")] == [("erased", ADA)]
     assert told(hasty.deliver()) == {(ADA, ERASED)}
 
 
-def test_a_registration_mail_that_was_given_up_goes_with_the_account(hasty: Service, mail_server: MailServer) -> None:
-    fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
-    close(hasty, hasty.register().headers, erase=True)
-    assert erase_due(hasty) == 1
-    assert told(hasty.deliver()) == {(ADA, ERASED)}
-    assert hasty.rows("mails") == []
-
-
-def test_mails_that_were_given_up_go_with_an_account_that_had_their_address(
-    hasty: Service, mail_server: MailServer
-) -> None:
+def test_abandoned_emails_go_with_an_account_that_had_their_address(hasty: Service, mail_server: MailServer) -> None:
     fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
     ada = hasty.register()
     fail_to_mail(hasty, mail_server, "password-resets", email=ADA)
@@ -174,34 +137,32 @@ def test_mails_that_were_given_up_go_with_an_account_that_had_their_address(
     assert hasty.rows("mails") == []
 
 
-def test_a_registration_that_waits_to_be_mailed_outlives_the_account_that_was_closed_before(hasty: Service) -> None:
+def test_an_abandoned_registration_email_goes_with_the_account(hasty: Service, mail_server: MailServer) -> None:
+    fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
     close(hasty, hasty.register().headers, erase=True)
-    assert hasty.http.post("/v1/registrations", json={"name": "Ada Byron", "email": ADA}).status_code == 202
     assert erase_due(hasty) == 1
-    registration = the_mail(hasty.deliver(), ADA, "Finish registering with TILES")
-    assert hasty.confirm(token_of(registration), OTHER_PASSWORD).status_code == 201
+    assert told(hasty.deliver()) == {(ADA, ERASED)}
+    assert hasty.rows("mails") == []
 
 
-def test_a_registration_that_was_asked_for_before_the_account_was_closed_goes_with_it(hasty: Service) -> None:
-    ada = hasty.register()
-    hasty.http.post("/v1/registrations", json={"name": "Somebody", "email": ADA})
-    hasty.mail_server.refuse = "451 4.3.0 try again later"
-    hasty.deliver()
-    close(hasty, ada.headers, erase=True)
-    assert erase_due(hasty) == 1
-    assert {row["kind"] for row in hasty.rows("mails")} == {"erased"}
-
-
-def test_mails_to_a_new_account_with_the_address_stay(service: Service, ada: Person, move_clock: MoveClock) -> None:
+def test_emails_of_a_newer_registration_or_account_with_the_address_stay(
+    service: Service, ada: Person, move_clock: MoveClock
+) -> None:
     closed_by(service, ada.headers, ADA, erase=True)
-    service.register(name="Ada Byron", password=OTHER_PASSWORD)
+    assert post(service, "registrations", name="Ada Byron", email=ADA).status_code == 202
     move_clock(GRACE)
-    service.http.post("/v1/password-resets", json={"email": ADA})
+    assert erase_due(service) == 1
+    token = token_of(the_mail(service.deliver(), ADA, "Finish registering with TILES"))
+    byron = service.confirm(token, OTHER_PASSWORD).json["session"]
+    closed_by(service, {"Authorization": f"Bearer {byron['token']}"}, ADA, erase=True, password=OTHER_PASSWORD)
+    service.register(name="Ada King")
+    move_clock(GRACE)
+    post(service, "password-resets", email=ADA)
     assert erase_due(service) == 1
     assert len(service.deliver()) == 2
 
 
-def test_an_erasure_that_was_asked_for_of_a_newer_closed_account_stays_asked_for(
+def test_a_requested_erasure_of_a_newer_closed_account_stays_requested(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     closed_by(service, ada.headers, ADA, erase=True)
@@ -211,6 +172,27 @@ def test_an_erasure_that_was_asked_for_of_a_newer_closed_account_stays_asked_for
     request_erasure(service, ADA)
     assert erase_due(service) == 1
     assert told(service.deliver()) == {(ADA, ERASE), (ADA, ERASED)}
+
+
+@pytest.mark.parametrize(("refusal", "wait"), [("550 5.1.1 no such mailbox", None), ("451 4.3.0 later", queue.GIVE_UP)],
+                         ids=["for good", "for two days"])  # fmt: skip
+def test_a_receipt_that_nobody_takes_leaves_no_address(
+    service: Service, ada: Person, move_clock: MoveClock, refusal: str, wait: timedelta | None
+) -> None:
+    with service.app.app_context():
+        operations.erase(ada.email, at_once=True)
+    assert erase_due(service) == 1
+    service.mail_server.refuse = refusal
+    service.deliver()
+    if wait:
+        assert [row["email"] for row in service.rows("mails")] == [ada.email]
+        move_clock(wait)
+        with service.app.app_context():
+            queue.tidy()
+    assert service.rows("mails") == []
+
+
+# Crashes, and a ledger that cannot be written
 
 
 @pytest.mark.parametrize(
@@ -229,137 +211,59 @@ def test_after_a_crash_the_next_round_finishes_with_one_receipt(
     monkeypatch: pytest.MonkeyPatch,
     break_off: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    people(hasty, 2)
-    ids = {account_id(hasty, f"ada{number}@example.org") for number in range(2)}
+    people(hasty, 1)
+    token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
+    ids = {account_id(hasty, email) for email in ("ada0@example.org", ADA)}
     with monkeypatch.context() as patch:
         break_off(patch)
         with pytest.raises(Crash):
             erase_due(hasty)
     assert len(hasty.rows("accounts")) == 2
+    # What has begun cannot be taken back.
+    assert_problem(cancel(hasty, token), 400, "invalid-token")
+    request_erasure(hasty, ADA)
     assert hasty.deliver() == []
     assert erase_due(hasty) == 0
     move_clock(CLAIM)
     assert erase_due(hasty) == 2
     assert set(in_ledger(hasty)) == ids
-    assert told(hasty.deliver()) == {("ada0@example.org", ERASED), ("ada1@example.org", ERASED)}
+    assert told(hasty.deliver()) == {("ada0@example.org", ERASED), (ADA, ERASED)}
     assert finish_erasing(hasty) == 0
     assert hasty.deliver() == []
 
 
-def test_an_erasure_that_has_begun_cannot_be_taken_back_after_a_crash(
-    hasty: Service, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
-    with monkeypatch.context() as patch:
-        before_the_ledger(patch, crash)
-        with pytest.raises(Crash):
-            erase_due(hasty)
-    assert_problem(cancel(hasty, token), 400, "invalid-token")
-    request_erasure(hasty, ADA)
-    assert hasty.deliver() == []
-    move_clock(CLAIM)
-    assert erase_due(hasty) == 1
-
-
 def test_without_a_ledger_nothing_is_erased_nothing_is_marked_and_it_shows_as_late(hasty: Service) -> None:
     people(hasty, 1)
+    token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
     before = hasty.rows("accounts")
-    id_ = account_id(hasty, "ada0@example.org")
+    ids = [account_id(hasty, email) for email in ("ada0@example.org", ADA)]
     with no_ledger(hasty):
         with pytest.raises(OSError, match="Is a directory"):
             erase_due(hasty)
         assert hasty.rows("accounts") == before
-        assert overdue(hasty) == [id_]
-    assert erase_due(hasty) == 1
-    assert in_ledger(hasty) == [id_]
-
-
-@any_database
-def test_without_a_ledger_an_erasure_can_be_taken_back(hasty: Service) -> None:
-    token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
-    with no_ledger(hasty), pytest.raises(OSError, match="Is a directory"):
-        erase_due(hasty)
+        assert overdue(hasty) == ids
     assert cancel(hasty, token).status_code == 204
-    assert erase_due(hasty) == 0
+    assert erase_due(hasty) == 1
+    assert in_ledger(hasty) == ids[:1]
 
 
 @any_database
-def test_without_a_ledger_the_worker_goes_on_with_mails(
+def test_without_a_ledger_the_worker_goes_on_with_emails(
     hasty: Service, mail_server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     people(hasty, 1)
     hasty.register(name="Bob", email="bob@example.org")
     with no_ledger(hasty), working(hasty.app):
         wait_for(lambda: "the ledger cannot be written" in caplog.text)
-        hasty.http.post("/v1/password-resets", json={"email": "bob@example.org"})
+        post(hasty, "password-resets", email="bob@example.org")
         wait_for(lambda: mail_server.messages and mail_server.messages[-1]["To"] == "bob@example.org")
     assert "ada0" not in caplog.text
-
-
-@any_database
-def test_a_ledger_that_takes_half_a_line_lets_nothing_be_erased(hasty: Service, move_clock: MoveClock) -> None:
-    people(hasty, 1)
-    id_ = account_id(hasty, "ada0@example.org")
-    size = 32 << 20
-    with hasty.app.app_context():
-        ledger.path().write_bytes(b" " * size)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # As on a disk with room for 40 bytes more: the write is cut short, and no error tells.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, hard))
-    try:
-        with pytest.raises(OSError, match=r"."):
-            erase_due(hasty)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(hasty.rows("accounts")) == 1
-    move_clock(CLAIM)
-    assert erase_due(hasty) == 1
-    assert in_ledger(hasty) == [id_]
-
-
-@pytest.mark.parametrize(
-    "remains",
-    ['\n{"account": "1b4e28ba-2fa1-11d2-883f-0016d3cca427", "erased_a', '\n{"accou', "\n", "\n" + 60 * "\0"],
-    ids=["a line cut off", "its beginning", "nothing of it", "room that a power failure left unwritten"],
-)
-@any_database
-def test_what_a_crash_cut_off_in_the_ledger_does_no_harm(hasty: Service, remains: str) -> None:
-    people(hasty, 1)
-    id_ = account_id(hasty, "ada0@example.org")
-    with hasty.app.app_context():
-        ledger.path().write_text(remains)
-    assert erase_due(hasty) == 1
-    assert in_ledger(hasty) == [id_]
 
 
 def test_more_accounts_than_one_batch_are_erased_batch_by_batch(
     hasty: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "BATCH", 2)
-    people(hasty, 5)
-    assert [erase_due(hasty) for _ in range(4)] == [2, 2, 1, 0]
-    assert len(hasty.deliver()) == 5
-
-
-def test_a_receipt_that_nobody_takes_leaves_no_address(service: Service, ada: Person) -> None:
-    with service.app.app_context():
-        operations.erase(ada.email, at_once=True)
-    assert erase_due(service) == 1
-    service.mail_server.refuse = "550 5.1.1 no such mailbox"
-    service.deliver()
-    assert service.rows("mails") == []
-
-
-def test_a_receipt_that_cannot_leave_for_two_days_leaves_no_address(
-    service: Service, ada: Person, move_clock: MoveClock
-) -> None:
-    with service.app.app_context():
-        operations.erase(ada.email, at_once=True)
-    assert erase_due(service) == 1
-    service.mail_server.refuse = "451 4.3.0 try again later"
-    service.deliver()
-    assert [row["email"] for row in service.rows("mails")] == [ada.email]
-    move_clock(queue.GIVE_UP)
-    with service.app.app_context():
-        queue.tidy()
-    assert service.rows("mails") == []
+    people(hasty, 3)
+    assert [erase_due(hasty) for _ in range(3)] == [2, 1, 0]
+    assert len(hasty.deliver()) == 3

@@ -1,4 +1,4 @@
-"""Hundreds of accounts that are due at once: erased batch by batch, past a kill, while others are served."""
+"""Hundreds of accounts that are due at once are erased batch by batch, despite a kill, while others are served."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from support import PASSWORD, TILES, MailServer, ServerProcess, Service, any_dat
 
 from backend.database import engine, models
 
-MANY = 250
+MANY = 210
 
 
 def make_due(service: Service, number: int) -> None:
@@ -56,7 +56,7 @@ def in_ledger(folder: Path) -> set[str]:
 
 
 class Visitor(threading.Thread):
-    """Somebody who registers and signs in again and again; notes each answer."""
+    """Registers and signs in again and again, and counts the responses by their status."""
 
     def __init__(self, url: str) -> None:
         super().__init__()

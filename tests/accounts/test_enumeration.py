@@ -1,0 +1,160 @@
+"""A stranger cannot find out whether an address has an account: not by responses, work, limits or emails."""
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from journeys import CHANGE_CONFIRM, MakeService, close, confirm_email_change, request_email_change, the_mail
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, text_of, token_of
+from werkzeug.test import TestResponse
+
+from backend.mail import queue
+from backend.security import throttle
+
+ADA, UNKNOWN, CLOSED = "ada@example.org", "bob@example.org", "eve@example.org"
+
+Ask = Callable[..., TestResponse]
+
+
+def post(service: Service, path: str, client: str = "192.0.2.1", **body: str) -> TestResponse:
+    return service.http.post(f"/v1/{path}", json=body, environ_overrides={"REMOTE_ADDR": client})
+
+
+def send(service: Service, path: str, client: str = "192.0.2.1", **fields: str) -> TestResponse:
+    return service.http.post(path, data=fields, environ_overrides={"REMOTE_ADDR": client})
+
+
+ASKS: dict[str, Ask] = {
+    "register": lambda service, email, **of: post(service, "registrations", name="Eve", email=email, **of),
+    "reset": lambda service, email, **of: post(service, "password-resets", email=email, **of),
+    "reset page": lambda service, email, **of: send(service, "/password-reset", email=email, **of),
+    "erasure": lambda service, email, **of: post(service, "erasure-requests", email=email, **of),
+    "erasure page": lambda service, email, **of: send(service, "/erasure", email=email, **of),
+    "sign in": lambda service, email, **of: post(service, "sessions", email=email, password=OTHER_PASSWORD, **of),
+}
+each_ask = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+
+
+def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tuple[object, ...]:
+    """Ask, and return all that it shows and all that it costs."""
+    hash_work.clear()
+    with service.statements() as statements:
+        response = ask(service, email)
+    headers = [(name, value) for name, value in response.headers if name != "Date"]
+    return response.status_code, headers, response.data, statements, dict(hash_work)
+
+
+@each_ask
+@pytest.mark.usefixtures("ada")
+def test_a_timing_attack_meets_the_same_work_with_an_account_without_and_with_a_closed_one(
+    service: Service, ask: Ask, hash_work: Counter[str]
+) -> None:
+    eve = service.register(name="Eve", email=CLOSED, password=OTHER_PASSWORD)
+    assert close(service, eve.headers, password=OTHER_PASSWORD).status_code == 200
+    ask(service, "warm@example.org")
+    known, unknown, closed = (work(service, ask, email, hash_work) for email in (ADA, UNKNOWN, CLOSED))
+    assert known == unknown == closed
+
+
+@pytest.fixture
+def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time that limits read stand still."""
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(time=lambda: 1_000_000_000.0))
+
+
+@each_ask
+@pytest.mark.usefixtures("ada", "no_window_ends")
+@any_database
+def test_a_throttle_reveals_no_account_by_what_it_counts_and_answers(make_service: MakeService, ask: Ask) -> None:
+    service = make_service(rate_limits="")
+
+    def answers(email: str, net: str) -> list[tuple[int, str]]:
+        found = (ask(service, email, client=f"{net}.{number % 9}") for number in range(100))
+        # A page shows again what was written into it.
+        return [(answer.status_code, answer.text.replace(email, "")) for answer in found]
+
+    known, unknown = answers(ADA, "192.0.2"), answers(UNKNOWN, "198.51.100")
+    assert known == unknown
+    assert known[-1][0] == 429
+
+
+@pytest.mark.usefixtures("ada", "no_window_ends")
+@any_database
+def test_a_throttle_that_locked_an_address_reveals_no_account_by_the_work_behind_it(
+    make_service: MakeService, hash_work: Counter[str]
+) -> None:
+    service = make_service(rate_limits="sign-in/address+client=100/hour")
+    wrong: Ask = lambda s, e: s.sign_in(e, OTHER_PASSWORD)  # noqa: E731 - one line of it
+    wrong(service, "warm@example.org")
+    known, unknown = (work(service, wrong, email, hash_work) for email in (ADA, UNKNOWN))
+    assert known == unknown
+    assert len([statement for statement in known[3] if "wrong_passwords" in statement]) == 2
+    found = []
+    for email in (ADA, UNKNOWN):
+        assert [service.sign_in(email, OTHER_PASSWORD).status_code for _ in range(19)] == [401] * 19
+        # The right password learns nothing here either, and costs no hash.
+        found.append(work(service, lambda s, e: s.sign_in(e, PASSWORD), email, hash_work))
+    status, *_, statements, hashed = found[0]
+    assert (status, ["accounts" in statement for statement in statements], hashed) == (429, [False, False], {})
+    assert found[0] == found[1]
+
+
+def test_the_answer_is_the_same_for_no_account_an_open_and_a_closed_one(service: Service, ada: Person) -> None:
+    bob = service.register(name="Bob", email=UNKNOWN)
+    assert close(service, bob.headers).status_code == 200
+    service.deliver()
+    answers = [post(service, "erasure-requests", email=email) for email in ("nobody@example.org", ada.email, bob.email)]
+    assert {(answer.status_code, answer.data, str(answer.headers)) for answer in answers} == {
+        (202, b"{}", str(answers[0].headers))
+    }
+    assert {message["To"] for message in service.deliver()} == {ada.email, bob.email}
+    assert service.rows("mails") == []
+
+
+def test_user_enumeration_by_email_in_use_needs_the_mailbox(
+    service: Service, ada: Person, hash_work: Counter[str]
+) -> None:
+    eve = service.register(name="Eve", email=CLOSED)
+    ask: Ask = lambda service, email: request_email_change(service, eve.headers, email)  # noqa: E731 - one line of it
+    known, unknown = (work(service, ask, email, hash_work) for email in (ada.email, UNKNOWN))
+    assert known == unknown
+    assert known[0] == 202
+    link = token_of(the_mail(service.deliver(), ada.email, CHANGE_CONFIRM))
+    assert_problem(confirm_email_change(service, link), 409, "email-in-use")
+
+
+@any_database
+def test_user_enumeration_by_the_order_of_mails_meets_a_shuffled_queue(service: Service) -> None:
+    asked = [f"person{number}@example.org" for number in range(queue.BATCH)]
+    for _ in range(3):
+        for email in asked:
+            assert post(service, "registrations", name="Ada", email=email).status_code == 202
+        if [message["To"] for message in service.deliver()] != asked:
+            return
+    raise AssertionError("three times the emails left in the order in which they were asked for")
+
+
+LOOKS_ALIKE = {
+    "dotless i": "m\u0131ke@example.org",
+    "dotted I": "m\u0130ke@example.org",
+    "Kelvin sign": "mi\u212ae@example.org",
+    "full width": "\uff4dike@example.org",
+    "Cyrillic": "mik\u0435@example.org",
+    "domain with a dotless i": "mike@s\u0131te.example.org",
+    "domain with a Cyrillic letter": "mike@sit\u0435.example.org",
+    "domain with a long s": "mike@\u017fite.example.net",
+}
+
+
+@any_database
+def test_a_unicode_homograph_of_an_address_is_mailed_no_link_to_its_account(service: Service) -> None:
+    for email in ("mike@example.org", "mike@site.example.org"):
+        service.register(name="Mike", email=email)
+    for other in LOOKS_ALIKE.values():
+        for ask in ASKS.values():
+            assert ask(service, other).status_code in {200, 202, 401, 422}
+    # At most it may register: an account of its own, with nothing of Mike's.
+    for message in service.deliver():
+        assert message["To"] not in {"mike@example.org", "mike@site.example.org"}
+        assert "/registration#" in text_of(message)

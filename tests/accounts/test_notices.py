@@ -1,0 +1,200 @@
+"""Every change of an account's state is mailed once to each mailbox that it concerns, and to no other."""
+
+import inspect
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+from journeys import (
+    CHANGED,
+    CLOSED,
+    ERASED,
+    PASSWORD_CHANGED,
+    REOPENED,
+    RESET,
+    TAKEN_BACK,
+    MakeService,
+    MoveClock,
+    ask_for_email_change,
+    ask_for_erasure,
+    cancel,
+    change_password,
+    close,
+    closed_by,
+    confirm_email_change,
+    confirm_erasure,
+    finish_erasing,
+    hold,
+    the_mail,
+    told,
+    undo,
+    undo_link,
+)
+from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of, token_of
+
+from backend import clock
+from backend.desk import operations as desk
+from backend.web.api import operations
+
+MINE = "ada@example.org"
+NEW = "countess@example.org"
+Act = Callable[[], object]
+
+
+class Life(NamedTuple):
+    """A person with an account, and what moves the clock."""
+
+    service: Service
+    ada: Person
+    move_clock: MoveClock
+
+    def manage(self, act: Callable[..., object]) -> None:
+        """Do something as the data manager."""
+        with self.service.app.app_context():
+            act(MINE)
+
+    def closed(self, *, erase: bool = False) -> str:
+        """Close the account, and return the token that opens it again."""
+        return closed_by(self.service, self.ada.headers, MINE, erase=erase)
+
+    def changed(self) -> str:
+        """Change the email, and return the token that undoes it."""
+        return undo_link(self.service, self.ada.headers, MINE, NEW)
+
+    def changing(self, new: str) -> Act:
+        token = ask_for_email_change(self.service, self.ada.headers, new)
+        return partial(confirm_email_change, self.service, token)
+
+    def erasing(self) -> Act:
+        return partial(confirm_erasure, self.service, ask_for_erasure(self.service, MINE))
+
+
+def undoing_after_a_closing(life: Life) -> Act:
+    life.changed()
+    assert close(life.service, life.ada.headers, erase=True).status_code == 200
+    return partial(undo, life.service, token_of(the_mail(life.service.deliver(), MINE, CHANGED)))
+
+
+def cancelling_what_the_data_manager_closed(life: Life) -> Act:
+    life.manage(desk.erase)
+    return partial(cancel, life.service, token_of(life.service.mail()))
+
+
+def holding(life: Life) -> Act:
+    life.closed(erase=True)
+    return partial(hold, life.service, MINE, clock.now() + timedelta(days=99))
+
+
+def releasing(life: Life) -> Act:
+    holding(life)()
+    life.service.deliver()
+    return partial(life.manage, desk.release)
+
+
+def erasing_when_due(life: Life) -> Act:
+    life.closed(erase=True)
+    life.move_clock(timedelta(days=14, minutes=1))
+    return partial(finish_erasing, life.service)
+
+
+# Each prepares the account, and returns the act that changes its state.
+STORIES: dict[str, tuple[Callable[[Life], Act], set[tuple[str, str]]]] = {
+    "a reset": (lambda life: partial(life.service.reset, life.service.ask_for_reset(MINE)), {(MINE, PASSWORD_CHANGED)}),
+    "a new password": (lambda life: partial(change_password, life.service, life.ada.headers, OTHER_PASSWORD),
+                       {(MINE, PASSWORD_CHANGED)}),
+    "a new email": (lambda life: life.changing(NEW), {(MINE, CHANGED)}),
+    "the old email again": (lambda life: (life.changed(), life.changing(MINE))[1], {(NEW, TAKEN_BACK)}),
+    "an undo": (lambda life: partial(undo, life.service, life.changed()), {(MINE, RESET), (NEW, TAKEN_BACK)}),
+    "an undo after a closing": (undoing_after_a_closing, {(MINE, RESET), (MINE, REOPENED), (NEW, TAKEN_BACK)}),
+    "closing": (lambda life: partial(close, life.service, life.ada.headers), {(MINE, CLOSED)}),
+    "closing to be erased": (lambda life: partial(close, life.service, life.ada.headers, erase=True), {(MINE, CLOSED)}),
+    "erasing without the app": (Life.erasing, {(MINE, CLOSED)}),
+    "erasing after a closing": (lambda life: (life.closed(), life.erasing())[1], {(MINE, CLOSED)}),
+    "opening": (lambda life: partial(cancel, life.service, life.closed()), {(MINE, REOPENED)}),
+    "cancelling an erasure": (lambda life: partial(cancel, life.service, life.closed(erase=True)), {(MINE, REOPENED)}),
+    "cancelling the data manager's erasure": (cancelling_what_the_data_manager_closed, {(MINE, REOPENED)}),
+    "closing by the data manager": (lambda life: partial(life.manage, desk.close), {(MINE, CLOSED)}),
+    "erasing by the data manager": (lambda life: partial(life.manage, desk.erase), {(MINE, CLOSED)}),
+    "erasing what is closed by the data manager": (lambda life: (life.closed(), partial(life.manage, desk.erase))[1],
+                                                   {(MINE, CLOSED)}),
+    "a hold": (holding, {(MINE, CLOSED)}),
+    "releasing a hold": (releasing, {(MINE, CLOSED)}),
+    "the erasure": (erasing_when_due, {(MINE, ERASED)}),
+}  # fmt: skip
+# Operations that change no account's state: they ask for an email, concern sessions or settings, or make the account.
+STATELESS = {
+    "/v1/registrations", "/v1/registrations/confirm", "/v1/password-resets", "/v1/sessions", "/v1/sessions/current",
+    "/v1/sessions/<uuid:id>", "/v1/account", "/v1/account/email-changes", "/v1/erasure-requests",
+    "/v1/erasure-receipts/verify", "/v1/feedback",
+}  # fmt: skip
+CHANGING = {
+    "/v1/password-resets/confirm", "/v1/account/password", "/v1/email-changes/confirm", "/v1/email-changes/undo",
+    "/v1/account/close", "/v1/erasure-requests/confirm", "/v1/erasure-requests/cancel",
+}  # fmt: skip
+LOOKING = {"find", "export", "disclose", "requests", "audit_trail", "is_late_but_for_a_hold", "forget_ended_holds"}
+
+
+def state(service: Service) -> list[Any]:
+    """Return what of each account its owner has to hear of."""
+    columns = ("email", "password_hash", "closed_at", "erase_after")
+    accounts = [[row[column] for column in columns] for row in service.rows("accounts")]
+    return [accounts, [row["until"] for row in service.rows("holds")]]
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_each_change_is_told_once_to_each_whom_it_concerns(
+    service: Service, ada: Person, move_clock: MoveClock, story: str
+) -> None:
+    prepare, mails = STORIES[story]
+    act = prepare(Life(service, ada, move_clock))
+    before = state(service)
+    assert service.deliver() == []
+    act()
+    assert state(service) != before
+    assert told(service.deliver()) == mails
+
+
+def test_every_operation_and_every_act_of_the_data_manager_is_among_them() -> None:
+    assert {operation.path for operation in operations.declared if operation.method != "GET"} == STATELESS | CHANGING
+    acts = {name for name, act in inspect.getmembers(desk, inspect.isfunction) if act.__module__ == desk.__name__}
+    assert {name for name in acts if not name.startswith("_")} == LOOKING | {"close", "erase", "hold", "release"}
+
+
+@any_database
+def test_the_notice_of_reopening_says_what_to_do_and_has_no_link(make_service: MakeService) -> None:
+    service = make_service(support_email="help@tiles.test")
+    ada = service.register()
+    assert cancel(service, closed_by(service, ada.headers, MINE, erase=True)).status_code == 204
+    message = service.mail()
+    for part in (text_of(message), html_of(message)):
+        for words in ("is open again", "https://accounts.tiles.test/password-reset", "help@tiles.test"):
+            assert words in part
+        assert "Lovelace" not in part
+        assert not re.search(r"tiles\.test/[a-z-]+#", part)
+
+
+@any_database
+def test_who_loses_an_account_to_its_earlier_address_hears_of_it_and_gets_no_link(
+    make_service: MakeService,
+) -> None:
+    service = make_service(support_email="help@tiles.test")
+    ada = service.register()
+    assert undo(service, undo_link(service, ada.headers, MINE, NEW)).status_code == 204
+    message = the_mail(service.deliver(), NEW, TAKEN_BACK)
+    for part in (text_of(message), html_of(message)):
+        assert "help@tiles.test" in part
+        assert MINE not in part
+        assert "-undo" not in part
+
+
+@any_database
+def test_an_account_that_is_closed_again_before_the_email_is_sent_is_not_called_open(
+    service: Service, ada: Person
+) -> None:
+    assert cancel(service, closed_by(service, ada.headers, MINE)).status_code == 204
+    with service.app.app_context():
+        desk.close(MINE)
+    assert told(service.deliver()) == {(MINE, CLOSED)}

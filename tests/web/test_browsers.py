@@ -1,0 +1,162 @@
+"""What every answer tells a browser: no frame, no cache, no cookie, no other site; and where it never leads."""
+
+from typing import Any
+
+import pytest
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem
+from werkzeug.test import TestResponse
+
+from backend.accounts import registration
+from backend.database import engine
+from backend.database.models import Account, Session
+from backend.web.api import operations
+
+ADA, NEW = "ada@example.org", "countess@example.org"
+EVIL = "evil.example"
+MY_PASSWORD = "copper violin under snow"
+Answers = dict[str, TestResponse]
+
+COLUMNS = {column.name for table in (Account, Session) for column in table.__table__.columns}
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/registrations"): {"name": "Eve", "email": "eve@example.org"},
+    ("PATCH", "/v1/account"): {"name": "Ada L."},
+    ("POST", "/v1/sessions"): {"email": ADA, "password": PASSWORD},
+    ("PUT", "/v1/account/password"): {"current_password": PASSWORD, "new_password": MY_PASSWORD},
+    ("POST", "/v1/account/email-changes"): {"email": NEW, "password": PASSWORD},
+    ("POST", "/v1/account/close"): {"password": PASSWORD},
+    ("POST", "/v1/feedback"): {"message": "More tiles."},
+}
+
+
+def stored(service: Service) -> dict[str, list[dict[str, Any]]]:
+    return {name: service.rows(name) for name in engine.Base.metadata.tables}
+
+
+@any_database
+def test_mass_assignment_sets_no_column_that_the_contract_does_not_name(service: Service, ada: Person) -> None:
+    before = stored(service)
+    for (method, path), body in BODIES.items():
+        allowed = body.keys() | ({"name", "email_updates", "accepted_policy"} if path == "/v1/account" else set())
+        for column in sorted(COLUMNS - allowed):
+            for value in (NOBODY, True, None, "2026-01-01T00:00:00Z"):
+                sent = body | {column: value}
+                query = {column: 1}
+                answer = service.http.open(path, method=method, json=sent, query_string=query, headers=ada.headers)
+                assert_problem(answer, 422, "invalid-request")
+    assert stored(service) == before
+
+
+@pytest.fixture(scope="module")
+def answers(shared_service: Service, sender: Person) -> Answers:
+    """An answer of every address, with and without a session, and one of each kind of failure."""
+    http = shared_service.http
+    fill = {"<path:filename>": "style.css", "<code>": "not-found", "<token>": "made-up", "<uuid:id>": NOBODY}
+    found: Answers = {}
+    for rule in shared_service.app.url_map.iter_rules():
+        path = rule.rule
+        for name, value in fill.items():
+            path = path.replace(name, value)
+        for method in sorted((rule.methods or set()) - {"OPTIONS"}):
+            found[f"{method} {path}"] = http.open(path, method=method)
+            if method == "GET":
+                found[f"{method} {path} signed in"] = http.get(path, headers=sender.headers)
+    for accept in ("text/html", "application/json"):
+        for line in ("GET /nowhere", "GET /nowhere/", "PUT /privacy", "OPTIONS /v1/account"):
+            method, path = line.split()
+            found[f"{line} {accept}"] = http.open(path, method=method, headers={"Accept": accept})
+    for answer in found.values():
+        answer.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "request_registration", lambda **_: 1 / 0)
+        found["our own mistake"] = http.post("/v1/registrations", json={"name": "Eve", "email": "eve@example.org"})
+    assert {answer.status_code for answer in found.values()} >= {200, 303, 400, 401, 404, 405, 415, 422, 500}
+    return found
+
+
+def values(answers: Answers, name: str) -> set[str | None]:
+    """Return the values that a header has in any answer."""
+    return {answer.headers.get(name) for answer in answers.values()}
+
+
+def test_clickjacking_is_told_on_every_answer_that_nothing_may_frame_it(answers: Answers) -> None:
+    assert values(answers, "X-Frame-Options") == {"DENY"}
+    assert all("frame-ancestors 'none'" in (policy or "") for policy in values(answers, "Content-Security-Policy"))
+
+
+def test_no_cache_on_the_way_keeps_an_answer(answers: Answers) -> None:
+    assert values(answers, "Cache-Control") == {"no-store"}
+    assert values(answers, "Expires") == {None}
+
+
+def test_a_referer_leaks_no_address_of_ours(answers: Answers) -> None:
+    assert values(answers, "Referrer-Policy") == {"no-referrer"}
+    assert values(answers, "X-Content-Type-Options") == {"nosniff"}
+
+
+def test_cookie_tossing_finds_no_cookie_set_or_read(answers: Answers, shared_service: Service, sender: Person) -> None:
+    assert values(answers, "Set-Cookie") == {None}
+    tossed = {"Cookie": "session=evil; __Host-session=evil; token=evil; locale=evil; csrf=evil"}
+    for path in ("/", "/privacy", "/password-reset", "/v1/account", "/v1/sessions"):
+        plain = shared_service.http.get(path, headers=sender.headers)
+        assert shared_service.http.get(path, headers=sender.headers | tossed).data == plain.data
+    assert_problem(shared_service.http.get("/v1/account", headers=tossed), 401, "unauthenticated")
+
+
+def test_no_other_site_may_read_an_answer(answers: Answers, shared_service: Service) -> None:
+    asked = {"Origin": f"https://{EVIL}", "Access-Control-Request-Method": "DELETE"}
+    for path in operations.document["paths"]:
+        found = shared_service.http.options(path.replace("{id}", NOBODY), headers=asked)
+        answers = answers | {f"OPTIONS {path}": found}
+        assert found.status_code == 405
+    for answer in answers.values():
+        assert [name for name in answer.headers.keys() if name.startswith("Access-Control-")] == []  # noqa: SIM118
+    assert values(answers, "Cross-Origin-Resource-Policy") == {"same-origin"}
+
+
+@any_database
+def test_cross_site_request_forgery_of_a_form_asks_for_nothing(service: Service, ada: Person) -> None:
+    fields = {"email": ada.email, "token": service.ask_for_reset(ada.email), "password": MY_PASSWORD}
+    before = stored(service)
+    paths = [rule.rule for rule in service.app.url_map.iter_rules()
+             if "POST" in (rule.methods or ()) and not rule.rule.startswith(("/v1/", "/unsubscribe/"))]  # fmt: skip
+    assert len(paths) >= 8
+    for path in paths:
+        answer = service.http.post(path, data=fields, headers={"Sec-Fetch-Site": "cross-site"})
+        assert answer.status_code == 422
+    assert stored(service) == before
+
+
+@any_database
+def test_cross_site_request_forgery_of_json_needs_a_media_type_that_browsers_ask_about(
+    service: Service, ada: Person
+) -> None:
+    before = stored(service)
+    data = f'{{"email": "{ada.email}", "name": "Eve"}}'
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a"):
+        for method, path in BODIES:
+            answer = service.http.open(path, method=method, data=data, headers=ada.headers, content_type=content_type)
+            assert_problem(answer, 415, "unsupported-media-type")
+    assert stored(service) == before
+
+
+def test_an_open_redirect_is_nowhere(shared_service: Service) -> None:
+    rules = [rule.rule for rule in shared_service.app.url_map.iter_rules() if not rule.arguments]
+    tricks = (
+        "{}",
+        "/{}",
+        "{}/",
+        f"//{EVIL}{{}}",
+        f"/\\{EVIL}{{}}",
+        f"/%2f{EVIL}{{}}",
+        f"/{EVIL}/..{{}}",
+        f"{{}};//{EVIL}",
+    )
+    query = f"next=https://{EVIL}&url=//{EVIL}&return_to=https://{EVIL}"
+    leads = set()
+    for path in (trick.format(rule) for trick in tricks for rule in rules):
+        for headers in ({}, {"Host": EVIL}, {"X-Forwarded-Host": EVIL, "X-Forwarded-Prefix": f"//{EVIL}"}):
+            # The test client would take a path that begins with two slashes for a host.
+            raw = {"PATH_INFO": path, "QUERY_STRING": query}
+            with shared_service.http.get("/", headers=headers, environ_overrides=raw) as answer:
+                leads.add(answer.headers.get("Location"))
+    assert leads == {None, "/password-reset", "/erasure"}
