@@ -1,5 +1,6 @@
 """Every page and every response to a form: nothing in it is inline, and everybody can use it."""
 
+import re
 from contextlib import suppress
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -22,6 +23,7 @@ from backend.privacy import announcements, policy
 from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+LINKS = {"href", "src", "action", "formaction", "srcset", "data"}
 STATIC = Path(__file__).parents[2] / "backend" / "web" / "static"
 pytestmark = any_database
 
@@ -136,21 +138,20 @@ def shown(service: Service, make_service: MakeService) -> Shown:
     return found
 
 
-class Inline(HTMLParser):
-    """The scripts and styles of a page that are not loaded from a file."""
+class Parts(HTMLParser):
+    """The links of a page, and its scripts and styles that are not loaded from a file."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.links: set[str] = set()
+        self.inline: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.found += [f"{tag} {name}" for name in values if name in {"style", "srcdoc"} or name.startswith("on")]
-        self.found += [
-            f"{tag} {value}" for value in values.values() if f"{value}".strip().lower().startswith("javascript:")
-        ]
-        self.found += [tag] if tag == "style" or (tag == "script" and "src" not in values) else []
+        names = {name for name, _ in attrs}
+        self.links |= {value or "" for name, value in attrs if name in LINKS}
+        self.inline += [f"{tag} {name}" for name in names if name in {"style", "srcdoc"} or name.startswith("on")]
+        self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in names) else []
 
 
 def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
@@ -173,26 +174,40 @@ def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
     return reports
 
 
-def test_every_page_and_every_response_to_a_form_has_nothing_inline(
-    service: Service, shown: Shown, browser: Browser
-) -> None:
-    inline = {name: Inline(response.text).found for name, response in shown.responses.items()}
-    assert {name: found for name, found in inline.items() if found} == {}
+def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown: Shown, browser: Browser) -> None:
     for name, response in shown.responses.items():
+        parts = Parts(response.text)
+        assert parts.inline == [], name
+        # An empty action is the page itself.
+        assert all(re.match(r"/(?!/)|#|$", link) for link in parts.links), name
         assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
         assert "unsafe" not in response.headers["Content-Security-Policy"], name
-    # Redirects, and no page.
-    others = {"pages.change_password", "pages.security_txt", "pages.both_steps"}
-    rules = [rule for rule in service.app.url_map.iter_rules() if rule.endpoint.startswith("pages.")]
-    there_are = {
+    redirects_and_text = {"pages.change_password", "pages.security_txt", "pages.both_steps"}
+    rules = {
         (method, rule.rule)
-        for rule in rules
+        for rule in service.app.url_map.iter_rules()
         for method in (rule.methods or set()) & {"GET", "POST"}
-        if rule.endpoint not in others
+        if rule.endpoint.startswith("pages.") and rule.endpoint not in redirects_and_text
     }
-    assert there_are - {("GET", "/problems")} == {found for found in shown.rules if found in there_are}
+    assert rules - shown.rules == {("GET", "/problems")}
     for name in ("/registration", "/registration: a weak password", "/nothing-is-here"):
         assert look(browser, name, shown.responses[name]) == []
+
+
+def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
+    pages: dict[str, str] = {}
+
+    def text_of_page(path: str) -> str:
+        if path not in pages:
+            with service.http.get(path, follow_redirects=True) as response:
+                assert response.status_code == 200, path
+                pages[path] = response.text
+        return pages[path]
+
+    for path in ("/", "/privacy", "/docs", "/problems/", "/problems/not-found", *TOKEN_PAGES):
+        for link in Parts(text_of_page(path)).links:
+            target, _, anchor = link.partition("#")
+            assert f'id="{anchor}"' in text_of_page(target or path) or not anchor, link
 
 
 @pytest.mark.long
