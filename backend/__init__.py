@@ -1,44 +1,12 @@
 """TILES accounts: a name and an email address, and nothing else."""
 
-from collections.abc import Callable
-from typing import Any
-
-from flask import Flask, Request
-from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from flask import Flask
 
 from backend import config, metrics
 from backend.database import engine
 from backend.mail import transport
 from backend.security import hashing, keys, throttle
 from backend.web import api, pages, problems
-
-
-class _NoSessions(SessionInterface):
-    """Reads and sets no cookie."""
-
-    _none = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - Flask's signature
-        return self._none
-
-
-class _App(Flask):
-    """Flask without the questions that it asks at each request, and that have the same answer at all."""
-
-    session_interface = _NoSessions()
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Look for a route by path and method alone: which host was asked for is nothing that we go by."""
-        if request is None:
-            return super().create_url_adapter(request)
-        environ = request.environ
-        scheme, query = environ["wsgi.url_scheme"], environ["QUERY_STRING"]
-        return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Call each view as it is: none is asynchronous."""
-        return func
 
 
 def create_app(settings: config.Settings | None = None, *, make_instance: bool = True) -> Flask:
@@ -49,18 +17,17 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         make_instance: make the instance folder and the key where they are missing.
 
     Raises:
-        config.SettingsError: a setting makes no sense, or the instance folder cannot be used.
+        config.SettingsError: a setting is invalid, or the instance folder cannot be used.
     """
-    given = settings or config.load()
-    app = _App(
+    settings = settings or config.load()
+    app = Flask(
         __name__,
-        instance_path=str(given.instance_path.absolute()),
+        instance_path=str(settings.instance_path.absolute()),
         template_folder="web/templates",
         static_folder="web/static",
         static_url_path="/static",
     )
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    config.init_app(app, given)
+    config.init_app(app, settings)
     for part in (metrics, keys, engine, hashing, throttle, transport):
         part.init_app(app)
     if make_instance:

@@ -25,7 +25,7 @@ from backend import clock, create_app, logs
 from backend.config import Settings
 from backend.database import engine, schema
 
-pytest_plugins = ["generating"]
+pytest_plugins = ["browsing", "generating"]
 
 # Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}

@@ -1,11 +1,13 @@
-"""The data manager's desk: find, export, close, erase, hold, release, disclose; each act leaves an audit entry."""
+"""The data manager's operations on an account, which is given by its email address or its id.
+
+Each is written to the audit. They raise Impossible if there is not exactly one such account, or for the reason told.
+"""
 
 import re
 import unicodedata
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
 
@@ -25,14 +27,15 @@ from backend.privacy import erasure
 MANAGER: audit.Actor = "data manager"
 
 
-def _accounts(condition: ColumnElement[bool]) -> list[AnyRow]:
+def _accounts(who: str) -> list[AnyRow]:
+    """Return the accounts, open and closed, with an email address or an id."""
     held_until = Hold.latest(clock.now()).label("held_until")
     columns = (*account_columns(), Account.erasure_requested_at, Account.erase_after, Account.erasing_since, held_until)
     with reading() as session:
-        return list(session.execute(select(*columns).where(condition).order_by(Account.created_at)))
+        return list(session.execute(select(*columns).where(_is(who)).order_by(Account.created_at)))
 
 
-def _named(who: str) -> ColumnElement[bool]:
+def _is(who: str) -> ColumnElement[bool]:
     try:
         return Account.id == uuid.UUID(who)
     except ValueError:
@@ -46,34 +49,26 @@ def _named(who: str) -> ColumnElement[bool]:
 
 
 def _one(who: str) -> AnyRow:
-    found = _accounts(_named(who))
-    if not found:
+    accounts = _accounts(who)
+    if not accounts:
         raise Impossible("there is no account with this address or id; erased ones are not known any more")
-    if len(found) > 1:
-        ids = "\n".join(f"  {row.id}  {'closed' if row.closed_at else 'open'}" for row in found)
+    if len(accounts) > 1:
+        ids = "\n".join(f"  {row.id}  {'closed' if row.closed_at else 'open'}" for row in accounts)
         raise Impossible(f"several accounts have or had this address; name one by its id:\n{ids}")
-    return found[0]
+    return accounts[0]
 
 
 def find(who: str) -> list[AnyRow]:
-    """Return the accounts, open and closed, with an address or an id: what is known of each, and what waits for it.
-
-    Raises:
-        Impossible: it is neither an address nor an id.
-    """
-    found = _accounts(_named(who))
+    """Return the accounts, open and closed, with an address or an id, with their erasure and legal hold."""
+    accounts = _accounts(who)
     with transaction():
-        for account in found:
+        for account in accounts:
             audit.note("found", account.id, actor=MANAGER)
-    return found
+    return accounts
 
 
 def export(who: str) -> Export:
-    """Return everything that is held about an account.
-
-    Raises:
-        Impossible: there is not exactly one such account.
-    """
+    """Return everything that is stored about an account."""
     account = _one(who)
     with transaction():
         audit.note("exported", account.id, actor=MANAGER)
@@ -81,11 +76,7 @@ def export(who: str) -> Export:
 
 
 def close(who: str) -> Closed:
-    """Close an account, which is then kept as long as closed accounts are; the person is told.
-
-    Raises:
-        Impossible: there is not exactly one such account, or it is closed already.
-    """
+    """Close an account, which is then kept for the retention time of closed accounts. The person gets an email."""
     account = _one(who)
     if account.closed_at:
         raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
@@ -93,11 +84,7 @@ def close(who: str) -> Closed:
 
 
 def erase(who: str, *, at_once: bool = False) -> Closed:
-    """Close an account and have it erased after the grace period, or from now on; the person is told.
-
-    Raises:
-        Impossible: there is not exactly one such account; or a legal hold keeps it, and it should be erased at once.
-    """
+    """Close an account and have it erased after the grace period, or at once. The person gets an email."""
     account = _one(who)
     if at_once and account.held_until:
         raise Impossible(
@@ -107,102 +94,83 @@ def erase(who: str, *, at_once: bool = False) -> Closed:
     return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
 
 
-def _shut(account: AnyRow, **how: Any) -> Closed:
+def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Closed:
     with transaction():
-        closed = closing.shut(account, actor=MANAGER, **how)
+        closed = closing.shut(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
         raise Impossible("this account has changed in this moment, or is being erased: look with `tiles data find`")
     return closed
 
 
 def hold(who: str, *, basis: str, until: datetime) -> uuid.UUID:
-    """Keep an account from being erased for now; where its erasure waits, the person is told.
-
-    Raises:
-        Impossible: there is not exactly one such account, the day is over, or the text names the person.
-    """
+    """Place a legal hold, which delays the erasure of an account. If one waits, the person gets an email."""
     account, now = _one(who), clock.now()
     if until <= now:
         raise Impossible("name a day in the future: a hold ends by itself")
     _refuse_naming(account, basis)
     hold_id = uuid.uuid4()
     with transaction() as session:
-        if not _is_free(account.id):
-            raise Impossible("it is too late: this account is being erased")
+        _refuse_erasing(account)
         session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
         audit.note("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
-        _tell_if_waiting(account)
+        _notify_if_waiting(account)
     return hold_id
 
 
 def release(who: str) -> int:
-    """Lift every legal hold on an account, and return how many; where its erasure waits, the person is told.
-
-    Raises:
-        Impossible: there is not exactly one such account, or no hold.
-    """
+    """Lift every legal hold on an account, and return how many. If its erasure waits, the person gets an email."""
     account = _one(who)
     with transaction():
-        if not _is_free(account.id):
-            raise Impossible("it is too late: this account is being erased")
+        _refuse_erasing(account)
         lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
         if not lifted:
             raise Impossible("there is no legal hold on this account")
         audit.note("released", account.id, actor=MANAGER, holds=lifted)
-        _tell_if_waiting(account)
+        _notify_if_waiting(account)
     return lifted
 
 
 def is_late_but_for_a_hold(who: str) -> bool:
-    """Tell whether an account would be erased at once if its legal holds were lifted.
-
-    Raises:
-        Impossible: there is not exactly one such account.
-    """
+    """Return whether an account would be erased at once if its legal holds were lifted."""
     account = _one(who)
     return account.held_until is not None and account.erase_after is not None and account.erase_after <= clock.now()
 
 
-def _tell_if_waiting(account: AnyRow) -> None:
+def _notify_if_waiting(account: AnyRow) -> None:
     if account.erase_after:
         queue.enqueue("account_closed", account_id=account.id)
 
 
 def disclose(who: str, *, authority: str, basis: str) -> Export:
-    """Record that everything held about an account is handed to an authority, and return it.
-
-    Raises:
-        Impossible: there is not exactly one such account, or a text names the person.
-    """
+    """Record the disclosure of an account to an authority, and return everything that is stored about it."""
     account = _one(who)
     for text in (authority, basis):
         _refuse_naming(account, text)
     row = {"id": uuid.uuid4(), "account_id": account.id, "authority": authority, "basis": basis}
-    found = export_account(account.id)
+    stored = export_account(account.id)
     with transaction() as session:
-        if not _is_free(account.id):
-            raise Impossible("it is too late: this account is being erased")
+        _refuse_erasing(account)
         session.execute(insert(Disclosure).values(**row, disclosed_at=clock.now()))
         audit.note("disclosed", account.id, actor=MANAGER)
-    return found
+    return stored
 
 
-def _is_free(account_id: uuid.UUID) -> bool:
-    """Tell whether an account's erasure has not begun; whoever would begin it waits for the caller's transaction."""
-    free = (Account.id == account_id) & Account.erasing_since.is_(None)
-    return db.session.scalar(select(Account.id).where(free).with_for_update()) is not None
+def _refuse_erasing(account: AnyRow) -> None:
+    """Lock an account in the caller's transaction, so that its erasure cannot begin meanwhile."""
+    free = (Account.id == account.id) & Account.erasing_since.is_(None)
+    if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
+        raise Impossible("it is too late: this account is being erased")
 
 
 def _refuse_naming(account: AnyRow, text: str) -> None:
-    """Keep the person out of what may outlive the account."""
+    """Refuse the person's name and addresses in a text, which may outlive the account."""
     if len(text) > REASON_LENGTH or not text.strip() or not text.isprintable():
         raise Impossible(f"write 1 to {REASON_LENGTH} characters in one line")
     with reading() as session:
-        previous = session.scalars(
-            select(PreviousAddress.email).where(PreviousAddress.account_id == account.id)
-        ).all()  # fmt: skip
-    said, name = unicodedata.normalize("NFKC", text).casefold(), _words(account.name or "")
-    if (name and name <= _words(text)) or any(email.casefold() in said for email in (account.email, *previous)):
+        previous = select(PreviousAddress.email).where(PreviousAddress.account_id == account.id)
+        emails = [account.email, *session.scalars(previous)]
+    folded, name = unicodedata.normalize("NFKC", text).casefold(), _words(account.name or "")
+    if (name and name <= _words(text)) or any(email.casefold() in folded for email in emails):
         raise Impossible("leave the person's name and address out: whoever reads this needs neither")
 
 
@@ -212,10 +180,7 @@ def _words(text: str) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An erasure that waits: for which account, since when, until when, and whether that is over.
-
-    `asked_at` is None where nobody asked and the time of a closed account is over.
-    """
+    """A waiting erasure. `asked_at` is None for a closed account whose retention time ended."""
 
     account: uuid.UUID
     asked_at: datetime | None
@@ -226,41 +191,36 @@ class Request:
 
 
 def requests(*, overdue: bool = False) -> list[Request]:
-    """Return the erasures that were asked for and wait, and all that are late; the one due first is first.
+    """Return the erasures that were asked for and wait, and all that are late, the first due first.
 
-    A legal hold puts off when an erasure is due. With `overdue`, only what is late.
+    A legal hold delays the time when an erasure is due. With `overdue`, return only those that are late.
     """
     now = clock.now()
     late, asked = erasure.is_due(now), Account.erasure_requested_at.is_not(None) & Account.erase_after.is_not(None)
-    condition = late if overdue else late | asked
+    columns = (Account.id, Account.erasure_requested_at, Account.erase_after, Hold.latest(now))
     with reading() as session:
-        columns = (Account.id, Account.erasure_requested_at, Account.erase_after, Hold.latest(now))
-        rows = session.execute(select(*columns).where(condition).order_by(Account.erase_after)).all()
-    return [_request(now, row) for row in rows]
+        wanted = select(*columns).where(late if overdue else late | asked).order_by(Account.erase_after)
+        return [_request(now, row) for row in session.execute(wanted)]
 
 
 def _request(now: datetime, row: AnyRow) -> Request:
-    account, asked, due, held = row
-    age = (now - asked).days if asked else None
-    return Request(account, asked, age, with_hold(due, held) or due, held, overdue=due <= now and held is None)
+    account, asked_at, due, held_until = row
+    age = (now - asked_at).days if asked_at else None
+    overdue = due <= now and held_until is None
+    return Request(account, asked_at, age, with_hold(due, held_until) or due, held_until, overdue)
 
 
 def audit_trail(who: str | None) -> list[AnyRow]:
-    """Return what was done, the newest first: with all accounts, or with those of an address, or an id, erased or not.
-
-    Raises:
-        Impossible: it is neither an address nor an id.
-    """
+    """Return the audit of all accounts, of those with an address, or of an id, erased or not; newest first."""
     if who is None:
         return audit.entries()
     try:
-        ids = [uuid.UUID(who)]
+        return audit.entries([uuid.UUID(who)])
     except ValueError:
-        ids = [account.id for account in _accounts(_named(who))]
-    return audit.entries(ids)
+        return audit.entries([account.id for account in _accounts(who)])
 
 
 def forget_ended_holds() -> None:
-    """Forget the legal holds that have ended by themselves."""
+    """Delete the legal holds that have ended."""
     with transaction() as session:
         session.execute(delete(Hold).where(Hold.until <= clock.now()))

@@ -1,7 +1,7 @@
-"""The JSON door: what each operation takes and answers. It parses, calls one function, answers."""
+"""The JSON API: each operation calls one function of a feature and returns its response."""
 
 import uuid
-from http import HTTPStatus
+from collections.abc import Callable
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
@@ -20,7 +20,6 @@ from backend.errors import (
     InvalidToken,
     NotFound,
     Overloaded,
-    TooManyRequests,
     Unauthenticated,
     WeakPassword,
     WrongCredentials,
@@ -29,33 +28,9 @@ from backend.errors import (
 from backend.mail import queue
 from backend.privacy import erasure, policy
 from backend.security import keys
-from backend.web import metrics, problems
+from backend.web import metrics, schemas
 from backend.web.operations import Operations
-from backend.web.schemas import (
-    Accepted,
-    Account,
-    AccountAndSession,
-    AccountChange,
-    Address,
-    Closed,
-    Closing,
-    Credentials,
-    EmailChange,
-    Export,
-    Health,
-    ListedSession,
-    MailedToken,
-    Message,
-    NewPassword,
-    PasswordChange,
-    PolicyInForce,
-    Readiness,
-    Receipt,
-    Registration,
-    Sessions,
-    SignedReceipt,
-    Stored,
-)
+from backend.web.problems import client
 
 OLDEST_MAIL_SECONDS = 3600
 READY_RETRY_SECONDS = 5
@@ -64,272 +39,242 @@ door = Blueprint("api", __name__)
 operations = Operations(door)
 
 
-@operations.add("POST", "/v1/registrations", runs="loop", tag="Registering", status=HTTPStatus.ACCEPTED,
-                body=Registration, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
-def register(body: Registration) -> Accepted:
+@operations.add("POST", "/v1/registrations", tag="Registering", status=202, runs="loop")
+def register(body: schemas.Registration) -> schemas.Accepted:
     """Ask for an account.
 
-    A mail with a link follows, whether or not the address has an account already.
+    An email with a link follows, whether or not the address has an account already.
     """
-    registration.request_registration(name=body.name, email=body.email, client=problems.client())
-    return Accepted()
+    registration.request_registration(name=body.name, email=body.email, client=client())
+    return schemas.Accepted()
 
 
-@operations.add("POST", "/v1/registrations/confirm", runs="hashing", tag="Registering", status=HTTPStatus.CREATED,
-                body=NewPassword, answer=AccountAndSession,
-                problems=(InvalidToken, EmailInUse, WeakPassword, TooManyRequests))  # fmt: skip
-def confirm_registration(body: NewPassword) -> AccountAndSession:
-    """Make the account that a mailed link stands for, and sign in.
+@operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
+                errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
+def confirm_registration(body: schemas.NewPassword) -> schemas.AccountAndSession:
+    """Create the account of a mailed link, and sign in.
 
-    The token is what follows the # in the link. It works once, for 24 hours.
+    The token is the part of the link after the #. It works once, for 24 hours.
     """
-    signed_in = registration.confirm_registration_and_sign_in(
-        token=body.token, password=body.password, client=problems.client()
-    )
-    return AccountAndSession.of(signed_in)
+    signed_in = registration.confirm_registration_and_sign_in(token=body.token, password=body.password, client=client())
+    return schemas.AccountAndSession.of(signed_in)
 
 
-@operations.add("POST", "/v1/password-resets", runs="loop", tag="Passwords", status=HTTPStatus.ACCEPTED,
-                body=Address, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
-def request_password_reset(body: Address) -> Accepted:
-    """Ask for a link with which a forgotten password can be replaced.
+@operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
+def request_password_reset(body: schemas.Address) -> schemas.Accepted:
+    """Ask for a link to replace a forgotten password.
 
-    A mail follows if the address has an account. The answer is the same if it has none.
+    An email follows if the address has an account. The response is the same if it has none.
     """
-    passwords.request_reset(email=body.email, client=problems.client())
-    return Accepted()
+    passwords.request_reset(email=body.email, client=client())
+    return schemas.Accepted()
 
 
-@operations.add("POST", "/v1/password-resets/confirm", runs="hashing", tag="Passwords", status=HTTPStatus.NO_CONTENT,
-                body=NewPassword, problems=(InvalidToken, WeakPassword, TooManyRequests))  # fmt: skip
-def confirm_password_reset(body: NewPassword) -> None:
-    """Replace the password that a mailed link stands for.
+@operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
+                errors=(InvalidToken, WeakPassword))  # fmt: skip
+def confirm_password_reset(body: schemas.NewPassword) -> None:
+    """Replace the password of a mailed link's account.
 
     Every session and every older link of the account ends. The token works once, for 24 hours.
     """
-    passwords.reset(token=body.token, password=body.password, client=problems.client())
+    passwords.reset(token=body.token, password=body.password, client=client())
 
 
-@operations.add("PUT", "/v1/account/password",
-                runs="hashing", tag="Passwords", status=HTTPStatus.NO_CONTENT, session="required",
-                body=PasswordChange, problems=(WrongPassword, WeakPassword, TooManyRequests))  # fmt: skip
-def change_password(viewer: Viewer, body: PasswordChange) -> None:
-    """Replace a password that is known.
+@operations.add("PUT", "/v1/account/password", tag="Passwords", runs="hashing", errors=(WrongPassword, WeakPassword))
+def change_password(viewer: Viewer, body: schemas.PasswordChange) -> None:
+    """Replace the current password.
 
     Every other session and every mailed link of the account ends.
     """
-    passwords.change(
-        viewer, current_password=body.current_password, new_password=body.new_password, client=problems.client()
-    )
+    passwords.change(viewer, current_password=body.current_password, new_password=body.new_password, client=client())
 
 
-@operations.add("POST", "/v1/sessions", runs="hashing", tag="Sessions", status=HTTPStatus.CREATED,
-                body=Credentials, answer=AccountAndSession,
-                problems=(WrongCredentials, TooManyRequests))  # fmt: skip
-def sign_in(body: Credentials) -> AccountAndSession:
-    """Sign in with an address and a password."""
-    signed_in = authenticate(email=body.email, password=body.password, client=problems.client())
-    return AccountAndSession.of(signed_in)
+@operations.add("POST", "/v1/sessions", tag="Sessions", status=201, runs="hashing", errors=(WrongCredentials,))
+def sign_in(body: schemas.Credentials) -> schemas.AccountAndSession:
+    """Sign in with an email address and a password."""
+    return schemas.AccountAndSession.of(authenticate(email=body.email, password=body.password, client=client()))
 
 
-@operations.add("GET", "/v1/sessions", tag="Sessions", answer=Sessions, session="required")
-def list_sessions(viewer: Viewer) -> Sessions:
+@operations.add("GET", "/v1/sessions", tag="Sessions")
+def list_sessions(viewer: Viewer) -> schemas.Sessions:
     """List the account's sessions."""
-    found = [ListedSession.model_validate(entry) for entry in sessions.listed(viewer)]
-    return Sessions(sessions=found)
+    return schemas.Sessions(sessions=sessions.listed(viewer))
 
 
-@operations.add("DELETE", "/v1/sessions/current", tag="Sessions", status=HTTPStatus.NO_CONTENT, session="required")
+@operations.add("DELETE", "/v1/sessions/current", tag="Sessions")
 def sign_out(viewer: Viewer) -> None:
     """End this session."""
     sessions.end(viewer, viewer.session_id)
 
 
-@operations.add("DELETE", "/v1/sessions/<uuid:id>", tag="Sessions", status=HTTPStatus.NO_CONTENT,
-                session="required", problems=(NotFound,))  # fmt: skip
+@operations.add("DELETE", "/v1/sessions/<uuid:id>", tag="Sessions", errors=(NotFound,))
 def end_session(viewer: Viewer, id: uuid.UUID) -> None:  # noqa: A002 - the contract's word
     """End one of the account's sessions."""
     sessions.end(viewer, id)
 
 
-@operations.add("DELETE", "/v1/sessions", tag="Sessions", status=HTTPStatus.NO_CONTENT, session="required")
+@operations.add("DELETE", "/v1/sessions", tag="Sessions")
 def end_all_sessions(viewer: Viewer) -> None:
     """End every session of the account, this one too."""
     sessions.end_all(viewer)
 
 
-@operations.add("GET", "/v1/account", runs="loop", tag="Account", answer=Account, session="required")
-def show_account(viewer: Viewer) -> Account:
-    """Show all that is known about the person."""
-    return Account.of(viewer.account)
+@operations.add("GET", "/v1/account", tag="Account", runs="loop")
+def show_account(viewer: Viewer) -> schemas.Account:
+    """Show everything that is known about the person."""
+    return schemas.Account.of(viewer.account)
 
 
-@operations.add("PATCH", "/v1/account", tag="Account", answer=Account, session="required", body=AccountChange,
-                problems=(TooManyRequests,))  # fmt: skip
-def change_account(viewer: Viewer, body: AccountChange) -> Account:
-    """Change or remove the name, choose whether mails about TILES come, accept a policy version."""
-    return Account.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
+@operations.add("PATCH", "/v1/account", tag="Account")
+def change_account(viewer: Viewer, body: schemas.AccountChange) -> schemas.Account:
+    """Change or remove the name, turn emails about TILES on or off, accept a policy version."""
+    return schemas.Account.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
 
 
-@operations.add("POST", "/v1/account/email-changes",
-                runs="hashing", tag="Account", status=HTTPStatus.ACCEPTED, session="required",
-                body=EmailChange, answer=Accepted, problems=(WrongPassword, TooManyRequests))  # fmt: skip
-def request_email_change(viewer: Viewer, body: EmailChange) -> Accepted:
+@operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))
+def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.Accepted:
     """Ask for another email address.
 
-    A mail with a link follows to the new address. A new password ends the request.
+    An email with a link follows to the new address. A new password ends the request.
     """
-    email_change.request(viewer, email=body.email, password=body.password, client=problems.client())
-    return Accepted()
+    email_change.request(viewer, email=body.email, password=body.password, client=client())
+    return schemas.Accepted()
 
 
-@operations.add("POST", "/v1/email-changes/confirm", tag="Account", status=HTTPStatus.NO_CONTENT,
-                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
-def confirm_email_change(body: MailedToken) -> None:
-    """Put the new address in the place of the old one.
+@operations.add("POST", "/v1/email-changes/confirm", tag="Account", errors=(InvalidToken, EmailInUse))
+def confirm_email_change(body: schemas.MailedToken) -> None:
+    """Replace the old address by the new one.
 
-    The old address gets a notice with a link that takes it back, good for 72 hours. The token works once, for an hour.
+    The old address gets a notice with a link that undoes it, good for 72 hours. The token works once, for an hour.
     """
-    email_change.confirm(token=body.token, client=problems.client())
+    email_change.confirm(token=body.token, client=client())
 
 
-@operations.add("POST", "/v1/email-changes/undo", tag="Account", status=HTTPStatus.NO_CONTENT,
-                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
-def undo_email_change(body: MailedToken) -> None:
-    """Put the old address back.
+@operations.add("POST", "/v1/email-changes/undo", tag="Account", errors=(InvalidToken, EmailInUse))
+def undo_email_change(body: schemas.MailedToken) -> None:
+    """Restore the old address.
 
-    Every session and the password end, and a link for a new one is mailed to it. The token works once, for 72 hours
-    after the change.
+    Every session ends, the password stops working, and the address is sent a link to choose a new one. The token works
+    once, for 72 hours after the change.
     """
-    email_change.undo(token=body.token, client=problems.client())
+    email_change.undo(token=body.token, client=client())
 
 
-@operations.add("GET", "/v1/account/export", tag="Account", answer=Export, session="required")
-def export_account(viewer: Viewer) -> Export:
-    """Return everything that is held about the account, table by table, with what each column is for."""
-    return Export.model_validate(export.export(viewer.account.id))
+@operations.add("GET", "/v1/account/export", tag="Account")
+def export_account(viewer: Viewer) -> export.Export:
+    """Return everything that is stored about the account, table by table, and the purpose of each column."""
+    return export.export(viewer.account.id)
 
 
-@operations.add("POST", "/v1/account/close",
-                runs="hashing", tag="Erasure", session="required", body=Closing, answer=Closed,
-                problems=(WrongPassword, TooManyRequests))  # fmt: skip
-def close_account(viewer: Viewer, body: Closing) -> Closed:
+@operations.add("POST", "/v1/account/close", tag="Erasure", runs="hashing", errors=(WrongPassword,))
+def close_account(viewer: Viewer, body: schemas.Closing) -> closing.Closed:
     """Close the account, and with `erase` have everything erased.
 
-    Every session ends. A mail says how it stands, with a link that opens the account again until it is erased.
+    Every session ends. An email confirms it, with a link that opens the account again until it is erased.
     """
-    return Closed.model_validate(
-        closing.close(viewer, password=body.password, erase=body.erase, client=problems.client())
-    )
+    return closing.close(viewer, password=body.password, erase=body.erase, client=client())
 
 
-@operations.add("POST", "/v1/erasure-requests", runs="loop", tag="Erasure", status=HTTPStatus.ACCEPTED,
-                body=Address, answer=Accepted, problems=(TooManyRequests,))  # fmt: skip
-def request_erasure(body: Address) -> Accepted:
-    """Ask for a link with which an account can be erased, without the app.
+@operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=202, runs="loop")
+def request_erasure(body: schemas.Address) -> schemas.Accepted:
+    """Ask for a link to erase an account without the app.
 
-    A mail follows if the address has or had an account. The answer is the same if not.
+    An email follows if the address has or had an account. The response is the same if not.
     """
-    closing.request_erasure(email=body.email, client=problems.client())
-    return Accepted()
+    closing.request_erasure(email=body.email, client=client())
+    return schemas.Accepted()
 
 
-@operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", body=MailedToken, answer=Closed,
-                problems=(InvalidToken, TooManyRequests))  # fmt: skip
-def confirm_erasure(body: MailedToken) -> Closed:
-    """Close the account that a mailed link stands for, and have everything erased.
+@operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))
+def confirm_erasure(body: schemas.MailedToken) -> closing.Closed:
+    """Close the account of a mailed link, and have everything erased.
 
     The token works once, for 24 hours.
     """
-    return Closed.model_validate(closing.confirm_erasure(token=body.token, client=problems.client()))
+    return closing.confirm_erasure(token=body.token, client=client())
 
 
-@operations.add("POST", "/v1/erasure-requests/cancel", tag="Erasure", status=HTTPStatus.NO_CONTENT,
-                body=MailedToken, problems=(InvalidToken, EmailInUse, TooManyRequests))  # fmt: skip
-def cancel_erasure(body: MailedToken) -> None:
+@operations.add("POST", "/v1/erasure-requests/cancel", tag="Erasure", errors=(InvalidToken, EmailInUse))
+def cancel_erasure(body: schemas.MailedToken) -> None:
     """Open a closed account again.
 
-    The token is that of the closing mail, and works once, until the account is erased.
+    The token comes from the email about the closing. It works once, until the account is erased.
     """
-    closing.cancel(token=body.token, client=problems.client())
+    closing.cancel(token=body.token, client=client())
 
 
-@operations.add("POST", "/v1/erasure-receipts/verify", tag="Erasure", body=SignedReceipt, answer=Receipt,
-                problems=(InvalidToken, TooManyRequests))  # fmt: skip
-def verify_erasure_receipt(body: SignedReceipt) -> Receipt:
-    """Show what the receipt of an erasure says, if it is genuine and unaltered."""
+@operations.add("POST", "/v1/erasure-receipts/verify", tag="Erasure", errors=(InvalidToken,))
+def verify_erasure_receipt(body: schemas.SignedReceipt) -> schemas.ErasureReceipt:
+    """Show the content of an erasure's receipt, if it is genuine and unaltered."""
+    content = erasure.verify(receipt=body.receipt, client=client())
     try:
-        return Receipt.model_validate(erasure.verify(receipt=body.receipt, client=problems.client()))
+        return schemas.ErasureReceipt.model_validate(content)
     except ValidationError:
         raise InvalidToken from None
 
 
-@operations.add("POST", "/v1/feedback", runs="loop", tag="Feedback", status=HTTPStatus.CREATED, session="optional",
-                body=Message, answer=Stored, headers=("Idempotency-Key",), problems=(TooManyRequests,))  # fmt: skip
-def send_feedback(viewer: Viewer | None, body: Message) -> Stored:
+@operations.add("POST", "/v1/feedback", tag="Feedback", status=201, runs="loop")
+def send_feedback(viewer: Viewer | None, body: schemas.Message, idempotency_key: str | None) -> feedback.Receipt:
     """Send feedback, signed in or not.
 
-    With an `Idempotency-Key` the same message sent again is stored once, and answered the same.
+    With an `Idempotency-Key` (IETF draft), a repeated message is stored once and gets the same response.
     """
-    key = problems.idempotency_key()
-    return Stored.model_validate(feedback.submit(viewer, message=body.message, key=key, client=problems.client()))
+    return feedback.submit(viewer, message=body.message, key=idempotency_key, client=client())
 
 
-@operations.add("GET", "/v1/policy", tag="Policy", answer=PolicyInForce, problems=(NotFound,))
-def show_policy() -> PolicyInForce:
-    """Show which version of the privacy policy is in force; not-found before the first."""
-    found = policy.current()
-    if found is None:
+@operations.add("GET", "/v1/policy", tag="Policy", errors=(NotFound,))
+def show_policy() -> schemas.PolicyInForce:
+    """Show the version of the privacy policy that is in force; not-found before the first."""
+    row = policy.current()
+    if row is None:
         raise NotFound
     url = f"{settings().public_url}/privacy"
-    return PolicyInForce(version=found.version, effective_on=found.effective_on, sha256=found.sha256, url=url)
+    return schemas.PolicyInForce(version=row.version, effective_on=row.effective_on, sha256=row.sha256, url=url)
 
 
-@operations.add("GET", "/healthz", runs="loop", tag="Operation", answer=Health)
-def healthz() -> Health:
-    """Tell that the process is up."""
-    return Health()
+@operations.add("GET", "/healthz", tag="Operation", runs="loop")
+def healthz() -> schemas.Health:
+    """Report that the process is up."""
+    return schemas.Health()
 
 
-@operations.add("GET", "/readyz", tag="Operation", answer=Readiness)
-def readyz() -> Readiness:
-    """Tell whether the service is able to serve.
+# Checked in this order: each needs that those before it are not the case.
+UNREADY: dict[str, Callable[[], object]] = {
+    "The database schema is older than this release's: run `tiles db upgrade`.": lambda: not is_current(),
+    "The database knows none of this process's keys, but others: run `tiles check`.": keys.are_others,
+    "The disk is full: make room beside the database.": lambda: not has_room(),
+    "The database's file system is read-only, or its file is: run `tiles check`.": is_read_only,
+    "No email leaves: `tiles check` says why.": queue.blocked,
+    # Without the number of seconds, which would tell whether an address has an account.
+    "Emails have been waiting for over an hour.": lambda: queue.status().oldest_seconds > OLDEST_MAIL_SECONDS,
+}
 
-    The database answers, its schema is this release's or a later one's, it knows a key of this process, SQLite's disk
-    has room and takes writes, no mail has waited untried for an hour, and nothing keeps every mail from leaving.
+
+@operations.add("GET", "/readyz", tag="Operation")
+def readyz() -> schemas.Readiness:
+    """Report whether the service is ready.
+
+    The database responds, its schema is this release's or a later one's, it knows a key of this process, SQLite's disk
+    has room and accepts writes, no email has waited untried for an hour, and nothing keeps every email from leaving.
     """
-    if not is_current():
-        raise Overloaded("The database schema is older than this release's: run `tiles db upgrade`.",
-                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
-    if keys.are_others():
-        raise Overloaded("The database knows none of this process's keys, but others: run `tiles check`.",
-                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
-    if not has_room():
-        raise Overloaded("The disk is full: make room beside the database.", retry_after=READY_RETRY_SECONDS)
-    if is_read_only():
-        raise Overloaded("The database's file system is read-only, or its file is: run `tiles check`.",
-                         retry_after=READY_RETRY_SECONDS)  # fmt: skip
-    if queue.blocked():
-        raise Overloaded("No mail leaves: `tiles check` says why.", retry_after=READY_RETRY_SECONDS)
-    # How long a mail waits is not said: it would tell whose address has an account.
-    if queue.status().oldest_seconds > OLDEST_MAIL_SECONDS:
-        raise Overloaded("Mails have been waiting for over an hour.", retry_after=READY_RETRY_SECONDS)
-    return Readiness()
+    for reason, applies in UNREADY.items():
+        if applies():
+            raise Overloaded(reason, retry_after=READY_RETRY_SECONDS)
+    return schemas.Readiness()
 
 
-@operations.add(
-    "GET", "/metrics", tag="Operation", media_type=CONTENT_TYPE_LATEST, problems=(NotFound, Unauthenticated)
-)
+@operations.add("GET", "/metrics", tag="Operation", media_type=CONTENT_TYPE_LATEST, errors=(NotFound, Unauthenticated))
 def show_metrics() -> bytes:
-    """Tell Prometheus what was done: requests by route and status, the hasher's line, mails and erasures.
+    """Return Prometheus metrics: requests by route and status, password hashes, emails and erasures.
 
-    Only with TILES_METRICS_TOKEN as bearer token or, where none is set, from this machine itself and past no proxy.
+    They need TILES_METRICS_TOKEN as the bearer token or, where it is not set, a request from this machine that came
+    through no proxy.
     """
-    problems.require_operator()
+    metrics.require_operator()
     return metrics.exposition()
 
 
 @door.get("/openapi.json")
 def openapi() -> ResponseReturnValue:
-    """Answer with the OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document."""
     return current_app.json.response(operations.document)

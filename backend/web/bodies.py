@@ -1,4 +1,4 @@
-"""What a request's body says, or what is wrong with it."""
+"""Request bodies: read within their limit, parsed and validated."""
 
 import json
 from typing import NamedTuple, TypeVar
@@ -11,11 +11,11 @@ from backend.errors import FieldError, InvalidRequest, MalformedJson, PayloadToo
 
 BODY_BYTES = 16 * 1024
 ARRIVED = "tiles.arrived"
-"""In a request's WSGI environment: the `Arrived` that the HTTP server read."""
+"""The key of a request's WSGI environment that holds the `Arrived` of the HTTP server."""
 
 
 class Arrived(NamedTuple):
-    """A request's body as far as it arrived in time."""
+    """The part of a request's body that arrived in time."""
 
     body: bytes
     complete: bool
@@ -25,16 +25,16 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """A request's JSON object: members that it does not name are refused, and no type is converted."""
+    """A request's JSON object. Unknown fields are refused, and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 def refuse_body() -> None:
-    """Refuse what an operation would not read.
+    """Check that a request has no body.
 
     Raises:
-        InvalidRequest: the request has a body.
+        InvalidRequest: it has one.
     """
     if request.environ.get("CONTENT_LENGTH", "0") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in request.environ:
         raise InvalidRequest("This operation takes no body.")
@@ -44,27 +44,15 @@ def read_json(model: type[B]) -> B:
     """Return the request's body as the model.
 
     Raises:
-        UnsupportedMediaType, PayloadTooLarge, MalformedJson, InvalidRequest: it cannot be.
+        UnsupportedMediaType, PayloadTooLarge, MalformedJson, InvalidRequest: it is not one.
     """
-    environ = request.environ
-    # As almost everybody writes it, it needs no parsing.
-    is_json = environ.get("CONTENT_TYPE") == "application/json" or request.mimetype == "application/json"
-    if not is_json or environ.get("HTTP_CONTENT_ENCODING"):
+    if request.mimetype != "application/json" or request.headers.get("Content-Encoding"):
         raise UnsupportedMediaType
-    body = read_body()
-    try:
-        # Its cache of strings would be shared by all senders.
-        content = from_json(body, allow_inf_nan=False, cache_strings=False)
-        # It takes the last of two members with one name: whoever reads the first one disagrees (RFC 7493 section 2.3).
-        if isinstance(content, dict) and _MEMBERS.decode(body.decode()) > len(content):
-            raise ValueError  # noqa: TRY301 - as for all that is no JSON
-    except ValueError:
-        raise MalformedJson from None
+    content = _parse(read_body())
     if isinstance(content, dict):
-        # One unknown member is refused as thousands are; an error for each takes longer than to read them.
-        unknown = (name for name in content if name not in model.model_fields)
-        names = {*model.model_fields, next(unknown, "")}
-        content = {name: content[name] for name in names & content.keys()}
+        # Report one unknown field: an error for each of thousands takes longer than reading them.
+        unknown = next((name for name in content if name not in model.model_fields), "")
+        content = {name: content[name] for name in {*model.model_fields, unknown} & content.keys()}
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -72,44 +60,45 @@ def read_json(model: type[B]) -> B:
 
 
 def read_body() -> bytes:
-    """Return the request's body, whole.
+    """Return the request's whole body.
 
     Raises:
-        PayloadTooLarge, MalformedJson: it is too large, or shorter than announced.
+        PayloadTooLarge, MalformedJson: it is too large, or shorter than its announced length.
     """
     arrived: Arrived | None = request.environ.get(ARRIVED)
     if arrived is None:
-        # The framework stops reading one byte past the limit, so that nothing is cut off unseen.
         body = request.get_data(parse_form_data=False)
         arrived = Arrived(body, complete=len(body) >= (request.content_length or 0))
     if len(arrived.body) > BODY_BYTES:
         raise PayloadTooLarge
     if not arrived.complete:
-        raise MalformedJson("The body did not arrive, or not all of it.")
+        raise MalformedJson("The body did not arrive completely.")
     return arrived.body
 
 
-# Returns how many members an object has, repeated ones included. Made once: the module's own function makes a decoder
-# for each body, which takes as long as to read most.
-_MEMBERS = json.JSONDecoder(object_pairs_hook=len)
+# Returns the number of an object's fields, repeated ones included.
+_COUNTING = json.JSONDecoder(object_pairs_hook=len)
+
+
+def _parse(body: bytes) -> object:
+    """Parse JSON twice: pydantic's parser takes a repeated name (RFC 7493, section 2.3), Python's a lone surrogate."""
+    try:
+        # Its cache of strings would be shared by all clients, who could measure it.
+        content = from_json(body, allow_inf_nan=False, cache_strings=False)
+        if isinstance(content, dict) and _COUNTING.decode(body.decode()) > len(content):
+            raise MalformedJson
+    except ValueError:
+        raise MalformedJson from None
+    return content
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:
-    """Return what is wrong with each field, without repeating what was sent."""
-    found = (
-        FieldError(_pointer(entry["type"], entry["loc"]), _wording(entry["type"], entry["msg"]))
-        for entry in error.errors(include_url=False, include_context=False, include_input=False)
-    )
-    return list(dict.fromkeys(found))
-
-
-def _pointer(kind: str, location: tuple[int | str, ...]) -> str:
-    # An unknown member's name is the sender's own text: point at the object that holds it.
-    known = location[:-1] if kind == "extra_forbidden" else location
-    return "".join(f"/{part}" for part in known)
-
-
-def _wording(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "holds a member that is not part of the contract"
-    return message.removeprefix("Value error, ")
+    """Return an error for each invalid field, without repeating any part of the request."""
+    errors = []
+    for entry in error.errors(include_url=False, include_context=False, include_input=False):
+        location, message = entry["loc"], entry["msg"].removeprefix("Value error, ")
+        if entry["type"] == "extra_forbidden":
+            # An unknown field's name is the client's own text, so point at the object that contains it.
+            location, message = location[:-1], "contains a field that is not part of the contract"
+        errors.append(FieldError("".join(f"/{part}" for part in location), message))
+    return list(dict.fromkeys(errors))

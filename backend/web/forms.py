@@ -1,6 +1,7 @@
-"""What a page's form sends, and how a refusal comes back: as the same page, beside the field that it is about."""
+"""The forms of the pages: their fields, and the page that shows them again with what is wrong."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,16 +17,15 @@ MEDIA_TYPE = "application/x-www-form-urlencoded"
 MOST_FIELDS = 8
 
 
-def _fields() -> dict[str, str]:
-    """Return the fields of the form, each by its name; none where the body is no form that our pages send."""
+def _field(name: str) -> str:
     if "fields" not in g:
-        g.fields = _parsed(read_body()) if request.mimetype == MEDIA_TYPE else {}
-    fields: dict[str, str] = g.fields
-    return fields
+        g.fields = _parse(read_body()) if request.mimetype == MEDIA_TYPE else {}
+    value: str = g.fields.get(name, "")
+    return value
 
 
-def _parsed(body: bytes) -> dict[str, str]:
-    # An escape has three characters; to look at broken ones takes five times as long as at the others.
+def _parse(body: bytes) -> dict[str, str]:
+    # An escape has three characters. Broken ones take five times as long to read.
     if 3 * body.count(b"%") > len(body):
         return {}
     try:
@@ -36,66 +36,73 @@ def _parsed(body: bytes) -> dict[str, str]:
         return {}
 
 
-def field(name: str) -> str:
-    """Return what was written into a field."""
-    return _fields().get(name, "").strip()
-
-
 def token() -> str:
-    """Return the code from a mail, whole."""
-    # Mail programs wrap a long code, and copying it takes the line breaks along.
-    return "".join(_fields().get("token", "").split())
+    """Return the code from an email, without the line breaks that email programs put into it."""
+    return "".join(_field("token").split())
 
 
 def email() -> str:
-    """Return the address.
+    """Return the email address.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is not one.
     """
-    try:
-        return fields.clean_email(field("email"))
-    except ValueError as error:
-        raise InvalidRequest(errors=[FieldError("/email", str(error))]) from None
+    return _clean("email", fields.clean_email, _field("email").strip())
 
 
 def new_password() -> str:
-    """Return the new password; whether it is easy to guess is not looked at here.
+    """Return the new password, which may still be easy to guess.
 
     Raises:
-        InvalidRequest: it cannot be one.
+        InvalidRequest: it breaks the rule of the field.
     """
+    return _clean("password", clean_password, _field("password"))
+
+
+def _clean(name: str, clean: Callable[[str], str], value: str) -> str:
     try:
-        return clean_password(_fields().get("password", ""))
+        return clean(value)
     except ValueError as error:
-        raise InvalidRequest(errors=[FieldError("/password", str(error))]) from None
+        raise InvalidRequest(errors=[FieldError(f"/{name}", str(error))]) from None
 
 
-def submit(act: Callable[[], ResponseReturnValue], template: str, **context: Any) -> ResponseReturnValue:
-    """Do what a form asks for; on a refusal return the same page with what was written and what to mend."""
-    try:
-        return act()
-    except Problem as problem:
-        page = render_template(template, errors=_by_field(problem), **context)
-        response = current_app.make_response((page, problem.status))
-        if problem.retry_after is not None:
-            response.headers["Retry-After"] = str(problem.retry_after)
-        return response
+Submit = Callable[..., ResponseReturnValue]
+
+
+def shown_again(template: str, step: str = "") -> Callable[[Submit], Submit]:
+    """Decorate the function of a form: if it raises a problem, show the form's page with the fields and the errors."""
+
+    def decorate(submit: Submit) -> Submit:
+        @wraps(submit)
+        def view(**arguments: Any) -> ResponseReturnValue:
+            try:
+                return submit(**arguments)
+            except Problem as problem:
+                context = {"token": token(), "email": _field("email").strip(), "step": step}
+                page = render_template(template, errors=_by_field(problem), **context)
+                response = current_app.make_response((page, problem.status))
+                if problem.retry_after is not None:
+                    response.headers["Retry-After"] = str(problem.retry_after)
+                return response
+
+        return view
+
+    return decorate
 
 
 def _by_field(problem: Problem) -> dict[str, list[str]]:
-    """Sort what is wrong by the form's fields; what concerns no field is under the empty name."""
-    found: dict[str, list[str]] = {}
-    for entry in problem.errors:
-        sentence = entry.detail[:1].upper() + entry.detail[1:]
-        found.setdefault(entry.pointer.removeprefix("/"), []).append(sentence)
-    # A token that is a part of the address has no field.
-    concerned = "token" if isinstance(problem, InvalidToken) and not request.view_args else ""
-    return found or {concerned: [f"{problem.title}. {problem.detail}"]}
+    """Return the error texts of each field; those of no field are under the empty name."""
+    by_field: dict[str, list[str]] = {}
+    for error in problem.errors:
+        text = error.detail[:1].upper() + error.detail[1:]
+        by_field.setdefault(error.pointer.removeprefix("/"), []).append(text)
+    # A token that is a part of the page's address has no field.
+    field = "token" if isinstance(problem, InvalidToken) and not request.view_args else ""
+    return by_field or {field: [f"{problem.title}. {problem.detail}"]}
 
 
 def message(
     title: str, *paragraphs: str, step: tuple[int, str] | None = None, link: tuple[str, str] | None = None
 ) -> str:
-    """Return a page that says what was done, at which of the four steps that is, and where to go from there."""
+    """Return a page that confirms an action; `step` is its number of four and its name, `link` a path and a text."""
     return render_template("message.html", title=title, paragraphs=paragraphs, step=step, link=link)

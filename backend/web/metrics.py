@@ -1,60 +1,89 @@
-"""What Prometheus is told: what the processes of this server measured, and what all of them did, from the database."""
+"""Metrics for Prometheus: those of this server's processes, and those of the database."""
 
+import hmac
+import ipaddress
 import logging
 from collections.abc import Iterator
 
+from flask import request
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from backend import metrics
+from backend.config import settings
 from backend.database import totals
-from backend.mail import queue as mail
+from backend.errors import NotFound, Unauthenticated
+from backend.mail import queue
 from backend.privacy import erasure
-from backend.web.problems import DATABASE_AWAY
+from backend.web.problems import DATABASE_AWAY, bearer_token
+
+# A reverse proxy sets one of these (RFC 7239; RFC 9110, section 7.6.3).
+PROXY_HEADERS = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
 
 log = logging.getLogger(__name__)
 
 
-class _Stored(Collector):
-    """What the database knows; where it is away, only that."""
+def require_operator() -> None:
+    """Check that the client may read metrics.
+
+    Raises:
+        Unauthenticated: it did not send the metrics token.
+        NotFound: there is no such token, and the request is not from this machine or came through a proxy.
+    """
+    if expected := settings().metrics_token:
+        if not hmac.compare_digest(bearer_token().encode(), expected.get_secret_value().encode()):
+            raise Unauthenticated("Send TILES_METRICS_TOKEN as Authorization: Bearer.")
+    elif PROXY_HEADERS & set(request.headers.keys()) or not _is_loopback(request.remote_addr or ""):
+        raise NotFound
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+class _Database(Collector):
+    """The metrics of the database; only that it is away if it is."""
 
     def collect(self) -> Iterator[Metric]:
-        """Read it."""
+        """Read the metrics."""
         try:
-            found = list(_stored())
+            stored = list(_stored())
         except DATABASE_AWAY as error:
             log.warning("metrics without the database (%s)", type(error).__name__)
-            found = []
-        yield GaugeMetricFamily("tiles_database_up", "Whether the database answers", value=bool(found))
-        yield from found
+            stored = []
+        yield GaugeMetricFamily("tiles_database_up", "Whether the database responds", value=bool(stored))
+        yield from stored
 
 
 def _stored() -> Iterator[Metric]:
-    queue, done = mail.status(), totals.all_of_them()
-    mails = GaugeMetricFamily("tiles_mail_queue", "Mails in the queue", labels=["state"])
-    for state, number in (("waiting", queue.waiting), ("put_off", queue.retrying), ("given_up", queue.abandoned)):
-        mails.add_metric([state], number)
-    yield mails
-    yield GaugeMetricFamily(
-        "tiles_mails_blocked", "Mails that wait for the operator, as none leaves", sum(mail.blocked().values())
-    )
-    yield GaugeMetricFamily(
-        "tiles_mail_queue_oldest_seconds", "Age of the oldest mail that was never tried", value=queue.oldest_seconds
-    )
-    tried = CounterMetricFamily("tiles_mails", "What became of mails that were tried", labels=["outcome"])
-    for outcome in ("sent", "put_off", "given_up", "to_nobody", "over_limit"):
-        tried.add_metric([outcome], done.get(f"mails_{outcome}", 0))
-    yield tried
-    erasures = GaugeMetricFamily("tiles_erasures_waiting", "Accounts that are to be erased", labels=["state"])
-    for state, number in (("due_later", erasure.count_later()), ("overdue", erasure.count_due())):
-        erasures.add_metric([state], number)
-    yield erasures
-    yield CounterMetricFamily("tiles_erasures", "Accounts that were erased", value=done.get("erasures", 0))
+    mails, done = queue.status(), totals.all_of_them()
+    blocked, oldest = sum(queue.blocked().values()), mails.oldest_seconds
+    states = {"waiting": mails.waiting, "put_off": mails.retrying, "given_up": mails.abandoned}
+    outcomes = {
+        name: done.get(f"mails_{name}", 0) for name in ("sent", "put_off", "given_up", "to_nobody", "over_limit")
+    }
+    waiting = {"due_later": erasure.count_later(), "overdue": erasure.count_due()}
+    yield _labelled(GaugeMetricFamily("tiles_mail_queue", "Emails in the queue", labels=["state"]), states)
+    yield GaugeMetricFamily("tiles_mails_blocked", "Emails that wait for the operator, as none leaves", blocked)
+    yield GaugeMetricFamily("tiles_mail_queue_oldest_seconds", "Age of the oldest email that was never tried", oldest)
+    yield _labelled(CounterMetricFamily("tiles_mails", "Tried emails by outcome", labels=["outcome"]), outcomes)
+    yield _labelled(GaugeMetricFamily("tiles_erasures_waiting", "Accounts to be erased", labels=["state"]), waiting)
+    yield CounterMetricFamily("tiles_erasures", "Erased accounts", done.get("erasures", 0))
+
+
+def _labelled(family: GaugeMetricFamily | CounterMetricFamily, values: dict[str, int]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family
 
 
 def exposition() -> bytes:
-    """Return all of it in Prometheus' text format, version 0.0.4."""
+    """Return all metrics in Prometheus' text format."""
     stored = CollectorRegistry()
-    stored.register(_Stored())
+    stored.register(_Database())
     return generate_latest(metrics.registry()) + generate_latest(stored)

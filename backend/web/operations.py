@@ -1,48 +1,44 @@
-"""Operations of the JSON API: what each takes and answers, and the OpenAPI 3.1 document drawn from that.
+"""Operations of the JSON API: each is declared once, and the OpenAPI 3.1 document is made from the declarations.
 
-The Flask libraries that write such a document also read the bodies, and read broken JSON as an empty object;
-none describes problem documents. So the declarations are ours, and the schemas are pydantic's.
+The Flask libraries that make such a document read broken JSON as an empty object, and none describes problem
+documents. So the declarations are ours, and the schemas are pydantic's.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Literal, TypedDict, Unpack
+from types import NoneType
+from typing import Any, Literal, get_type_hints
 
-from flask import Blueprint, Response
-from pydantic import BaseModel, Field
-from pydantic.json_schema import models_json_schema
+from flask import Blueprint, Response, request
+from pydantic import BaseModel, Field, TypeAdapter
 
-from backend.errors import (
-    InternalError,
-    InvalidRequest,
-    MalformedJson,
-    Overloaded,
-    PayloadTooLarge,
-    Problem,
-    Unauthenticated,
-    UnsupportedMediaType,
-)
-from backend.web import problems as web
+from backend import errors
+from backend.accounts.sessions import Viewer
+from backend.errors import Problem
+from backend.web import problems
 from backend.web.bodies import Body, read_json, refuse_body
 
 HEADER_LENGTH = 255
-Answered = BaseModel | bytes | None
-Access = Literal["none", "optional", "required"]
 Runs = Literal["loop", "thread", "hashing"]
-"""Where the server runs an operation: in the event loop (it waits for nothing, and what it writes goes through the
-outbox), in a thread, or in one of the threads that wait for a password hash."""
+"""Where the server runs an operation: in the event loop (it never waits, and writes through the outbox), in a thread,
+or in one of the threads that wait for a password hash."""
+Function = Callable[..., Any]
 SCHEMAS = "#/components/schemas/"
 DESCRIPTION = (
     "JSON in, JSON out, in UTF-8. Times are RFC 3339 in UTC. A session is sent as `Authorization: Bearer TOKEN`. "
-    "A member that is not named here is refused, and every refusal is a problem document (RFC 9457): decide by its "
+    "A field that is not named here is refused, and every error is a problem document (RFC 9457): decide by its "
     "`code`."
 )
-OF_A_BODY = (MalformedJson, PayloadTooLarge, UnsupportedMediaType, InvalidRequest)
-OF_NO_BODY = (InvalidRequest,)
-OF_ALL = (InternalError, Overloaded)
+BODY_ERRORS = (
+    errors.MalformedJson,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.InvalidRequest,
+    errors.TooManyRequests,
+)
 
 
 class FieldErrorDocument(BaseModel):
@@ -53,7 +49,7 @@ class FieldErrorDocument(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """A problem document (RFC 9457). It never repeats what was sent."""
+    """A problem document (RFC 9457). It never repeats the request."""
 
     type: str = Field(description="URL of a page that explains the problem")
     title: str
@@ -63,75 +59,92 @@ class ProblemDocument(BaseModel):
     errors: list[FieldErrorDocument] = Field(default=[], description="what is wrong with which field")
 
 
-class Details(TypedDict, total=False):
-    """What an operation may take and answer beyond the least."""
-
-    status: HTTPStatus
-    body: type[Body]
-    answer: type[BaseModel]
-    media_type: str
-    session: Access
-    headers: tuple[str, ...]
-    problems: tuple[type[Problem], ...]
-    runs: Runs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method of one path: its words, its types and its refusals."""
+    """One method of one path.
+
+    The function's docstring describes it, and its signature has its types: `body`, `viewer` (optional where None is
+    allowed), `idempotency_key` and the response. `errors` are those that do not follow from the signature.
+    """
 
     method: str
     path: str
     tag: str
-    name: str
-    summary: str
-    description: str
-    status: HTTPStatus = HTTPStatus.OK
-    body: type[Body] | None = None
-    answer: type[BaseModel] | None = None
-    media_type: str | None = None
-    session: Access = "none"
-    headers: tuple[str, ...] = ()
-    problems: tuple[type[Problem], ...] = ()
+    function: Function
+    status: int = HTTPStatus.OK
+    errors: tuple[type[Problem], ...] = ()
     runs: Runs = "thread"
+    media_type: str = "application/json"
 
-    @property
-    def refusals(self) -> tuple[type[Problem], ...]:
-        """Every problem that it may answer with."""
-        of_session = () if self.session == "none" else (Unauthenticated,)
-        return (*of_session, *(OF_A_BODY if self.body else OF_NO_BODY), *self.problems, *OF_ALL)
+    @cached_property
+    def types(self) -> dict[str, Any]:
+        """The types of the function's parameters and, as `return`, of its response."""
+        return get_type_hints(self.function)
+
+    @cached_property
+    def body(self) -> type[Body] | None:
+        """The type of the request's body."""
+        return self.types.get("body")
+
+    @cached_property
+    def response(self) -> TypeAdapter[Any] | None:
+        """The type of the response; None for one without a body."""
+        return None if self.types["return"] is NoneType else TypeAdapter(self.types["return"])
+
+    @cached_property
+    def session(self) -> Literal["none", "optional", "required"]:
+        """Whether the request has a session."""
+        if "viewer" not in self.types:
+            return "none"
+        return "required" if self.types["viewer"] is Viewer else "optional"
+
+    def view(self, **arguments: Any) -> Response:
+        """Respond to a request."""
+        if self.body:
+            problems.charge_request()
+        if self.session != "none":
+            arguments["viewer"] = problems.viewer() if self.session == "required" else problems.viewer_if_any()
+        if self.body:
+            arguments["body"] = read_json(self.body)
+        else:
+            refuse_body()
+        if "idempotency_key" in self.types:
+            arguments["idempotency_key"] = request.headers.get("Idempotency-Key")
+        result = self.function(**arguments)
+        if self.response is None:
+            response = Response(status=HTTPStatus.NO_CONTENT)
+            del response.headers["Content-Type"]
+            return response
+        content = result if isinstance(result, bytes) else self.response.dump_json(result)
+        return Response(content, self.status, content_type=self.media_type)
 
 
 @dataclass
 class Operations:
-    """A door's operations, in the order in which they are declared."""
+    """The operations of a blueprint, in the order of their declaration."""
 
     blueprint: Blueprint
     declared: list[Operation] = field(default_factory=list)
 
-    def add(
-        self, method: str, path: str, *, tag: str, **details: Unpack[Details]
-    ) -> Callable[[Callable[..., Answered]], Callable[..., Response]]:
-        """Declare an operation: its function is given `viewer` and `body` where it has them, and returns the answer."""
+    def add(self, method: str, path: str, **options: Any) -> Callable[[Function], Function]:
+        """Declare the decorated function as an operation, with the options of `Operation`."""
 
-        def declare(function: Callable[..., Answered]) -> Callable[..., Response]:
-            summary, _, text = (function.__doc__ or "").partition("\n")
-            words = {"name": function.__name__, "summary": summary, "description": " ".join(text.split())}
-            operation = Operation(method=method, path=path, tag=tag, **words, **details)
+        def declare(function: Function) -> Function:
+            operation = Operation(method=method, path=path, function=function, **options)
             self.declared.append(operation)
-            view = _view(operation, function)
-            self.blueprint.add_url_rule(path, view_func=view, methods=[method])
-            return view
+            self.blueprint.add_url_rule(path, function.__name__, operation.view, methods=[method])
+            return function
 
         return declare
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """The OpenAPI 3.1 document of these operations, made once."""
+        """The OpenAPI 3.1 document of these operations."""
         paths: dict[str, Any] = {}
+        schemas = _schemas(self.declared)
         for operation in self.declared:
             path = operation.path.replace("<uuid:", "{").replace(">", "}")
-            paths.setdefault(path, {})[operation.method.lower()] = _operation(operation)
+            paths.setdefault(path, {})[operation.method.lower()] = _described(operation)
         return {
             "openapi": "3.1.0",
             "info": {
@@ -144,99 +157,79 @@ class Operations:
             "servers": [{"url": "/"}],
             "paths": paths,
             "components": {
-                "schemas": _schemas(self.declared),
+                "schemas": schemas,
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
         }
 
 
-def _view(operation: Operation, function: Callable[..., Answered]) -> Callable[..., Response]:
-    @wraps(function)
-    def view(**arguments: Any) -> Response:
-        if operation.body:
-            web.charge_request()
-        if operation.session != "none":
-            arguments["viewer"] = web.viewer() if operation.session == "required" else web.viewer_if_any()
-        if operation.body:
-            arguments["body"] = read_json(operation.body)
-        else:
-            refuse_body()
-        found = function(**arguments)
-        if isinstance(found, bytes):
-            return Response(found, operation.status, content_type=operation.media_type)
-        return _answer(found, operation.status)
-
-    return view
-
-
-def _answer(found: BaseModel | None, status: HTTPStatus) -> Response:
-    if found is not None:
-        return Response(found.model_dump_json(), status, content_type="application/json")
-    response = Response(status=status)
-    del response.headers["Content-Type"]
-    return response
-
-
-def _operation(operation: Operation) -> dict[str, Any]:
+def _described(operation: Operation) -> dict[str, Any]:
+    summary, _, text = (operation.function.__doc__ or "").partition("\n")
     described: dict[str, Any] = {
-        "operationId": operation.name,
+        "operationId": operation.function.__name__,
         "tags": [operation.tag],
-        "summary": operation.summary,
-        "responses": {str(operation.status.value): _success(operation)} | _refusals(operation.refusals),
+        "summary": summary,
+        "responses": _responses(operation),
     }
-    if operation.description:
-        described["description"] = operation.description
+    if text.strip():
+        described["description"] = " ".join(text.split())
     if operation.session != "none":
         described["security"] = [{"session": []}, *([{}] if operation.session == "optional" else [])]
     if operation.body:
         described["requestBody"] = {"required": True, "content": _content(operation.body)}
-    parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "header", "schema": {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}}
-        for name in operation.headers
-    ]
-    if "<uuid:" in operation.path:
-        name = operation.path.partition("<uuid:")[2].partition(">")[0]
-        schema = {"type": "string", "format": "uuid"}
-        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
-    if parameters:
+    if parameters := _parameters(operation):
         described["parameters"] = parameters
     return described
 
 
-def _content(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    key = {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}
+    id_ = {"type": "string", "format": "uuid"}
+    return [
+        *([{"name": "Idempotency-Key", "in": "header", "schema": key}] if "idempotency_key" in operation.types else []),
+        *([{"name": "id", "in": "path", "required": True, "schema": id_}] if "id" in operation.types else []),
+    ]
+
+
+def _content(model: type, media_type: str = "application/json") -> dict[str, Any]:
     return {media_type: {"schema": {"$ref": SCHEMAS + model.__name__}}}
 
 
-def _success(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": operation.status.phrase}
-    if operation.answer:
-        described["content"] = _content(operation.answer)
-    if operation.media_type:
-        described["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
-    return described
+def _responses(operation: Operation) -> dict[str, Any]:
+    status = HTTPStatus(operation.status if operation.response else HTTPStatus.NO_CONTENT)
+    success: dict[str, Any] = {"description": status.phrase}
+    if operation.types["return"] is bytes:
+        success["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
+    elif operation.response:
+        success["content"] = _content(operation.types["return"])
+    of_session = () if operation.session == "none" else (errors.Unauthenticated,)
+    of_body = BODY_ERRORS if operation.body else (errors.InvalidRequest,)
+    kinds = (*of_session, *of_body, *operation.errors, errors.InternalError, errors.Overloaded)
+    return {str(status.value): success} | _errors(kinds)
 
 
-def _refusals(problems: Iterable[type[Problem]]) -> dict[str, Any]:
+def _errors(kinds: Iterable[type[Problem]]) -> dict[str, Any]:
     by_status: dict[int, list[type[Problem]]] = {}
-    for problem in problems:
-        by_status.setdefault(problem.status, []).append(problem)
+    for kind in kinds:
+        by_status.setdefault(kind.status, []).append(kind)
     return {
         str(status): {
-            "description": "; ".join(f"`{problem.code}`: {problem.title}" for problem in found),
-            "content": _content(ProblemDocument, web.PROBLEM_TYPE),
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in same),
+            "content": _content(ProblemDocument, problems.PROBLEM_TYPE),
         }
-        for status, found in sorted(by_status.items())
+        for status, same in sorted(by_status.items())
     }
 
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
-    bodies = {operation.body for operation in operations if operation.body}
-    answers = {operation.answer for operation in operations if operation.answer} | {ProblemDocument}
-    named = lambda model: model.__name__  # noqa: E731
-    _, schema = models_json_schema(
-        [(body, "validation") for body in sorted(bodies, key=named)]
-        + [(answer, "serialization") for answer in sorted(answers, key=named)],
-        ref_template=SCHEMAS + "{model}",
-    )
-    found: dict[str, Any] = schema["$defs"]
-    return found
+    inputs = [operation.types["body"] for operation in operations if operation.body]
+    outputs = [
+        type_ for type_ in (operation.types["return"] for operation in operations) if type_ not in {bytes, NoneType}
+    ]
+    types: list[tuple[type, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
+        *((type_, "validation", TypeAdapter(type_)) for type_ in inputs),
+        *((type_, "serialization", TypeAdapter(type_)) for type_ in (*outputs, ProblemDocument)),
+    ]
+    _, schema = TypeAdapter.json_schemas(types, ref_template=SCHEMAS + "{model}")
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions

@@ -1,7 +1,5 @@
-"""What both HTTP doors share: problem documents, headers, and who is calling."""
+"""For both the API and the pages: the client and session of a request, problem documents, and the request log."""
 
-import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -10,130 +8,85 @@ from http import HTTPStatus
 
 from flask import Blueprint, Flask, Response, current_app, g, make_response, render_template, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import InternalError as InternalDatabaseError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import RequestRedirect
 
+from backend import errors
 from backend.accounts import sessions
 from backend.config import settings
 from backend.database import outbox
-from backend.errors import (
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    Overloaded,
-    PayloadTooLarge,
-    Problem,
-    Unauthenticated,
-    UnsupportedMediaType,
-    WrongHost,
-    stack_of,
-)
+from backend.errors import Problem, Unauthenticated
 from backend.logs import Response as LoggedResponse
 from backend.logs import log_response
 from backend.metrics import meters
 from backend.security.clients import client_key
 from backend.security.throttle import throttle
 from backend.web.bodies import BODY_BYTES
-from backend.web.headers import Headed
+from backend.web.headers import with_security_headers
 
 DATABASE_RETRY_SECONDS = 5
 REQUEST_ID = re.compile("[0-9a-f]{32}")
-# A reverse proxy sets one of these (RFC 7239; RFC 9110 section 7.6.3).
-PROXIED = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
 PROBLEM_TYPE = "application/problem+json"
-# What says that the database cannot be used now, and not that we asked it wrongly.
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalDatabaseError, PoolTimeout)
+DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
+"""The errors of a database that is unavailable, in contrast to those of a wrong statement."""
 
 log = logging.getLogger(__name__)
 
 
 def client() -> str:
-    """Return what stands for the caller in limits."""
+    """Return the key under which the client's requests are counted."""
     return client_key(request.remote_addr)
 
 
 def charge_request() -> None:
-    """Charge the caller for a body that is about to be read.
+    """Charge the client for reading a body.
 
     Raises:
-        TooManyRequests: they sent too many.
+        TooManyRequests: it sent too many.
     """
     throttle().charge("request", client=client())
 
 
+def bearer_token() -> str:
+    """Return the token of the header Authorization; empty if there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def viewer() -> sessions.Viewer:
-    """Return whose request this is.
+    """Return the account and the session of the request.
 
     Raises:
-        Unauthenticated: nobody's.
+        Unauthenticated: it has no valid session.
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    if not (token := bearer_token()):
         raise Unauthenticated
-    return sessions.identify(token.strip())
+    return sessions.identify(token)
 
 
 def viewer_if_any() -> sessions.Viewer | None:
-    """Return whose request this is, or None where it does not say.
+    """Return the account and the session of the request; None without the header Authorization.
 
     Raises:
-        Unauthenticated: it says so with a session that is none.
+        Unauthenticated: the header has no valid session.
     """
     return viewer() if "Authorization" in request.headers else None
 
 
-def require_operator() -> None:
-    """Let in who may read metrics: with the token of the settings or, where there is none, from this machine.
-
-    Raises:
-        Unauthenticated, NotFound: it is somebody else. What came through a proxy is not from this machine.
-    """
-    token = settings().metrics_token
-    if token is None:
-        if PROXIED & set(request.headers.keys()) or not _is_loopback(request.remote_addr):
-            raise NotFound
-        return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.get_secret_value().encode()):
-        raise Unauthenticated("Send TILES_METRICS_TOKEN as Authorization: Bearer.")
-
-
-def _is_loopback(address: str | None) -> bool:
-    try:
-        ip = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
-
-
-def idempotency_key() -> str | None:
-    """Return the key under which the same request may come again (IETF draft, The Idempotency-Key HTTP Header)."""
-    return request.headers.get("Idempotency-Key")
-
-
 def problem_response(problem: Problem) -> Response:
-    """Return the problem document (RFC 9457), or a page for a person who opened an address in a browser."""
-    if _is_for_a_person():
+    """Return the problem document (RFC 9457), or a page if a browser asks for one outside of the API."""
+    if not request.path.startswith("/v1/") and "text/html" in request.headers.get("Accept", ""):
         page = render_template("error.html", status=problem.status, title=problem.title, detail=problem.detail)
         response = make_response(page, problem.status)
     else:
-        document = current_app.json.dumps(_document(problem))
-        response = Response(document, problem.status, mimetype=PROBLEM_TYPE)
+        response = Response(current_app.json.dumps(_document(problem)), problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(problem.retry_after)
     if problem.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
-
-
-def _is_for_a_person() -> bool:
-    """Tell whether a browser asks for a page; a client that takes anything gets the document."""
-    return not request.path.startswith("/v1/") and "text/html" in request.headers.get("Accept", "")
 
 
 def _document(problem: Problem) -> dict[str, object]:
@@ -149,66 +102,55 @@ def _document(problem: Problem) -> dict[str, object]:
     return document
 
 
-_OF_THE_FRAMEWORK: dict[int, type[Problem]] = {
-    HTTPStatus.NOT_FOUND: NotFound,
-    HTTPStatus.METHOD_NOT_ALLOWED: MethodNotAllowed,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: PayloadTooLarge,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
-}
+_FRAMEWORK_ERRORS: dict[int | None, type[Problem]] = {
+    404: errors.NotFound, 405: errors.MethodNotAllowed, 413: errors.PayloadTooLarge, 415: errors.UnsupportedMediaType,
+}  # fmt: skip
 
 
 def _framework_error(error: HTTPException) -> ResponseReturnValue:
-    if error.code is not None and error.code < HTTPStatus.BAD_REQUEST:
-        return error
-    response = problem_response(_OF_THE_FRAMEWORK.get(error.code or 0, InvalidRequest)())
-    allowed = getattr(error, "valid_methods", None)
-    if allowed:
+    response = problem_response(_FRAMEWORK_ERRORS.get(error.code, errors.InvalidRequest)())
+    if allowed := getattr(error, "valid_methods", None):
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
 
 
-def _database_away(error: DBAPIError | PoolTimeout) -> Response:
+def _database_away(error: exc.SQLAlchemyError) -> Response:
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     log.error("the database cannot be used: %s %s", type(error).__name__, code)
-    return problem_response(Overloaded(retry_after=DATABASE_RETRY_SECONDS))
+    return problem_response(errors.Overloaded(retry_after=DATABASE_RETRY_SECONDS))
 
 
 def _unexpected(error: Exception) -> Response:
-    """Answer for our own mistake; the log gets the stack without the message, which may hold what was sent."""
-    log.error("unexpected: %s", stack_of(error))
-    return problem_response(InternalError())
+    """Respond to a bug. Log its stack without its message, which may contain a part of the request."""
+    log.error("unexpected: %s", errors.stack_of(error))
+    return problem_response(errors.InternalError())
 
 
 def _begin() -> None:
-    """Before each request: note when it began, and what it is called."""
-    g.begun = time.perf_counter()
-    g.request_id = _request_id()
-    # Of two headers the server makes one, with a comma.
+    """Note the start and the id of a request; refuse it without exactly one host, or with a path to be redirected."""
+    g.begun, g.request_id = time.perf_counter(), _request_id()
+    # The HTTP server joins two headers with a comma.
     host = request.environ.get("HTTP_HOST")
     if "," in (host or "") or (host is None and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
-        raise WrongHost
-    # To the same address with other slashes: such a redirect would name the host that the request named.
+        raise errors.WrongHost
+    # Flask redirects a path with double slashes to the host that the request names.
     if isinstance(request.routing_exception, RequestRedirect):
-        raise NotFound
+        raise errors.NotFound
 
 
 def _request_id() -> str:
-    """Return what the log calls this request: what the reverse proxy calls it, where that is a random number."""
-    if settings().trusted_proxies:
-        given = request.headers.get("X-Request-Id", "")
-        if REQUEST_ID.fullmatch(given):
-            return given
-    return secrets.token_hex(16)
+    """Return the trusted reverse proxy's id of the request if it is a random number, or a new one."""
+    proxied = request.headers.get("X-Request-Id", "") if settings().trusted_proxies else ""
+    return proxied if REQUEST_ID.fullmatch(proxied) else secrets.token_hex(16)
 
 
 def _end(response: Response) -> Response:
-    """After each request: measure it, and log it."""
-    # Without a route both the path and the method are the sender's own words.
+    """Measure and log a response once its writes are durable."""
+    # Without a route, both the path and the method are the client's own text.
     rule, status = request.url_rule, response.status_code
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
-    begun, request_id = g.begun, g.request_id
-    measure = meters().answered
+    begun, request_id, measure = g.begun, g.request_id, meters().answered
 
     def report() -> None:
         seconds = time.perf_counter() - begun
@@ -219,22 +161,23 @@ def _end(response: Response) -> Response:
     return response
 
 
-def init_app(app: Flask, *doors: Blueprint) -> None:
-    """Open the doors and give every answer its headers, every failure its problem."""
+def init_app(app: Flask, *blueprints: Blueprint) -> None:
+    """Register the API and the pages, their headers and their error handlers."""
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Flask stops reading there without an error: one more byte shows that a body is too large.
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
-    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(Problem, problem_response)
     app.register_error_handler(HTTPException, _framework_error)
-    for away in DATABASE_AWAY:
-        app.register_error_handler(away, _database_away)
+    for error in DATABASE_AWAY:
+        app.register_error_handler(error, _database_away)
     app.register_error_handler(Exception, _unexpected)
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
     with app.app_context():
         https, proxies = settings().public_url.startswith("https://"), settings().trusted_proxies
-    app.wsgi_app = Headed(app.wsgi_app, https=https)  # type: ignore[method-assign]
+    app.wsgi_app = with_security_headers(app.wsgi_app, https=https)  # type: ignore[method-assign,assignment]
     if proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]
-    for door in doors:
-        app.register_blueprint(door)

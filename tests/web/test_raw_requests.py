@@ -1,26 +1,19 @@
-"""Requests that no client library sends: what the front says to them, and what the HTTP server says by itself."""
+"""Requests that no client library sends, as the front and the HTTP server respond to them."""
 
 import json
 import socket
-from collections.abc import Iterator
 from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
 import pytest
-from support import ServerProcess
+from browsing import Site
 
 from backend.serving.server import HEADER_BYTES
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("raw"), rate_limits="off") as found:
-        yield found
-
-
-def answer(server: ServerProcess, sent: bytes) -> tuple[int, bytes, str]:
+def answer(site: Site, sent: bytes) -> tuple[int, bytes, str]:
     """Send these bytes; return the status, the body and its type."""
-    parts = urlsplit(server.url)
+    parts = urlsplit(site.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall(sent)
         response = HTTPResponse(connection)
@@ -40,24 +33,24 @@ def answer(server: ServerProcess, sent: bytes) -> tuple[int, bytes, str]:
         b"POST /v1/sessions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
-def test_a_request_without_a_host_or_with_two_is_refused(server: ServerProcess, head: bytes) -> None:
-    status, body, kind = answer(server, head if b"\r\n\r\n" in head else head + b"\r\n")
+def test_a_request_without_a_host_or_with_two_is_refused(site: Site, head: bytes) -> None:
+    status, body, kind = answer(site, head if b"\r\n\r\n" in head else head + b"\r\n")
     assert (status, kind) == (400, "application/problem+json")
     document = json.loads(body)
     assert (document["status"], document["code"]) == (400, "invalid-request")
     assert "Host" in document["detail"]
 
 
-def test_a_request_of_http_1_0_needs_no_host(server: ServerProcess) -> None:
-    assert answer(server, b"GET /healthz HTTP/1.0\r\n\r\n")[0] == 200
+def test_a_request_of_http_1_0_needs_no_host(site: Site) -> None:
+    assert answer(site, b"GET /healthz HTTP/1.0\r\n\r\n")[0] == 200
 
 
-@pytest.mark.parametrize("method", ["get", "Get", "gET", "post", "head", "delete", "_other"])
-def test_a_method_is_written_in_capitals(server: ServerProcess, method: str) -> None:
-    for path in ("/healthz", "/v1/sessions", "/v1/account", "/privacy"):
-        status, body, kind = answer(server, f"{method} {path} HTTP/1.1\r\nHost: tiles\r\n\r\n".encode())
-        assert (status, kind) == (405, "application/problem+json")
-        assert json.loads(body)["code"] == "method-not-allowed"
+def test_a_method_is_written_in_capitals(site: Site) -> None:
+    for method in ("get", "Get", "gET", "post", "head", "delete", "_other"):
+        for path in ("/healthz", "/v1/sessions", "/v1/account", "/privacy"):
+            status, body, kind = answer(site, f"{method} {path} HTTP/1.1\r\nHost: tiles\r\n\r\n".encode())
+            assert (status, kind) == (405, "application/problem+json")
+            assert json.loads(body)["code"] == "method-not-allowed"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +66,7 @@ def test_a_method_is_written_in_capitals(server: ServerProcess, method: str) -> 
     ],
 )
 def test_what_cannot_be_read_as_http_the_http_server_refuses_without_a_body(
-    server: ServerProcess, sent: bytes, status: int
+    site: Site, sent: bytes, status: int
 ) -> None:
     # Its own answer, before anything of ours: operating.md names the exception.
-    assert answer(server, sent)[:2] == (status, b"")
+    assert answer(site, sent)[:2] == (status, b"")

@@ -1,20 +1,16 @@
-"""Attacks by what is written into a field: for the database, the log, a page, a mail, a terminal, the hasher.
-
-Each test is named after its attack; `docs/threats.md` says who wants what, and what stops them.
-"""
+"""Injection by a field: into the database, the log, a page, an email, a terminal; and long input for the hasher."""
 
 import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
 
 import pytest
 from argon2 import PasswordHasher
 from click.testing import CliRunner
 from flask.cli import ScriptInfo
 from journeys import request_email_change
-from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, text_of
 
 from backend.commands.serve import tiles
 from backend.database import engine
@@ -44,30 +40,28 @@ SQL = [
 ]
 
 
-@pytest.mark.parametrize("sql", SQL)
-def test_sql_injection_is_stored_as_the_text_that_it_is(service: Service, ada: Person, sql: str) -> None:
-    eve = service.register(name=sql, email="eve@example.org")
-    assert service.account(eve.headers).json["name"] == sql.strip()
-    sent = service.http.post("/v1/feedback", json={"message": sql}, headers=eve.headers | {"Idempotency-Key": sql})
-    assert sent.status_code == 201
-    assert [row["message"] for row in service.rows("feedback")] == [sql.strip()]
-    accepted = service.http.patch("/v1/account", json={"accepted_policy": sql[:40]}, headers=eve.headers)
-    assert_problem(accepted, 422, "invalid-request")
-    assert service.http.delete(f"/v1/sessions/{sql}", headers=eve.headers).status_code == 404
-    for token in (sql, f"tiles_{sql}"):
-        assert_problem(service.confirm(token), 400, "invalid-token")
-        assert service.http.get("/v1/account", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+def test_sql_injection_is_stored_as_the_text_that_it_is(service: Service, ada: Person) -> None:
+    eve = service.register(name=SQL[0], email="eve@example.org")
+    assert service.account(eve.headers).json["name"] == SQL[0]
+    for sql in SQL:
+        named = service.http.patch("/v1/account", json={"name": sql}, headers=eve.headers)
+        assert named.json["name"] == sql
+        sent = service.http.post("/v1/feedback", json={"message": sql}, headers=eve.headers | {"Idempotency-Key": sql})
+        assert sent.status_code == 201
+        accepted = service.http.patch("/v1/account", json={"accepted_policy": sql[:40]}, headers=eve.headers)
+        assert_problem(accepted, 422, "invalid-request")
+        assert service.http.delete(f"/v1/sessions/{sql}", headers=eve.headers).status_code == 404
+        for token in (sql, f"tiles_{sql}"):
+            assert_problem(service.confirm(token), 400, "invalid-token")
+            assert service.http.get("/v1/account", headers=bearer(token)).status_code == 401
+    assert sorted(row["message"] for row in service.rows("feedback")) == sorted(SQL)
     assert service.account(ada.headers).json["name"] == "Ada Lovelace"
     assert len(service.rows("accounts")) == len(service.rows("sessions")) == 2
 
 
 def test_sql_injection_by_an_address_signs_nobody_in(service: Service, ada: Person) -> None:
-    for email in (
-        "'or'1'='1'or'@example.org",
-        "ada'--@example.org",
-        "a'/**/or/**/1=1/**/@example.org",
-        "%@example.org",
-    ):
+    for local in ("'or'1'='1'or'", "ada'--", "a'/**/or/**/1=1/**/", "%"):
+        email = f"{local}@example.org"
         assert service.sign_in(email, PASSWORD).status_code in {401, 422}
         service.http.post("/v1/password-resets", json={"email": email})
     assert service.deliver() == []
@@ -84,15 +78,9 @@ def test_log_injection_writes_no_line_of_its_own(
     caplog.set_level(logging.DEBUG)
     forged = "\r\n2026-01-01 00:00:00,000 INFO backend.web.problems: FORGED"
     quoted = "%0d%0a2026-01-01%20INFO%20FORGED%1b[2J"
-    for path in (
-        f"/{quoted}",
-        f"/v1/sessions/{quoted}",
-        f"/problems/{quoted}",
-        f"/unsubscribe/{quoted}",
-        f"/?{quoted}",
-    ):
+    for path in ("/", "/v1/sessions/", "/problems/", "/unsubscribe/", "/?"):
         for method in ("GET", "POST", "DELETE"):
-            service.http.open(path, method=method, headers=ada.headers)
+            service.http.open(f"{path}{quoted}", method=method, headers=ada.headers)
     service.http.open("/v1/account", method="FORGED")
     for body in ({"name": forged, "email": "eve@example.org"}, {"name": "Eve", "email": f"eve@example.org{forged}"}):
         service.http.post("/v1/registrations", json=body | {forged: 1})
@@ -120,17 +108,11 @@ MARKUP = [
 ]
 
 
-@pytest.fixture
-def forms(service: Service) -> Iterator[str]:
-    rules = service.app.url_map.iter_rules()
-    return iter([rule.rule for rule in rules if "POST" in (rule.methods or ()) and not rule.rule.startswith("/v1/")])
-
-
-@any_database
 @pytest.mark.parametrize("markup", MARKUP)
-def test_html_injection_into_a_form_comes_back_as_text(service: Service, forms: Iterator[str], markup: str) -> None:
-    for path in forms:
-        fields = dict.fromkeys(("email", "token", "password", "List-Unsubscribe", markup), markup)
+def test_html_injection_into_a_form_comes_back_as_text(shared_service: Service, markup: str) -> None:
+    service, fields = shared_service, dict.fromkeys(("email", "token", "password", "List-Unsubscribe", markup), markup)
+    rules = [rule for rule in service.app.url_map.iter_rules() if "POST" in (rule.methods or ())]
+    for path in [rule.rule for rule in rules if not rule.rule.startswith("/v1/")]:
         page = service.http.post(path.replace("<token>", markup), data=fields).text
         for active in ("<script>", "<img src=x", "<svg", f"<a href=https://{EVIL}", "1337"):
             assert active not in page
@@ -138,23 +120,23 @@ def test_html_injection_into_a_form_comes_back_as_text(service: Service, forms: 
 
 
 @any_database
-@pytest.mark.parametrize("name", [*MARKUP, '=HYPERLINK("https://evil.example")', "@SUM(1+1)*cmd|' /C calc'!A0"])
-def test_html_or_formula_injection_by_the_name_is_in_no_mail_and_active_in_no_answer(
-    service: Service, name: str
-) -> None:
-    eve = service.register(name=name, email="eve@example.org")
-    service.http.post("/v1/registrations", json={"name": name, "email": eve.email})
-    service.http.post("/v1/password-resets", json={"email": eve.email})
+def test_html_or_formula_injection_by_the_name_is_in_no_mail_and_active_in_no_answer(service: Service) -> None:
+    names = [*MARKUP, '=HYPERLINK("https://evil.example")', "@SUM(1+1)*cmd|' /C calc'!A0"]
+    people = {name: service.register(name=name, email=f"eve{number}@example.org") for number, name in enumerate(names)}
+    for name, eve in people.items():
+        service.http.post("/v1/registrations", json={"name": name, "email": eve.email})
+        service.http.post("/v1/password-resets", json={"email": eve.email})
+        for answer in (service.account(eve.headers), service.http.get("/v1/account/export", headers=eve.headers)):
+            assert (answer.mimetype, answer.headers["X-Content-Type-Options"]) == ("application/json", "nosniff")
+            assert name in str(answer.json)
     with service.app.app_context():
         announcements.announce(subject="News", text="TILES can do more now.")
         while worker.deliver():
             pass
-    assert len(service.mail_server.messages) == 4
+    assert len(service.mail_server.messages) == 4 * len(names)
     for message in service.mail_server.messages:
-        assert name not in message.as_string() + text_of(message) + html_of(message)
-    for answer in (service.account(eve.headers), service.http.get("/v1/account/export", headers=eve.headers)):
-        assert (answer.mimetype, answer.headers["X-Content-Type-Options"]) == ("application/json", "nosniff")
-        assert name in str(answer.json)
+        sent = message.as_string() + text_of(message) + html_of(message)
+        assert [name for name in names if name in sent] == []
 
 
 # For a terminal (kubectl, CVE-2021-25743)

@@ -1,0 +1,149 @@
+"""The service as it is served, for tests with a browser or several clients: a plugin of pytest."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, Request, expect
+from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, html_of, run_tiles, token_of, wait_for
+
+
+@dataclass
+class Site:
+    """A server, the emails that it sent, and its command line."""
+
+    url: str
+    mail_server: MailServer
+    instance_path: Path
+
+    def mail(self, email: str, number: int = 1, *, subject: str = "") -> EmailMessage:
+        """Wait for the first, second, ... email to an address with a subject."""
+
+        def arrived() -> list[EmailMessage]:
+            to = [message for message in self.mail_server.messages if message["To"] == email]
+            return [message for message in to if subject in message["Subject"]][number - 1 :]
+
+        return wait_for(arrived)[0]
+
+    def post(self, path: str, status: int, *, session: str = "", **fields: object) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {session}"} if session else {}
+        response = httpx2.post(f"{self.url}/v1/{path}", json=fields, headers=headers)
+        assert response.status_code == status, response.text
+        content: dict[str, Any] = response.json() if response.content else {}
+        return content
+
+    def account(self, session: str) -> dict[str, Any]:
+        response = httpx2.get(f"{self.url}/v1/account", headers={"Authorization": f"Bearer {session}"})
+        assert response.status_code == 200, response.text
+        account: dict[str, Any] = response.json()
+        return account
+
+    def tiles(self, *arguments: object) -> None:
+        """Run a command."""
+        done = run_tiles(self.instance_path, *map(str, arguments))
+        assert done.returncode == 0, done.stderr
+
+    def ask_to_register(self, email: str, number: int = 1, *, subject: str = "") -> EmailMessage:
+        self.post("registrations", 202, name="Ada Lovelace", email=email)
+        return self.mail(email, number, subject=subject)
+
+    def register(self, email: str) -> str:
+        """Register, and return the session's token."""
+        return self.finish_registering(self.ask_to_register(email))
+
+    def finish_registering(self, message: EmailMessage) -> str:
+        made = self.post("registrations/confirm", 201, token=token_of(message), password=PASSWORD)
+        session: str = made["session"]["token"]
+        return session
+
+    def ask_to_change_email(self, session: str, new: str) -> EmailMessage:
+        self.post("account/email-changes", 202, session=session, email=new, password=PASSWORD)
+        return self.mail(new, subject="Confirm your new")
+
+    def announce(self, folder: Path, subject: str) -> None:
+        """Send an announcement to everybody, and wait until its emails are queued."""
+        text = folder / "announcement.txt"
+        text.write_text("TILES can do more now.\n\nSee https://tiles.example/news\nfor what it is.\n")
+        self.tiles("announce", text, "--subject", subject, "--follow")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with MailServer() as mail_server:
+        peer = {"mail_server": mail_server.host, "mail_port": mail_server.port}
+        with ServerProcess(tmp_path_factory.mktemp("site"), rate_limits="off", **peer) as server:
+            yield Site(server.url, mail_server, server.instance_path)
+
+
+@pytest.fixture
+def email() -> str:
+    """An address of this test alone."""
+    return f"{uuid4().hex}@example.org"
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page in a context of its own, with options."""
+    contexts = []
+
+    def open_page(**options: object) -> Page:
+        contexts.append(browser.new_context(**options))
+        return contexts[-1].new_page()
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def button_link(message: EmailMessage) -> str:
+    """Return the target of the button in an email's HTML part."""
+    (link,) = re.findall(r'<a class="button" href="([^"]+)"', html_of(message))
+    return link
+
+
+def open_link(page: Page, message: EmailMessage) -> None:
+    """Open the link of an email; without JavaScript, paste the code too."""
+    page.goto(button_link(message))
+    code = page.get_by_label("Code from the mail")
+    if code.input_value() == "":
+        code.fill(token_of(message))
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def expect_heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", name=text, level=1)).to_be_visible()
+
+
+def create_account(page: Page, password: str = PASSWORD) -> None:
+    page.get_by_label("Password", exact=True).fill(password)
+    press(page, "Create my account")
+
+
+def ask_for_mail(page: Page, email: str) -> None:
+    page.get_by_label("Email address").fill(email)
+    press(page, "Send me a mail")
+
+
+def change_password(page: Page) -> None:
+    page.get_by_label("New password", exact=True).fill(OTHER_PASSWORD)
+    press(page, "Change my password")
+
+
+def requests_of(page: Page) -> list[Request]:
+    """Collect the requests of a page from now on."""
+    requests: list[Request] = []
+
+    def note(request: Request) -> None:
+        requests.append(request)
+
+    page.on("request", note)
+    return requests
