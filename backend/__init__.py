@@ -24,12 +24,12 @@ class _NoSessions(SessionInterface):
 
 
 class _App(Flask):
-    """Flask without the questions that it asks at each request, and that have the same answer at all."""
+    """Flask without work that has the same result for every request."""
 
     session_interface = _NoSessions()
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Look for a route by path and method alone: which host was asked for is nothing that we go by."""
+        """Match a route by path and method alone, never by the Host header."""
         if request is None:
             return super().create_url_adapter(request)
         environ = request.environ
@@ -37,7 +37,7 @@ class _App(Flask):
         return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Call each view as it is: none is asynchronous."""
+        """Return the view itself: no view is asynchronous."""
         return func
 
 
@@ -49,7 +49,7 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         make_instance: make the instance folder and the key where they are missing.
 
     Raises:
-        config.SettingsError: a setting makes no sense, or the instance folder cannot be used.
+        config.SettingsError: a setting is invalid, or the instance folder cannot be used.
     """
     given = settings or config.load()
     app = _App(
@@ -60,7 +60,7 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         static_url_path="/static",
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    config.init_app(app, given)
+    app.extensions["tiles.settings"] = given
     for part in (metrics, keys, engine, hashing, throttle, transport):
         part.init_app(app)
     if make_instance:

@@ -1,4 +1,4 @@
-"""Every way in which the service refuses, each with a stable code (RFC 9457)."""
+"""Every error that the service returns, each with a stable code (RFC 9457)."""
 
 import traceback
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One member of a request that broke its rule: a JSON Pointer (RFC 6901) and what the rule is."""
+    """A field that broke its rule: its JSON Pointer (RFC 6901), and the rule."""
 
     pointer: str
     detail: str
 
 
 class Problem(Exception):
-    """A refusal that its receiver can act on. It never repeats what was sent.
+    """An error that the client can act on. It never repeats what the client sent.
 
-    The class attributes are the same in every answer with this code; `explanation` and `remedy`
-    make the page behind the problem's `type`.
+    The class attributes are the same in every response with this code. `explanation` and `remedy` make the page behind
+    the problem's `type`.
     """
 
     code: ClassVar[str]
@@ -28,13 +28,9 @@ class Problem(Exception):
     remedy: ClassVar[str]
 
     def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        errors: Sequence[FieldError] = (),
-        retry_after: int | None = None,
+        self, detail: str | None = None, *, errors: Sequence[FieldError] = (), retry_after: int | None = None
     ) -> None:
-        """Refuse, with a detail of this one occasion where the class has not said enough."""
+        """Describe one occurrence; without a detail, the explanation is the detail."""
         self.detail = detail or self.explanation
         self.errors = tuple(errors)
         self.retry_after = retry_after
@@ -74,7 +70,7 @@ class InvalidRequest(Problem):
 
 
 class WrongHost(InvalidRequest):
-    """The request names no host, or several: RFC 9112 (section 3.2) has a status of its own for it."""
+    """The request has no Host header, or several (RFC 9112 section 3.2)."""
 
     status = 400
     explanation = "The request has no header Host, or more than one."
@@ -97,7 +93,7 @@ class Unauthenticated(Problem):
 
 
 class WrongCredentials(Problem):
-    """Sign-in failed, whatever the reason."""
+    """Sign-in failed, for any reason."""
 
     code, status, title = "wrong-credentials", 401, "Sign-in failed"
     explanation = "No open account has this address and this password together."
@@ -113,7 +109,7 @@ class WrongPassword(Problem):
 
 
 class InvalidToken(Problem):
-    """A mailed token is bad, used, expired or of another purpose: one answer for all."""
+    """A mailed token is bad, used, expired or of another purpose: one error for all."""
 
     code, status, title = "invalid-token", 400, "This link or code no longer works"
     explanation = "The code is incomplete, expired, already used, or replaced by something newer."
@@ -121,7 +117,7 @@ class InvalidToken(Problem):
 
 
 class EmailInUse(Problem):
-    """The address has an account; said only to somebody who has proven the mailbox."""
+    """The address has an account; only a person who has proven the mailbox is told."""
 
     code, status, title = "email-in-use", 409, "There is an account with this address"
     explanation = "An account with this email address exists already."
@@ -129,7 +125,7 @@ class EmailInUse(Problem):
 
 
 class NotFound(Problem):
-    """Nothing is here."""
+    """There is no such resource, or not for this person."""
 
     code, status, title = "not-found", 404, "Nothing is here"
     explanation = "This address leads to nothing, or to nothing of yours."
@@ -137,7 +133,7 @@ class NotFound(Problem):
 
 
 class MethodNotAllowed(Problem):
-    """The address does not take this method."""
+    """The path does not take this method."""
 
     code, status, title = "method-not-allowed", 405, "This address does not take that method"
     explanation = "Something is here, but not for this method."
@@ -153,7 +149,7 @@ class TooManyRequests(Problem):
 
 
 class Overloaded(Problem):
-    """The service cannot do this now: the database is away, or the line of passwords to hash is full."""
+    """The service cannot do this now: the database is down, or the hasher's line is full."""
 
     code, status, title = "overloaded", 503, "The service cannot do this right now"
     explanation = "The database cannot be reached, or too many passwords are being checked at once."
@@ -161,7 +157,7 @@ class Overloaded(Problem):
 
 
 class InternalError(Problem):
-    """We made a mistake."""
+    """The service has a bug."""
 
     code, status, title = "internal-error", 500, "Something went wrong on our side"
     explanation = "The service made a mistake, which was noted without what you sent."
@@ -169,15 +165,15 @@ class InternalError(Problem):
 
 
 class Impossible(Exception):
-    """What an operator or the data manager asked for cannot be done; the message says why and what to do instead."""
+    """A command cannot be done; the message says why and what to do instead."""
 
 
 def problems() -> dict[str, type[Problem]]:
-    """Return every problem there is, by its code."""
+    """Return every problem by its code."""
     return {kind.code: kind for kind in Problem.__subclasses__()}
 
 
 def stack_of(error: BaseException) -> str:
-    """Return an error's type and stack without its message, which may hold what somebody sent."""
+    """Return an error's type and stack without its message, which may hold client data."""
     stack = "".join(traceback.format_tb(error.__traceback__))
     return f"{type(error).__name__}\n{stack}"

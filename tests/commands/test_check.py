@@ -18,9 +18,8 @@ from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
 from test_mail_tls import TLS, authority, server
 
-from backend.commands import check, probes
-from backend.commands.check import PROBES
-from backend.commands.probes import Finding
+from backend.commands import check, check_database
+from backend.commands.check import PROBES, Finding
 from backend.database import engine
 from backend.desk import operations
 from backend.privacy import erasure
@@ -155,7 +154,7 @@ def test_a_setting_that_is_not_fit_for_production_is_found(
 
 @any_database
 def test_a_hash_that_takes_long_is_found(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "SLOW_HASH_SECONDS", 0.0)
+    monkeypatch.setattr(check, "SLOW_HASH_SECONDS", 0.0)
     assert probe(make_service(), "passwords") == {"argon2-weak": "error", "argon2-slow": "warning"}
 
 
@@ -188,14 +187,14 @@ def test_a_folder_of_another_user_is_found(service: Service, tmp_path: Path, mon
 def test_a_disk_that_is_nearly_full_is_found(
     service: Service, monkeypatch: pytest.MonkeyPatch, name: str, least: float, level: str
 ) -> None:
-    monkeypatch.setattr(probes, name, least)
+    monkeypatch.setattr(check, name, least)
     assert probe(service, "disk") == {"disk": level}
 
 
 @any_database
 def test_sqlite_on_the_file_system_of_a_network_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {line.split()[2] for line in probes.MOUNTS.read_text().splitlines()}
-    monkeypatch.setattr(probes, "NETWORK_FILE_SYSTEMS", frozenset(kinds))
+    kinds = {line.split()[2] for line in check_database.MOUNTS.read_text().splitlines()}
+    monkeypatch.setattr(check_database, "NETWORK_FILE_SYSTEMS", frozenset(kinds))
     assert probe(service, "database") == {"database-network": "error"}
 
 
@@ -206,11 +205,11 @@ def test_a_network_is_found_behind_a_folder_with_a_space_in_its_name(
     folder = tmp_path / "a b"
     folder.mkdir()
     (tmp_path / "mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/a\\040b nfs4 rw 0 0\n")
-    monkeypatch.setattr(probes, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(check_database, "MOUNTS", tmp_path / "mounts")
     service = make_service(instance_path=folder)
     with service.app.app_context():
-        monkeypatch.setattr(probes, "sqlite_file", lambda: folder / "tiles.sqlite3")
-        assert [finding.code for finding in probes.file_system()] == ["database-network"]
+        monkeypatch.setattr(check_database, "sqlite_file", lambda: folder / "tiles.sqlite3")
+        assert [finding.code for finding in check_database.file_system()] == ["database-network"]
 
 
 # The mail server
@@ -329,7 +328,7 @@ def test_a_setting_of_postgresql_that_breaks_a_promise_is_found(
 
 @POSTGRESQL
 def test_an_old_postgresql_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "OLDEST_POSTGRESQL", 99)
+    monkeypatch.setattr(check_database, "OLDEST_POSTGRESQL", 99)
     assert probe(service, "database") == {"postgresql-old": "error"}
 
 
