@@ -64,8 +64,7 @@ class Settings(BaseModel):
         description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
     )
     public_url: Annotated[str, AfterValidator(values.public_url)] = Field(
-        default="http://127.0.0.1:8000",
-        description="where people reach the service; every mailed link starts with it",
+        default="http://127.0.0.1:8000", description="where people reach the service; every mailed link starts with it"
     )
     mail_server: Annotated[str, AfterValidator(values.mail_server)] | None = Field(
         default=None,

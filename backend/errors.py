@@ -1,4 +1,5 @@
 """Every error that the service returns, each with a stable code (RFC 9457)."""
+# ruff: noqa: D101 - the title and the explanation describe each problem
 
 import traceback
 from collections.abc import Sequence
@@ -38,127 +39,95 @@ class Problem(Exception):
 
 
 class MalformedJson(Problem):
-    """The body is not JSON."""
-
     code, status, title = "malformed-json", 400, "The body is not JSON"
     explanation = "The body could not be read as JSON in UTF-8 (RFC 8259)."
     remedy = "Send one JSON object, without NaN, Infinity or lone surrogates, nested only as the contract asks."
 
 
 class UnsupportedMediaType(Problem):
-    """The body is of another media type."""
-
     code, status, title = "unsupported-media-type", 415, "The body has the wrong media type"
     explanation = "This address reads bodies of one media type only."
     remedy = "Send the header Content-Type: application/json, and the body uncompressed."
 
 
 class PayloadTooLarge(Problem):
-    """The body is too large."""
-
     code, status, title = "payload-too-large", 413, "The body is too large"
     explanation = "A body may have at most 16 KiB."
     remedy = "Send less: no field of the contract needs more."
 
 
 class InvalidRequest(Problem):
-    """A field is missing, unknown, or out of its rule."""
-
     code, status, title = "invalid-request", 422, "A field is missing, unknown or out of its rule"
     explanation = "The request was understood, but some of its fields cannot be accepted."
     remedy = "Correct the fields that `errors` points to. Fields that the contract does not name are refused."
 
 
 class WrongHost(InvalidRequest):
-    """The request has no Host header, or several (RFC 9112 section 3.2)."""
-
     status = 400
     explanation = "The request has no header Host, or more than one."
 
 
 class WeakPassword(Problem):
-    """The password is refused."""
-
     code, status, title = "weak-password", 422, "The password is too easy to guess"
     explanation = "The new password would be easy to guess; `errors` says why."
     remedy = "Choose a longer one. Several words that have nothing to do with you work well."
 
 
 class Unauthenticated(Problem):
-    """There is no session, or it has ended."""
-
     code, status, title = "unauthenticated", 401, "Sign in first"
     explanation = "This needs a session, and the one that was sent does not exist or has ended."
     remedy = "Sign in with POST /v1/sessions and send the token as Authorization: Bearer."
 
 
 class WrongCredentials(Problem):
-    """Sign-in failed, for any reason."""
-
     code, status, title = "wrong-credentials", 401, "Sign-in failed"
     explanation = "No open account has this address and this password together."
     remedy = "Check both, or reset the password with POST /v1/password-resets."
 
 
 class WrongPassword(Problem):
-    """The password asked for again is wrong."""
-
     code, status, title = "wrong-password", 403, "The current password is wrong"
     explanation = "This needs the account's current password, and the one that was sent is another."
     remedy = "Ask for the password again, or reset it with POST /v1/password-resets."
 
 
 class InvalidToken(Problem):
-    """A mailed token is bad, used, expired or of another purpose: one error for all."""
-
     code, status, title = "invalid-token", 400, "This link or code no longer works"
     explanation = "The code is incomplete, expired, already used, or replaced by something newer."
     remedy = "Ask for a new mail and use its link, all of it, once."
 
 
 class EmailInUse(Problem):
-    """The address has an account; only a person who has proven the mailbox is told."""
-
     code, status, title = "email-in-use", 409, "There is an account with this address"
     explanation = "An account with this email address exists already."
     remedy = "Sign in to it, or reset its password."
 
 
 class NotFound(Problem):
-    """There is no such resource, or not for this person."""
-
     code, status, title = "not-found", 404, "Nothing is here"
     explanation = "This address leads to nothing, or to nothing of yours."
     remedy = "Compare the address with /openapi.json."
 
 
 class MethodNotAllowed(Problem):
-    """The path does not take this method."""
-
     code, status, title = "method-not-allowed", 405, "This address does not take that method"
     explanation = "Something is here, but not for this method."
     remedy = "Use a method that the header Allow names."
 
 
 class TooManyRequests(Problem):
-    """A limit is reached."""
-
     code, status, title = "too-many-requests", 429, "Too many requests"
     explanation = "A limit is reached. It is the same whether or not an account exists."
     remedy = "Wait as many seconds as the header Retry-After says."
 
 
 class Overloaded(Problem):
-    """The service cannot do this now: the database is down, or the hasher's line is full."""
-
     code, status, title = "overloaded", 503, "The service cannot do this right now"
     explanation = "The database cannot be reached, or too many passwords are being checked at once."
     remedy = "Try again after as many seconds as the header Retry-After says; nothing was lost."
 
 
 class InternalError(Problem):
-    """The service has a bug."""
-
     code, status, title = "internal-error", 500, "Something went wrong on our side"
     explanation = "The service made a mistake, which was noted without what you sent."
     remedy = "Try again later; write to us if it stays."
