@@ -116,10 +116,13 @@ class _Listener(QueueListener):
         super().__init__(handler.queue)
         self._handler, self._lines = handler, list[str]()
 
-    def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: FBT001 - the library's signature
+    def dequeue(self, block: bool) -> Any:  # noqa: ANN401, FBT001 - the library's signature
         was_empty = self.queue.empty()
-        record: logging.LogRecord = super().dequeue(block)
-        if was_empty and record:
+        record: logging.LogRecord | None = super().dequeue(block)
+        if record is None:
+            # The sentinel of `stop`.
+            self._write()
+        elif was_empty:
             time.sleep(BATCH_SECONDS)
         return record
 
@@ -128,8 +131,10 @@ class _Listener(QueueListener):
 
     def handle(self, record: logging.LogRecord) -> None:
         self._lines.append(f"{record.msg}\n")
-        if not self.queue.empty() and len(self._lines) < WRITTEN_AT_ONCE:
-            return
+        if self.queue.empty() or len(self._lines) >= WRITTEN_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
         lines, self._lines, lost = self._lines, [], 0
         try:
             rest = "".join(lines).encode("utf-8", "backslashreplace")

@@ -52,9 +52,9 @@ def data() -> None:
 @data.command()
 @WHO
 def find(who: str, *, as_json: bool) -> None:
-    """Show the accounts that have or had an address; exits with 1 when there is none.
+    """Show the accounts that have or had an address.
 
-    It shows open and closed accounts, with what waits for each. Times are in UTC.
+    It shows open and closed accounts, with what waits for each. Times are in UTC. It exits with 1 when there is none.
     """
     rows = [{name: getattr(account, name) for name in SHOWN} for account in operations.find(who)]
     if as_json:
@@ -82,9 +82,10 @@ def export(who: str, output: Path | None, *, as_json: bool) -> None:
 @WHO
 @console.yes_option
 def close(who: str, *, yes: bool, as_json: bool) -> None:
-    """Close an account, and keep it for TILES_CLOSED_RETENTION_DAYS.
+    """Close an account, and keep it for now.
 
-    Every session ends. Until it is erased, the link in the email to the person opens it again.
+    Every session ends. It is erased after TILES_CLOSED_RETENTION_DAYS; until then the link in the email to the person
+    opens it again.
     """
     console.sure(f"Close the account of {who}?", yes=yes)
     console.show(asdict(operations.close(who)), as_json=as_json)
@@ -221,9 +222,10 @@ def replay_erasures(file: Path | None, *, yes: bool, as_json: bool) -> None:
 @data.command("verify-receipt")
 @click.argument("file", type=click.File(encoding="utf-8-sig"))
 def verify_receipt(file: IO[str], *, as_json: bool) -> None:
-    """Show what the receipt of an erasure says; exits with 1 when it is not genuine.
+    """Show what the receipt of an erasure says.
 
-    FILE (- is standard input) holds the receipt alone, without the email around it; line breaks do no harm.
+    FILE (- is standard input) holds the receipt alone, without the email around it; line breaks do no harm. It exits
+    with 1 when the receipt is not genuine.
     """
     try:
         receipt = receipts.verify(file.read())
