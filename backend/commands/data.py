@@ -142,7 +142,7 @@ def _erase_due() -> int:
     "--until", required=True, type=console.day, metavar="YYYY-MM-DD", help="The hold ends when this day begins (UTC)."
 )
 def hold(who: str, basis: str, until: datetime, *, as_json: bool) -> None:
-    """Keep an account from being erased until a day: a legal hold.
+    """Keep an account from being erased: a legal hold.
 
     The person sees it in the copy of their data, and gets an email if it delays an erasure. Of several holds the last
     to end counts.

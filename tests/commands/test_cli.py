@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 from click.testing import CliRunner
-from flask.cli import ScriptInfo
-from support import MailServer, Service, any_database, free_port, run_tiles
+from support import MailServer, Service, any_database, free_port, invoke, run_tiles
 
 from backend.commands.serve import tiles
 
@@ -47,14 +46,8 @@ def test_each_command_and_each_of_its_options_explains_itself() -> None:
 def test_the_queue_is_shown_to_a_script_and_to_a_person_sent_and_brought_back(
     service: Service, mail_server: MailServer
 ) -> None:
-    def run(command: str, *options: str) -> str:
-        info = ScriptInfo(create_app=lambda: service.app)
-        done = CliRunner().invoke(tiles, ["mail", command, *options], obj=info)
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
     def printed(command: str) -> dict[str, int]:
-        document: dict[str, int] = json.loads(run(command, "--json"))
+        document: dict[str, int] = json.loads(invoke(service, "mail", command, "--json").stdout)
         return document
 
     for number in range(2):
@@ -63,7 +56,7 @@ def test_the_queue_is_shown_to_a_script_and_to_a_person_sent_and_brought_back(
     status = printed("status")
     assert 0 <= status["oldest_seconds"] < 60
     assert status == empty | {"waiting": 2, "oldest_seconds": status["oldest_seconds"]}
-    lines = run("status").splitlines()
+    lines = invoke(service, "mail", "status").stdout.splitlines()
     names = [line.rsplit(maxsplit=1)[0].strip() for line in lines]
     assert names == ["waiting", "retrying", "abandoned", "oldest seconds"]
     assert lines[0].split() == ["waiting", "2"]

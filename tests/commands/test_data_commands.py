@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from flask.cli import ScriptInfo
 from journeys import (
     CLOSED,
     ERASED,
@@ -24,7 +22,7 @@ from journeys import (
     the_mail,
     told,
 )
-from support import NOBODY, Person, Service, any_database, assert_problem, run_tiles, token_of
+from support import NOBODY, Person, Service, any_database, assert_problem, invoke, run_tiles, token_of
 
 from backend import clock
 from backend.accounts import audit
@@ -44,23 +42,15 @@ NEEDS_ONE = [("export",), ("close", "--yes"), ("erase", "--yes"), ("erase", "--n
 pytestmark = pytest.mark.usefixtures("ada")
 
 
-def run(service: Service, *arguments: str, typed: str | None = None, status: int = 0) -> Result:
-    """Run a command of `tiles data` in this process; check its exit status."""
-    info = ScriptInfo(create_app=lambda: service.app)
-    done = CliRunner().invoke(tiles, ["data", *arguments], obj=info, input=typed)
-    assert done.exit_code == status, (arguments, done.output, done.exception)
-    return done
-
-
 def printed(service: Service, *arguments: str) -> Any:  # noqa: ANN401 - JSON
     """Run a command that succeeds, and return the JSON that it prints."""
-    return json.loads(run(service, *arguments).stdout)
+    return json.loads(invoke(service, "data", *arguments).stdout)
 
 
 def refused(service: Service, *arguments: str, status: int = 1) -> str:
     """Run a command that is refused and changes nothing; return the line that says why."""
     before = stored(service)
-    done = run(service, *arguments, status=status)
+    done = invoke(service, "data", *arguments, status=status)
     assert stored(service) == before
     assert done.stdout in {"", "[]\n"}
     last = done.stderr.rstrip("\n").splitlines()[-1]
@@ -117,7 +107,7 @@ def test_an_account_is_found_by_its_address_in_any_case_and_by_its_id(service: S
         "erasing_since": None,
     }
     assert printed(service, "find", row["id"], "--json") == [row]
-    lines = run(service, "find", ADA).stdout.splitlines()
+    lines = invoke(service, "data", "find", ADA).stdout.splitlines()
     assert [line.split("  ", 1)[0] for line in lines][:4] == ["id", "name", "email", "email updates"]
     assert "name                  Ada Lovelace" in lines
     assert "closed at             none" in lines
@@ -126,8 +116,8 @@ def test_an_account_is_found_by_its_address_in_any_case_and_by_its_id(service: S
 
 @any_database
 def test_finding_shows_what_waits_for_an_account(service: Service) -> None:
-    run(service, "hold", ADA, *HOLD)
-    run(service, "erase", ADA, "--yes")
+    invoke(service, "data", "hold", ADA, *HOLD)
+    invoke(service, "data", "erase", ADA, "--yes")
     (row,) = printed(service, "find", ADA, "--json")
     assert row["held_until"] == "2099-01-01T00:00:00Z"
     assert parsed(row["erase_after"]) == parsed(row["erasure_requested_at"]) + 14 * A_DAY
@@ -140,7 +130,7 @@ def test_an_account_that_is_not_there_is_said_in_a_line(service: Service) -> Non
         for command, *options in (("find",), *NEEDS_ONE):
             line = refused(service, command, who, *options)
             assert line == "Error: there is no account with this address or id; erased ones are not known any more"
-        assert json.loads(run(service, "find", who, "--json", status=1).stdout) == []
+        assert json.loads(invoke(service, "data", "find", who, "--json", status=1).stdout) == []
 
 
 @any_database
@@ -160,7 +150,7 @@ def test_an_address_that_several_accounts_had_is_refused_with_their_ids_which_na
     (new,) = [row["id"] for row in printed(service, "find", ADA, "--json") if row["closed_at"] is None]
     for command, *options in NEEDS_ONE:
         before = stored(service)
-        done = run(service, command, ADA, *options, status=1)
+        done = invoke(service, "data", command, ADA, *options, status=1)
         assert stored(service) == before
         assert done.stdout == ""
         first, *ids = done.stderr.splitlines()
@@ -169,9 +159,9 @@ def test_an_address_that_several_accounts_had_is_refused_with_their_ids_which_na
     assert {row["id"] for row in printed(service, "find", ADA, "--json")} == {old, new}
     assert "closed already" in refused(service, "close", old, "--yes")
     assert printed(service, "export", old)["stored"][0]["rows"][0]["id"] == old
-    run(service, "hold", old, *HOLD)
-    run(service, "release", old)
-    run(service, "erase", old, "--now", "--yes")
+    invoke(service, "data", "hold", old, *HOLD)
+    invoke(service, "data", "release", old)
+    invoke(service, "data", "erase", old, "--now", "--yes")
     assert service.sign_in().status_code == 201
     assert [row["id"] for row in printed(service, "find", ADA, "--json")] == [new]
     assert {entry["account_id"] for entry in printed(service, "audit", ADA, "--json")} == {new}
@@ -179,7 +169,7 @@ def test_an_address_that_several_accounts_had_is_refused_with_their_ids_which_na
 
 def test_the_copy_is_the_one_that_the_person_can_get(service: Service, ada: Person, tmp_path: Path) -> None:
     service.http.post("/v1/feedback", json={"message": "More tiles, please."}, headers=ada.headers)
-    run(service, "export", ADA, "--output", str(tmp_path / "ada.json"))
+    invoke(service, "data", "export", ADA, "--output", str(tmp_path / "ada.json"))
     copy = json.loads((tmp_path / "ada.json").read_text("utf-8"))
     own = service.http.get("/v1/account/export", headers=ada.headers).json
     for document in (copy, own):
@@ -188,7 +178,7 @@ def test_the_copy_is_the_one_that_the_person_can_get(service: Service, ada: Pers
     assert '"More tiles, please."' in json.dumps(copy)
     assert acts(service) == [("exported", {})]
     # Without a file it is printed, for a closed account too.
-    run(service, "close", ADA, "--yes")
+    invoke(service, "data", "close", ADA, "--yes")
     assert printed(service, "export", ADA)["stored"][0]["rows"][0]["email"] == ADA
 
 
@@ -222,7 +212,7 @@ def test_erasing_waits_for_the_grace_period_and_the_person_can_undo_it(service: 
     assert erase_due(service) == 0
     assert cancel(service, link).status_code == 204
     assert printed(service, "requests", "--json") == []
-    run(service, "erase", ADA, "--yes")
+    invoke(service, "data", "erase", ADA, "--yes")
     move_clock(14 * A_DAY)
     assert erase_due(service) == 1
 
@@ -232,7 +222,7 @@ def test_erasing_now_erases_for_good_and_mails_a_receipt_that_verifies(
 ) -> None:
     account = str(account_id(service, ADA))
     service.http.post("/v1/feedback", json={"message": "More tiles, please."}, headers=ada.headers)
-    done = run(service, "erase", ADA, "--now", "--yes", "--json")
+    done = invoke(service, "data", "erase", ADA, "--now", "--yes", "--json")
     closed = json.loads(done.stdout)
     assert closed["erase_after"] == closed["closed_at"]
     assert done.stderr == "Note: it is erased, and the receipt is mailed\n"
@@ -246,12 +236,12 @@ def test_erasing_now_erases_for_good_and_mails_a_receipt_that_verifies(
 @pytest.mark.usefixtures("bob")
 def test_only_accounts_that_are_due_are_erased(service: Service, move_clock: MoveClock) -> None:
     end = clock.now().replace(hour=0, minute=0, second=0, microsecond=0) + 31 * A_DAY
-    run(service, "hold", ADA, *ORDER, "--until", day(end))
+    invoke(service, "data", "hold", ADA, *ORDER, "--until", day(end))
     assert f"until {day(end)}: release it first" in refused(service, "erase", ADA, "--now", "--yes")
     for person in (ADA, BOB):
-        run(service, "erase", person, "--yes")
+        invoke(service, "data", "erase", person, "--yes")
     move_clock(20 * A_DAY)
-    assert run(service, "erase", "--due", "--yes").stdout == "erased  1\n"
+    assert invoke(service, "data", "erase", "--due", "--yes").stdout == "erased  1\n"
     assert [row["email"] for row in service.rows("accounts")] == [ADA]
     (request,) = printed(service, "requests", "--json")
     assert (request["due"], request["held_until"], request["overdue"]) == (rfc3339(end), rfc3339(end), False)
@@ -262,10 +252,10 @@ def test_only_accounts_that_are_due_are_erased(service: Service, move_clock: Mov
 @any_database
 def test_without_a_ledger_nothing_is_erased_and_the_command_says_so(service: Service, tmp_path: Path) -> None:
     (tmp_path / "erasures.jsonl").mkdir()
-    failed = run(service, "erase", ADA, "--now", "--yes", status=1)
+    failed = invoke(service, "data", "erase", ADA, "--now", "--yes", status=1)
     assert failed.stderr.startswith(f"Error: {tmp_path / 'erasures.jsonl'}: the ledger cannot be written")
     assert [row["email"] for row in service.rows("accounts")] == [ADA]
-    run(service, "requests", "--overdue", status=1)
+    invoke(service, "data", "requests", "--overdue", status=1)
     (tmp_path / "erasures.jsonl").rmdir()
     assert printed(service, "erase", "--due", "--yes", "--json") == {"erased": 1}
 
@@ -290,16 +280,16 @@ def test_the_account_to_erase_must_be_clear(service: Service) -> None:
 def test_a_destructive_command_asks_first_and_does_nothing_without_a_yes(
     service: Service, move_clock: MoveClock, command: tuple[str, ...], question: str
 ) -> None:
-    run(service, "erase", BOB, "--yes")
+    invoke(service, "data", "erase", BOB, "--yes")
     move_clock(15 * A_DAY)
     before = stored(service)
     for typed, heard in (("n\n", True), ("\n", True), ("", False), ("no idea\n", False)):
-        done = run(service, *command, typed=typed, status=1)
+        done = invoke(service, "data", *command, typed=typed, status=1)
         assert stored(service) == before
         assert done.stderr.startswith(f"{question} [y/N]: ")
         advice = "" if heard else ": where nobody can be asked, give --yes"
         assert done.stderr.endswith(f"Error: nothing was done{advice}\n")
-    done = run(service, *command, "--json", typed="y\n")
+    done = invoke(service, "data", *command, "--json", typed="y\n")
     assert json.loads(done.stdout.removeprefix("y\n"))
     assert stored(service) != before
 
@@ -323,12 +313,12 @@ def test_a_hold_is_placed_recorded_and_seen_by_the_person_in_the_copy(service: S
 def test_releasing_lifts_every_hold_and_tells_a_person_who_waits_to_be_erased(
     service: Service, move_clock: MoveClock
 ) -> None:
-    run(service, "hold", ADA, *ORDER, "--until", day(clock.now() + 2 * A_DAY))
+    invoke(service, "data", "hold", ADA, *ORDER, "--until", day(clock.now() + 2 * A_DAY))
     move_clock(3 * A_DAY)
     assert "there is no legal hold" in refused(service, "release", ADA), "it has ended by itself"
-    run(service, "erase", ADA, "--yes")
-    run(service, "hold", ADA, *HOLD)
-    run(service, "hold", ADA, *ORDER, "--until", "2088-01-01")
+    invoke(service, "data", "erase", ADA, "--yes")
+    invoke(service, "data", "hold", ADA, *HOLD)
+    invoke(service, "data", "hold", ADA, *ORDER, "--until", "2088-01-01")
     service.deliver()
     assert printed(service, "release", ADA, "--json") == {"released": 2}
     assert acts(service)[-1] == ("released", {"holds": 2})
@@ -360,7 +350,7 @@ def test_a_disclosure_writes_all_that_is_held_and_its_record_outlives_the_accoun
     service: Service, ada: Person, move_clock: MoveClock, tmp_path: Path
 ) -> None:
     account = str(account_id(service, ADA))
-    run(service, "disclose", ADA, *DISCLOSE, "--output", str(tmp_path / "disclosed.json"))
+    invoke(service, "data", "disclose", ADA, *DISCLOSE, "--output", str(tmp_path / "disclosed.json"))
     disclosed = json.loads((tmp_path / "disclosed.json").read_text("utf-8"))
     own = service.http.get("/v1/account/export", headers=ada.headers).json
     tables = {table["table"]: table["rows"] for table in disclosed["stored"]}
@@ -371,7 +361,7 @@ def test_a_disclosure_writes_all_that_is_held_and_its_record_outlives_the_accoun
     assert acts(service) == [("disclosed", {})]
     assert service.deliver() == []
 
-    run(service, "erase", ADA, "--now", "--yes")
+    invoke(service, "data", "erase", ADA, "--now", "--yes")
     (row,) = service.rows("disclosures")
     assert uuid.UUID(str(row["account_id"])) == uuid.UUID(account)
     assert "lovelace" not in json.dumps(row, default=str).lower()
@@ -391,9 +381,9 @@ def test_a_document_that_cannot_be_written_is_not_recorded_as_disclosed(service:
         assert f"'{output}' cannot be written" in line
         refused(service, "export", ADA, "--output", str(output), status=2)
     # A disk that is full is noticed too late: the message says that the disclosure is recorded.
-    failed = run(service, "export", ADA, "--output", "/dev/full", status=1)
+    failed = invoke(service, "data", "export", ADA, "--output", "/dev/full", status=1)
     assert failed.stderr.startswith("Error: '/dev/full' cannot be written: ")
-    failed = run(service, "disclose", ADA, *DISCLOSE, "--output", "/dev/full", status=1)
+    failed = invoke(service, "data", "disclose", ADA, *DISCLOSE, "--output", "/dev/full", status=1)
     assert "the disclosure is recorded: write the data with `tiles data export`" in failed.stderr
     assert len(service.rows("disclosures")) == 1
 
@@ -406,8 +396,8 @@ def test_a_text_that_names_the_person_or_says_nothing_is_refused(service: Servic
         refused(service, "disclose", ADA, "--authority", "Police", "--basis", text, *file)
         refused(service, "disclose", ADA, "--authority", text, "--basis", "Order 12", *file)
     assert not (tmp_path / "disclosed.json").exists()
-    run(service, "hold", ADA, "--basis", "x" * 500, "--until", "2099-01-01")
-    run(service, "disclose", ADA, "--authority", "x" * 500, "--basis", "x" * 500)
+    invoke(service, "data", "hold", ADA, "--basis", "x" * 500, "--until", "2099-01-01")
+    invoke(service, "data", "disclose", ADA, "--authority", "x" * 500, "--basis", "x" * 500)
 
 
 @any_database
@@ -427,7 +417,7 @@ def test_requests_show_their_age_and_when_they_are_due_the_first_due_first(
     account = str(account_id(service, ADA))
     erase_after = printed(service, "erase", ADA, "--yes", "--json")["erase_after"]
     move_clock(3 * A_DAY + timedelta(hours=1))
-    run(service, "erase", BOB, "--yes")
+    invoke(service, "data", "erase", BOB, "--yes")
     first, second = printed(service, "requests", "--json")
     assert first == {
         "account": account,
@@ -438,7 +428,7 @@ def test_requests_show_their_age_and_when_they_are_due_the_first_due_first(
         "overdue": False,
     }
     assert second["account"] == str(account_id(service, BOB))
-    header, row, _ = run(service, "requests").stdout.splitlines()
+    header, row, _ = invoke(service, "data", "requests").stdout.splitlines()
     assert header.split("  ")[0] == "account"
     assert row.startswith(f"{account}  ")
     assert row.endswith("  none        no")
@@ -447,32 +437,32 @@ def test_requests_show_their_age_and_when_they_are_due_the_first_due_first(
 def test_a_late_erasure_ends_the_command_with_1_and_nothing_late_with_0(
     service: Service, move_clock: MoveClock
 ) -> None:
-    run(service, "erase", ADA, "--yes")
-    assert run(service, "requests", "--overdue").stdout == "Nothing is late.\n"
-    assert json.loads(run(service, "requests", "--overdue", "--json").stdout) == []
+    invoke(service, "data", "erase", ADA, "--yes")
+    assert invoke(service, "data", "requests", "--overdue").stdout == "Nothing is late.\n"
+    assert json.loads(invoke(service, "data", "requests", "--overdue", "--json").stdout) == []
     move_clock(15 * A_DAY)
-    late = run(service, "requests", "--overdue", "--json", status=1)
+    late = invoke(service, "data", "requests", "--overdue", "--json", status=1)
     (request,) = json.loads(late.stdout)
     assert request["overdue"] is True
     assert "tiles mail work" in late.stderr
     # Without the option the exit status is 0.
-    assert json.loads(run(service, "requests", "--json").stdout) == [request]
-    run(service, "hold", ADA, *ORDER, "--until", day(clock.now() + 5 * A_DAY))
-    run(service, "requests", "--overdue")
+    assert json.loads(invoke(service, "data", "requests", "--json").stdout) == [request]
+    invoke(service, "data", "hold", ADA, *ORDER, "--until", day(clock.now() + 5 * A_DAY))
+    invoke(service, "data", "requests", "--overdue")
     move_clock(6 * A_DAY)
-    run(service, "requests", "--overdue", status=1)
+    invoke(service, "data", "requests", "--overdue", status=1)
     assert finish_erasing(service) == 1
-    assert json.loads(run(service, "requests", "--overdue", "--json").stdout) == []
+    assert json.loads(invoke(service, "data", "requests", "--overdue", "--json").stdout) == []
 
 
 def test_a_closed_account_is_late_after_its_retention_though_nobody_asked(
     service: Service, move_clock: MoveClock
 ) -> None:
-    run(service, "close", ADA, "--yes")
+    invoke(service, "data", "close", ADA, "--yes")
     move_clock(364 * A_DAY)
     assert printed(service, "requests", "--json") == []
     move_clock(2 * A_DAY)
-    (request,) = json.loads(run(service, "requests", "--overdue", "--json", status=1).stdout)
+    (request,) = json.loads(invoke(service, "data", "requests", "--overdue", "--json", status=1).stdout)
     assert (request["asked_at"], request["age_days"], request["overdue"]) == (None, None, True)
 
 
@@ -480,7 +470,7 @@ def test_a_closed_account_is_late_after_its_retention_though_nobody_asked(
 def test_a_watchdog_sees_by_the_exit_code_that_something_is_late(
     service: Service, tmp_path: Path, database_url: str
 ) -> None:
-    run(service, "erase", ADA, "--yes")
+    invoke(service, "data", "erase", ADA, "--yes")
     with sqlite3.connect(tmp_path / "tiles.sqlite3") as connection:
         connection.execute("UPDATE accounts SET erase_after = '2026-01-01 00:00:00'")
     connection.close()
@@ -493,18 +483,18 @@ def test_a_watchdog_sees_by_the_exit_code_that_something_is_late(
 
 
 def test_replaying_tells_how_many_accounts_had_come_back(service: Service) -> None:
-    quiet = run(service, "replay-erasures", "--json")
+    quiet = invoke(service, "data", "replay-erasures", "--json")
     assert json.loads(quiet.stdout) == {"in_ledger": 0, "erased_again": 0}
     assert "names no erasure; is it the right one?" in quiet.stderr
     (row,) = service.rows("accounts")
-    run(service, "erase", ADA, "--now", "--yes")
+    invoke(service, "data", "erase", ADA, "--now", "--yes")
     service.deliver()
     restored = {name: value for name, value in row.items() if name in {"name", "email", "password_hash"}}
     with service.app.app_context(), transaction() as session:
         session.add(Account(**restored, id=uuid.UUID(str(row["id"])), credentials_id=uuid.uuid4(), email_updates=True,
                             created_at=clock.now()))  # fmt: skip
     for again in (1, 0):
-        done = run(service, "replay-erasures", "--json")
+        done = invoke(service, "data", "replay-erasures", "--json")
         assert json.loads(done.stdout) == {"in_ledger": 1, "erased_again": again}
         assert done.stderr == ""
     assert service.rows("accounts") == []
@@ -519,15 +509,15 @@ def test_a_receipt_is_read_from_a_file_or_from_standard_input_and_nothing_else_v
         (tmp_path / "receipt").write_bytes(text)
         return str(tmp_path / "receipt")
 
-    run(service, "erase", ADA, "--now", "--yes")
+    invoke(service, "data", "erase", ADA, "--now", "--yes")
     mail = the_mail(service.deliver(), ADA, ERASED)
     receipt = receipt_of(mail)
-    shown = json.loads(run(service, "verify-receipt", "-", "--json", typed=receipt).stdout)
+    shown = json.loads(invoke(service, "data", "verify-receipt", "-", "--json", typed=receipt).stdout)
     assert set(shown) == {"account", "requested_at", "erased_at", "removed", "kept"}
     assert (
         printed(service, "verify-receipt", file(f"\ufeff{receipt[:72]}\r\n{receipt[72:]}".encode()), "--json") == shown
     )
-    lines = run(service, "verify-receipt", file(receipt.encode())).stdout.splitlines()
+    lines = invoke(service, "data", "verify-receipt", file(receipt.encode())).stdout.splitlines()
     assert any(line.endswith("accounts: 1") for line in lines)
     assert any("ledger: 1, for keeping a restored backup" in line for line in lines)
     for text in (receipt[:-2].encode(), b"", b"nonsense", b"\xff\xfe", mail.as_bytes()):
@@ -543,27 +533,27 @@ def test_a_receipt_is_read_from_a_file_or_from_standard_input_and_nothing_else_v
 def test_every_act_is_noted_with_who_did_it_the_newest_first(service: Service) -> None:
     account = str(account_id(service, ADA))
     for command, *options in (("find",), ("export",), ("hold", *HOLD), ("release",), ("disclose", *DISCLOSE)):
-        run(service, command, ADA, *options)
-    run(service, "erase", ADA, "--yes")
-    run(service, "find", BOB)
+        invoke(service, "data", command, ADA, *options)
+    invoke(service, "data", "erase", ADA, "--yes")
+    invoke(service, "data", "find", BOB)
     done = ["erasure-requested", "closed", "disclosed", "released", "held", "exported", "found"]
     assert [entry["act"] for entry in printed(service, "audit", ADA, "--json")] == done
     assert [entry["act"] for entry in printed(service, "audit", "--json")] == ["found", *done]
     assert {entry["actor"] for entry in printed(service, "audit", "--json")} == {"data manager"}
-    header, first, *_ = run(service, "audit").stdout.splitlines()
+    header, first, *_ = invoke(service, "data", "audit").stdout.splitlines()
     assert header.split() == ["at", "actor", "act", "account", "id", "details"]
     assert "data manager  found" in first
 
     # After erasure only the id finds the entries, and none names the person.
-    run(service, "erase", ADA, "--now", "--yes")
+    invoke(service, "data", "erase", ADA, "--now", "--yes")
     nothing = "There is no entry. Those of an erased account are found by its id only.\n"
-    assert run(service, "audit", ADA).stdout == nothing
-    text = run(service, "audit", account, "--json").stdout
+    assert invoke(service, "data", "audit", ADA).stdout == nothing
+    text = invoke(service, "data", "audit", account, "--json").stdout
     assert json.loads(text)[0]["act"] == "erased"
     assert {entry["account_id"] for entry in json.loads(text)} == {account}
     details = json.loads(text)[0]["details"]
     removed, kept = (sum(store["rows"] for store in details[part]) for part in ("removed", "kept"))
-    table = run(service, "audit", account).stdout
+    table = invoke(service, "data", "audit", account).stdout
     assert f", removed {removed} rows, kept {kept} rows\n" in table
     for shown in (text, table, json.dumps(service.rows("audit"), default=str)):
         assert [mark for mark in ("lovelace", "ada@") if mark in shown.lower()] == []
@@ -572,13 +562,13 @@ def test_every_act_is_noted_with_who_did_it_the_newest_first(service: Service) -
 @any_database
 def test_looking_at_the_audit_or_at_the_requests_is_no_act(service: Service) -> None:
     for command in (("audit",), ("audit", ADA), ("requests",), ("requests", "--overdue"), ("replay-erasures",)):
-        run(service, *command)
+        invoke(service, "data", *command)
     assert service.rows("audit") == []
 
 
 @any_database
 def test_the_help_names_every_command_on_a_line_of_its_own_uncut(service: Service) -> None:
-    shown = run(service, "--help").stdout
+    shown = invoke(service, "data", "--help").stdout
     group = tiles.commands["data"]
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         first = command.help.partition("\n")[0]

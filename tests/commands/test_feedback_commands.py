@@ -5,19 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from click.testing import CliRunner, Result
-from flask.cli import ScriptInfo
 from journeys import MoveClock
-from support import Person, Service, any_database
-
-from backend.commands.serve import tiles
-
-
-def run(service: Service, *arguments: str) -> Result:
-    info = ScriptInfo(create_app=lambda: service.app)
-    done = CliRunner().invoke(tiles, ["feedback", *arguments], obj=info)
-    assert done.exit_code == 0, (arguments, done.output, done.exception)
-    return done
+from support import Person, Service, any_database, invoke
 
 
 def send(service: Service, message: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
@@ -33,12 +22,12 @@ def test_feedback_is_listed_the_newest_first_and_names_nobody(
     first = send(service, "More tiles,\n\nplease.", ada.headers)
     move_clock(timedelta(minutes=1))
     second = send(service, "Fewer.")
-    done = run(service, "list", "--json")
+    done = invoke(service, "feedback", "list", "--json")
     assert json.loads(done.stdout) == [
         second | {"signed_in": False, "message": "Fewer."},
         first | {"signed_in": True, "message": "More tiles,\n\nplease."},
     ]
-    assert run(service, "list").stdout.splitlines() == [
+    assert invoke(service, "feedback", "list").stdout.splitlines() == [
         f"{second['received_at']}  anonymous  Fewer.",
         f"{first['received_at']}  signed in  More tiles, please.",
     ]
@@ -49,7 +38,7 @@ def test_feedback_is_listed_the_newest_first_and_names_nobody(
 def test_a_message_takes_one_line_of_the_list_and_cannot_write_over_it(service: Service) -> None:
     send(service, "word " * 40 + "end")
     send(service, "\N{RIGHT-TO-LEFT OVERRIDE}drawkcab\N{LINE SEPARATOR}and on\tand on")
-    backwards, long = run(service, "list").stdout.splitlines()
+    backwards, long = invoke(service, "feedback", "list").stdout.splitlines()
     assert long.endswith(" word word…")
     assert len(long.partition("anonymous  ")[2]) == 80
     assert backwards.endswith("anonymous  drawkcab and on and on")
@@ -61,16 +50,16 @@ def test_the_export_holds_every_message_whole(service: Service, tmp_path: Path) 
     for message in messages:
         send(service, message)
     file = tmp_path / "feedback.json"
-    assert run(service, "export", "--output", str(file)).output == ""
+    assert invoke(service, "feedback", "export", "--output", str(file)).output == ""
     written = json.loads(file.read_text("utf-8"))
     assert {entry["message"] for entry in written["feedback"]} == set(messages)
-    assert written == json.loads(run(service, "export").stdout)
-    assert written["feedback"] == json.loads(run(service, "list", "--json").stdout)
+    assert written == json.loads(invoke(service, "feedback", "export").stdout)
+    assert written["feedback"] == json.loads(invoke(service, "feedback", "list", "--json").stdout)
 
 
 @any_database
 def test_without_feedback_a_person_is_told_so_and_a_script_gets_an_empty_list(service: Service) -> None:
-    empty = run(service, "list")
+    empty = invoke(service, "feedback", "list")
     assert (empty.stdout, empty.stderr) == ("", "Nobody has written yet.\n")
-    assert json.loads(run(service, "list", "--json").stdout) == []
-    assert json.loads(run(service, "export").stdout) == {"feedback": []}
+    assert json.loads(invoke(service, "feedback", "list", "--json").stdout) == []
+    assert json.loads(invoke(service, "feedback", "export").stdout) == {"feedback": []}

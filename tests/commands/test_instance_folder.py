@@ -11,18 +11,15 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from click.testing import CliRunner
 from conftest import dispose
-from flask import Flask
-from flask.cli import ScriptInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import MailServer, ServerProcess, Service, environment, run_tiles
+from support import MailServer, ServerProcess, Service, environment, invoke, run_tiles
 from test_house import ROOT
 
 from backend import create_app
 from backend.commands import check
-from backend.commands.serve import main, tiles
+from backend.commands.serve import main
 from backend.config import load
 from backend.database import schema
 
@@ -43,23 +40,16 @@ def started(environ: dict[str, str]) -> Iterator[Service]:
         dispose(app)
 
 
-def run(app: Flask, *arguments: str) -> str:
-    """Run a command that shall succeed; return what it prints."""
-    done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: app))
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
-
-
 def live_through(service: Service, database: Path, backup: Path) -> None:
     """Register, back up, restore, scrub and check."""
     ada = service.register()
     assert database.is_file()
-    run(service.app, "backup", str(backup))
+    invoke(service, "backup", str(backup))
     service.register(email="later@example.org")
     dispose(service.app)
-    run(service.app, "restore", str(backup), "--yes")
+    invoke(service, "restore", str(backup), "--yes")
     assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]
-    run(service.app, "db", "scrub")
+    invoke(service, "db", "scrub")
     assert service.account(ada.headers).status_code == 200
     wrong = {finding.code for some in check.run(service.app) for finding in some if finding.level == "error"}
     assert wrong <= {"public-url-local", "address-nowhere", "limits-off", "argon2-weak", "disk"}

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from flask.cli import ScriptInfo
+from click.testing import Result
 from journeys import MoveClock, at_once
-from support import Person, Service, any_database, assert_problem, text_of
+from support import Person, Service, any_database, assert_problem, invoke, text_of
 
 from backend import clock
-from backend.commands.serve import tiles
 from backend.errors import Impossible
 from backend.privacy import announcements, policy
 
@@ -24,21 +22,14 @@ def day(days: int) -> str:
     return f"{clock.now() + timedelta(days=days):%Y-%m-%d}"
 
 
-def run(service: Service, *arguments: str, typed: str | bytes = "", status: int = 0) -> Result:
-    info = ScriptInfo(create_app=lambda: service.app)
-    done = CliRunner().invoke(tiles, ["policy", *arguments], obj=info, input=typed)
-    assert done.exit_code == status, (arguments, done.output, done.exception)
-    return done
-
-
 def publish(service: Service, version: str, days: int, text: str | bytes, status: int = 0) -> Result:
     options = ("--version", version, "--effective", day(days), "--yes", "--json")
-    return run(service, "publish", "-", *options, typed=text, status=status)
+    return invoke(service, "policy", "publish", "-", *options, typed=text, status=status)
 
 
 def listed(service: Service) -> dict[str, str]:
     """Return the state of each version, as a script reads it."""
-    rows: list[dict[str, Any]] = json.loads(run(service, "list", "--json").stdout)
+    rows: list[dict[str, Any]] = json.loads(invoke(service, "policy", "list", "--json").stdout)
     return {row["version"]: row["state"] for row in rows}
 
 
@@ -56,7 +47,7 @@ def test_publishing_says_what_was_published_and_shows_it(service: Service, tmp_p
     (tmp_path / "policy.txt").write_text(OLD, "utf-8")
     sha256 = hashlib.sha256(OLD.encode()).hexdigest()
     command = ("publish", str(tmp_path / "policy.txt"), "--version", "old", "--effective", day(0), "--yes")
-    lines = run(service, *command).stdout.splitlines()
+    lines = invoke(service, "policy", *command).stdout.splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["old", day(0), sha256]
     assert service.http.get("/v1/policy").json["sha256"] == sha256
     # The identical version is not asked for again, whatever the editor made of its line ends.
@@ -70,7 +61,7 @@ def test_publishing_asks_first_and_publishes_nothing_without_a_yes(service: Serv
     (tmp_path / "policy.txt").write_text(OLD)
     for typed, status in (("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0)):
         command = ("publish", str(tmp_path / "policy.txt"), "--version", "old", "--effective", day(3))
-        done = run(service, *command, typed=typed, status=status)
+        done = invoke(service, "policy", *command, typed=typed, status=status)
         assert f"Publish version old, in force from {day(3)}?" in done.stderr
         assert len(service.rows("policies")) == (status == 0)
         assert ("give --yes" in done.stderr) == (typed == "")
@@ -97,9 +88,9 @@ def test_a_policy_that_cannot_be_published_is_refused_in_a_line_before_any_quest
         assert refused.stderr.count("\n") == 1
     for date in ("1 January", "2026-02-30", "", "20260101"):
         wrong = ("publish", "-", "--version", "new", "--effective", date)
-        assert "write a day such as 2026-12-31" in run(service, *wrong, typed=NEW, status=2).stderr
+        assert "write a day such as 2026-12-31" in invoke(service, "policy", *wrong, typed=NEW, status=2).stderr
     missing = ("publish", str(tmp_path / "missing"), "--version", "new", "--effective", day(1))
-    assert "No such file or directory" in run(service, *missing, status=2).stderr
+    assert "No such file or directory" in invoke(service, "policy", *missing, status=2).stderr
     assert listed(service) == {"old": "in force"}
 
 
@@ -125,13 +116,13 @@ def test_a_withdrawn_version_never_comes_into_force_and_nobody_can_accept_it(
 ) -> None:
     accept = {"json": {"accepted_policy": "new"}, "headers": ada.headers}
     assert service.http.patch("/v1/account", **accept).status_code == 200
-    asked = run(service, "withdraw", "new", typed="n\n", status=1)
+    asked = invoke(service, "policy", "withdraw", "new", typed="n\n", status=1)
     assert f"Withdraw version new, which would be in force from {day(1)}?" in asked.stderr
     assert listed(service) == {"old": "in force", "new": "upcoming"}
-    run(service, "withdraw", "new", typed="y\n")
+    invoke(service, "policy", "withdraw", "new", typed="y\n")
     assert listed(service) == {"old": "in force", "new": "withdrawn"}
     assert "Much less" not in service.http.get("/privacy").text
-    assert NEW.rstrip() in run(service, "show", "new").stdout
+    assert NEW.rstrip() in invoke(service, "policy", "show", "new").stdout
     assert_problem(service.http.patch("/v1/account", **accept), 422, "invalid-request")
     # A person who had accepted it is shown so until another is accepted.
     assert service.account(ada.headers).json["policy"] == {"accepted": "new", "current": "old"}
@@ -146,14 +137,14 @@ def test_a_withdrawn_version_never_comes_into_force_and_nobody_can_accept_it(
 def test_a_version_that_is_or_was_in_force_is_not_withdrawn(service: Service, move_clock: MoveClock) -> None:
     move_clock(timedelta(days=1))
     for version, reason in (("new", "came into force"), ("old", "came into force"), ("none", "no version")):
-        assert reason in run(service, "withdraw", version, "--yes", status=1).stderr
+        assert reason in invoke(service, "policy", "withdraw", version, "--yes", status=1).stderr
     assert listed(service) == {"old": "replaced", "new": "in force"}
 
 
 @pytest.mark.usefixtures("upcoming")
 def test_a_withdrawn_name_stays_taken_and_its_text_and_day_are_free(service: Service) -> None:
-    run(service, "withdraw", "new", "--yes")
-    assert "withdrawn already" in run(service, "withdraw", "new", "--yes", status=1).stderr
+    invoke(service, "policy", "withdraw", "new", "--yes")
+    assert "withdrawn already" in invoke(service, "policy", "withdraw", "new", "--yes", status=1).stderr
     assert "choose a new name" in publish(service, "new", 1, NEW, status=1).stderr
     publish(service, "newer", 2, NEW)
     assert listed(service) == {"old": "in force", "new": "withdrawn", "newer": "upcoming"}
@@ -165,7 +156,7 @@ def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
     with service.app.app_context():
         announcements.announce_policy("new")
         assert announcements.queue_some() == 2
-    run(service, "withdraw", "new", "--yes")
+    invoke(service, "policy", "withdraw", "new", "--yes")
     assert service.deliver() == []
     assert service.rows("mails") == []
     with service.app.app_context():
@@ -182,15 +173,15 @@ def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
 
 @any_database
 def test_versions_are_shown_with_their_texts_to_a_person_and_to_a_script(service: Service) -> None:
-    assert run(service, "list").stdout == "No version was published.\n"
-    assert json.loads(run(service, "list", "--json").stdout) == []
+    assert invoke(service, "policy", "list").stdout == "No version was published.\n"
+    assert json.loads(invoke(service, "policy", "list", "--json").stdout) == []
     for command in ("show", "withdraw"):
-        assert run(service, command, "none", status=1).stderr.startswith("Error: there is no version")
+        assert invoke(service, "policy", command, "none", status=1).stderr.startswith("Error: there is no version")
     publish(service, "old", 0, OLD)
     publish(service, "new", 1, NEW)
-    shown = run(service, "show", "new").stdout
+    shown = invoke(service, "policy", "show", "new").stdout
     assert shown.endswith(f"\n\n{NEW}")
     assert f"effective on  {day(1)}" in shown
-    document = json.loads(run(service, "show", "new", "--json").stdout)
+    document = json.loads(invoke(service, "policy", "show", "new", "--json").stdout)
     assert (document["version"], document["effective_on"], document["text"]) == ("new", day(1), NEW)
-    assert document.keys() - {"text"} == json.loads(run(service, "list", "--json").stdout)[1].keys()
+    assert document.keys() - {"text"} == json.loads(invoke(service, "policy", "list", "--json").stdout)[1].keys()
