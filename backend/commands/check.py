@@ -40,6 +40,8 @@ def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | Non
         app = create_app()
     except SettingsError as invalid:
         return [error("settings", line) for line in str(invalid).splitlines()], None
+    finally:
+        config.log.disabled = False
     todo = "it does nothing: correct or remove it"
     unknown = [warning("settings-unknown", message, todo) for message in config.unknown_settings()]
     return unknown or [Finding("settings", "fine", "all settings are valid")], app

@@ -29,6 +29,7 @@ from backend.security.throttle import OFF
 from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
 
+# The modules are imported for their commands.
 __all__ = ["data", "main", "operate", "publish", "tiles"]
 
 # More threads would wait for the GIL and for each other. Requests that wait for a password hash have their own.
