@@ -68,7 +68,7 @@ class _Json(logging.Formatter):
 class _Handler(QueueHandler):
     """Queues lines for a stream of this process. The first line starts the thread that writes them."""
 
-    queue: Queue[logging.LogRecord | None]
+    queue: Queue[str | None]
 
     def __init__(self, stream: int) -> None:
         super().__init__(Queue(QUEUED_LINES))
@@ -80,21 +80,21 @@ class _Handler(QueueHandler):
     def _reset(self) -> None:
         self.queue, self.lost, self._listener = Queue(QUEUED_LINES), 0, None
 
-    def prepare(self, record: logging.LogRecord) -> Any:  # noqa: ANN401 - the library's signature
+    def prepare(self, record: logging.LogRecord) -> str:
         """Format the record; without its arguments if they do not fit the message, because they may name a person."""
         try:
-            return super().prepare(record)
+            return self.format(record)
         except (TypeError, ValueError):
             record.args = None
-            return super().prepare(record)
+            return self.format(record)
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def enqueue(self, line: str) -> None:  # type: ignore[override]
         """Queue a line without waiting. The caller holds the handler's lock."""
         if self._listener is None:
             self._listener = _Listener(self)
             self._listener.start()
         try:
-            self.queue.put_nowait(record)
+            self.queue.put_nowait(line)
         except Full:
             self.lost += 1
 
@@ -110,7 +110,7 @@ class _Handler(QueueHandler):
 class _Listener(QueueListener):
     """Writes the queued lines, many at once."""
 
-    queue: Queue[logging.LogRecord | None]
+    queue: Queue[str | None]
 
     def __init__(self, handler: _Handler) -> None:
         super().__init__(handler.queue)
@@ -118,19 +118,19 @@ class _Listener(QueueListener):
 
     def dequeue(self, block: bool) -> Any:  # noqa: ANN401, FBT001 - the library's signature
         was_empty = self.queue.empty()
-        record: logging.LogRecord | None = super().dequeue(block)
-        if record is None:
+        line: Any = super().dequeue(block)
+        if line is None:
             # The sentinel of `stop`.
             self._write()
         elif was_empty:
             time.sleep(BATCH_SECONDS)
-        return record
+        return line
 
     def enqueue_sentinel(self) -> None:
         self.queue.put(None)
 
-    def handle(self, record: logging.LogRecord) -> None:
-        self._lines.append(f"{record.msg}\n")
+    def handle(self, line: str) -> None:  # type: ignore[override]
+        self._lines.append(f"{line}\n")
         if self.queue.empty() or len(self._lines) >= WRITTEN_AT_ONCE:
             self._write()
 
