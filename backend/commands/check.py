@@ -80,7 +80,7 @@ def _run(app: Flask, name: str, probe: Callable[[], Findings]) -> list[Finding]:
 def public_url() -> Findings:
     """Check the URL that every mailed link starts with."""
     parts = urlsplit(settings().public_url)
-    if is_loopback(parts.hostname or ""):
+    if is_loopback(parts.hostname or "") or (parts.hostname or "").endswith(".localhost"):
         yield error("public-url-local", "mailed links lead to this machine only", "set TILES_PUBLIC_URL")
     elif parts.scheme != "https":
         todo = "put a reverse proxy with TLS in front, and set TILES_PUBLIC_URL to https://…"
