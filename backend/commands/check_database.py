@@ -172,7 +172,8 @@ def erasures() -> Findings:
         yield error("ledger-damaged", str(damaged), "put the newest copy of it in its place")
         return
     with reading() as session:
-        erased = {id_.hex for id_ in session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))}
+        rows = session.execute(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))
+        erased = {row.account_id.hex for row in rows}
     if missing := len(erased - named):
         what = f"{missing} erased accounts are not in this ledger: a restored backup would bring them back"
         todo = "put the newest copy of erasures.jsonl back, or let all machines share one"
