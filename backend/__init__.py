@@ -27,7 +27,7 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         static_folder="web/static",
         static_url_path="/static",
     )
-    config.init_app(app, settings)
+    app.extensions["tiles.settings"] = settings
     for part in (metrics, keys, engine, hashing, throttle, transport):
         part.init_app(app)
     if make_instance:

@@ -1,4 +1,4 @@
-"""The one place that reads the time, so that a test can move it."""
+"""The time. Every part reads it here, so that a test can move it."""
 
 from datetime import UTC, datetime
 
@@ -9,5 +9,5 @@ def rfc3339(moment: datetime) -> str:
 
 
 def now() -> datetime:
-    """Return the present moment, aware and in UTC."""
+    """Return the present time, aware and in UTC."""
     return datetime.now(UTC)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from flask import Flask, current_app
+from flask import current_app
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,16 +31,15 @@ PREFIX = "TILES_"
 THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 OWNER_ONLY = 0o077
-"""The umask of everything that writes: personal data are for the service's own user."""
+"""The umask of every process: only the service's user may read personal data."""
 CHECKOUT = Path(__file__).parent.parent
-SMTPS_PORT, IPV6 = 465, 6
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+SMTPS_PORT = 465
 
 log = logging.getLogger(__name__)
 
 
 class SettingsError(Exception):
-    """A setting makes no sense: the message names it and says what to write instead."""
+    """A setting is invalid: the message names it and says what to write instead."""
 
 
 Email = Annotated[str, AfterValidator(values.email)]
@@ -65,8 +64,7 @@ class Settings(BaseModel):
         description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
     )
     public_url: Annotated[str, AfterValidator(values.public_url)] = Field(
-        default="http://127.0.0.1:8000",
-        description="where people reach the service; every mailed link starts with it",
+        default="http://127.0.0.1:8000", description="where people reach the service; every mailed link starts with it"
     )
     mail_server: Annotated[str, AfterValidator(values.mail_server)] | None = Field(
         default=None,
@@ -121,7 +119,7 @@ class Settings(BaseModel):
 
     @property
     def database(self) -> URL:
-        """The URL of the database in use. A relative path of SQLite's begins in the instance folder."""
+        """The URL of the database in use. A relative path of a SQLite file starts in the instance folder."""
         url = make_url(self.database_url or "sqlite:///tiles.sqlite3")
         if url.drivername != "sqlite":
             return url
@@ -129,14 +127,14 @@ class Settings(BaseModel):
 
     @property
     def database_place(self) -> str:
-        """What messages call the database: by the setting that names it, else by SQLite's file."""
+        """The database as messages name it: by the setting, by SQLite's file, or by both."""
         names = f"{PREFIX}DATABASE_URL" if self.database_url else ""
         file = str(self.database.database) if self.database.drivername == "sqlite" else ""
         return f"{names} ({file})" if names and file else names or file
 
     @property
     def sender(self) -> str:
-        """The From of every mail, as `"name" <address>`."""
+        """The From of every email, as `"name" <address>`."""
         host = self.mail_host
         return self.mail_default_sender or named(SERVICE, f"tiles@{'localhost' if host.startswith('[') else host}")
 
@@ -148,7 +146,7 @@ class Settings(BaseModel):
             address = ipaddress.ip_address(host)
         except ValueError:
             return host
-        return f"[{'IPv6:' if address.version == IPV6 else ''}{address}]"
+        return f"[IPv6:{address}]" if isinstance(address, ipaddress.IPv6Address) else f"[{address}]"
 
     @property
     def smtp_port(self) -> int:
@@ -156,58 +154,66 @@ class Settings(BaseModel):
         return self.mail_port or (SMTPS_PORT if self.mail_use_ssl else 587 if self.mail_use_tls else 25)
 
     @model_validator(mode="after")
-    def _memory_suffices(self) -> Self:
+    def _fit_together(self) -> Self:
+        clear = not (self.mail_use_tls or self.mail_use_ssl)
         if self.argon2_memory_kib < 8 * self.argon2_parallelism:
             raise ValueError("TILES_ARGON2_MEMORY_KIB: write at least 8 for each lane (RFC 9106 section 3.1)")
-        return self
-
-    @model_validator(mode="after")
-    def _mail_makes_sense(self) -> Self:
         if self.mail_use_tls and self.mail_use_ssl:
             raise ValueError("TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one of the two, not both")
         if (self.mail_username is None) != (self.mail_password is None):
-            msg = "TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USERNAME, TILES_MAIL_PASSWORD: set both or neither")
         if self.mail_server and self.mail_port == SMTPS_PORT and not self.mail_use_ssl:
-            msg = (
-                "TILES_MAIL_USE_SSL: set it, as port 465 speaks TLS from the first byte; or set TILES_MAIL_PORT to 587"
-            )
-            raise ValueError(msg)
-        clear = not (self.mail_use_tls or self.mail_use_ssl)
-        if self.mail_username and clear and self.mail_server not in LOOPBACK_HOSTS:
-            msg = "TILES_MAIL_USE_TLS: set it (or TILES_MAIL_USE_SSL), or the password would travel in clear"
-            raise ValueError(msg)
+            raise ValueError("TILES_MAIL_USE_SSL: set it, as port 465 speaks TLS at once; or TILES_MAIL_PORT to 587")
+        if self.mail_username and clear and not is_loopback(self.mail_server or ""):
+            raise ValueError("TILES_MAIL_USE_TLS: set it (or TILES_MAIL_USE_SSL): the password would travel in clear")
         return self
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings from the environment and, where that is silent, from `config.toml`. Makes nothing.
+    """Read the settings from the environment and, where a variable is not set, from `config.toml`.
 
     Raises:
-        SettingsError: a value makes no sense, with its name and what to write instead.
+        SettingsError: a value is invalid; the message names it and says what to write instead.
     """
-    given = {
-        name.removeprefix(PREFIX).lower(): value.strip()
-        for name, value in environ.items()
-        if name.startswith(PREFIX) and value.strip()
-    }
-    for name in sorted(given.keys() - Settings.model_fields.keys()):
-        log.warning("%s is not a setting%s", PREFIX + name.upper(), _suggest(name))
-        del given[name]
+    for message in unknown_settings(environ):
+        log.warning("%s", message)
+    variables = {name: value for name, value in _variables(environ).items() if name in Settings.model_fields}
     folder = instance_path(environ)
     try:
-        return Settings.model_validate(_read_file(folder / "config.toml") | given | {"instance_path": folder})
+        return Settings.model_validate(_read_file(folder / "config.toml") | variables | {"instance_path": folder})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
 
 
-def instance_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the instance folder: the one that is set or, in a checkout of the source, the one there.
+def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a message for each environment variable with our prefix that is not a setting."""
+    unknown = sorted(_variables(environ).keys() - Settings.model_fields.keys())
+    return [f"{PREFIX}{name.upper()} is not a setting{_suggest(name)}" for name in unknown]
 
-    An installed package has no default. One in the home folder would be another for root than for the service's user.
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.removeprefix(PREFIX).lower(): value.strip()
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and value.strip()
+    }
+
+
+def instance_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the instance folder: the one that is set or, in a checkout of the source, its own.
+
+    An installed package has no default: a folder in the home folder would be another for root.
 
     Raises:
-        SettingsError: neither is there.
+        SettingsError: there is neither.
     """
     if value := environ.get(f"{PREFIX}INSTANCE_PATH", "").strip():
         return Path(value).absolute()
@@ -231,10 +237,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        msg = (
-            f'{path}: cannot be read as TOML; write lines such as public_url = "https://accounts.example.org" ({error})'
-        )
-        raise SettingsError(msg) from None
+        example = 'public_url = "https://accounts.example.org"'
+        raise SettingsError(f"{path}: cannot be read as TOML; write lines such as {example} ({error})") from None
     values = {name.lower().removeprefix(PREFIX.lower()): value for name, value in table.items()}
     if "instance_path" in values:
         raise SettingsError(f"{PREFIX}INSTANCE_PATH: set it in the environment; {path} is already in that folder")
@@ -264,11 +268,6 @@ def make_folder(path: Path) -> None:
         raise SettingsError(msg) from None
 
 
-def init_app(app: Flask, settings: Settings) -> None:
-    """Give the app its settings."""
-    app.extensions["tiles.settings"] = settings
-
-
 def settings() -> Settings:
     """Return the settings of the current app."""
     found: Settings = current_app.extensions["tiles.settings"]
@@ -276,23 +275,23 @@ def settings() -> Settings:
 
 
 def serve_threads(threads: int, processes: int, metrics: Path | None) -> None:
-    """Tell the HTTP server's processes how many requests each answers at once, how many they are, where they count."""
-    os.environ[THREADS], os.environ[PROCESSES] = str(threads), str(processes)
+    """Tell the processes that are started next how many threads and processes serve, and where they count together."""
+    os.environ |= {THREADS: str(threads), PROCESSES: str(processes)}
     os.environ.pop(METRICS, None)
     if metrics:
         os.environ[METRICS] = str(metrics)
 
 
 def served_threads() -> int:
-    """Return how many requests this process of the HTTP server answers at a time."""
+    """Return how many threads of each kind this process of the HTTP server has."""
     return int(os.environ[THREADS])
 
 
 def served_processes() -> int:
-    """Return how many processes share this machine with this one to serve; a command is alone."""
+    """Return how many processes serve on this machine; a command is alone."""
     return int(os.environ.get(PROCESSES, "1"))
 
 
 def metrics_folder() -> Path | None:
-    """Return where the processes of this HTTP server count together; None in a process that is alone."""
+    """Return where the processes of this HTTP server count together; None if there is one process."""
     return Path(folder) if (folder := os.environ.get(METRICS)) else None

@@ -1,4 +1,5 @@
-"""Every way in which the service refuses, each with a stable code (RFC 9457)."""
+"""Every error that the service returns, each with a stable code (RFC 9457)."""
+# ruff: noqa: D101 - the title and the explanation describe each problem
 
 import traceback
 from collections.abc import Sequence
@@ -8,17 +9,17 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One member of a request that broke its rule: a JSON Pointer (RFC 6901) and what the rule is."""
+    """A field that broke its rule: its JSON Pointer (RFC 6901), and the rule."""
 
     pointer: str
     detail: str
 
 
 class Problem(Exception):
-    """A refusal that its receiver can act on. It never repeats what was sent.
+    """An error that the client can act on. It never repeats what the client sent.
 
-    The class attributes are the same in every answer with this code; `explanation` and `remedy`
-    make the page behind the problem's `type`.
+    The class attributes are the same in every response with this code. `explanation` and `remedy` make the page behind
+    the problem's `type`.
     """
 
     code: ClassVar[str]
@@ -28,13 +29,9 @@ class Problem(Exception):
     remedy: ClassVar[str]
 
     def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        errors: Sequence[FieldError] = (),
-        retry_after: int | None = None,
+        self, detail: str | None = None, *, errors: Sequence[FieldError] = (), retry_after: int | None = None
     ) -> None:
-        """Refuse, with a detail of this one occasion where the class has not said enough."""
+        """Describe one occurrence; without a detail, the explanation is the detail."""
         self.detail = detail or self.explanation
         self.errors = tuple(errors)
         self.retry_after = retry_after
@@ -42,142 +39,110 @@ class Problem(Exception):
 
 
 class MalformedJson(Problem):
-    """The body is not JSON."""
-
     code, status, title = "malformed-json", 400, "The body is not JSON"
     explanation = "The body could not be read as JSON in UTF-8 (RFC 8259)."
     remedy = "Send one JSON object, without NaN, Infinity or lone surrogates, nested only as the contract asks."
 
 
 class UnsupportedMediaType(Problem):
-    """The body is of another media type."""
-
     code, status, title = "unsupported-media-type", 415, "The body has the wrong media type"
     explanation = "This address reads bodies of one media type only."
     remedy = "Send the header Content-Type: application/json, and the body uncompressed."
 
 
 class PayloadTooLarge(Problem):
-    """The body is too large."""
-
     code, status, title = "payload-too-large", 413, "The body is too large"
     explanation = "A body may have at most 16 KiB."
     remedy = "Send less: no field of the contract needs more."
 
 
 class InvalidRequest(Problem):
-    """A field is missing, unknown, or out of its rule."""
-
     code, status, title = "invalid-request", 422, "A field is missing, unknown or out of its rule"
     explanation = "The request was understood, but some of its fields cannot be accepted."
     remedy = "Correct the fields that `errors` points to. Fields that the contract does not name are refused."
 
 
 class WrongHost(InvalidRequest):
-    """The request names no host, or several: RFC 9112 (section 3.2) has a status of its own for it."""
-
     status = 400
     explanation = "The request has no header Host, or more than one."
 
 
 class WeakPassword(Problem):
-    """The password is refused."""
-
     code, status, title = "weak-password", 422, "The password is too easy to guess"
     explanation = "The new password would be easy to guess; `errors` says why."
     remedy = "Choose a longer one. Several words that have nothing to do with you work well."
 
 
 class Unauthenticated(Problem):
-    """There is no session, or it has ended."""
-
     code, status, title = "unauthenticated", 401, "Sign in first"
     explanation = "This needs a session, and the one that was sent does not exist or has ended."
     remedy = "Sign in with POST /v1/sessions and send the token as Authorization: Bearer."
 
 
 class WrongCredentials(Problem):
-    """Sign-in failed, whatever the reason."""
-
     code, status, title = "wrong-credentials", 401, "Sign-in failed"
     explanation = "No open account has this address and this password together."
     remedy = "Check both, or reset the password with POST /v1/password-resets."
 
 
 class WrongPassword(Problem):
-    """The password asked for again is wrong."""
-
     code, status, title = "wrong-password", 403, "The current password is wrong"
     explanation = "This needs the account's current password, and the one that was sent is another."
     remedy = "Ask for the password again, or reset it with POST /v1/password-resets."
 
 
 class InvalidToken(Problem):
-    """A mailed token is bad, used, expired or of another purpose: one answer for all."""
-
     code, status, title = "invalid-token", 400, "This link or code no longer works"
     explanation = "The code is incomplete, expired, already used, or replaced by something newer."
     remedy = "Ask for a new mail and use its link, all of it, once."
 
 
 class EmailInUse(Problem):
-    """The address has an account; said only to somebody who has proven the mailbox."""
-
     code, status, title = "email-in-use", 409, "There is an account with this address"
     explanation = "An account with this email address exists already."
     remedy = "Sign in to it, or reset its password."
 
 
 class NotFound(Problem):
-    """Nothing is here."""
-
     code, status, title = "not-found", 404, "Nothing is here"
     explanation = "This address leads to nothing, or to nothing of yours."
     remedy = "Compare the address with /openapi.json."
 
 
 class MethodNotAllowed(Problem):
-    """The address does not take this method."""
-
     code, status, title = "method-not-allowed", 405, "This address does not take that method"
     explanation = "Something is here, but not for this method."
     remedy = "Use a method that the header Allow names."
 
 
 class TooManyRequests(Problem):
-    """A limit is reached."""
-
     code, status, title = "too-many-requests", 429, "Too many requests"
     explanation = "A limit is reached. It is the same whether or not an account exists."
     remedy = "Wait as many seconds as the header Retry-After says."
 
 
 class Overloaded(Problem):
-    """The service cannot do this now: the database is away, or the line of passwords to hash is full."""
-
     code, status, title = "overloaded", 503, "The service cannot do this right now"
     explanation = "The database cannot be reached, or too many passwords are being checked at once."
     remedy = "Try again after as many seconds as the header Retry-After says; nothing was lost."
 
 
 class InternalError(Problem):
-    """We made a mistake."""
-
     code, status, title = "internal-error", 500, "Something went wrong on our side"
     explanation = "The service made a mistake, which was noted without what you sent."
     remedy = "Try again later; write to us if it stays."
 
 
 class Impossible(Exception):
-    """What an operator or the data manager asked for cannot be done; the message says why and what to do instead."""
+    """A command cannot be done; the message says why and what to do instead."""
 
 
 def problems() -> dict[str, type[Problem]]:
-    """Return every problem there is, by its code."""
+    """Return every problem by its code."""
     return {kind.code: kind for kind in Problem.__subclasses__()}
 
 
 def stack_of(error: BaseException) -> str:
-    """Return an error's type and stack without its message, which may hold what somebody sent."""
+    """Return an error's type and stack without its message, which may hold client data."""
     stack = "".join(traceback.format_tb(error.__traceback__))
     return f"{type(error).__name__}\n{stack}"

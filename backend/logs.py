@@ -1,22 +1,27 @@
-"""Logs: JSON lines to standard error, text on a terminal, in UTC, naming nobody. Logging never waits for the reader."""
+"""Logs: JSON lines on standard error, or text on a terminal, in UTC. No line names a person.
+
+Logging never waits for the reader: a bounded queue drops and counts lines while it is full, and a thread writes them.
+"""
 
 import json
 import logging
 import os
 import threading
 import time
-from functools import lru_cache
+from logging.handlers import QueueHandler, QueueListener
 from multiprocessing.util import Finalize
-from queue import SimpleQueue
+from queue import Full, Queue
+from typing import Any
 
 from flask import g, has_app_context
 
 FORM = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 TIME = "%Y-%m-%dT%H:%M:%S"
-STDERR = 2
+STDOUT, STDERR = 1, 2
 # Some seconds of requests, and a few MB.
 QUEUED_LINES = 10_000
-# A thread that wakes up for each line takes the GIL from the requests each time.
+WRITTEN_AT_ONCE = 1_000
+# Waking the writer for each line would take the GIL from a request each time.
 BATCH_SECONDS = 0.1
 FINISH_SECONDS = 2.0
 REQUESTS = logging.getLogger("backend.web.problems")
@@ -24,161 +29,156 @@ REQUESTS = logging.getLogger("backend.web.problems")
 log = logging.getLogger(__name__)
 
 
-class _Writer:
-    """Formats and writes in a thread of its own. What does not fit into the queue, or fails, is dropped and counted."""
+class Response(logging.LogRecord):
+    """A response. No value in it comes from a client."""
 
-    def __init__(self, stream: int) -> None:
-        self._stream, self._lines = stream, SimpleQueue[logging.LogRecord | str | None]()
-        self.form = logging.Formatter()
-        self._thread: threading.Thread | None = None
-        self._lost, self._lock = 0, threading.Lock()
-        # Threads do not survive a fork, and what was queued is the parent's to write.
-        os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._lines, self._thread = SimpleQueue(), None
-        self._lost, self._lock = 0, threading.Lock()
-
-    def put(self, line: logging.LogRecord | str) -> None:
-        """Queue a line, without waiting."""
-        if self._thread is None:
-            self._start()
-        if self._lines.qsize() < QUEUED_LINES:
-            self._lines.put(line)
-        else:
-            self._lose(1)
-
-    def finish(self) -> None:
-        """Write what is queued; give up after `FINISH_SECONDS` if nobody reads it."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread:
-            self._lines.put(None)
-            thread.join(FINISH_SECONDS)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        batch: list[logging.LogRecord | str | None] = []
-        while None not in batch:
-            batch = [self._lines.get()]
-            time.sleep(BATCH_SECONDS)
-            batch += [self._lines.get() for _ in range(self._lines.qsize())]
-            self._write([line for line in batch if line is not None])
-
-    def _write(self, lines: list[logging.LogRecord | str]) -> None:
-        rest = "".join(f"{self._text(line)}\n" for line in lines).encode("utf-8", "backslashreplace")
-        try:
-            # Not through sys.stderr: its lock, held by a thread that waits for the reader, would stop the exit.
-            while rest:
-                rest = rest[os.write(self._stream, rest) :]
-        except OSError:
-            self._lose(len(lines))
-            return
-        with self._lock:
-            # While the queue is full this line would be lost too.
-            lost = self._lost if self._lines.qsize() < QUEUED_LINES // 2 else 0
-            self._lost -= lost
-        if lost:
-            log.warning("%d lines were lost: nobody read them, or they could not be written", lost)
-
-    def _text(self, line: logging.LogRecord | str) -> str:
-        if isinstance(line, str):
-            return line
-        try:
-            return self.form.format(line)
-        except (TypeError, ValueError):
-            # The logger was called with values that do not fit its message.
-            line.args = None
-            return self.form.format(line)
-
-    def _lose(self, number: int) -> None:
-        with self._lock:
-            self._lost += number
+    def __init__(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+        """Describe a response whose request took so many seconds."""
+        args = method, route, status, seconds * 1000
+        super().__init__(REQUESTS.name, logging.INFO, "", 0, "%s %s %s %.1f ms", args, None)
+        self.fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        self.request_id = request_id
 
 
-_stdout, _stderr = _Writer(1), _Writer(STDERR)
-
-
-@lru_cache(2)
-def _second(seconds: int) -> str:
-    """Return the time to the second, formatted once for all that is logged within it."""
-    return time.strftime(TIME, time.gmtime(seconds))
+def log_response(response: Response) -> None:
+    """Log a response, without the search for the calling line, which takes longer than most responses."""
+    if REQUESTS.isEnabledFor(logging.INFO):
+        REQUESTS.handle(response)
 
 
 class _Json(logging.Formatter):
-    """An event is an object: `time` (RFC 3339), `level`, `logger`, `message`, `request_id`, and a response's fields."""
+    """An object for each event: time (RFC 3339), level, logger, message, request_id, and a response's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, object] = {
-            "time": f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03}Z",
+            "time": f"{self.formatTime(record, TIME)}.{int(record.msecs):03}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if isinstance(record, Response):
-            event["method"], event["route"], event["status"], seconds = record.values
-            event["seconds"] = round(seconds, 4)
-        if request_id := getattr(record, "request_id", None):
+        event |= getattr(record, "fields", {})
+        request_id = getattr(record, "request_id", None) or (g.get("request_id") if has_app_context() else None)
+        if request_id:
             event["request_id"] = request_id
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return json.dumps(event)
 
 
-class Response(logging.LogRecord):
-    """A response: nothing in it was sent by a client."""
+class _Handler(QueueHandler):
+    """Queues lines for a stream of this process. The first line starts the thread that writes them."""
 
-    def __init__(self, method: str, route: str, status: int, seconds: float, request_id: str) -> None:
-        """Describe a response whose request took so many seconds."""
-        self.values = method, route, status, seconds
-        shown = method, route, status, seconds * 1000
-        super().__init__(REQUESTS.name, logging.INFO, "", 0, "%s %s %s %.1f ms", shown, None)
-        self.request_id = request_id
+    queue: Queue[str | None]
+
+    def __init__(self, stream: int) -> None:
+        super().__init__(Queue(QUEUED_LINES))
+        self.stream, self.lost = stream, 0
+        self._listener: _Listener | None = None
+        # A fork copies no threads, and the parent writes the lines that are queued.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self.queue, self.lost, self._listener = Queue(QUEUED_LINES), 0, None
+
+    def prepare(self, record: logging.LogRecord) -> str:
+        """Format the record; without its arguments if they do not fit the message, because they may name a person."""
+        try:
+            return self.format(record)
+        except (TypeError, ValueError):
+            record.args = None
+            return self.format(record)
+
+    def enqueue(self, line: str) -> None:  # type: ignore[override]
+        """Queue a line without waiting. The caller holds the handler's lock."""
+        if self._listener is None:
+            self._listener = _Listener(self)
+            self._listener.start()
+        try:
+            self.queue.put_nowait(line)
+        except Full:
+            self.lost += 1
+
+    def finish(self) -> None:
+        """Write the queued lines; give up after `FINISH_SECONDS` if nobody reads them."""
+        listener, self._listener = self._listener, None
+        if listener:
+            stopping = threading.Thread(target=listener.stop, daemon=True)
+            stopping.start()
+            stopping.join(FINISH_SECONDS)
 
 
-class _Handler(logging.Handler):
-    """Queues records for the writer, which formats them: together that is quicker than between requests."""
+class _Listener(QueueListener):
+    """Writes the queued lines, many at once."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        # What is logged in the course of a request has its id.
-        if not isinstance(record, Response):
-            record.request_id = g.get("request_id") if has_app_context() else None
-        _stderr.put(record)
+    queue: Queue[str | None]
+
+    def __init__(self, handler: _Handler) -> None:
+        super().__init__(handler.queue)
+        self._handler, self._lines = handler, list[str]()
+
+    def dequeue(self, block: bool) -> Any:  # noqa: ANN401, FBT001 - the library's signature
+        was_empty = self.queue.empty()
+        line: Any = super().dequeue(block)
+        if line is None:
+            # The sentinel of `stop`.
+            self._write()
+        elif was_empty:
+            time.sleep(BATCH_SECONDS)
+        return line
+
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(None)
+
+    def handle(self, line: str) -> None:  # type: ignore[override]
+        self._lines.append(f"{line}\n")
+        if self.queue.empty() or len(self._lines) >= WRITTEN_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._lines, lost = self._lines, [], 0
+        try:
+            rest = "".join(lines).encode("utf-8", "backslashreplace")
+            # sys.stderr has a lock. A thread that waits for the reader would hold it, and stop the end of the process.
+            while rest:
+                rest = rest[os.write(self._handler.stream, rest) :]
+        except OSError:
+            lost = len(lines)
+        self._count(lost)
+
+    def _count(self, lost: int) -> None:
+        """Add to the lost lines; after a success, report them once half of the queue is free."""
+        with self._handler.lock:  # type: ignore[union-attr]
+            self._handler.lost += lost
+            reported = 0 if lost or self.queue.qsize() >= QUEUED_LINES // 2 else self._handler.lost
+            self._handler.lost -= reported
+        if reported:
+            log.warning("%d lines were lost: nobody read them, or they could not be written", reported)
 
 
-def log_response(response: Response) -> None:
-    """Log a response, without looking for the line of code that logs it: that takes longer than most responses."""
-    if REQUESTS.isEnabledFor(logging.INFO):
-        REQUESTS.handle(response)
+_stdout, _stderr = _Handler(STDOUT), _Handler(STDERR)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line of a service, which goes on when nobody reads it."""
-    (_stderr if err else _stdout).put(text)
+def say(text: str) -> None:
+    """Print a line on standard output; never wait for the reader."""
+    _stdout.handle(logging.makeLogRecord({"msg": text}))
 
 
 def finish() -> None:
-    """Write what is queued, before this process ends."""
+    """Write the queued lines before this process ends."""
     _stdout.finish()
     _stderr.finish()
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Write this process's log."""
-    # Three quarters of the time that a record takes is for these, which no line shows (logging HOWTO, Optimization).
+    """Send this process's log to standard error."""
+    # No line shows them, and they take most of the time of a record (logging HOWTO, Optimization).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     form = logging.Formatter(FORM, TIME) if os.isatty(STDERR) else _Json()
     form.converter = time.gmtime
-    _stderr.form = form
-    handler = _Handler()
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    _stderr.setFormatter(form)
+    logging.basicConfig(level=level, handlers=[_stderr], force=True)
     # They log each step of a migration, or each request with its address.
     for name in ("alembic", "werkzeug"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Processes made by multiprocessing run their finalizers, and no atexit.
+    # A process made by multiprocessing runs its finalizers, but no atexit.
     Finalize(None, finish, exitpriority=0)

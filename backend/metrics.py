@@ -1,13 +1,13 @@
-"""What a process measures of itself: requests and the line before the password hasher. No label names anybody.
+"""What a process measures: requests, and the line before the password hasher. No label names a person.
 
-With several processes of one server each writes into files of its own in a folder that they share, and whichever is
-asked adds them up (prometheus-client's multiprocess mode).
+Several processes of one server write into files in a shared folder, and the one that is asked adds them up
+(prometheus-client's multiprocess mode).
 """
 
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flask import Flask, current_app
@@ -16,35 +16,34 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from backend.config import metrics_folder
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made there has a name that nobody can guess
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp gives the folder there a random name
 PREFIX = "tiles-metrics-"
 
-# When a series began: the same information as its fall to 0, and as many series again.
+# The time when a series began would double the number of series, and says no more than its fall to 0.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# From a page out of memory to a sign-in that waits for its hash; seconds.
+# From a page in memory to a sign-in that waits for its hash; seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Meters:
-    """What one application measures. The names are those of OpenTelemetry's semantic conventions for HTTP servers."""
+    """The metrics of one application, named as OpenTelemetry's semantic conventions for HTTP servers name them."""
 
     registry: CollectorRegistry
     requests: Histogram
     hashes: Gauge
     refused: Counter
-    _series: dict[tuple[str, str, int], Histogram] = field(default_factory=dict)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count an answer, in a series that is kept: to look it up takes as long as to count."""
-        labels = method, route, status
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = self.requests.labels(*labels)
-        series.observe(seconds)
+        """Count a response."""
+        self.requests.labels(method, route, status).observe(seconds)
 
 
-def _made() -> Meters:
+def init_app(app: Flask) -> None:
+    """Give the app its metrics, shared with the other processes of its server."""
+    if metrics_folder():
+        # The library chose its storage when it was imported, before the folder was set.
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
     own = CollectorRegistry()
     requests = Histogram(
         "http_server_request_duration_seconds",
@@ -56,27 +55,19 @@ def _made() -> Meters:
     line = "Password hashes that are made or wait"
     hashes = Gauge("tiles_hash_line", line, multiprocess_mode="livesum", registry=own)
     refused = Counter("tiles_hash_line_refused", "Requests refused because that line was full", registry=own)
-    return Meters(own, requests, hashes, refused)
-
-
-def init_app(app: Flask) -> None:
-    """Let the app measure what it does, together with the other processes of its server where it has some."""
-    if metrics_folder():
-        # The library decided when it was loaded, which was before there was a folder.
-        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
-    app.extensions["tiles.meters"] = _made()
+    app.extensions["tiles.meters"] = Meters(own, requests, hashes, refused)
 
 
 def meters() -> Meters:
-    """Return what the current app measures."""
+    """Return the metrics of the current app."""
     found: Meters = current_app.extensions["tiles.meters"]
     return found
 
 
 def shared_folder() -> Path:
-    """Return a new folder for the processes that this one is about to become the parent of.
+    """Make a folder for this process and its children, and remove those of servers that have ended.
 
-    It is in memory where there is such a place: a process that writes a mapped file on a full disk dies of it.
+    It is in memory if possible: a full disk kills a process that writes into a mapped file.
     """
     place = IN_MEMORY if IN_MEMORY.is_dir() else Path(tempfile.gettempdir())
     for old in place.glob(f"{PREFIX}*"):
@@ -86,21 +77,17 @@ def shared_folder() -> Path:
 
 
 def registry() -> CollectorRegistry:
-    """Return what is measured by all processes of this server."""
+    """Return the metrics of all processes of this server."""
     folder = metrics_folder()
     if folder is None:
         return meters().registry
-    _forget_the_dead(folder)
-    found = CollectorRegistry()
-    MultiProcessCollector(found, str(folder))  # type: ignore[no-untyped-call]
-    return found
-
-
-def _forget_the_dead(folder: Path) -> None:
-    """Let go of what a process that was killed still had in its line; what it had counted stays counted."""
+    # A killed process waits for no hash any more; its counters stay.
     for path in folder.glob("gauge_live*_*.db"):
         if not _is_alive(int(path.stem.rpartition("_")[2])):
             path.unlink(missing_ok=True)
+    together = CollectorRegistry()
+    MultiProcessCollector(together, str(folder))  # type: ignore[no-untyped-call]
+    return together
 
 
 def _is_alive(process: int) -> bool:

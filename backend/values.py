@@ -1,4 +1,4 @@
-"""What single settings may hold: URLs, addresses and keys, each read and checked on its own."""
+"""Validators for single settings: URLs, addresses and keys. Each returns the value, or raises a ValueError."""
 
 import re
 import unicodedata
@@ -15,75 +15,67 @@ from sqlalchemy.exc import ArgumentError
 
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
-LONGEST_LABEL = 63  # RFC 1035 section 2.3.4
 HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+# A label of a host name has at most 63 characters (RFC 1035 section 2.3.4).
+MAIL_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 SEVERAL_HOSTS = re.compile(
     r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
 )
-# What Python's driver takes from a URL of SQLite's.
+# The options in a SQLite URL that Python's driver knows.
 SQLITE_OPTIONS = {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
 
 
 def database_url(value: str) -> str:
-    """Return the URL of a PostgreSQL server or of a SQLite file."""
+    """Check the URL of a PostgreSQL server or of a SQLite file."""
     try:
         url = _url_with_hosts(value)
     except (ArgumentError, ValueError):
-        msg = "write a database URL, such as postgresql://user:password@host/name"
-        raise ValueError(msg) from None
+        raise ValueError("write a database URL, such as postgresql://user:password@host/name") from None
     if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    # Of a database in memory or behind a `file:` URI nobody could tell which file to scrub.
-    if url.drivername == "sqlite" and url.database and not url.database.startswith((":memory:", "file:")):
-        # SQLAlchemy drops what follows a ? and is no option.
-        if "?" in value and (not url.query or url.query.keys() - SQLITE_OPTIONS):
-            raise ValueError("write ? as %3F and % as %25 in the path of a sqlite:/// URL")
-        return value
-    msg = "write a URL that starts with postgresql:// or sqlite:/// and names a database"
-    raise ValueError(msg)
+    # For a database in memory or behind a `file:` URI there is no known file to scrub.
+    if url.drivername != "sqlite" or not url.database or url.database.startswith((":memory:", "file:")):
+        raise ValueError("write a URL that starts with postgresql:// or sqlite:/// and names a database")
+    # SQLAlchemy drops the text after a ? that is not an option.
+    if "?" in value and (not url.query or url.query.keys() - SQLITE_OPTIONS):
+        raise ValueError("write ? as %3F and % as %25 in the path of a sqlite:/// URL")
+    return value
 
 
 def _url_with_hosts(value: str) -> URL:
-    """Read a URL in which libpq's list of hosts may stand: SQLAlchemy knows it in the query only."""
+    """Parse a URL that may have libpq's list of hosts; SQLAlchemy takes such a list in the query only."""
     several = SEVERAL_HOSTS.fullmatch(value)
     if not several:
         return make_url(value)
-    found = [re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]\s]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]\s]+)(?::(\d+))?", host) for host in several["hosts"].split(",")]
+    if not all(matches):
         raise ValueError
-    hosts, ports = zip(*[(unquote(host[1].strip("[]")), host[2] or "") for host in found if host], strict=True)
+    hosts, ports = zip(*[(unquote(host[1].strip("[]")), host[2] or "") for host in matches if host], strict=True)
     query = {"host": ",".join(hosts), **({"port": ",".join(ports)} if any(ports) else {})}
     return make_url(several["before"] + several["after"]).update_query_dict(query)
 
 
 def public_url(value: str) -> str:
-    """Return an http or https URL without a path."""
-    url = value.rstrip("/")
-    try:
-        parts = urlsplit(url)
-        whole = HOST.fullmatch(parts.netloc) and f"{parts.scheme}://{parts.netloc}" == url and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or parts.scheme not in {"http", "https"}:
-        msg = "write an http or https URL without a path, such as https://accounts.example.org (xn--… if international)"
-        raise ValueError(msg)
-    return url
+    """Check an http or https URL without a path."""
+    scheme, _, host = value.rstrip("/").partition("://")
+    with suppress(ValueError):
+        if scheme in {"http", "https"} and HOST.fullmatch(host) and urlsplit(value).port != 0:
+            return f"{scheme}://{host}"
+    raise ValueError(
+        "write an http or https URL without a path, such as https://accounts.example.org (xn--… if international)"
+    )
 
 
 def redis_url(value: str) -> str:
-    """Return the URL of a Redis server."""
-    try:
-        usable = urlsplit(value).scheme in {"redis", "rediss"} and urlsplit(value).port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        msg = "write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0"
-        raise ValueError(msg)
-    return value
+    """Check the URL of a Redis server."""
+    with suppress(ValueError):
+        if urlsplit(value).scheme in {"redis", "rediss"} and urlsplit(value).port != 0:
+            return value
+    raise ValueError("write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0")
 
 
 def one_line(value: str) -> str:
-    """Return the text; a ValueError refuses what neither a header nor an SMTP command can carry."""
+    """Check that a header and an SMTP command can carry a text."""
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
         raise ValueError("write one line of UTF-8 text without control characters")
     return value
@@ -93,19 +85,18 @@ def _address(value: str) -> ValidatedEmail:
     try:
         return validate_email(value, check_deliverability=False, test_environment=True, allow_smtputf8=False)
     except EmailNotValidError:
-        msg = "write an email address, such as privacy@example.org"
-        raise ValueError(msg) from None
+        raise ValueError("write an email address, such as privacy@example.org") from None
 
 
 def email(value: str) -> str:
-    """Return the address, normalized."""
+    """Check an email address, and normalize it."""
     return _address(value).normalized
 
 
 def sender(value: str) -> str:
-    """Return a sender as `"name" <address>`: the name in clear, as the header's writer encodes it."""
+    """Return a sender as `"name" <address>`, with the name decoded."""
     name, address = parseaddr(one_line(value))
-    # What only looks like an encoded word is none.
+    # A name that only looks like an encoded word stays as it is.
     with suppress(HeaderParseError, LookupError, UnicodeError):
         name = one_line(str(make_header(decode_header(name))))
     return named(name or SERVICE, _address(address).ascii_email or address)
@@ -117,32 +108,26 @@ def named(name: str, address: str) -> str:
 
 
 def mail_server(value: str) -> str:
-    """Return the host's name or address."""
-    labels = value.removesuffix(".").split(".")
-    is_name = re.fullmatch(r"[A-Za-z0-9._-]+", value) and all(1 <= len(label) <= LONGEST_LABEL for label in labels)
-    if not is_name and not re.fullmatch(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*", value):
-        raise ValueError(
-            "write a host name or an address alone, such as smtp.example.org; TILES_MAIL_PORT has the port"
-        )
+    """Check a host name or an address."""
+    if not MAIL_HOST.fullmatch(value):
+        raise ValueError("write a host name or an address alone, such as smtp.example.org; the port is TILES_MAIL_PORT")
     return value
 
 
 def password(value: SecretStr) -> SecretStr:
-    """Return a password of one line."""
+    """Check that a password is one line."""
     one_line(value.get_secret_value())
     return value
 
 
 def keys(value: object) -> object:
-    """Read the comma-separated list that an environment variable can hold."""
+    """Split the comma-separated list of an environment variable."""
     return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
 
 
 def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """Return the keys; a ValueError says that one of them could be guessed."""
+    """Check that no key can be guessed."""
     if any(len(key.get_secret_value()) < MINIMUM_KEY_LENGTH for key in keys):
-        msg = (
-            f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each, such as `openssl rand -hex 32` prints"
-        )
-        raise ValueError(msg)
+        advice = f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each"
+        raise ValueError(f"{advice}, such as `openssl rand -hex 32` prints")
     return keys

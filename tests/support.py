@@ -24,11 +24,14 @@ import httpx2
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from click.testing import CliRunner, Result
 from flask import Flask
+from flask.cli import ScriptInfo
 from flask.testing import FlaskClient
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
+from backend.commands.serve import tiles
 from backend.database import engine as db
 from backend.mail import delivery
 from backend.serving import worker
@@ -449,3 +452,11 @@ def chunked(data: bytes) -> dict[str, Any]:
 
 # The fixture that sends what is bad: a method, a path, and what a test client takes besides.
 Send = Callable[..., TestResponse]
+
+
+def invoke(service: Service, *arguments: str, typed: str | bytes | None = None, status: int = 0) -> Result:
+    """Run a command of `tiles` in this process, on this service's app; check its exit status."""
+    info = ScriptInfo(create_app=lambda: service.app)
+    done = CliRunner().invoke(tiles, list(arguments), obj=info, input=typed)
+    assert done.exit_code == status, (arguments, done.output, done.exception)
+    return done

@@ -1,264 +1,231 @@
-"""What is wrong with an installation, found before its users do: every probe run, and the parts around it asked."""
+"""`tiles check`: probes of the settings, this machine and its peers. They change nothing, and name nobody."""
 
-import logging
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from logging.handlers import MemoryHandler
+from contextlib import closing
+from email.utils import parseaddr
 from typing import Any
+from urllib.parse import urlsplit
 
+from email_validator import EmailNotValidError, validate_email
 from flask import Flask
-from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
 
-from backend import clock, config
-from backend.commands import probes
-from backend.commands.probes import Finding, Probe, is_loopback, is_sqlite, sqlite_file
-from backend.config import SettingsError, settings
-from backend.database.engine import AnyRow, reading
-from backend.database.models import AuditEntry
-from backend.database.schema import is_current
+from backend import config
+from backend.commands import check_database
+from backend.commands.check_database import Finding, Findings, error, is_sqlite, sqlite_file, warning
+from backend.config import PREFIX, SettingsError, is_loopback, settings
 from backend.errors import Impossible
 from backend.mail import messages
-from backend.mail import queue as mail
-from backend.mail.refusals import Refused, ServerUnavailable, code_of, is_ours, trouble
+from backend.mail.refusals import Refused, ServerUnavailable, code_of, trouble
 from backend.mail.transport import MAILBOX, Connection
-from backend.privacy import erasure, ledger
+from backend.privacy import ledger
 from backend.security import keys
-from backend.security.throttle import OFF
+from backend.security.hashing import hasher, try_argon2
 
 SECONDS = 5.0
-SKEW_SECONDS = 5.0
-OLDEST_MAIL_SECONDS = 3600
-OLDEST_POSTGRESQL = 13
+SLOW_HASH_SECONDS = 1.0
 OLDEST_REDIS = 7
-POSTGRESQL = text(
-    "SELECT CAST(current_setting('server_version_num') AS integer) / 10000 AS version, pg_is_in_recovery() AS standby, "
-    "clock_timestamp() AS now, host(inet_client_addr()) AS client, "
-    "(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encrypted, current_setting('fsync') AS fsync, "
-    "current_setting('full_page_writes') AS full_page_writes, "
-    "current_setting('synchronous_commit') AS synchronous_commit, current_setting('log_statement') <> 'none' "
-    "OR current_setting('log_min_duration_statement') <> '-1' AS logs, "
-    "current_setting('log_parameter_max_length') <> '0' AS logs_values, "
-    "current_setting('log_parameter_max_length_on_error') <> '0' AS logs_values_on_error"
-)
+LEAST_FREE_BYTES, LEAST_FREE_SHARE = 256 * 2**20, 0.05
+# Memory in KiB, and how many passes suffice with it (OWASP Password Storage Cheat Sheet, Argon2id).
+ARGON2_FLOOR = {47104: 1, 19456: 2, 12288: 3, 9216: 4, 7168: 5}
 
 
 def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
-    """Read the settings; return what is wrong with them, and the application unless they make no sense."""
-    with _warnings_of(config.log) as warned:
-        try:
-            app = create_app()
-        except SettingsError as error:
-            return [Finding("settings", "error", line) for line in str(error).splitlines()], None
-    unknown = [Finding("settings-unknown", "warning", record.getMessage(), "it does nothing: correct or remove it")
-               for record in warned]  # fmt: skip
-    return unknown or [Finding("settings", "fine", "each setting makes sense")], app
-
-
-@contextmanager
-def _warnings_of(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged, instead of letting it be seen."""
-    handler = MemoryHandler(capacity=1000)
-    log.addHandler(handler)
-    log.propagate = False
+    """Read the settings; return what is wrong with them, and the application unless they are invalid."""
+    config.log.disabled = True
     try:
-        yield handler.buffer
+        app = create_app()
+    except SettingsError as invalid:
+        return [error("settings", line) for line in str(invalid).splitlines()], None
     finally:
-        log.removeHandler(handler)
-        log.propagate = True
+        config.log.disabled = False
+    todo = "it does nothing: correct or remove it"
+    unknown = [warning("settings-unknown", message, todo) for message in config.unknown_settings()]
+    return unknown or [Finding("settings", "fine", "all settings are valid")], app
 
 
 def run(app: Flask) -> Iterator[list[Finding]]:
-    """Run each probe, for 5 seconds at most, and return what it found."""
-    away = False
+    """Run each probe, for 5 seconds at most, and yield what it finds."""
+    database_is_down = False
     for name, (probe, fine) in PROBES.items():
-        if away and probe in NEED_DATABASE:
+        if database_is_down and probe in IN_DATABASE:
             yield []
             continue
-        found = _look(app, name, probe) or [Finding(name, "fine", fine)]
-        away = away or (probe is database and found[0].level == "error")
-        yield found
+        findings = _run(app, name, probe) or [Finding(name, "fine", fine)]
+        database_is_down = database_is_down or (probe is check_database.database and findings[0].level == "error")
+        yield findings
 
 
-def _look(app: Flask, name: str, probe: Probe) -> list[Finding]:
-    found: list[Finding] = []
+def _run(app: Flask, name: str, probe: Callable[[], Findings]) -> list[Finding]:
+    findings: list[Finding] = []
 
     def look() -> None:
         with app.app_context():
             try:
-                found.extend(probe())
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
-                found.append(Finding(name, "error", f"cannot be looked at ({type(error).__name__})"))
+                findings.extend(probe())
+            except Exception as unexpected:  # noqa: BLE001 - every error is a finding
+                findings.append(error(name, f"cannot be looked at ({type(unexpected).__name__})"))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(SECONDS)
     if thread.is_alive():
-        return [Finding(name, "error", f"no answer within {SECONDS:.0f} s", "see that it is there, and not too busy")]
-    return found
+        return [error(name, f"no answer within {SECONDS:.0f} s", "see that it is there, and not too busy")]
+    return findings
 
 
-def mail_server() -> Iterator[Finding]:
-    """Make a mail and offer it to the mail server as every mail is offered, and take it back before it is sent."""
-    given = settings()
-    if not given.mail_server:
-        yield Finding("mail-server", "error", f"there is none: mails go to the folder {MAILBOX}/ and to nobody",
-                      "set TILES_MAIL_SERVER")  # fmt: skip
+def public_url() -> Findings:
+    """Check the URL that every mailed link starts with."""
+    parts = urlsplit(settings().public_url)
+    if is_loopback(parts.hostname or "") or (parts.hostname or "").endswith(".localhost"):
+        yield error("public-url-local", "mailed links lead to this machine only", "set TILES_PUBLIC_URL")
+    elif parts.scheme != "https":
+        todo = "put a reverse proxy with TLS in front, and set TILES_PUBLIC_URL to https://…"
+        yield error("public-url-clear", "passwords travel in clear: the public URL begins with http://", todo)
+
+
+def proxies() -> Findings:
+    """Check that the settings know the reverse proxies."""
+    if settings().public_url.startswith("https:") and not settings().trusted_proxies:
+        todo = "let the proxy set X-Forwarded-For, and TILES_TRUSTED_PROXIES to the number of proxies"
+        yield warning("proxies", "a proxy with TLS is in front: all clients share the limits of one", todo)
+    if settings().trusted_proxies and not settings().metrics_token:
+        todo = "set TILES_METRICS_TOKEN if Prometheus is elsewhere"
+        yield warning("metrics-token", "only this machine reads /metrics, and not through the proxy", todo)
+
+
+def addresses() -> Findings:
+    """Check the addresses that people see."""
+    for name, purpose in (("data_manager_email", "answers for personal data"), ("support_email", "helps them")):
+        if not getattr(settings(), name):
+            yield warning(name.replace("_", "-"), f"people are not told who {purpose}", f"set {PREFIX}{name.upper()}")
+    for name in ("sender", "data_manager_email", "support_email"):
+        setting = f"{PREFIX}{'mail_default_sender' if name == 'sender' else name}".upper()
+        try:
+            validate_email(parseaddr(getattr(settings(), name) or "a@example.com")[1], check_deliverability=False)
+        except EmailNotValidError:
+            yield error("address-nowhere", f"no mail reaches the domain of {setting}", "use a domain of yours")
+
+
+def passwords() -> Findings:
+    """Check the cost of a password hash, by making one."""
+    memory, passes = settings().argon2_memory_kib, settings().argon2_time_cost
+    if not any(memory >= least and passes >= enough for least, enough in ARGON2_FLOOR.items()):
+        todo = "leave TILES_ARGON2_MEMORY_KIB and TILES_ARGON2_TIME_COST at their defaults"
+        yield error("argon2-weak", "stolen hashes are too cheap to guess: OWASP asks for more", todo)
+    try:
+        try_argon2()
+    except Impossible as impossible:
+        what, _, todo = str(impossible).partition(": ")
+        yield error("argon2-processor", what, todo)
+        return
+    begun = time.monotonic()
+    hasher().hash("nobody's password")
+    seconds = time.monotonic() - begun
+    what = f"one password hash takes {seconds * 1000:.0f} ms here"
+    if seconds > SLOW_HASH_SECONDS:
+        yield warning("argon2-slow", what, "people wait that long to sign in: lower TILES_ARGON2_TIME_COST")
+    else:
+        yield Finding("passwords", "fine", what)
+
+
+def files() -> Findings:
+    """Check who may read and write the files of the service."""
+    folder = settings().instance_path
+    if not folder.exists():
+        yield error("files-none", f"{folder} is not there yet", "the first command that needs it makes it")
+        return
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield error("files-locked", f"{folder} cannot be written", "give it to the user that the service runs as")
+        return
+    if folder.stat().st_uid != os.geteuid():
+        yield warning("files-owner", f"{folder} is another user's", "run this, and the service, as its owner")
+    made = [folder / name for name in ("", keys.NAME, "config.toml", ledger.NAME, MAILBOX)]
+    for path in (*made, *([sqlite_file()] if is_sqlite() else ())):
+        if others := path.stat().st_mode & 0o077 if path.exists() else 0:
+            finding = error if others & 0o007 else warning
+            yield finding("files-open", f"{path} is open to other users of this machine", f"chmod go= {path}")
+
+
+def disk() -> Findings:
+    """Check how much space is left."""
+    size = sqlite_file().stat().st_size if is_sqlite() and sqlite_file().exists() else 0
+    for folder in {settings().instance_path, *([sqlite_file().parent] if is_sqlite() else ())}:
+        if not folder.exists():
+            continue
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            yield error("disk-read-only", f"{folder} is mounted read-only", "see the kernel's log for a disk fault")
+        usage = shutil.disk_usage(folder)
+        if usage.free < max(size + LEAST_FREE_BYTES, usage.total * LEAST_FREE_SHARE):
+            finding = error if usage.free < size + LEAST_FREE_BYTES else warning
+            yield finding(
+                "disk", f"{usage.free // 2**20:,} MB are left at {folder}", "make room: nothing is stored without"
+            )
+
+
+def mail_server() -> Findings:
+    """Offer an email to the mail server as the worker does, and cancel it before it is sent."""
+    server = settings().mail_server
+    if not server:
+        yield error(
+            "mail-server", f"there is none: mails go to the folder {MAILBOX}/ and to nobody", "set TILES_MAIL_SERVER"
+        )
         return
     try:
         with closing(Connection()) as connection:
             connection.probe(messages.probe())
-    except Exception as error:  # noqa: BLE001 - each mail would fail with it, too
-        # A server that has not heard of us before may ask to be tried again.
-        if not isinstance(error, Refused) or error.is_permanent:
-            code = error.code if isinstance(error, ServerUnavailable) else code_of(error)
+    except Exception as failure:  # noqa: BLE001 - each email would fail with it
+        # Greylisting refuses a new client for now.
+        if not isinstance(failure, Refused) or failure.is_permanent:
+            code = failure.code if isinstance(failure, ServerUnavailable) else code_of(failure)
             what, todo = trouble(code)
-            yield Finding("mail-server", "error", f"{what} ({code})", todo)
+            yield error("mail-server", f"{what} ({code})", todo)
             return
-    if not (given.mail_use_tls or given.mail_use_ssl or is_loopback(given.mail_server)):
-        yield Finding("mail-clear", "warning", "mails and the links in them travel to the mail server in clear",
-                      "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL")  # fmt: skip
+    if not (settings().mail_use_tls or settings().mail_use_ssl or is_loopback(server)):
+        todo = "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL"
+        yield warning("mail-clear", "mails and their links travel to the mail server in clear", todo)
 
 
-def limits() -> Iterator[Finding]:
-    """Look at whether there are limits, and where they are counted."""
-    given = settings()
-    if given.rate_limits == OFF:
-        yield Finding("limits-off", "error", "passwords can be guessed, and anybody mailed, without a limit",
-                      "take `off` out of TILES_RATE_LIMITS")  # fmt: skip
-    if not given.redis_url:
+def limits() -> Findings:
+    """Check that there are limits, and where they are counted."""
+    url = settings().redis_url
+    if not settings().is_limited:
+        yield error("limits-off", "anybody can guess passwords without a limit", "take `off` out of TILES_RATE_LIMITS")
+    if not url:
         if not is_sqlite():
-            yield Finding("redis-none", "warning", "each process counts limits for itself",
-                          "set TILES_REDIS_URL where there is more than one")  # fmt: skip
+            yield warning(
+                "redis-none", "each process counts limits for itself", "set TILES_REDIS_URL if there are several"
+            )
         return
-    # Of the processes that serve, only those that count in Redis carry its client.
+    # A process that does not count in Redis does not load its client.
     from redis import Redis, RedisError  # noqa: PLC0415
 
     try:
-        with closing(Redis.from_url(given.redis_url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2,
-                                    decode_responses=True)) as redis:  # fmt: skip
-            found: Any = redis.info("server")
-    except RedisError as error:
-        yield Finding("redis", "error", f"it does not answer, or does not let us in ({type(error).__name__})",
-                      "see that TILES_REDIS_URL is right; meanwhile each process counts for itself")  # fmt: skip
+        with closing(Redis.from_url(url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2)) as redis:
+            server: Any = redis.info("server")
+    except RedisError as failure:
+        what = f"it does not answer, or does not let us in ({type(failure).__name__})"
+        yield error("redis", what, "see that TILES_REDIS_URL is right; meanwhile each process counts for itself")
         return
-    if int(found["redis_version"].partition(".")[0]) < OLDEST_REDIS:
-        yield Finding("redis-old", "error", "it is too old to count limits", f"use Redis {OLDEST_REDIS} or newer")
+    if int(server["redis_version"].partition(".")[0]) < OLDEST_REDIS:
+        yield error("redis-old", "it is too old to count limits", f"use Redis {OLDEST_REDIS} or newer")
 
 
-def database() -> Iterator[Finding]:
-    """Look at whether the database is there, is this release's, and keeps what it acknowledges."""
-    if is_sqlite() and not sqlite_file().exists():
-        yield Finding(
-            "database-none",
-            "error",
-            f"there is none at {sqlite_file()} yet",
-            "`tiles db upgrade` makes it, as `tiles serve` does",
-        )
-        return
-    try:
-        current = is_current()
-        with reading() as session:
-            found = session.execute(text("SELECT 1") if is_sqlite() else POSTGRESQL).one()
-    except DBAPIError as error:
-        yield Finding("database", "error", f"it does not answer, or not to this user ({type(error).__name__})",
-                      f"see that {settings().database_place} is the right one, is there and takes writes")  # fmt: skip
-        return
-    if not current:
-        yield Finding("schema", "error", "its schema is older than this release's", "run `tiles db upgrade`")
-    yield from probes.file_system() if is_sqlite() else _postgresql(found)
-
-
-def _postgresql(found: AnyRow) -> Iterator[Finding]:
-    if found.version < OLDEST_POSTGRESQL:
-        yield Finding("postgresql-old", "error", f"PostgreSQL {found.version} is too old",
-                      f"use {OLDEST_POSTGRESQL} or newer")  # fmt: skip
-    if found.standby:
-        yield Finding("postgresql-standby", "error", "it is a standby, which takes no writes",
-                      "name all hosts in TILES_DATABASE_URL, and set no target_session_attrs there")  # fmt: skip
-    for name in ("fsync", "full_page_writes", "synchronous_commit"):
-        if getattr(found, name) == "off":
-            yield Finding("postgresql-durability", "error", f"{name} is off: what was acknowledged may be lost",
-                          f"set {name} = on in postgresql.conf")  # fmt: skip
-    if abs((clock.now() - found.now).total_seconds()) > SKEW_SECONDS:
-        yield Finding("clock", "error", "this machine's clock and the database's differ by more than 5 s",
-                      "let both follow a time server: mails would go out twice, and links end early")  # fmt: skip
-    if found.client and not is_loopback(found.client) and not found.encrypted:
-        yield Finding("postgresql-clear", "warning", "names and addresses travel to it in clear",
-                      "add sslmode=verify-full to TILES_DATABASE_URL")  # fmt: skip
-    if (found.logs and found.logs_values) or found.logs_values_on_error:
-        yield Finding("postgresql-log", "warning", "its own log takes down statements with names and addresses",
-                      "set log_parameter_max_length and log_parameter_max_length_on_error to 0")  # fmt: skip
-
-
-def signing() -> Iterator[Finding]:
-    """Look at whether the database knows a key that is here."""
-    if keys.are_others():
-        yield Finding("keys-others", "error",
-                      "the database knows other keys than are here: another machine signs with them, or secret_key was "
-                      "not brought back after a restore",
-                      "put those keys in place or, if they are lost for good, run `tiles keys adopt`")  # fmt: skip
-
-
-def queue() -> Iterator[Finding]:
-    """Look at whether mails leave."""
-    found, blocked = mail.status(), mail.blocked()
-    refused = {code: number for code, number in mail.failures().items() if is_ours(code)}
-    if blocked:
-        yield Finding("mails-blocked", "error", f"no mail leaves ({_told(blocked)})", trouble(min(blocked))[1])
-    elif refused:
-        yield Finding("mails-refused", "warning", f"the mail server refuses some mails ({_told(refused)})",
-                      trouble(min(refused))[1])  # fmt: skip
-    if found.oldest_seconds > OLDEST_MAIL_SECONDS:
-        yield Finding("mails-waiting", "error", f"a mail has waited untried for {found.oldest_seconds // 60} minutes",
-                      "see that `tiles serve` or `tiles mail work` runs, and what its log says")  # fmt: skip
-    if found.abandoned:
-        reasons = _told(mail.failures(given_up=True))
-        yield Finding("mails-given-up", "warning", f"{found.abandoned} were given up ({reasons})",
-                      "`unreadable`: a later release made them, or somebody changed them; "
-                      "`tiles mail retry` tries again")  # fmt: skip
-
-
-def _told(counts: dict[str, int]) -> str:
-    return ", ".join(f"{code}: {count}" for code, count in counts.items()) or "waited two days"
-
-
-def erasures() -> Iterator[Finding]:
-    """Look at whether who is due was erased, and whether the ledger knows who was."""
-    if late := erasure.count_due():
-        yield Finding("erasures-late", "error", f"{late} accounts are due and not erased",
-                      "see that `tiles serve` or `tiles mail work` runs; `tiles data requests --overdue`")  # fmt: skip
-    if ledger.path().exists() and not (ledger.path().is_file() and os.access(ledger.path(), os.R_OK | os.W_OK)):
-        yield Finding("ledger-locked", "error", "the ledger cannot be written: nobody can be erased",
-                      f"give {ledger.path()} to the user that the service runs as")  # fmt: skip
-        return
-    try:
-        known = {account for account, _ in ledger.read()}
-    except Impossible as error:
-        yield Finding("ledger-damaged", "error", str(error), "put the newest copy of it in its place")
-        return
-    with reading() as session:
-        erased = {id_.hex for id_ in session.scalars(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))}
-    if missing := len(erased - known):
-        yield Finding("ledger-lacks", "error" if is_sqlite() else "warning",
-                      f"{missing} who were erased are not in this ledger: a restored backup would bring them back",
-                      "put the newest copy of erasures.jsonl back, or let all machines share one")  # fmt: skip
-
-
-NEED_DATABASE = (signing, queue, erasures)
-PROBES: dict[str, tuple[Probe, str]] = {
-    "public-url": (probes.public_url, "mailed links lead to https, and not to this machine alone"),
-    "proxies": (probes.proxies, "what stands in front is told of"),
-    "addresses": (probes.addresses, "people are told who answers"),
-    "passwords": (probes.passwords, ""),
-    "files": (probes.files, "nobody but this user reads what the service makes"),
-    "disk": (probes.disk, "there is space"),
+IN_DATABASE = (check_database.signing, check_database.mails, check_database.erasures)
+PROBES: dict[str, tuple[Callable[[], Findings], str]] = {
+    "public-url": (public_url, "mailed links lead to https, and not to this machine alone"),
+    "proxies": (proxies, "the settings know the proxies in front"),
+    "addresses": (addresses, "people are told who answers"),
+    "passwords": (passwords, ""),
+    "files": (files, "only this user reads the files of the service"),
+    "disk": (disk, "there is space"),
     "mail-server": (mail_server, "it answers, and lets us in"),
     "limits": (limits, "there are limits, and they are counted"),
-    "database": (database, "it answers, is this release's, and keeps what it acknowledges"),
-    "keys": (signing, "the database knows a key that is here, or none yet"),
-    "queue": (queue, "mails leave"),
-    "erasures": (erasures, "who was due is erased, and in the ledger"),
+    "database": (check_database.database, "it answers, has this release's schema, and keeps what it acknowledges"),
+    "keys": (check_database.signing, "the database knows a key that is here, or none yet"),
+    "queue": (check_database.mails, "mails leave"),
+    "erasures": (check_database.erasures, "due accounts are erased, and in the ledger"),
 }

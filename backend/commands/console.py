@@ -1,123 +1,120 @@
-"""What commands share: they print for a person or for a script, ask before they destroy, show progress."""
+"""What commands share: the root command `tiles`, their options and arguments, questions, and what they print."""
 
 import json
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import click
 from click._termui_impl import ProgressBar
+from flask.cli import AppGroup, FlaskGroup
 
-from backend import clock
+from backend import clock, create_app
 from backend.errors import Impossible
+from backend.logs import configure
 
-# C1 controls, and what turns the direction of text (UAX 9); JSON itself escapes the other controls.
+# C1 controls and bidirectional controls (UAX 9). json.dumps escapes the other controls.
 CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+Function = Callable[..., Any]
 
-class Command(click.Command):
-    """Says in one line why something cannot be done."""
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask whether you are sure.")
+
+
+class Group(AppGroup):
+    """A group whose commands run in the application's context and take `--json`, unless declared without it."""
+
+    def command(  # type: ignore[override]
+        self, *args: Any, as_json: bool = True, **kwargs: Any
+    ) -> Callable[[Function], click.Command]:
+        """Return the decorator that makes a function a command of this group."""
+        make = super().command(*args, **kwargs)
+        return lambda function: make(as_json_option(function) if as_json else function)
+
+
+class _Root(Group, FlaskGroup):
+    """Flask's group, but it finds its commands without the application: help needs no valid settings."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(self.commands)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        return self.commands.get(name)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run the command."""
         try:
             return super().invoke(ctx)
         except Impossible as error:
+            # These two exit with 2, as they do for a wrong setting.
+            if ctx.invoked_subcommand in {"serve", "mail"}:
+                raise
             raise click.ClickException(str(error)) from None
 
 
-class Group(click.Group):
-    """A group of such commands."""
+# A command that may create the instance folder and its key calls `make_folder` or `keys.make` itself.
+@click.group(cls=_Root, create_app=partial(create_app, make_instance=False), add_version_option=False)
+def tiles() -> None:
+    """TILES accounts: a name and an email address, and nothing else.
 
-    command_class = Command
-
-
-class Day(click.ParamType[datetime]):
-    """A day, as the moment in which it begins in UTC."""
-
-    name = "YYYY-MM-DD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401
-        """Read what was typed."""
-        try:
-            return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
-        except ValueError:
-            self.fail("write a day such as 2026-12-31", param, ctx)
-
-
-class Who(click.ParamType[str]):
-    """An account's address or id; `-` reads it from standard input, and asks for it at a terminal."""
-
-    name = "ADDRESS|ID"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
-        """Read what was typed."""
-        if value != "-" or (ctx and ctx.resilient_parsing):
-            return str(value)
-        if sys.stdin.isatty():
-            click.echo("Address or id: ", nl=False, err=True)
-        # From the buffer, so that the next line still answers a question. Bytes that are not UTF-8 name no account.
-        line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").strip()
-        return line or self.fail("the first line of standard input names no account", param, ctx)
-
-
-def stopped_by(*numbers: signal.Signals) -> threading.Event:
-    """Return an event that is set when one of these signals comes, instead of what it would do otherwise.
-
-    It is set by a thread of its own: the signal may come while the one that waits for the event holds its lock.
+    Settings come from the environment (TILES_...) or from config.toml in the instance folder; README.md lists them.
     """
-    stop = threading.Event()
-    for number in numbers:
-        signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
-    return stop
+    configure()
 
 
-class NewFile(click.ParamType[Path | None]):
-    """A file to write; None is the terminal. It is looked at before anything is done, and written at the end."""
-
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | None:  # noqa: ANN401
-        """Read what was typed."""
-        if value == "-":
-            return None
-        file = Path(value)
-        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-            self.fail(f"'{file}' cannot be written: name a file in a folder that is there", param, ctx)
-        return file
+def day(value: str) -> datetime:
+    """Return the start of a day in UTC."""
+    try:
+        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise click.BadParameter("write a day such as 2026-12-31") from None
 
 
-def output_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that writes a document `--output`."""
-    return click.option("--output", type=NewFile(), default="-", help="Write to this file, not to the terminal.")(
-        function
-    )
+def account_reference(value: str) -> str:
+    """Return an account's email address or id; for `-`, read it from standard input and ask for it at a terminal."""
+    if value != "-" or click.get_current_context().resilient_parsing:
+        return value
+    if sys.stdin.isatty():
+        click.echo("Address or id: ", nl=False, err=True)
+    # Read bytes, so that the next line still answers a question. Bytes that are not UTF-8 match no account.
+    line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").strip()
+    if not line:
+        raise click.BadParameter("the first line of standard input is empty: write an email address or an id there")
+    return line
 
 
-def as_json_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)
+def new_file(value: str) -> Path | None:
+    """Return a file that can be written, before any work is done; None is the terminal."""
+    if value == "-":
+        return None
+    file = Path(value)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise click.BadParameter(f"'{file}' cannot be written: name a file in an existing folder")
+    return file
 
 
-def yes_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that destroys something `--yes`."""
-    return click.option("--yes", is_flag=True, help="Do not ask whether you are sure.")(function)
+output_option = click.option(
+    "--output", type=new_file, default="-", metavar="FILE", help="Write to this file, not to the terminal."
+)
 
 
 def sure(question: str, *, yes: bool) -> None:
-    """Go on only with somebody's word for it."""
+    """Ask for confirmation, unless it was given with `--yes`.
+
+    Raises:
+        click.ClickException: the answer is no, or nobody can answer.
+    """
     try:
         if yes or click.confirm(question, err=True):
             return
     except click.Abort:
-        # The line of the question is still open.
+        # End the line of the question.
         click.echo(err=True)
         raise click.ClickException("nothing was done: where nobody can be asked, give --yes") from None
     raise click.ClickException("nothing was done")
@@ -134,15 +131,15 @@ def plain(value: object) -> object:
             return value
 
 
-def dump(found: object, **options: Any) -> str:
-    """Return JSON in which what would control a terminal, or turn the order of what it shows, is escaped."""
-    text = json.dumps(found, default=plain, ensure_ascii=False, **options)
+def dump(document: object, **options: Any) -> str:
+    """Return JSON in which characters that control a terminal or change the text's direction are escaped."""
+    text = json.dumps(document, default=plain, ensure_ascii=False, **options)
     return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def write(found: object, output: Path | None, *, as_json: bool) -> None:
-    """Write one JSON document to a file or to the terminal: for a person to read, or in one line for a script."""
-    text = dump(found, indent=None if as_json else 2) + "\n"
+def write(document: object, output: Path | None, *, as_json: bool) -> None:
+    """Write a JSON document to a file or to the terminal: indented, or on one line for a script."""
+    text = dump(document, indent=None if as_json else 2) + "\n"
     if output is None:
         click.echo(text, nl=False)
         return
@@ -152,47 +149,47 @@ def write(found: object, output: Path | None, *, as_json: bool) -> None:
         raise click.ClickException(f"'{output}' cannot be written: {error.strerror}") from None
 
 
-def show(found: dict[str, Any], *, as_json: bool) -> None:
-    """Print one thing, a line for each of its parts, or more where a part is a list."""
+def show(values: dict[str, Any], *, as_json: bool) -> None:
+    """Print one line for each value, and one for each entry of a list."""
     if as_json:
-        click.echo(dump(found))
+        click.echo(dump(values))
         return
-    width = max(map(len, found))
-    for name, value in found.items():
+    width = max(map(len, values))
+    for name, value in values.items():
         label = name.replace("_", " ")
-        for line in [_told(part) for part in value] or ["none"] if isinstance(value, list) else [_told(value)]:
+        for line in [_text(entry) for entry in value] or ["none"] if isinstance(value, list) else [_text(value)]:
             click.echo(f"{label:<{width}}  {line}")
             label = ""
 
 
-def show_rows(found: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
-    """Print many things as a table, or what it means that there are none."""
+def show_rows(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
+    """Print rows as a table, or a sentence if there are none."""
     if as_json:
-        click.echo(dump(found))
+        click.echo(dump(rows))
         return
-    if not found:
+    if not rows:
         click.echo(empty)
         return
-    lines = [[name.replace("_", " ") for name in found[0]], *([_told(cell) for cell in row.values()] for row in found)]
+    lines = [[name.replace("_", " ") for name in rows[0]], *([_text(cell) for cell in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     match value:
         case None:
             return "none"
         case bool():
             return "yes" if value else "no"
         case dict():
-            return ", ".join(f"{name.replace('_', ' ')} {_told(part)}" for name, part in value.items())
+            return ", ".join(f"{name.replace('_', ' ')} {_text(part)}" for name, part in value.items())
         case list():
-            return "; ".join(map(_told, value))
+            return "; ".join(map(_text, value))
         case _:
             return str(plain(value))
 
 
 def progress(length: int, label: str) -> ProgressBar[int]:
-    """Return a progress bar that is seen on a terminal only."""
+    """Return a progress bar, which is shown on a terminal only."""
     return click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty())

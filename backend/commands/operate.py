@@ -1,4 +1,4 @@
-"""Commands for the operator: what is wrong with this installation, backups and their return."""
+"""Commands for the operator: checks, the database, backups and keys."""
 
 import logging
 import shlex
@@ -8,95 +8,78 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from flask.cli import ScriptInfo, with_appcontext
+from flask.cli import ScriptInfo
 
 from backend.commands import check
-from backend.commands.console import Command, as_json_option, dump, progress, show, sure, yes_option
-from backend.commands.probes import Finding
+from backend.commands.console import Group, dump, progress, show, sure, tiles, yes_option
 from backend.config import make_folder, settings
-from backend.database import backup, copying, schema
+from backend.database import backup, copying, inventory, schema, scrub
 from backend.privacy import erasure
 from backend.security import keys
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-SHOW_PROGRESS_AFTER_SECONDS = 2.0
+REFUSED = (
+    "links to unsubscribe, links that open a closed account again, unused links, and receipts of erasures; for good"
+)
 
 
-class _Elsewhere(click.ClickException):
+class _OnPostgresql(click.ClickException):
     exit_code = 2
 
 
-@click.command("check")
-@as_json_option
+@tiles.command("check", with_appcontext=False)
 @click.pass_context
 def check_command(context: click.Context, *, as_json: bool) -> None:
-    """Find what is wrong with this installation before its users do; exits 1 when something is.
+    """Find what is wrong with this installation before its users do; exits with 1 if anything is.
 
-    It looks at the settings, the files, the database, Redis, the clock and the queue. It makes one password hash, and
-    offers a mail to the mail server without sending it. It changes nothing, and waits 5 seconds at most for each.
-
-    \b
-    error     people meet it, or a promise is not kept: mend it before you serve
-    warning   know it, and decide
-    fine      nothing is wrong there
-
-    Run it as the user, on the machine and with the settings that the service has.
-    """  # noqa: D301 - click reads the backspace
+    Run it as the user, on the machine and with the settings that the service has. It changes nothing, makes one
+    password hash, offers an email to the mail server without sending it, and waits at most 5 seconds for each probe.
+    """
     create_app = context.ensure_object(ScriptInfo).create_app
     assert create_app
-    begun = time.monotonic()
     findings, app = check.prepare(create_app)
-    bar = progress(len(check.PROBES), "Checking")
-    on_terminal, bar.hidden = not bar.hidden, True
-    with bar:
+    with progress(len(check.PROBES), "Checking") as bar:
         for found in check.run(app) if app else ():
             findings += found
-            bar.hidden = not on_terminal or time.monotonic() - begun < SHOW_PROGRESS_AFTER_SECONDS
             bar.update(1)
-    _show(findings, as_json=as_json)
+    if as_json:
+        click.echo(dump([asdict(finding) for finding in findings]))
+    for finding in findings if not as_json else ():
+        click.echo(f"{finding.level:<7}  {finding.code}: {finding.what}")
+        if finding.todo:
+            click.echo(f"         → {finding.todo}")
     context.exit(any(finding.level == "error" for finding in findings))
 
 
-@click.command("backup", cls=Command)
+@tiles.command("backup")
 @FILE
-@as_json_option
-@with_appcontext
 def backup_command(file: Path, *, as_json: bool) -> None:
-    """Copy the database into FILE, while the service goes on.
+    """Copy the database into a new FILE while the service runs.
 
-    FILE is new, readable by its owner only, and appears when it is whole, checked and on the disk. It has everything
-    that was acknowledged before, and no byte of what was deleted before. It takes about a second for 100 MB, and
-    nobody waits meanwhile. What is killed half-way leaves files with .part in their names: delete them.
+    FILE is readable by its owner only, and appears when it is complete and checked. A command that is killed leaves
+    files with .part in their names: delete them. On PostgreSQL this prints the pg_dump command that does the same.
 
     \b
-    Two more files of the instance folder are to be kept, both apart from FILE:
-      erasures.jsonl   who was erased. Copy it later than FILE, and more often: a restored database is compared with
-                       the newest one, and whoever is in it is erased again.
-      secret_key       signs links and receipts. Whoever has it can make links.
-
-    Who is erased is not erased from FILE: keep backups no longer than you must. `tiles restore` brings one back.
-    On PostgreSQL this says which pg_dump does the same, and exits 2.
-    """  # noqa: D301 - click reads the backspace
+    Keep two more files of the instance folder, both apart from FILE:
+      erasures.jsonl   the ids of erased accounts. Copy it after FILE, and more often: a restore erases again every
+                       account that the newest copy names.
+      secret_key       signs links and receipts. Everybody who has it can make links.
+    """  # noqa: D301
     _sqlite_only(f"(umask 077 && pg_dump --format=custom --no-owner --file={shlex.quote(str(file))} "
                  '--dbname="$TILES_DATABASE_URL")')  # fmt: skip
     copied = backup.make(file)
     show({"file": str(file), "bytes": copied.bytes, "schema": copied.schema}, as_json=as_json)
 
 
-@click.command("restore", cls=Command)
+@tiles.command("restore")
 @FILE
 @yes_option
-@as_json_option
-@with_appcontext
 def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
-    """Put a backup in the place of the database, and erase again who was erased since.
+    """Replace the database with a backup, and erase again the accounts that were erased since.
 
-    Stop every `tiles serve` and `tiles mail work` first; it refuses while one runs. First put the newest erasures.jsonl
-    back into the instance folder, if it was lost too. Then: FILE is checked and copied, the old database and its log
-    leave, the schema is brought to this release's version, and whom the ledger names is erased again, untold.
-
-    Do not copy FILE there by hand: SQLite would mix it with the log (-wal) that the old database may have left.
-    On PostgreSQL this says which pg_restore does the same, and exits 2.
+    First stop every `tiles serve` and `tiles mail work`. Put the newest erasures.jsonl back into the instance folder if
+    it was lost. Do not copy FILE there by hand: SQLite would mix it with the log (-wal) of the old database. On
+    PostgreSQL this prints the pg_restore command that does the same.
     """
     _sqlite_only('pg_restore --exit-on-error --single-transaction --no-owner --dbname="$TILES_DATABASE_URL" '
                  f"{shlex.quote(str(file))}")  # fmt: skip
@@ -112,24 +95,61 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
     show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)
 
 
-@click.command("copy", cls=Command)
+def _sqlite_only(instead: str) -> None:
+    if not backup.is_possible():
+        raise _OnPostgresql(f"on PostgreSQL: {instead}")
+
+
+@tiles.group("db", cls=Group)
+def db_group() -> None:
+    """The database."""
+
+
+@db_group.command("upgrade")
+def db_upgrade(*, as_json: bool) -> None:
+    """Migrate the database to this release's schema. It may run twice, or several times at once."""
+    make_folder(settings().instance_path)
+    before, after = schema.upgrade()
+    if not keys.are_others():
+        keys.make()
+    show({"from": before, "to": after}, as_json=as_json)
+
+
+@db_group.command("scrub")
+def db_scrub(*, as_json: bool) -> None:
+    """Rewrite the database, so that none of its files holds bytes of deleted rows.
+
+    \b
+    SQLite: the service does this by itself after erasures. Writers wait, about a second for 100 MB; readers do not. It
+    needs as much memory as the database is large.
+    PostgreSQL: VACUUM FULL locks one table with data about people after the other, about a second for 100 MB, and needs
+    free space as large as the largest. It does not reach the write-ahead log, replicas and backups.
+    """  # noqa: D301
+    tables = inventory.tables_about_people()
+    seconds, begun = {}, time.monotonic()
+    with progress(len(tables), "Rewriting") as bar:
+        for name in scrub.rewrite(tables):
+            seconds[name] = round(time.monotonic() - begun, 2)
+            begun = time.monotonic()
+            bar.update(1)
+    shown = {name: f"was locked for {taken} s" for name, taken in seconds.items()}
+    show({"locked_seconds": seconds} if as_json else shown, as_json=as_json)
+
+
+@db_group.command("copy")
 @click.option("--to", "to", metavar="URL", required=True, help="postgresql://…, or - to ask for it or read it.")
-@as_json_option
-@with_appcontext
 def copy_command(to: str, *, as_json: bool) -> None:
     """Copy every row of SQLite into an empty PostgreSQL.
 
-    Stop every `tiles serve` and `tiles mail work` first: what is written after the copy begins is not in it. The source
-    is only read. The target is brought to this release's schema, and refused if any of its tables has a row. All rows
-    are compared at the end; what fails or is interrupted leaves no row in the target.
+    First stop every `tiles serve` and `tiles mail work`: later writes are not copied. The source is only read. All rows
+    are compared at the end; a failure or an interruption leaves no row in the target.
 
     \b
-    With --to - the URL is read from standard input, or asked for unseen: an argument is seen in the process list.
-    Afterwards set TILES_DATABASE_URL to the same URL, start the service, and see what `tiles check` says. The ledger
-    and the keys stay where they are. Keep SQLite's file until all is well, then delete it and its -wal and -shm: who
-    is erased from PostgreSQL is not erased from it.
-    """  # noqa: D301 - click reads the backspace
-    # It warns of what is raised, with what is in the row.
+    With --to - the URL is read from standard input, or asked for without echo: the process list shows arguments.
+    Afterwards set TILES_DATABASE_URL to the same URL, start the service, and run `tiles check`. When all is well delete
+    SQLite's file with its -wal and -shm: an erasure in PostgreSQL does not reach it.
+    """  # noqa: D301
+    # psycopg logs a warning with the values of a row that fails.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     url = copying.target(_read_unseen() if to == "-" else to)
     with progress(copying.count(), "Copying") as bar:
@@ -146,19 +166,40 @@ def _read_unseen() -> str:
     return sys.stdin.readline()
 
 
-def _sqlite_only(instead: str) -> None:
-    if not backup.is_possible():
-        raise _Elsewhere(f"on PostgreSQL: {instead}")
+@tiles.group("keys", cls=Group)
+def keys_group() -> None:
+    """The keys that sign links in emails and receipts of erasures."""
 
 
-def _show(findings: list[Finding], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(dump([asdict(finding) for finding in findings]))
-        return
-    for finding in findings:
-        click.echo(f"{finding.level:<7}  {finding.code}: {finding.what}")
-        if finding.todo:
-            click.echo(f"         → {finding.todo}")
+@keys_group.command("rotate")
+@click.option(
+    "--keep", type=click.IntRange(0), help="Keep only so many of the present keys, the newest; 0 after a theft."
+)
+@yes_option
+def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
+    """Sign with a new key from now on; links and receipts that older keys signed stay valid.
+
+    Processes of this instance need no restart. With --keep the oldest keys are removed, and everything that they signed
+    is refused, receipts of erasures and links to unsubscribe too. After a theft use --keep 0. Sessions go on.
+    """
+    make_folder(settings().instance_path)
+    removed = keys.in_use()[keep:] if keep is not None and keys.exist() else ()
+    if removed:
+        sure(f"The {len(removed)} oldest keys signed what will be refused: {REFUSED}. Remove them?", yes=yes)
+    kept = keys.rotate(removed)
+    show({"older_keys_kept": len(kept), "forgotten": len(removed)}, as_json=as_json)
 
 
-commands = (check_command, backup_command, restore_command)
+@keys_group.command("adopt")
+@yes_option
+def keys_adopt(*, yes: bool, as_json: bool) -> None:
+    """Sign with the keys of this machine, although the database knows others.
+
+    A server refuses to start if the database knows none of its keys: another machine signs with others, or the key file
+    is missing after a restore. First look for the old key. If it is lost or stolen, this replaces the database's keys
+    with those of this machine (TILES_SECRET_KEYS, or secret_key in the instance folder). Sessions go on.
+    """
+    sure(f"Other keys signed what will be refused: {REFUSED}. Go on with the keys that are here?", yes=yes)
+    make_folder(settings().instance_path)
+    keys.adopt()
+    show({"keys": len(keys.in_use())}, as_json=as_json)

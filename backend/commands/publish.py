@@ -1,6 +1,6 @@
-"""Commands about what is public or was written to us: policy, announcements, inventory, feedback."""
+"""Commands about the policy, announcements, the inventory and feedback."""
 
-import signal
+import time
 import unicodedata
 from dataclasses import asdict
 from datetime import datetime
@@ -8,32 +8,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-from flask.cli import with_appcontext
 
 from backend import clock
 from backend.accounts import feedback
-from backend.commands.console import (
-    Command,
-    Day,
-    Group,
-    as_json_option,
-    dump,
-    output_option,
-    plain,
-    progress,
-    show,
-    show_rows,
-    stopped_by,
-    sure,
-    write,
-    yes_option,
-)
+from backend.commands import console
 from backend.database.inventory import inventory
 from backend.errors import Impossible
 from backend.privacy import announcements, policy
 
 SHOWN = 80
-# A byte order mark, as some editors write it, is not part of the text.
+# Some editors write a byte order mark.
 TEXT = click.File(encoding="utf-8-sig")
 
 
@@ -47,138 +31,124 @@ def _read(file: IO[str]) -> str:
     return text
 
 
-@click.group("policy", cls=Group)
+@console.tiles.group("policy", cls=console.Group)
 def policy_group() -> None:
     """The privacy policy."""
 
 
 @policy_group.command("publish")
 @click.argument("file", type=TEXT)
-@click.option("--version", required=True, help="What the version is called, such as 2026-11.")
-@click.option("--effective", required=True, type=Day(), help="From which day (UTC) it counts.")
-@yes_option
-@as_json_option
-@with_appcontext
+@click.option("--version", required=True, help="The version's name, such as 2026-11.")
+@click.option(
+    "--effective",
+    required=True,
+    type=console.day,
+    metavar="YYYY-MM-DD",
+    help="The day (UTC) on which it comes into force.",
+)
+@console.yes_option
 def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
     """Publish a version of the privacy policy.
 
-    FILE (- is standard input) holds it as plain text in UTF-8, with empty lines between paragraphs. It is shown at
-    /privacy, and from its day on, today or later, it is the one in force, which GET /v1/policy names. It cannot be
-    changed afterwards, only withdrawn before its day; publishing the same again changes nothing. You are asked first;
-    with FILE from standard input, give --yes. To tell people by mail too: `tiles announce --policy VERSION`.
+    FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. /privacy
+    shows it at once. It comes into force on its day, today or later, and can be withdrawn before. Publishing the same
+    again changes nothing. To tell people by email: `tiles announce --policy VERSION`.
     """
-    day, text = effective.date(), _read(file)
-    if policy.check(version=version, effective_on=day, text=text):
-        today = ", which is today: it cannot be withdrawn" if day == clock.now().date() else ""
-        sure(f"Publish version {version}, in force from {day}{today}?", yes=yes)
-    show(asdict(policy.publish(version=version, effective_on=day, text=text)), as_json=as_json)
+    effective_on, text = effective.date(), _read(file)
+    if policy.check(version=version, effective_on=effective_on, text=text):
+        today = ", which is today: it cannot be withdrawn" if effective_on == clock.now().date() else ""
+        console.sure(f"Publish version {version}, in force from {effective_on}{today}?", yes=yes)
+    console.show(asdict(policy.publish(version=version, effective_on=effective_on, text=text)), as_json=as_json)
 
 
 @policy_group.command("withdraw")
 @click.argument("version")
-@yes_option
-@as_json_option
-@with_appcontext
+@console.yes_option
 def policy_withdraw(version: str, *, yes: bool, as_json: bool) -> None:
-    """Withdraw a version before the day from which it counts.
+    """Withdraw a version before the day on which it comes into force.
 
-    It leaves /privacy, and nobody can accept it any more. Its name stays taken, as the version may have been announced
-    or accepted: `tiles policy show` keeps its text, and who accepted it shows so until they accept another. Mails
-    announcing it that have not left are not sent. Tell who has read of it: `tiles announce FILE`. From its day on a
-    version cannot be withdrawn: publish another in its place.
+    It leaves /privacy, and nobody can accept it any more. Its name stays taken, because it may have been accepted.
+    Emails that announce it and have not left are not sent. Tell the others: `tiles announce FILE`.
     """
-    found = policy.check_withdrawal(version)
-    sure(f"Withdraw version {version}, which would be in force from {found.effective_on}?", yes=yes)
+    upcoming = policy.check_withdrawal(version)
+    console.sure(f"Withdraw version {version}, which would be in force from {upcoming.effective_on}?", yes=yes)
     policy.withdraw(version)
-    show(_listed(policy.find(version)), as_json=as_json)
+    console.show(_without_text(policy.find(version)), as_json=as_json)
 
 
 @policy_group.command("list")
-@as_json_option
-@with_appcontext
 def policy_list(*, as_json: bool) -> None:
-    """Show every version that was published, and how it stands today."""
-    rows = [_listed(version) for version in policy.versions()]
-    show_rows(rows, as_json=as_json, empty="No version was published.")
+    """Show every version that was published, and its present state."""
+    rows = [_without_text(version) for version in policy.versions()]
+    console.show_rows(rows, as_json=as_json, empty="No version was published.")
 
 
 @policy_group.command("show")
 @click.argument("version")
-@as_json_option
-@with_appcontext
 def policy_show(version: str, *, as_json: bool) -> None:
     """Show one version with its text."""
-    found = policy.find(version)
-    show(asdict(found) if as_json else _listed(found), as_json=as_json)
+    shown = policy.find(version)
+    console.show(asdict(shown) if as_json else _without_text(shown), as_json=as_json)
     if not as_json:
-        click.echo(f"\n{found.text.rstrip()}")
+        click.echo(f"\n{shown.text.rstrip()}")
 
 
-def _listed(version: policy.Version) -> dict[str, Any]:
+def _without_text(version: policy.Version) -> dict[str, Any]:
     return {name: value for name, value in asdict(version).items() if name != "text"}
 
 
-@click.command("announce", cls=Command)
+@console.tiles.command("announce")
 @click.argument("file", type=TEXT, required=False)
-@click.option("--subject", help="The mail's subject.")
+@click.option("--subject", help="The email's subject.")
 @click.option("--policy", "version", metavar="VERSION", help="Instead of FILE: a published version of the policy.")
-@click.option("--follow", is_flag=True, help="Show how far it has come until all mails are made; Ctrl-C stops showing.")
-@as_json_option
-@with_appcontext
+@click.option("--follow", is_flag=True, help="Show progress until all emails are made; Ctrl-C ends only the showing.")
 def announce(file: IO[str] | None, subject: str | None, version: str | None, *, follow: bool, as_json: bool) -> None:
-    """Mail a text, or a policy version, to all who want mails.
+    """Email a text, or a policy version, to everybody who wants such emails.
 
-    FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. Each mail has a link to
-    unsubscribe. Nobody is asked whether you are sure, and what was announced cannot be taken back.
-
-    The service (`tiles serve` or `tiles mail work`) makes the mails batch by batch, so that no reset waits behind them,
-    and goes on after an interruption where it was. The same subject and text again is the same announcement: nobody
-    gets it twice, and how far it has come is shown. Who wants no mails gets none about a policy either.
+    FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. You are not asked first,
+    and an announcement cannot be undone. The service makes the emails in batches, so that no reset waits for them. The
+    same subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
     """
-    if (file is None) == (version is None) or (file is None) != (subject is None):
-        raise click.UsageError("give FILE and --subject, or --policy alone")
-    if version is not None:
-        begun = announcements.announce_policy(version)
+    if version is not None and file is None and subject is None:
+        progressed = announcements.announce_policy(version)
+    elif version is None and file is not None and subject is not None:
+        progressed = announcements.announce(subject=subject, text=_read(file))
     else:
-        assert file is not None
-        assert subject is not None
-        begun = announcements.announce(subject=subject, text=_read(file))
-    show(asdict(_follow(begun) if follow else begun), as_json=as_json)
+        raise click.UsageError("give FILE and --subject, or --policy alone")
+    console.show(asdict(_follow(progressed) if follow else progressed), as_json=as_json)
 
 
 def _follow(begun: announcements.Progress) -> announcements.Progress:
-    stop = stopped_by(signal.SIGINT)
-    seen = announcements.progress(begun.announcement)
-    with progress(seen.recipients, "Announcing") as bar:
-        bar.update(seen.queued)
-        while not (seen.finished or stop.wait(1)):
-            seen = announcements.progress(begun.announcement)
-            bar.update(seen.queued - bar.pos)
-    if not seen.finished:
-        click.echo("The service goes on with it.", err=True)
-    return seen
+    latest = announcements.progress(begun.announcement)
+    with console.progress(latest.recipients, "Announcing") as bar:
+        try:
+            bar.update(latest.queued)
+            while not latest.finished:
+                time.sleep(1)
+                latest = announcements.progress(begun.announcement)
+                bar.update(latest.queued - bar.pos)
+        except KeyboardInterrupt:
+            click.echo("The service goes on with it.", err=True)
+    return latest
 
 
-@click.command("inventory")
-@as_json_option
-@with_appcontext
+@console.tiles.command("inventory")
 def show_inventory(*, as_json: bool) -> None:
-    """Show every column that is stored, and what is declared of it.
+    """Show every stored column with its category, its purpose, how long it is kept and what erasure does to it.
 
-    What it is, what for, for how long, and what erasing the account does to it. It is drawn from the same declarations
-    as the privacy page, the export and the erasure.
+    The privacy page, the export and the erasure use the same declarations.
     """
-    found = inventory()
+    stored = inventory()
     if as_json:
-        click.echo(dump([asdict(table) for table in found]))
+        click.echo(console.dump([asdict(table) for table in stored]))
         return
-    for table in found:
+    for table in stored:
         click.echo(f"{table.name}: {table.purpose}")
-        show_rows([asdict(column) for column in table.columns], as_json=False, empty="")
+        console.show_rows([asdict(column) for column in table.columns], as_json=False, empty="")
         click.echo()
 
 
-@click.group("feedback", cls=Group)
+@console.tiles.group("feedback", cls=console.Group)
 def feedback_group() -> None:
     """What people wrote from the app."""
 
@@ -188,38 +158,28 @@ def _feedback() -> list[dict[str, Any]]:
 
 
 @feedback_group.command("list")
-@as_json_option
-@with_appcontext
 def feedback_list(*, as_json: bool) -> None:
-    """Show the messages, the newest first.
-
-    Each with the beginning of what it says; --json shows it whole. No message tells who wrote it.
-    """
-    found = _feedback()
+    """Show the beginning of each message, the newest first; --json shows whole messages. None names its author."""
+    rows = _feedback()
     if as_json:
-        click.echo(dump(found))
+        click.echo(console.dump(rows))
         return
-    for entry in found:
-        signed_in = "signed in" if entry["signed_in"] else "anonymous"
-        click.echo(f"{plain(entry['received_at'])}  {signed_in:<9}  {_beginning(entry['message'])}")
-    if not found:
+    for row in rows:
+        signed_in = "signed in" if row["signed_in"] else "anonymous"
+        click.echo(f"{console.plain(row['received_at'])}  {signed_in:<9}  {_beginning(row['message'])}")
+    if not rows:
         click.echo("Nobody has written yet.", err=True)
 
 
 def _beginning(message: str) -> str:
-    # Some characters that are never seen change the order of those that are.
-    seen = "".join(c if c.isprintable() else " " for c in message[: 2 * SHOWN])
-    line = " ".join(seen.split())
+    # Invisible characters may change the direction of the text.
+    printable = "".join(c if c.isprintable() else " " for c in message[: 2 * SHOWN])
+    line = " ".join(printable.split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
 
 
 @feedback_group.command("export")
-@output_option
-@as_json_option
-@with_appcontext
+@console.output_option
 def feedback_export(output: Path | None, *, as_json: bool) -> None:
-    """Write all messages, whole, as one JSON document."""
-    write({"feedback": _feedback()}, output, as_json=as_json)
-
-
-commands = (policy_group, announce, show_inventory, feedback_group)
+    """Write all messages as one JSON document."""
+    console.write({"feedback": _feedback()}, output, as_json=as_json)

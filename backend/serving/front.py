@@ -24,32 +24,32 @@ from backend.web.operations import Runs
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-# Enough for 16 KiB over a bad line, and half of the time that a stopping server waits for requests.
+# Enough for 16 KiB over a slow line, and half of the time that a stopping server waits for requests.
 BODY_SECONDS = 10.0
 OVERLOADED_SECONDS = 1.0, 3.0
 SAFE = frozenset({"GET", "HEAD"})
-# A supervisor that decides whether this process may live asks for these: each has a thread that nothing else uses.
+HEALTH = "/healthz"
+# A service manager decides by these whether this process may live: each has a thread of its own.
 PROBES = ("/readyz", "/metrics")
 
-HEALTH = "/healthz"
-
-Route = tuple[str, str]
 Response = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Front:
-    """Answers requests in the event loop where nothing can wait, and in threads otherwise.
+    """Answers a request in the event loop if nothing in it can wait, and in a thread otherwise.
 
-    With the server's own WSGI interface a thread would wait for each body: as many clients as there are threads, each
-    sending one byte, would stop the service. Safe methods have threads of their own, so that reading goes on while
-    every other thread waits for SQLite's write lock, and so do requests that wait for a password hash.
+    granian's own WSGI server lets a thread wait for each body: as many clients as there are threads, each sending one
+    byte, would stop the service. Safe methods have their own threads, so that reading goes on while every other thread
+    waits for SQLite's write lock. So do requests that wait for a password hash.
     """
 
-    def __init__(self, app: "WSGIApplication", threads: int, runs: Mapping[Route, Runs], outbox: Outbox | None) -> None:
-        """Answer `threads` requests at a time in each kind of thread; without an outbox, none in the event loop."""
+    def __init__(
+        self, app: "WSGIApplication", threads: int, runs: Mapping[tuple[str, str], Runs], outbox: Outbox | None
+    ) -> None:
+        """Answer `threads` requests at a time in each lane; without an outbox, none but `/healthz` in the loop."""
         self._app, self._runs, self._outbox = app, runs, outbox
         self._reading, self._writing = _Lane(threads), _Lane(threads)
-        # One more than the hasher takes: it refuses that one, and so the client learns of it.
+        # One more than the hasher takes: it refuses that one, and the client learns of it.
         self._hashing = _Lane(LINE + 1)
         self._probes = {path: _Lane(1) for path in PROBES}
 
@@ -60,7 +60,7 @@ class Front:
             try:
                 arrived = await _body(scope.headers.get("content-length", ""), protocol)
             except (ProtocolClosed, ProtocolError):
-                # The client disconnected in the middle of the body.
+                # The client disconnected while it sent the body.
                 return
         environ = environ_of(scope, arrived)
         runs = self._runs.get((scope.method, scope.path), "thread")
@@ -82,7 +82,7 @@ class Front:
         return self._probes.get(scope.path) or (self._reading if scope.method in SAFE else self._writing)
 
     async def _answer_in_loop(self, environ: dict[str, Any]) -> Response | None:
-        """Return the response once what the request wrote is durable, or None to answer the request in a thread."""
+        """Return the response once its writes are durable, or None to answer the request in a thread."""
         with collecting(self._outbox) as collected:
             response = self._call(environ)
         if collected.failed:
@@ -112,14 +112,14 @@ class Front:
 
 
 class _Lane:
-    """Threads that answer one request each; further requests wait in the order in which they arrived."""
+    """Threads that answer one request each; further requests wait in their order."""
 
     def __init__(self, threads: int) -> None:
         self._slots = asyncio.Semaphore(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
 
     async def run(self, protocol: HTTPProtocol, call: Callable[[], Response]) -> Response | None:
-        """Return the response, or None if the client disconnected while it waited for a thread."""
+        """Return the response, or None if the client disconnected before a thread was free."""
         if self._slots.locked():
             slot = asyncio.ensure_future(self._slots.acquire())
             gone = asyncio.ensure_future(protocol.client_disconnect())
@@ -156,7 +156,7 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
     """Return a request in the form of PEP 3333."""
     server, _, port = scope.server.rpartition(":")
     environ: dict[str, Any] = {
-        # Methods are case-sensitive (RFC 9110 section 9.1), and the framework takes all for upper case.
+        # Methods are case-sensitive (RFC 9110 section 9.1), but Flask uppercases them.
         "REQUEST_METHOD": scope.method if scope.method.isupper() else "_OTHER",
         "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode().decode("latin-1"),
@@ -164,7 +164,7 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
         "SERVER_NAME": server,
         "SERVER_PORT": port,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        # The HTTP server writes an IPv6 address in brackets.
+        # granian writes an IPv6 address in brackets.
         "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.scheme,
@@ -177,7 +177,7 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
         ARRIVED: arrived,
     }
     for name, value in scope.headers.items():
-        # A name with an underscore would pass for the one with a hyphen, such as X-Forwarded-For.
+        # As a variable, X_Forwarded_For could not be told from X-Forwarded-For.
         if "_" not in name:
             variable = _variable(name)
             environ[variable] = f"{environ[variable]},{value}" if variable in environ else value

@@ -1,6 +1,6 @@
-"""The process that starts the others, and starts again each that ends, alone and with growing pauses.
+"""The process that starts the others, and restarts each that ends, with growing pauses.
 
-It answers nothing and has no thread of its own, so that nothing that a client or a mail server does can end it.
+It answers no request, so that no client and no mail server can end it.
 """
 
 import logging
@@ -11,25 +11,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from backend import logs
 from backend.errors import stack_of
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-# A process that lived as long is started again after the first pause.
+# After a life of this length, a process is restarted after the first pause.
 SETTLED_SECONDS = 60.0
 POLL_SECONDS = 0.1
 PARENT_SECONDS = 0.5
-
-log = logging.getLogger(__name__)
-
-# What a terminal or a service manager sends to end a process, and what it sends for reasons that we do not have.
+# The signals by which a terminal or a service manager ends a process, and signals that mean nothing to us.
 FINISH = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 IGNORED = signal.SIGUSR1, signal.SIGUSR2
+
+log = logging.getLogger(__name__)
 
 
 class _Child:
@@ -38,38 +37,27 @@ class _Child:
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         self._name, self._work = name, work
         self._pause, self._due, self._started = FIRST_PAUSE_SECONDS, 0.0, 0.0
-        self.process = get_context("fork").Process(target=self._run, name=name)
+        self.process: ForkProcess | None = None
 
     def keep(self) -> None:
-        """Start it if it is due; if it has ended, say so and wait before starting it again."""
+        """Start it if it is due; if it has ended, log that and wait before the restart."""
         now = time.monotonic()
-        if self._started:
-            if not self.process.is_alive():
-                self._wait_again(now)
-        elif now >= self._due:
-            self.process = get_context("fork").Process(target=self._run, name=self._name)
-            self._started = now
-            with _finish_signals_held():
-                self.process.start()
+        if self.process is None:
+            if now >= self._due:
+                self._start(now)
+        elif not self.process.is_alive():
+            if now - self._started >= SETTLED_SECONDS:
+                self._pause = FIRST_PAUSE_SECONDS
+            log.error("%s has ended (%s): starting it again in %.1f s", self._name, self.process.exitcode, self._pause)
+            self.process, self._due = None, now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
-    def _wait_again(self, now: float) -> None:
-        if now - self._started >= SETTLED_SECONDS:
-            self._pause = FIRST_PAUSE_SECONDS
-        log.error("%s has ended (%s): starting it again in %.1f s", self._name, self.process.exitcode, self._pause)
-        self._due, self._started = now + self._pause, 0.0
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-
-    def end(self, deadline: float) -> None:
-        """Wait for its end; kill it at the deadline."""
-        if self._started:
-            self.process.join(max(deadline - time.monotonic(), 0))
-            self.process.kill()
-            self.process.join()
-
-    def terminate(self) -> None:
-        """Ask it to finish."""
-        if self._started:
-            self.process.terminate()
+    def _start(self, now: float) -> None:
+        self.process, self._started = ForkProcess(target=self._run, name=self._name), now
+        # The child inherits this process's handlers, which would swallow a signal there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FINISH)
+        self.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FINISH)
 
     def _run(self) -> None:
         """Do the work, in the new process."""
@@ -80,25 +68,15 @@ class _Child:
         end_with_parent()
         try:
             self._work()
-        except Exception as error:  # noqa: BLE001 - what the library would print may hold what somebody sent
+        except Exception as error:  # noqa: BLE001 - multiprocessing would print the message, which may hold client data
             log.error("%s failed: %s", self._name, stack_of(error))  # noqa: TRY400
             sys.exit(1)
         finally:
             logs.finish()
 
 
-@contextmanager
-def _finish_signals_held() -> Iterator[None]:
-    """Hold back signals until the new process has handlers of its own: this one's would swallow them there."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, FINISH)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FINISH)
-
-
 def supervise(works: Mapping[str, Callable[[], None]], grace_seconds: float) -> None:
-    """Keep a process running for each piece of work until told to stop, then let all finish within so many seconds."""
+    """Keep a process running for each piece of work until told to stop; then give all of them so long to finish."""
     stop: list[int] = []
     on_finish(lambda number, _frame: stop.append(number))
     children = [_Child(name, work) for name, work in works.items()]
@@ -106,15 +84,18 @@ def supervise(works: Mapping[str, Callable[[], None]], grace_seconds: float) -> 
         for child in children:
             child.keep()
         time.sleep(POLL_SECONDS)
-    for child in children:
-        child.terminate()
+    processes = [child.process for child in children if child.process]
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + grace_seconds
-    for child in children:
-        child.end(deadline)
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+        process.kill()
+        process.join()
 
 
 def on_finish(handler: Callable[[int, object], object]) -> None:
-    """Call this for every signal that is to end this process; ignore those that mean nothing to us."""
+    """Call this for every signal that ends a process; ignore the signals that mean nothing to us."""
     for number in FINISH:
         if not _is_nohup(number):
             signal.signal(number, handler)
@@ -123,14 +104,14 @@ def on_finish(handler: Callable[[int, object], object]) -> None:
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Tell whether `nohup` has this process ignore SIGHUP; shells ignore others for background jobs."""
+    """Tell whether `nohup` made this process ignore SIGHUP. A shell ignores other signals for background jobs."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def finish_event() -> threading.Event:
     """Return an event that is set when this process is told to finish.
 
-    It is set by a thread of its own: the signal may come while the one that waits for the event holds its lock.
+    A thread sets it: the signal may come while the main thread, which waits for the event, holds its lock.
     """
     event = threading.Event()
     on_finish(lambda *_: threading.Thread(target=event.set).start())
@@ -138,7 +119,7 @@ def finish_event() -> threading.Event:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is gone, so that a killed service leaves nothing that still answers."""
+    """End this process when its parent has ended, so that a killed service leaves none that still answers."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -152,15 +133,15 @@ def end_with_parent() -> None:
 
 
 def leave_no_core() -> None:
-    """Let no process of ours leave its memory in a file when it dies: it may hold a password or a key."""
+    """Prevent core dumps: they may hold a password or a key."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A program that the kernel gives cores to (core(5), core_pattern) may not ask for the limit: it gets an empty one.
+    # A core that the kernel pipes to a program (core(5), core_pattern) ignores the limit: let it be empty.
     with suppress(OSError):
         Path("/proc/self/coredump_filter").write_text("0", "ascii")
 
 
 def open_standard_streams() -> None:
-    """Open what the caller closed: else the database's file may become standard error, and be written to."""
+    """Open the standard streams that the caller closed: otherwise the database's file could become standard error."""
     for stream in range(3):
         try:
             os.fstat(stream)

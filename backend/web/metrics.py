@@ -9,10 +9,12 @@ from flask import request
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
+from sqlalchemy import select
 
 from backend import metrics
 from backend.config import settings
-from backend.database import totals
+from backend.database.engine import reading
+from backend.database.models import Total
 from backend.errors import NotFound, Unauthenticated
 from backend.mail import queue
 from backend.privacy import erasure
@@ -20,6 +22,8 @@ from backend.web.problems import DATABASE_AWAY, bearer_token
 
 # A reverse proxy sets one of these (RFC 7239; RFC 9110, section 7.6.3).
 PROXY_HEADERS = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
+
+OUTCOMES = ("sent", "put_off", "given_up", "to_nobody", "over_limit")
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +65,12 @@ class _Database(Collector):
 
 
 def _stored() -> Iterator[Metric]:
-    mails, done = queue.status(), totals.all_of_them()
+    mails = queue.status()
+    with reading() as session:
+        done = {row.event: row.value for row in session.execute(select(Total.event, Total.value))}
     blocked, oldest = sum(queue.blocked().values()), mails.oldest_seconds
     states = {"waiting": mails.waiting, "put_off": mails.retrying, "given_up": mails.abandoned}
-    outcomes = {
-        name: done.get(f"mails_{name}", 0) for name in ("sent", "put_off", "given_up", "to_nobody", "over_limit")
-    }
+    outcomes = {name: done.get(f"mails_{name}", 0) for name in OUTCOMES}
     waiting = {"due_later": erasure.count_later(), "overdue": erasure.count_due()}
     yield _labelled(GaugeMetricFamily("tiles_mail_queue", "Emails in the queue", labels=["state"]), states)
     yield GaugeMetricFamily("tiles_mails_blocked", "Emails that wait for the operator, as none leaves", blocked)

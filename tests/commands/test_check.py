@@ -18,9 +18,8 @@ from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
 from test_mail_tls import TLS, authority, server
 
-from backend.commands import check, probes
-from backend.commands.check import PROBES
-from backend.commands.probes import Finding
+from backend.commands import check, check_database
+from backend.commands.check import PROBES, Finding
 from backend.database import engine
 from backend.desk import operations
 from backend.privacy import erasure
@@ -73,15 +72,12 @@ def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: 
         yield service
 
 
-def test_nothing_is_found_where_nothing_is_wrong(sound: Service) -> None:
+def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
+    sound: Service, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
     assert found(sound.app) == {}
     assert sound.mail_server.connections == 2
     assert sound.mail_server.messages == []
-
-
-def test_a_script_learns_it_all_and_nothing_is_changed(
-    sound: Service, database_url: str, redis_url: str, tmp_path: Path
-) -> None:
     sound.register(name="Ada Lovelace", email="ada@example.org")
     before = {table: sound.rows(table) for table in ("accounts", "mails", "audit", "alembic_version")}
     sent = len(sound.mail_server.messages)
@@ -99,24 +95,20 @@ def test_a_script_learns_it_all_and_nothing_is_changed(
     assert "ada" not in json.dumps(findings).lower()
 
 
-def test_where_nothing_is_yet_nothing_is_made(tmp_path: Path) -> None:
-    status, findings = told(tmp_path / "instance")
-    assert status == 1
-    assert {"files-none", "database-none", "public-url-local"} <= {finding["code"] for finding in findings}
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_person_reads_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
-    done = run_tiles(tmp_path, "check", nonsense="1")
+def test_a_person_reads_what_is_wrong_and_what_to_do_and_nothing_is_made(tmp_path: Path) -> None:
+    done = run_tiles(tmp_path / "instance", "check", nonsense="1")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[:2] == ["warning  settings-unknown: TILES_NONSENSE is not a setting",
                          "         → it does nothing: correct or remove it"]  # fmt: skip
     assert "error    mail-server: there is none: mails go to the folder mailbox/ and to nobody" in lines
+    codes = {line.split()[1].rstrip(":") for line in lines if "→" not in line}
+    assert {"files-none", "database-none", "public-url-local"} <= codes
     assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_that_make_no_sense_are_findings_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
+def test_invalid_settings_are_findings_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
     status, findings = told(tmp_path, mail_port="many", password_min_length=1)
     assert status == 1
     assert [(finding["code"], finding["level"]) for finding in findings] == [("settings", "error")] * 2
@@ -155,7 +147,7 @@ def test_a_setting_that_is_not_fit_for_production_is_found(
 
 @any_database
 def test_a_hash_that_takes_long_is_found(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "SLOW_HASH_SECONDS", 0.0)
+    monkeypatch.setattr(check, "SLOW_HASH_SECONDS", 0.0)
     assert probe(make_service(), "passwords") == {"argon2-weak": "error", "argon2-slow": "warning"}
 
 
@@ -163,21 +155,20 @@ def test_a_hash_that_takes_long_is_found(make_service: Make, monkeypatch: pytest
 
 
 @any_database
-@pytest.mark.parametrize(
-    ("name", "mode", "level"),
-    [("", 0o750, "warning"), ("", 0o755, "error"), ("secret_key", 0o640, "warning"), ("tiles.sqlite3", 0o604, "error")],
-)
-def test_what_others_may_read_is_found(service: Service, tmp_path: Path, name: str, mode: int, level: str) -> None:
+def test_files_that_others_may_read_are_found(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "secret_key").touch(0o600)
     (tmp_path / "tiles.sqlite3").chmod(0o600)
     assert probe(service, "files") == {}
-    (tmp_path / name).chmod(mode)
-    assert probe(service, "files") == {"files-open": level}
-
-
-@any_database
-def test_a_folder_of_another_user_is_found(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tiles.sqlite3").chmod(0o600)
+    for name, mode, level in (
+        ("", 0o750, "warning"), ("", 0o755, "error"), ("secret_key", 0o640, "warning"),
+        ("tiles.sqlite3", 0o604, "error"),
+    ):  # fmt: skip
+        before = (tmp_path / name).stat().st_mode
+        (tmp_path / name).chmod(mode)
+        assert probe(service, "files") == {"files-open": level}
+        (tmp_path / name).chmod(before)
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     assert probe(service, "files") == {"files-owner": "warning"}
 
@@ -188,57 +179,25 @@ def test_a_folder_of_another_user_is_found(service: Service, tmp_path: Path, mon
 def test_a_disk_that_is_nearly_full_is_found(
     service: Service, monkeypatch: pytest.MonkeyPatch, name: str, least: float, level: str
 ) -> None:
-    monkeypatch.setattr(probes, name, least)
+    monkeypatch.setattr(check, name, least)
     assert probe(service, "disk") == {"disk": level}
 
 
 @any_database
-def test_sqlite_on_the_file_system_of_a_network_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {line.split()[2] for line in probes.MOUNTS.read_text().splitlines()}
-    monkeypatch.setattr(probes, "NETWORK_FILE_SYSTEMS", frozenset(kinds))
-    assert probe(service, "database") == {"database-network": "error"}
-
-
-@any_database
-def test_a_network_is_found_behind_a_folder_with_a_space_in_its_name(
+def test_sqlite_on_the_file_system_of_a_network_is_found_behind_a_space_too(
     make_service: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a b"
     folder.mkdir()
     (tmp_path / "mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/a\\040b nfs4 rw 0 0\n")
-    monkeypatch.setattr(probes, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(check_database, "MOUNTS", tmp_path / "mounts")
     service = make_service(instance_path=folder)
     with service.app.app_context():
-        monkeypatch.setattr(probes, "sqlite_file", lambda: folder / "tiles.sqlite3")
-        assert [finding.code for finding in probes.file_system()] == ["database-network"]
+        monkeypatch.setattr(check_database, "sqlite_file", lambda: folder / "tiles.sqlite3")
+        assert [finding.code for finding in check_database.file_system()] == ["database-network"]
 
 
 # The mail server
-
-
-def said_of(service: Service) -> str:
-    """Return what is said of the mail server."""
-    with service.app.app_context():
-        (finding,) = PROBES["mail-server"][0]()
-    assert (finding.code, finding.level) == ("mail-server", "error")
-    return finding.what
-
-
-@any_database
-def test_a_mail_server_that_is_not_there_is_found(make_service: Make) -> None:
-    assert said_of(make_service(mail_port=free_port())) == "it does not answer (connection-refused)"
-
-
-@any_database
-@pytest.mark.usefixtures("authority")
-def test_a_mail_server_whose_certificate_is_not_trusted_is_found(make_service: Make) -> None:
-    with server(trustme.CA().issue_cert("127.0.0.1"), TLS) as peer:
-        assert said_of(make_service(mail_port=peer.port, **TLS)) == "its certificate is not trusted (certificate-20)"
-
-
-@any_database
-def test_a_mail_server_without_starttls_is_found(make_service: Make) -> None:
-    assert said_of(make_service(**TLS)) == "it offers no STARTTLS, or no way to sign in (not-supported)"
 
 
 def refuse(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, _given: object) -> AuthResult:
@@ -246,10 +205,21 @@ def refuse(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: st
 
 
 @any_database
-def test_a_mail_server_that_does_not_let_us_in_is_found(make_service: Make) -> None:
+@pytest.mark.usefixtures("authority")
+def test_a_mail_server_that_takes_no_mail_is_found_with_the_reason(make_service: Make) -> None:
+    def said(**settings: object) -> str:
+        with make_service(**settings).app.app_context():
+            (finding,) = PROBES["mail-server"][0]()
+        assert (finding.code, finding.level) == ("mail-server", "error")
+        return finding.what
+
+    assert said(mail_port=free_port()) == "it does not answer (connection-refused)"
+    assert said(**TLS) == "it offers no STARTTLS, or no way to sign in (not-supported)"
+    with server(trustme.CA().issue_cert("127.0.0.1"), TLS) as peer:
+        assert said(mail_port=peer.port, **TLS) == "its certificate is not trusted (certificate-20)"
     with MailServer(authenticator=refuse, auth_require_tls=False) as peer:
-        service = make_service(mail_port=peer.port, mail_username="tiles", mail_password="wrong")
-        assert said_of(service) == "it does not let us in (smtp-535)"
+        signing_in = {"mail_port": peer.port, "mail_username": "tiles", "mail_password": "wrong"}
+        assert said(**signing_in) == "it does not let us in (smtp-535)"
 
 
 @any_database
@@ -273,13 +243,11 @@ def test_mails_in_clear_to_another_machine_are_found(make_service: Make, monkeyp
 
 
 @any_database
-def test_a_redis_that_does_not_answer_is_found(make_service: Make) -> None:
-    service = make_service(rate_limits="", redis_url=f"redis://127.0.0.1:{free_port()}")
-    assert probe(service, "limits") == {"redis": "error"}
-
-
-@any_database
-def test_a_redis_that_is_too_old_is_found(make_service: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_does_not_answer_or_is_too_old_is_found(
+    make_service: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = make_service(rate_limits="", redis_url=f"redis://127.0.0.1:{free_port()}")
+    assert probe(down, "limits") == {"redis": "error"}
     monkeypatch.setattr(check, "OLDEST_REDIS", 99)
     assert probe(make_service(rate_limits="", redis_url=redis_url), "limits") == {"redis-old": "error"}
 
@@ -308,37 +276,30 @@ def test_a_schema_of_another_release_is_found(service: Service) -> None:
 
 
 @POSTGRESQL
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
+def test_a_postgresql_that_breaks_a_promise_is_found(
+    service: Service, database_url: str, move_clock: Callable[[timedelta], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert probe(service, "database") == {}
+    for settings, expected in (
         ({"synchronous_commit": "off"}, {"postgresql-durability": "error"}),
         ({"log_min_duration_statement": "0"}, {"postgresql-log": "warning"}),
         ({"log_min_duration_statement": "0", "log_parameter_max_length": "0"}, {}),
         ({"log_parameter_max_length_on_error": "-1"}, {"postgresql-log": "warning"}),
-    ],
-)
-def test_a_setting_of_postgresql_that_breaks_a_promise_is_found(
-    service: Service, database_url: str, settings: dict[str, str], expected: Found
-) -> None:
+    ):
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+            for setting, value in settings.items():
+                connection.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'".encode())
+        dispose(service.app)
+        assert probe(service, "database") == expected
     with psycopg.connect(database_url, autocommit=True) as connection:
-        name = connection.info.dbname
-        for setting, value in settings.items():
-            connection.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'".encode())
-    assert probe(service, "database") == expected
-
-
-@POSTGRESQL
-def test_an_old_postgresql_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "OLDEST_POSTGRESQL", 99)
-    assert probe(service, "database") == {"postgresql-old": "error"}
-
-
-@POSTGRESQL
-def test_a_clock_that_differs_from_the_databases_is_found(
-    service: Service, move_clock: Callable[[timedelta], None]
-) -> None:
+        connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+    dispose(service.app)
     move_clock(timedelta(seconds=-10))
     assert probe(service, "database") == {"clock": "error"}
+    monkeypatch.setattr(check_database, "OLDEST_POSTGRESQL", 99)
+    assert probe(service, "database") == {"postgresql-old": "error", "clock": "error"}
 
 
 # What waits, and what was erased

@@ -4,26 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx2
 import pytest
-from click.testing import CliRunner
 from conftest import dispose
-from flask import Flask
-from flask.cli import ScriptInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import MailServer, ServerProcess, Service, environment, run_tiles
+from support import MailServer, ServerProcess, Service, environment, invoke, run_tiles
 from test_house import ROOT
 
 from backend import create_app
 from backend.commands import check
-from backend.commands.serve import tiles
-from backend.config import SettingsError, load
+from backend.commands.serve import main
+from backend.config import load
 from backend.database import schema
 
 ODD = "?#%&=;:@+ '\"\\$`~*!|<>()[]{}äßñ中😀\n\t"
@@ -43,48 +40,19 @@ def started(environ: dict[str, str]) -> Iterator[Service]:
         dispose(app)
 
 
-def run(app: Flask, *arguments: str) -> str:
-    """Run a command that shall succeed; return what it prints."""
-    done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: app))
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
-
-
 def live_through(service: Service, database: Path, backup: Path) -> None:
     """Register, back up, restore, scrub and check."""
     ada = service.register()
     assert database.is_file()
-    run(service.app, "backup", str(backup))
+    invoke(service, "backup", str(backup))
     service.register(email="later@example.org")
     dispose(service.app)
-    run(service.app, "restore", str(backup), "--yes")
+    invoke(service, "restore", str(backup), "--yes")
     assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]
-    run(service.app, "db", "scrub")
+    invoke(service, "db", "scrub")
     assert service.account(ada.headers).status_code == 200
     wrong = {finding.code for some in check.run(service.app) for finding in some if finding.level == "error"}
     assert wrong <= {"public-url-local", "address-nowhere", "limits-off", "argon2-weak", "disk"}
-
-
-@settings(max_examples=12, deadline=None)
-@given(NAMES)
-def test_an_instance_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    above = tmp_path_factory.mktemp("odd")
-    folder = above / f"x{name}x"
-    with started(environment(folder)) as service:
-        live_through(service, folder / "tiles.sqlite3", folder / f"{name}backup")
-        assert {path.name for path in folder.iterdir()} >= {"secret_key", "tiles.sqlite3"}
-    assert [path.name for path in above.iterdir()] == [folder.name]
-
-
-@settings(max_examples=6, deadline=None)
-@given(NAMES)
-def test_a_database_may_have_any_path(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    folder = tmp_path_factory.mktemp("odd")
-    database = folder / f"x{name}x.sqlite3"
-    environ = environment(folder / "instance", database_url=f"sqlite:///{quote(str(database))}")
-    with started(environ) as service:
-        live_through(service, database, folder / "backup")
-    assert {path.name.partition("-")[0] for path in folder.iterdir() if path.is_file()} >= {"backup"}
 
 
 def test_a_server_runs_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
@@ -98,65 +66,90 @@ def test_a_server_runs_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.long
+@settings(max_examples=12, deadline=None)
+@given(NAMES)
+def test_an_instance_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    above = tmp_path_factory.mktemp("odd")
+    folder = above / f"x{name}x"
+    with started(environment(folder)) as service:
+        live_through(service, folder / "tiles.sqlite3", folder / f"{name}backup")
+        assert {path.name for path in folder.iterdir()} >= {"secret_key", "tiles.sqlite3"}
+    assert [path.name for path in above.iterdir()] == [folder.name]
+
+
+@pytest.mark.long
+@settings(max_examples=6, deadline=None)
+@given(NAMES)
+def test_a_database_may_have_any_path(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.mktemp("odd")
+    database = folder / f"x{name}x.sqlite3"
+    environ = environment(folder / "instance", database_url=f"sqlite:///{quote(str(database))}")
+    with started(environ) as service:
+        live_through(service, database, folder / "backup")
+    assert {path.name.partition("-")[0] for path in folder.iterdir() if path.is_file()} >= {"backup"}
+
+
 def test_a_relative_database_path_begins_in_the_instance_folder(tmp_path: Path) -> None:
     taken = load(environment(tmp_path, database_url="sqlite:///other.sqlite3"))
     assert taken.database.database == str(tmp_path / "other.sqlite3")
 
 
-def test_a_question_mark_in_a_database_url_is_told_of(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"TILES_DATABASE_URL: write \? as %3F"):
-        load(environment(tmp_path, database_url="sqlite:////srv/what?/tiles.sqlite3"))
-
-
 # Who makes it
 
-READING = [
-    "data find ada@example.org",
-    "data export ada@example.org",
-    "data close ada@example.org --yes",
-    "data erase ada@example.org --yes",
-    "data requests",
-    "data audit",
-    "mail status",
-    "mail retry",
-    "feedback list",
-    "feedback export",
-    "announce --policy 2026-01",
-    "db scrub",
-]
+
+@pytest.fixture
+def ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command as the shell does, but in this process; return its status and what it prints."""
+    monkeypatch.setenv("TILES_INSTANCE_PATH", str(tmp_path / "instance"))
+    monkeypatch.setattr("backend.commands.serve.leave_no_core", lambda: None)
+    before = os.umask(0o077)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tiles", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    yield run
+    os.umask(before)
 
 
-@pytest.mark.parametrize("command", READING)
 @pytest.mark.parametrize("there", [False, True], ids=["no folder", "no database"])
-def test_a_command_that_needs_what_is_there_makes_nothing_and_says_where_it_looked(
-    tmp_path: Path, command: str, *, there: bool
+def test_a_command_that_needs_a_database_makes_nothing_and_says_where_it_looked(
+    tmp_path: Path, ended: Callable[..., tuple[int, str, str]], *, there: bool
 ) -> None:
     folder = tmp_path / "instance"
     if there:
         folder.mkdir()
-    done = run_tiles(folder, *command.split())
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [
-        f"Error: {folder}/tiles.sqlite3: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
-    ]
-    assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * there
+    for command in (
+        "data find ada@example.org", "data export ada@example.org", "data close ada@example.org --yes",
+        "data erase ada@example.org --yes", "data requests", "data audit", "mail status", "mail retry", "feedback list",
+        "feedback export", "announce --policy 2026-01", "db scrub",
+    ):  # fmt: skip
+        advice = "there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+        assert ended(*command.split()) == (1, "", f"Error: {folder}/tiles.sqlite3: {advice}\n"), command
+        assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * there, command
 
 
-@pytest.mark.parametrize("command", ["inventory", "routes"])
-def test_a_command_that_needs_no_database_makes_nothing(tmp_path: Path, command: str) -> None:
-    assert run_tiles(tmp_path / "instance", command).returncode == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_verifying_a_receipt_makes_no_key_and_says_where_it_looked(tmp_path: Path) -> None:
+def test_a_command_that_needs_no_database_makes_nothing(
+    tmp_path: Path, ended: Callable[..., tuple[int, str, str]]
+) -> None:
     (tmp_path / "receipt").write_text("abc")
-    done = run_tiles(tmp_path / "instance", "data", "verify-receipt", str(tmp_path / "receipt"))
-    assert done.returncode == 2
-    assert f"Error: {tmp_path}/instance/secret_key: there is no key here yet" in done.stderr
-    assert not (tmp_path / "instance").exists()
+    for command in ("inventory", "routes"):
+        assert ended(command)[0] == 0
+    status, _, err = ended("data", "verify-receipt", str(tmp_path / "receipt"))
+    assert status == 2
+    assert err.startswith(f"Error: {tmp_path}/instance/secret_key: there is no key here yet")
+    assert [path.name for path in tmp_path.iterdir()] == ["receipt"]
 
 
 def test_an_error_names_the_folder_in_use_and_no_setting_that_nobody_set(tmp_path: Path) -> None:
+    away = run_tiles(tmp_path, "mail", "deliver")
+    assert (away.returncode, "tiles db upgrade" in away.stderr) == (1, True)
     assert run_tiles(tmp_path, "db", "upgrade").returncode == 0
     missing = run_tiles(tmp_path, "data", "find", "ada@example.org")
     assert missing.stderr.splitlines()[1:] == [f"Instance folder: {tmp_path}"]
@@ -164,8 +157,9 @@ def test_an_error_names_the_folder_in_use_and_no_setting_that_nobody_set(tmp_pat
     damaged = run_tiles(tmp_path, "mail", "status")
     assert damaged.stderr.startswith(f"Error: {tmp_path}/tiles.sqlite3: the database cannot be used")
     locked = run_tiles(tmp_path / "tiles.sqlite3", "serve")
-    for done in (missing, damaged, locked):
+    for done in (away, missing, damaged, locked):
         assert done.returncode != 0
+        assert "Traceback" not in done.stderr
         assert "TILES_DATABASE_URL" not in done.stderr
 
 

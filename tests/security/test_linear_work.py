@@ -205,9 +205,9 @@ def test_what_one_sent_is_read_no_faster_for_another() -> None:
         for name, value in vars(module).items()
         if type(value).__name__ == "_lru_cache_wrapper" and value.__module__ == module.__name__
     }
-    # Of the time, and of our own files, costs and sender.
+    # Of our own files, costs and sender.
     assert caches == {
-        "backend.logs._second", "backend.security.password_rules._common_passwords",
+        "backend.security.password_rules._common_passwords",
         "backend.security.hashing._hash_of_nobody", "backend.mail.transport.written_sender",
         "backend.accounts.feedback._insertion",
     }  # fmt: skip

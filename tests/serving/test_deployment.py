@@ -1,4 +1,4 @@
-"""The reverse proxy that is shipped, really run: Debian's nginx with TLS in front of two servers."""
+"""The nginx configuration that is shipped, in a real nginx with TLS in front of two servers."""
 
 import json
 import shutil
@@ -122,13 +122,10 @@ def test_a_request_over_http_2_is_answered(proxy: Proxy) -> None:
         assert b"\x88" in frames.read(int.from_bytes(head[:3], "big"))[:2], ":status 200"
 
 
-def test_what_comes_in_clear_is_sent_to_the_same_address_with_tls(proxy: Proxy) -> None:
+def test_a_request_in_clear_is_redirected_to_tls_except_the_challenge_of_a_certificate(proxy: Proxy) -> None:
     for method in ("GET", "POST"):
-        answer = httpx2.request(method, f"{proxy.clear_url}/privacy?a=b", headers={"Host": "elsewhere.example"})
-        assert (answer.status_code, answer.headers["Location"]) == (301, f"https://{HOST}/privacy?a=b")
-
-
-def test_who_renews_the_certificate_is_answered_in_clear(proxy: Proxy) -> None:
+        response = httpx2.request(method, f"{proxy.clear_url}/privacy?a=b", headers={"Host": "elsewhere.example"})
+        assert (response.status_code, response.headers["Location"]) == (301, f"https://{HOST}/privacy?a=b")
     challenge = proxy.folder / ".well-known" / "acme-challenge" / "proof"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("it is ours")
@@ -136,10 +133,10 @@ def test_who_renews_the_certificate_is_answered_in_clear(proxy: Proxy) -> None:
     assert httpx2.get(f"{proxy.clear_url}/.well-known/acme-challenge/../../certificate.pem").status_code == 301
 
 
-# Who is calling, and whom
+# Forged headers
 
 
-def test_a_limit_counts_who_connects_and_nobody_that_he_names(proxy: Proxy) -> None:
+def test_a_limit_counts_the_connecting_client_and_no_address_that_it_sends(proxy: Proxy) -> None:
     def send(http: httpx2.Client, number: int) -> int:
         forged = {"X-Forwarded-For": f"192.0.2.{number}", "X_Forwarded_For": f"192.0.2.{number}",
                   "Forwarded": f"for=192.0.2.{number}", "X-Real-IP": f"192.0.2.{number}"}  # fmt: skip
@@ -150,9 +147,7 @@ def test_a_limit_counts_who_connects_and_nobody_that_he_names(proxy: Proxy) -> N
         assert send(another, 1) == 201
 
 
-def test_a_mailed_link_leads_to_the_public_url_whatever_the_request_names(
-    http: httpx2.Client, mailbox: MailServer
-) -> None:
+def test_a_mailed_link_leads_to_the_public_url_for_any_forged_host(http: httpx2.Client, mailbox: MailServer) -> None:
     email = f"{uuid.uuid4().hex}@example.org"
     evil = "evil.example"
     forged = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}", "X-Forwarded-Proto": "http"}
@@ -175,23 +170,22 @@ def test_metrics_are_not_for_outside(proxy: Proxy, servers: list[ServerProcess])
 # Bodies and answers
 
 
-@pytest.mark.parametrize("size", [BODY_BYTES + 1, 30_000, 40_000, 1_000_000])
-@pytest.mark.parametrize("chunks", [1, 2], ids=["announced", "in chunks"])
+@pytest.mark.parametrize("size", [BODY_BYTES + 1, 30_000, 1_000_000])
 def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_the_service(
-    http: httpx2.Client, size: int, chunks: int
+    http: httpx2.Client, size: int
 ) -> None:
     body = b" " * size
-    content = body if chunks == 1 else iter([body[:100], body[100:]])
-    refused = http.post("/v1/feedback", content=content, headers={"Content-Type": "application/json"})
-    assert (refused.status_code, refused.headers["Content-Type"]) == (413, "application/problem+json")
-    assert refused.json() == {
-        "type": f"https://{HOST}/problems/{PayloadTooLarge.code}",
-        "title": PayloadTooLarge.title,
-        "status": 413,
-        "detail": PayloadTooLarge.explanation,
-        "code": PayloadTooLarge.code,
-    }
-    assert refused.headers.get_list("Strict-Transport-Security") == [TRANSPORT_SECURITY]
+    for content in (body, iter([body[:100], body[100:]])):
+        refused = http.post("/v1/feedback", content=content, headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.headers["Content-Type"]) == (413, "application/problem+json")
+        assert refused.json() == {
+            "type": f"https://{HOST}/problems/{PayloadTooLarge.code}",
+            "title": PayloadTooLarge.title,
+            "status": 413,
+            "detail": PayloadTooLarge.explanation,
+            "code": PayloadTooLarge.code,
+        }
+        assert refused.headers.get_list("Strict-Transport-Security") == [TRANSPORT_SECURITY]
 
 
 def test_a_body_of_the_largest_size_comes_through_in_any_pieces_and_touches_no_disk(http: httpx2.Client) -> None:
@@ -217,13 +211,13 @@ def test_bodies_that_come_slowly_hold_nobody_up(proxy: Proxy, http: httpx2.Clien
 
 
 def test_every_header_of_the_service_arrives_once(http: httpx2.Client) -> None:
-    answer = http.get("/privacy", headers={"Accept": "text/html"})
-    assert answer.status_code == 200
+    response = http.get("/privacy", headers={"Accept": "text/html"})
+    assert response.status_code == 200
     expected = SECURITY_HEADERS | {
         "Strict-Transport-Security": TRANSPORT_SECURITY,
         "Content-Security-Policy": PAGE_POLICY,
     }
-    assert {name: answer.headers.get_list(name) for name in expected} == {name: [expected[name]] for name in expected}
+    assert {name: response.headers.get_list(name) for name in expected} == {name: [expected[name]] for name in expected}
 
 
 # Servers that fail
@@ -258,18 +252,18 @@ class Dropper:
 
 
 @pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)])
-def test_what_a_server_took_goes_to_the_other_only_where_twice_is_as_good_as_once(
+def test_a_request_goes_to_the_other_server_only_if_it_may_be_sent_twice(
     tmp_path: Path, method: str, times: int
 ) -> None:
     with Dropper() as one, Dropper() as another, Proxy(tmp_path / "nginx", [one.port, another.port]) as proxy:
         with proxy.client() as http:
-            answer = http.request(method, "/v1/account")
+            response = http.request(method, "/v1/account")
         assert (one.taken + another.taken)[method] == times
-    assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
-    assert answer.json()["type"] == f"https://{HOST}/problems/{Overloaded.code}"
-    assert (answer.json()["code"], answer.json()["title"]) == (Overloaded.code, Overloaded.title)
-    assert answer.headers["Retry-After"] == "5"
-    assert answer.headers.get_list("Cache-Control") == ["no-store"]
+    assert (response.status_code, response.headers["Content-Type"]) == (503, "application/problem+json")
+    assert response.json()["type"] == f"https://{HOST}/problems/{Overloaded.code}"
+    assert (response.json()["code"], response.json()["title"]) == (Overloaded.code, Overloaded.title)
+    assert response.headers["Retry-After"] == "5"
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
 
 
 def test_when_one_of_two_servers_is_killed_every_request_is_still_answered(

@@ -1,4 +1,4 @@
-"""The units, the container and the compose file that are shipped: they say what the code says, and it runs in them."""
+"""The units, the container and the compose file that are shipped: they fit the code, and it runs in them."""
 
 import json
 import os
@@ -44,32 +44,20 @@ def test_systemd_finds_nothing_wrong_with_a_unit(name: str, tmp_path: Path) -> N
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("name", "command"), UNITS.items())
-def test_a_unit_runs_the_command_in_the_folder_that_it_may_write_and_waits_for_its_end(name: str, command: str) -> None:
-    given = directives(DEPLOYMENT / name)
-    assert given["ExecStart"].removesuffix(" $SERVE") == f"/opt/tiles/.venv/bin/tiles {command}"
-    assert f"TILES_INSTANCE_PATH=/var/lib/{given['StateDirectory']}" in given["Environment"].split()
-    assert given["ProtectSystem"] == "strict"
-    assert int(given["TimeoutStopSec"]) > GRACE_SECONDS
-    assert given["Restart"] == "always"
-
-
-def test_a_server_may_open_as_many_connections_as_it_takes() -> None:
-    assert int(directives(DEPLOYMENT / "tiles.service")["LimitNOFILE"]) > CONNECTIONS
-
-
-def test_no_unit_and_no_container_of_ours_leaves_a_core(compose: dict[str, Any]) -> None:
-    assert [directives(DEPLOYMENT / name)["LimitCORE"] for name in UNITS] == ["0", "0"]
-    assert [service["ulimits"] for service in ours(compose).values()] == [{"core": 0}] * 3
-
-
-def test_the_units_are_confined_alike() -> None:
-    server, worker = (directives(DEPLOYMENT / name) for name in UNITS)
+def test_the_units_are_confined_alike_and_run_their_commands_in_the_folder_that_they_may_write() -> None:
+    server, worker = units = [directives(DEPLOYMENT / name) for name in UNITS]
+    for unit, command in zip(units, UNITS.values(), strict=True):
+        assert unit["ExecStart"].removesuffix(" $SERVE") == f"/opt/tiles/.venv/bin/tiles {command}"
+        assert f"TILES_INSTANCE_PATH=/var/lib/{unit['StateDirectory']}" in unit["Environment"].split()
+        assert unit["ProtectSystem"] == "strict"
+        assert int(unit["TimeoutStopSec"]) > GRACE_SECONDS
+        assert (unit["Restart"], unit["LimitCORE"]) == ("always", "0")
+    assert int(server["LimitNOFILE"]) > CONNECTIONS
     for own in ("ExecStart", "Environment", "LimitNOFILE"):
         server.pop(own)
         worker.pop(own, None)
     assert server == worker
-    # When either stops, it would remove what the other has in shared memory.
+    # When one of them stops, it would remove the other's shared memory.
     assert "RemoveIPC" not in server
 
 
@@ -137,18 +125,15 @@ def test_what_the_container_is_made_of_suffices(tmp_path: Path) -> None:
     assert json.loads(told)["from"] is None
 
 
-def test_nothing_else_is_near_the_container_when_it_is_made_and_no_secret_beside_the_compose_file() -> None:
+def test_the_container_is_made_of_these_files_only_and_serves_as_an_unprivileged_user() -> None:
     lines = (DEPLOYMENT / "Containerfile.dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == set(copied())
-    # The last rule that fits is the one that counts. For a builder that does not read this file, they are removed.
+    # The last rule that fits counts. A builder that does not read this file removes them.
     assert rules.index("backend/deployment") > rules.index("!backend")
-    assert "RUN rm -rf backend/deployment && " in (DEPLOYMENT / "Containerfile").read_text()
-
-
-def test_the_container_serves_as_nobody_in_particular() -> None:
     text = (DEPLOYMENT / "Containerfile").read_text()
+    assert "RUN rm -rf backend/deployment && " in text
     assert re.findall(r"^USER (.*)", text, re.MULTILINE) == ["10001:10001"]
     assert text.index("USER 10001") < text.index("ENTRYPOINT")
     assert "--require-hashes" in text
@@ -170,19 +155,26 @@ def ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_there_are_two_servers_and_a_worker_on_one_database_with_one_ledger_and_the_same_settings(
     compose: dict[str, Any],
 ) -> None:
-    found = ours(compose)
-    assert {name: service.get("command") for name, service in found.items()} == {
+    services = ours(compose)
+    assert {name: service.get("command") for name, service in services.items()} == {
         "server-1": None, "server-2": None, "worker": ["mail", "work"]}  # fmt: skip
     for same in ("environment", "volumes", "build", "read_only", "cap_drop", "security_opt"):
-        assert len({json.dumps(service[same]) for service in found.values()}) == 1
-    assert found["worker"]["volumes"] == ["instance:/var/lib/tiles"]
+        assert len({json.dumps(service[same]) for service in services.values()}) == 1
+    worker = services["worker"]
+    assert worker["volumes"] == ["instance:/var/lib/tiles"]
+    names = {name.removeprefix(PREFIX).lower() for name in worker["environment"]}
+    assert names <= Settings.model_fields.keys()
+    assert names >= {"database_url", "redis_url", "secret_keys", "public_url", "trusted_proxies", "mail_server"}
+    assert worker["environment"]["TILES_TRUSTED_PROXIES"] == "1"
 
 
-def test_every_setting_exists_and_none_that_matters_is_left_out(compose: dict[str, Any]) -> None:
-    given = {name.removeprefix(PREFIX).lower() for name in ours(compose)["worker"]["environment"]}
-    assert given <= Settings.model_fields.keys()
-    assert given >= {"database_url", "redis_url", "secret_keys", "public_url", "trusted_proxies", "mail_server"}
-    assert ours(compose)["worker"]["environment"]["TILES_TRUSTED_PROXIES"] == "1"
+def test_a_stopped_service_has_the_time_to_finish_leaves_no_core_and_is_started_again(compose: dict[str, Any]) -> None:
+    for service in ours(compose).values():
+        assert int(service["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
+        assert service["ulimits"] == {"core": 0}
+    for service in compose["services"].values():
+        assert service["restart"] == "always"
+        assert service["image"] == "tiles" or re.fullmatch(r"[a-z]+:\d+(\.\d+)?", service["image"])
 
 
 def test_the_example_asks_for_what_compose_needs() -> None:
@@ -216,38 +208,27 @@ def test_the_service_stores_as_a_user_that_is_no_superuser(compose: dict[str, An
                for volume in compose["services"]["postgres"]["volumes"])  # fmt: skip
 
 
-def test_only_the_proxy_is_reached_from_outside(compose: dict[str, Any]) -> None:
+def test_only_the_proxy_is_reached_from_outside_and_it_knows_the_servers(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
     assert compose["networks"]["inside"]["internal"] is True
     assert services["postgres"]["networks"] == services["redis"]["networks"] == ["inside"]
     assert list(services["proxy"]["networks"]) == ["front"]
-
-
-def test_the_proxy_knows_the_servers_where_they_are(compose: dict[str, Any]) -> None:
     site = (DEPLOYMENT / "compose-site.conf").read_text()
-    servers = [service["networks"]["front"]["ipv4_address"] for name, service in compose["services"].items()
+    servers = [service["networks"]["front"]["ipv4_address"] for name, service in services.items()
                if name.startswith("server-")]  # fmt: skip
     assert re.findall(r"^    server (\S+):8000 ", site, re.MULTILINE) == servers
-    mounted = dict(volume.split(":")[:2] for volume in compose["services"]["proxy"]["volumes"])
+    mounted = dict(volume.split(":")[:2] for volume in services["proxy"]["volumes"])
     assert mounted["./compose-site.conf"] == "/etc/nginx/nginx-site.conf"
     assert mounted["./nginx.conf"] == "/etc/nginx/nginx.conf"
 
 
-def test_the_proxy_is_told_the_same_in_a_container_and_without() -> None:
-    def told(name: str) -> list[str]:
-        lines = (DEPLOYMENT / name).read_text().splitlines()
-        return [line for line in lines if line and not re.match(r"\s*(#|server |ssl_certificate)", line)]
+def test_the_proxy_has_the_same_configuration_in_a_container_and_without() -> None:
+    def lines(name: str) -> list[str]:
+        text = (DEPLOYMENT / name).read_text().splitlines()
+        return [line for line in text if line and not re.match(r"\s*(#|server |ssl_certificate)", line)]
 
-    assert told("compose-site.conf") == told("nginx-site.conf")
-
-
-def test_who_is_stopped_has_the_time_to_finish_and_who_fails_is_started_again(compose: dict[str, Any]) -> None:
-    for service in ours(compose).values():
-        assert int(service["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
-    assert {service["restart"] for service in compose["services"].values()} == {"always"}
-    for service in compose["services"].values():
-        assert service["image"] == "tiles" or re.fullmatch(r"[a-z]+:\d+(\.\d+)?", service["image"])
+    assert lines("compose-site.conf") == lines("nginx-site.conf")
 
 
 # The page for operators

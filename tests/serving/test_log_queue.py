@@ -1,4 +1,4 @@
-"""Nobody waits for whoever reads the log: not a request, not a mail, not the end."""
+"""No request, no email and no end of a process waits for the reader of the log."""
 
 import os
 import re
@@ -22,9 +22,7 @@ PIPELINED = 100
 
 
 class Piped(ServerProcess):
-    """`tiles serve` whose standard output and error are one pipe, which nobody reads at first."""
-
-    lines: list[str]
+    """`tiles serve` whose standard output and error are one pipe that nobody reads at first."""
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -34,7 +32,7 @@ class Piped(ServerProcess):
         self._leaders.append(self._process.pid)
 
     def read(self, seconds: float) -> list[str]:
-        """Read what there is, and what comes within so many seconds."""
+        """Return the lines that are there or come within so many seconds."""
         assert self._process
         assert self._process.stdout
         pipe, read, deadline = self._process.stdout.fileno(), b"", time.monotonic() + seconds
@@ -54,7 +52,7 @@ class Piped(ServerProcess):
 
 
 def ask(server: ServerProcess, times: int) -> int:
-    """Ask whether the process lives, many times on one connection; return how often it said so."""
+    """Send `GET /healthz` many times on one connection; return how often the response was 200."""
     parts, answered = urlsplit(server.url), 0
     with (
         socket.create_connection((parts.hostname, parts.port), timeout=10) as connection,
@@ -72,33 +70,32 @@ def ask(server: ServerProcess, times: int) -> int:
 
 def test_a_reader_that_stalls_stops_no_request_and_is_told_how_many_lines_it_lost(tmp_path: Path) -> None:
     with Piped(tmp_path, rate_limits="off") as server:
-        asked = 2 * QUEUED_LINES
+        asked = QUEUED_LINES * 3 // 2
         assert ask(server, asked) == asked
         person = {"name": "Ada Lovelace", "email": "ada@example.org"}
         assert httpx2.post(f"{server.url}/v1/registrations", json=person).status_code == 202
-        # Without a mail server the mail goes to the terminal too: whoever writes it there waits for nobody either.
+        # Without a mail server the email goes to the terminal too.
         wait_for(lambda: list((server.instance_path / "mailbox" / "new").glob("*")))
         lines = server.read(3)
         written = sum('"/healthz"' in line for line in lines)
         (lost,) = (int(TOLD_LOST.search(line)[1]) for line in lines if TOLD_LOST.search(line))  # type: ignore[index]
         assert QUEUED_LINES / 2 < written < asked
-        # Lost with them: the line about registering, and those about what the tests themselves asked.
+        # Some lines are about other requests of this test.
         assert asked - written <= lost <= asked - written + 50
         assert ask(server, PIPELINED) == PIPELINED
         assert sum('"/healthz"' in line for line in server.read(1)) == PIPELINED
 
 
-@pytest.mark.parametrize("number", [0, 3000], ids=["little to write", "more than a pipe holds"])
-def test_a_service_that_nobody_reads_ends_when_it_is_told_to(tmp_path: Path, number: int) -> None:
+def test_a_service_that_nobody_reads_ends_when_it_is_told_to(tmp_path: Path) -> None:
     with Piped(tmp_path) as server:
-        ask(server, number)
+        ask(server, 3000)
         begun = time.monotonic()
         assert server.terminate() == 0
         assert time.monotonic() - begun < 3 * FINISH_SECONDS + 5
         assert server.processes() == []
 
 
-def test_what_is_queued_is_written_at_the_end_where_somebody_reads(tmp_path: Path) -> None:
+def test_the_queued_lines_are_written_at_the_end_if_somebody_reads(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ask(server, 1000)
         assert server.terminate() == 0
@@ -113,7 +110,7 @@ def redirected(folder: Path, how: str) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.mark.parametrize("how", [">/dev/full 2>&1", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("how", [">/dev/full 2>&1", "<&- >&- 2>&-"])
 def test_a_service_starts_and_answers_where_nothing_can_be_written(tmp_path: Path, how: str) -> None:
     with redirected(tmp_path, how) as server:
         assert ask(server, 1000) == 1000
@@ -129,7 +126,7 @@ def test_a_service_starts_and_answers_where_nothing_can_be_written(tmp_path: Pat
         )
 
 
-def test_what_a_full_disk_lost_is_told_when_there_is_space_again(tmp_path: Path) -> None:
+def test_the_lines_that_a_full_disk_lost_are_counted_when_there_is_space_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with redirected(tmp_path, f"2>>{log}") as server:
         ask(server, 100)
