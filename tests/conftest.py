@@ -27,7 +27,7 @@ from backend import clock, create_app, logs
 from backend.config import Settings
 from backend.database import engine, schema
 
-pytest_plugins = ["generating"]
+pytest_plugins = ["generating", "simulated_service"]
 
 # Commands that tests start would compile the whole of the backend each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
