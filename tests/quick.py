@@ -4,12 +4,14 @@ Each test has an app, a database and often a person of its own. Whatever is the 
 process of pytest: the routes' URL builders, the templates' code, the rows of a registration.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -129,6 +131,14 @@ def register(service: Service) -> Person:
         return _registrations[same].repeat(service)
     _registrations[same] = _Registration(service)
     return _registrations[same].person
+
+
+MEMORY = Path("/dev/shm")
+
+
+def memory_folder() -> Path | None:
+    """Return a folder in memory, where waiting for the disk takes no time; None where there is little room."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30 else None
 
 
 # What a test may not change in a database that the next one is to use: tables, columns, rules and rights.
