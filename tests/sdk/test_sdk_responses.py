@@ -150,7 +150,7 @@ SPOILED = [
 @pytest.mark.parametrize(("name", "field", "answer"), SPOILED)
 def test_a_field_that_is_missing_or_of_another_type_is_named(name: str, field: str, answer: object) -> None:
     failure, _ = outcome_of(name, httpx2.Response(CONTRACT[name].status, json=answer))
-    assert type(failure) is errors.BrokenAnswer
+    assert type(failure) is errors.InvalidResponse
     assert str(failure).endswith(f": {field} is missing or wrong")
     assert TOKEN not in "".join(traceback.format_exception(failure))
 
@@ -201,7 +201,7 @@ INVALID = [
 @both_clients
 def test_a_response_outside_the_contract_is_invalid(kind: Kind, answer: httpx2.Response) -> None:
     failure, service = outcome_of("account", answer, kind=kind)
-    assert type(failure) is errors.BrokenAnswer
+    assert type(failure) is errors.InvalidResponse
     assert isinstance(failure, ServiceUnreachable)
     assert str(failure).startswith(f"GET /v1/account: HTTP {answer.status_code}: ")
     assert len(service.requests) == 1
@@ -209,7 +209,7 @@ def test_a_response_outside_the_contract_is_invalid(kind: Kind, answer: httpx2.R
 
 def test_a_page_with_status_200_does_not_pass_for_a_registration() -> None:
     failure, _ = outcome_of("register", page(200))
-    assert type(failure) is errors.BrokenAnswer
+    assert type(failure) is errors.InvalidResponse
 
 
 # Refusals
