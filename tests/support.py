@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import forking
 import httpx2
 import pytest
 from aiosmtpd.controller import Controller
@@ -28,6 +28,7 @@ from click.testing import CliRunner, Result
 from flask import Flask
 from flask.cli import ScriptInfo
 from flask.testing import FlaskClient
+from forking import TILES
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
@@ -292,9 +293,6 @@ def client_context(certificate_authority: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(certificate_authority))
 
 
-TILES = Path(sys.executable).with_name("tiles")
-
-
 def environment(instance_path: Path, **settings: object) -> dict[str, str]:
     """Return an environment for `tiles` whose only settings are these, with Argon2 at its cheapest."""
     given: dict[str, object] = {
@@ -309,14 +307,7 @@ def environment(instance_path: Path, **settings: object) -> dict[str, str]:
 
 def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run a command of `tiles` to its end."""
-    return subprocess.run(
-        [TILES, *arguments],
-        env=environment(instance_path, **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forking.run([*arguments], environment(instance_path, **settings))
 
 
 class ServerProcess:

@@ -1,5 +1,6 @@
 """Figures of processes that have the machine to themselves: sending mails, memory, the start, the SDK."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,15 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from threading import Event, Thread
 from types import SimpleNamespace
 
-import httpx2
 from figures import Figure, bounded, in_rounds
 from floods import EMAIL, MEBIBYTE, prepare
 from machine import ALONE, CONNECTIONS, raw
-from measure import Line, Load, get, interleave, load, post, status_of
+from measure import Line, Load, get, load, post, status_of
 from sqlalchemy import func, select
 from stage import Stage
 from support import PASSWORD, TILES, ServerProcess, environment
@@ -28,13 +27,12 @@ from backend.database.engine import db, transaction
 from backend.database.models import Mail
 from backend.mail import queue
 from backend.mail.messages import draft, render
-from tiles_client import Client
 
 MAILS = 2000
 OF_SMTP = 0.7
-MOST_MEMORY, MOST_START, MOST_IMPORT, MOST_CALL = 160.0, 1.5, 100.0, 1.1
+MOST_MEMORY, MOST_START, MOST_IMPORT = 160.0, 1.5, 100.0
 SAMPLE_SECONDS = 0.1
-STARTS, IMPORTS, CALLS = 5, 7, 400
+STARTS, IMPORTS = 5, 7
 PROBE_SECONDS = 0.01
 
 
@@ -107,16 +105,11 @@ def memory(stage: Stage, _rounds: int, seconds: float) -> list[Figure]:
     with stage.server() as server, _sampled(server) as samples:
         for asked in (requests, *([request] for request in requests)):
             load(server.url, *asked, connections=CONNECTIONS, seconds=seconds)
-    shared, whole = ([sample[kind] / MEBIBYTE for sample in samples] for kind in ("Pss", "Rss"))
-    # Processes share pages: of each that n share, PSS gives each an n-th, and RSS all.
-    return [
-        bounded("memory under load (PSS)", [max(shared)], "MiB", "allowed", MOST_MEMORY),
-        Figure("memory under load (RSS)", max(whole), "MiB", "", 0, 0),
-    ]
+    return [bounded("memory under load (PSS)", [max(samples) / MEBIBYTE], "MiB", "allowed", MOST_MEMORY)]
 
 
 @contextmanager
-def _sampled(server: ServerProcess) -> Iterator[list[dict[str, int]]]:
+def _sampled(server: ServerProcess) -> Iterator[list[int]]:
     """Give what holds, at the end, how much memory the server had every now and then."""
     found, done = [_memory_of(server)], Event()
 
@@ -133,15 +126,14 @@ def _sampled(server: ServerProcess) -> Iterator[list[dict[str, int]]]:
         thread.join()
 
 
-def _memory_of(server: ServerProcess) -> dict[str, int]:
-    """Return the bytes that a server's processes have in use, by the kernel's account of each."""
-    found = {"Pss": 0, "Rss": 0}
+def _memory_of(server: ServerProcess) -> int:
+    """Return the bytes that a server's processes use. Each of n processes that share a page counts an n-th (PSS)."""
+    found = 0
     for pid in server.processes():
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                name, _, rest = line.partition(":")
-                if name in found:
-                    found[name] += int(rest.split()[0]) * 1024
+            found += (
+                int(re.findall(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[0]) * 1024
+            )
     return found
 
 
@@ -181,46 +173,9 @@ def _python(program: str) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-def sdk_call(stage: Stage, rounds: int, _seconds: float) -> list[Figure]:
-    """Measure a call of the SDK beside the same request made with the HTTP library alone, in turns."""
-    session = prepare(stage)
-    with stage.server() as server, Client(base_url=server.url, session_token=session) as client:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tiles-client"}
-        with httpx2.Client(base_url=server.url, headers=headers, trust_env=False) as http:
-
-            def bare() -> object:
-                return http.get("/v1/account", headers={"Authorization": f"Bearer {session}"}).json()
-
-            return [
-                replace(_compared(time.perf_counter_ns, client.account, bare, rounds),
-                        name="a call of the SDK", bar=MOST_CALL),
-                replace(_compared(time.process_time_ns, client.account, bare, rounds),
-                        name="a call of the SDK, processor time"),
-            ]  # fmt: skip
-
-
-def _compared(watch: Callable[[], int], call: Callable[[], object], bare: Callable[[], object], rounds: int) -> Figure:
-    """Compare two calls, in turns, by a clock."""
-
-    def timed(work: Callable[[], object]) -> Callable[[int], float]:
-        def once(_: int) -> float:
-            begun = watch()
-            work()
-            return (watch() - begun) / 1000
-
-        return once
-
-    taken = [interleave(timed(call), timed(bare), CALLS, lambda: None) for _ in range(rounds)]
-    series = tuple((median(own), median(other)) for own, other in taken)
-    own, limit = (median(column) for column in zip(*series, strict=True))
-    ratio = median(one / other for one, other in series)
-    return Figure("", own, "µs", "httpx2 alone", limit, ratio, at_most=True, series=series)
-
-
 JOBS: dict[str, Callable[[Stage, int, float], list[Figure]]] = {
     "mail delivery": delivery,
     "memory": memory,
     "start-up": start,
     "sdk import": sdk_import,
-    "sdk call": sdk_call,
 }

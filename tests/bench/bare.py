@@ -10,7 +10,7 @@ from flask import Flask
 from granian.constants import Interfaces
 
 from backend.security.hashing import keep_memory
-from backend.serving.front import Front
+from backend.serving.front import HEALTH, Front
 from backend.serving.server import http_server
 
 THREADS = int(os.environ["BENCH_THREADS"])
@@ -18,7 +18,7 @@ app = Flask(__name__)
 BODY = b'{"status":"accepted"}\n'
 
 
-@app.route("/", methods=["GET", "POST"])
+@app.route(HEALTH)
 def nothing() -> tuple[bytes, int, dict[str, str]]:
     """Answer."""
     return BODY, 202, {"Content-Type": "application/json"}
@@ -27,7 +27,7 @@ def nothing() -> tuple[bytes, int, dict[str, str]]:
 def front() -> Front:
     """Return the application behind the service's own front, which answers it as it answers the busiest requests."""
     keep_memory()
-    return Front(app, THREADS, here={("GET", "/")})
+    return Front(app, THREADS, {("GET", HEALTH): "loop"}, None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 import click
-from measure import Comparison, Line, get, interleave, post, status_of, timeless
+from measure import Comparison, Line, get, interleave, post, timeless
 from stage import CHEAP_ARGON2, DATABASES, LeakyServer, Stage, register, stage
 
 from backend import clock
@@ -160,27 +160,6 @@ def compare_leaks(stage: Stage, pairs: int, tick: Tick) -> Iterator[dict[str, An
             yield row | {"name": f"{name}: a leak of {microseconds} us", "verdict": "seen" if seen else "BLIND"}
 
 
-def compare_limits(stage: Stage) -> Iterator[dict[str, Any]]:
-    """Ask until the limit of an address is reached, for a known and an unknown one in turns."""
-    with stage.server(rate_limits="registration/client=1000/hour") as server, Line(server.url) as line:
-        for name, (path, rest) in ASKING.items():
-            answers: dict[str, list[bytes]] = {"known": [], NOBODY: []}
-            while status_of((answers[NOBODY] or [b"HTTP/1.1 000"])[-1]) != 429:
-                for who, found in answers.items():
-                    found.append(line.ask(post(path, email=address(who, 0), **rest))[1])
-            known, unknown = answers.values()
-            same = [*map(timeless, known)] == [*map(timeless, unknown)]
-            waits = [_wait(series[-1]) for series in (known, unknown)]
-            even = same and abs(waits[0] - waits[1]) <= 1
-            statuses = " ".join(str(status_of(answer)) for answer in known)
-            yield {"name": name, "statuses": statuses, "retry_after_known": waits[0], "retry_after_unknown": waits[1],
-                   "verdict": "even" if even else "TELLS"}  # fmt: skip
-
-
-def _wait(answer: bytes) -> int:
-    return int(answer.lower().partition(b"\r\nretry-after: ")[2].split(b"\r\n")[0])
-
-
 def measure(kind: str, pairs: int, *, quiet: bool) -> dict[str, list[dict[str, Any]]]:
     """Compare everything on one kind of database."""
     comparisons = len(ASKING) * (len(KINDS) + 1) + 1 + 1 + len(CONTROLS)
@@ -195,7 +174,6 @@ def measure(kind: str, pairs: int, *, quiet: bool) -> dict[str, list[dict[str, A
         return {
             "comparisons": [row for part in parts for row in part],
             "controls": list(compare_leaks(found, pairs, tick)),
-            "limits": list(compare_limits(found)),
         }
 
 

@@ -2,12 +2,9 @@
 
 Run as `.venv/bin/python tests/bench/floods.py`; it exits 1 when sixteen others, each on a connection that it keeps,
 wait longer than twice their usual p99 under a flood of sign-ins, when anybody gets an error, or when the memory does
-not stay bounded. Beside it stands one who comes alone to a machine that does nothing else, and what such a one notices
-of loops of the lowest priority on every core, outside of the service: less than that no service can promise.
+not stay bounded.
 """
 
-import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -132,19 +129,6 @@ def flooding(kind: str, port: int) -> Iterator[dict[str, int]]:
         process.join()
 
 
-@contextmanager
-def busy_cores() -> Iterator[None]:
-    """Keep every core busy with what gives way to everything else."""
-    loop = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: sum(range(10000))"
-    loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in os.sched_getaffinity(0)]
-    try:
-        yield
-    finally:
-        for process in loops:
-            process.kill()
-            process.wait()
-
-
 def crowds(url: str, requests: dict[str, bytes], seconds: float) -> dict[str, Load]:
     """Ask for one thing after the other over many connections at once."""
     return {name: load(url, request, connections=CROWD, seconds=seconds) for name, request in requests.items()}
@@ -174,28 +158,25 @@ def measure(stage: Stage, session: str, kind: str, seconds: float) -> dict[str, 
         requests = others(session)
         watch(server.url, requests, 1)
         before, usual = memory_of(server), watch(server.url, requests, seconds)
-        with busy_cores():
-            busy = watch(server.url, requests, seconds)
         with highest_memory(server) as highest, flooding(kind, server.port) as answers:
             during = watch(server.url, requests, seconds)
         time.sleep(2)
         after, later = memory_of(server), watch(server.url, requests, 2)
     many = crowded(stage, session, kind, seconds) if "sign-ins" in kind else []
-    return _told(kind, (usual, busy, during, later), many, answers, (before, highest[0], after))
+    return _told(kind, (usual, during, later), many, answers, (before, highest[0], after))
 
 
 def _told(
     kind: str,
-    phases: tuple[Seen, Seen, Seen, Seen],
+    phases: tuple[Seen, Seen, Seen],
     many: list[dict[str, Any]],
     answers: dict[str, int],
     memory: tuple[int, int, int],
 ) -> dict[str, Any]:
-    usual, busy, during, later = phases
+    usual, during, later = phases
     rows: list[dict[str, Any]] = [
         {"flood": kind, "one asks": name, "usual p50": usual.percentile(name, 50), "p50": during.percentile(name, 50),
          "usual p99": usual.percentile(name, 99), "p99": during.percentile(name, 99),
-         "busy cores p99": busy.percentile(name, 99),
          "later p99": later.percentile(name, 99), "asked": len(during.times.get(name, []))}
         for name in usual.times
     ]  # fmt: skip

@@ -68,7 +68,7 @@ def _wait_until_up(url: str) -> None:
     until = time.monotonic() + 20
     while time.monotonic() < until:
         with suppress(OSError), Line(url) as line:
-            line.ask(get("/"))
+            line.ask(get("/healthz"))
             return
         time.sleep(0.05)
     raise TimeoutError(f"nothing answers at {url}")
@@ -86,30 +86,15 @@ class Limits:
 
     def commits(self) -> Load:
         """Commit single rows durably, with as many writers as the service has connections."""
-        return self._commit((CORES, CONNECTIONS // CORES))
-
-    def lone_commits(self) -> Load:
-        """Commit single rows durably, one after the other."""
-        return self._commit(ALONE)
-
-    def _commit(self, writers: Writers) -> Load:
         url = str(self.stage.settings["database_url"])
         kind = url.partition(":")[0]
         target = str(self.stage.folder / "limit.sqlite3") if kind == "sqlite" else url
-        return raw(kind, target, writers, self.seconds)
+        return raw(kind, target, (CORES, CONNECTIONS // CORES), self.seconds)
 
     def hashes(self) -> Load:
         """Hash on all cores, in threads or in processes: in what is quicker here."""
-        ways = {"threads": self.hashes_in_threads, "processes": self.hashes_in_processes}
+        ways = {"threads": lambda: self._hash((1, CORES)), "processes": lambda: self._hash((CORES, 1))}
         return self._best("hashes", ways)
-
-    def hashes_in_threads(self) -> Load:
-        """Hash in as many threads of one process as there are cores."""
-        return self._hash((1, CORES))
-
-    def hashes_in_processes(self) -> Load:
-        """Hash in as many processes as there are cores."""
-        return self._hash((CORES, 1))
 
     def _hash(self, writers: Writers) -> Load:
         return raw("argon2", HASH, writers, self.seconds, environment=self.environment)
@@ -120,8 +105,7 @@ class Limits:
 
     def bare_behind(self, interface: str) -> Load:
         """Ask for the bare route, by one of the server's doors."""
-        request = get("/")
-        return load(self.bare_urls[interface], request, connections=CONNECTIONS, seconds=self.seconds)
+        return load(self.bare_urls[interface], get("/healthz"), connections=CONNECTIONS, seconds=self.seconds)
 
     def _best(self, name: str, ways: dict[str, Measure]) -> Load:
         """Measure in the way that was the quickest when all were tried."""

@@ -1,4 +1,4 @@
-"""The report of a run: Markdown tables, a plot, and every round's numbers as JSON."""
+"""The report of a run: Markdown tables, and every round's numbers as JSON."""
 
 import json
 import os
@@ -9,31 +9,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from figures import Figure
-from growth import Growth
-from plot import draw
 
 CPU_INFO = Path("/proc/cpuinfo")
 HEAD = ("figure", "value", "p50 ms", "p99 ms", "errors", "beside", "its value", "ratio", "bar", "met")
 PEER_HEAD = ("job, times a second", "TILES", "PocketBase", "ratio")
-MACHINE_HEAD = ("times a second", "value", "p50 ms", "p99 ms", "errors")
 HUNDRED, TEN = 100, 10
 
 
 @dataclass
 class Report:
-    """What was found on one kind of database: figures by the names of their jobs, and how they grow."""
+    """What was found on one kind of database: figures by the names of their jobs."""
 
     database: str
     rounds: int
     seconds: float
     jobs: dict[str, list[Figure]] = field(default_factory=dict)
-    growth: Growth | None = None
 
     @property
     def barred(self) -> list[Figure]:
         """Every figure that has to be something."""
-        grown = [*self.growth.figures()] if self.growth else []
-        return [figure for figures in (*self.jobs.values(), grown) for figure in figures if figure.bar is not None]
+        return [figure for figures in self.jobs.values() for figure in figures if figure.bar is not None]
 
     def markdown(self) -> str:
         """Return the whole report."""
@@ -47,21 +42,15 @@ class Report:
             "to a real SMTP peer, production's Argon2id, limits off. "
             f"{len(self.barred) - len(missed)} of {len(self.barred)} bars are met."
         )
-        grown = [*self.growth.figures()] if self.growth else []
-        main = [figure for job, figures in self.jobs.items() if job not in {"machine", "peer"} for figure in figures]
-        yield from _rows("What has to be", HEAD, map(_row, main + grown))
+        main = [figure for job, figures in self.jobs.items() if job != "peer" for figure in figures]
+        yield from _rows("What has to be", HEAD, map(_row, main))
         yield from _rows("Beside PocketBase", PEER_HEAD, map(_peer_row, self.jobs.get("peer", [])))
-        yield from _rows("The machine", MACHINE_HEAD, map(_machine_row, self.jobs.get("machine", [])))
-        if self.growth:
-            yield from _growth(self.growth)
 
     def write(self, folder: Path) -> None:
-        """Write `report.md`, `report.png` and `report.json` into a folder."""
+        """Write `report.md` and `report.json` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        head = "# As fast as the machine allows\n\n![Each figure and what it has to be](report.png)\n\n"
-        (folder / "report.md").write_text(head + self.markdown(), "utf-8")
+        (folder / "report.md").write_text("# As fast as the machine allows\n\n" + self.markdown(), "utf-8")
         (folder / "report.json").write_text(json.dumps(self.raw(), indent=1) + "\n", "utf-8")
-        draw(self.barred, self.growth, folder / "report.png")
 
     def raw(self) -> dict[str, object]:
         """Return everything that was measured."""
@@ -69,7 +58,6 @@ class Report:
             "machine": _machine(), "database": self.database, "rounds": self.rounds, "seconds": self.seconds,
             "jobs": {job: [asdict(figure) | {"met": figure.is_met} for figure in figures]
                      for job, figures in self.jobs.items()},
-            "growth": asdict(self.growth) if self.growth else None,
         }  # fmt: skip
 
 
@@ -114,28 +102,8 @@ def _peer_row(figure: Figure) -> list[str]:
     return [figure.name, number(figure.value), number(figure.limit_value), f"{figure.ratio:.2f}"]
 
 
-def _machine_row(figure: Figure) -> list[str]:
-    return [figure.name, number(figure.value), *_times(figure)]
-
-
 def number(value: float) -> str:
     """Return a number with as many digits as it deserves."""
     if value >= HUNDRED:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= TEN else f"{value:.2f}"
-
-
-def _growth(growth: Growth) -> Iterator[str]:
-    sizes = list(growth.bytes_each)
-    head = ["", *[f"{size:,} accounts" for size in sizes]]
-    told: dict[str, list[str]] = {}
-    for row in growth.rows():
-        told.setdefault(f"{row['request']}: /s · p50 · p99 ms", []).append(
-            f"{number(row['per_second'])} · {number(row['p50'])} · {number(row['p99'])}"
-        )
-    told["bytes on the disk for each account, with a session"] = [number(growth.bytes_each[size]) for size in sizes]
-    waits = growth.longest_waits
-    told["longest wait of a writer while the server tidies after its start, ms"] = [
-        number(waits[size]) for size in sizes
-    ]
-    yield from _rows("As it grows", head, ([name, *cells] for name, cells in told.items()))

@@ -1,25 +1,19 @@
 """Figures of a running server: requests of sixteen connections, beside what the machine and a peer do meanwhile."""
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from statistics import median, quantiles
-from threading import Thread
-from time import perf_counter
+from statistics import median
 from typing import Any
 
-from figures import Figure, against, in_rounds, middle, times
+from figures import Figure, against, in_rounds
 from floods import crowded, prepare
-from machine import BARE, COMMITS, CONNECTIONS, CORES, HASHES, Limits, bare_server, environment_of, wide_server
-from measure import Line, Load, get, load, post, status_of
+from machine import BARE, COMMITS, CONNECTIONS, HASHES, Limits, bare_server, environment_of, wide_server
+from measure import Load, get, load, post
 from pocketbase import PocketBase, pocketbase
 from stage import Stage, stage
 from support import PASSWORD
-
-from backend.security import tokens
 
 EMAIL, NOBODY = "ada@example.org", "nobody@example.org"
 OF_LIMIT, OF_HASHES, OF_PEER, TWICE = 0.8, 0.95, 3.0, 2.0
@@ -113,45 +107,6 @@ def feedback(name: str, *, with_session: bool) -> Callable[[Served], list[Figure
     return measure
 
 
-def confirmed(on: Served) -> list[Figure]:
-    """Measure using mailed links, each once."""
-    found = in_rounds(on.rounds, lambda: _confirm(on), {HASHES: on.limits.hashes})
-    return [found.figure("registration confirmed", None)]
-
-
-def _confirm(on: Served) -> Load:
-    waiting, done = SimpleQueue[bytes](), list[tuple[float, int]]()
-    for request in _links(on.stage):
-        waiting.put(request)
-
-    def use() -> None:
-        with Line(on.url) as line:
-            while True:
-                try:
-                    nanoseconds, answer = line.ask(waiting.get_nowait())
-                except Empty:
-                    return
-                done.append((nanoseconds / 1e6, status_of(answer)))
-
-    threads = [Thread(target=use) for _ in range(CONNECTIONS)]
-    begun = perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    per_second = LINKS / (perf_counter() - begun)
-    percentiles = quantiles([taken for taken, _ in done], n=100)
-    return Load(per_second, percentiles[49], percentiles[98], sum(status != CREATED for _, status in done))
-
-
-def _links(stage: Stage) -> list[bytes]:
-    with stage.app.app_context():
-        new = [uuid.uuid4() for _ in range(LINKS)]
-        contents = [{"account": str(each), "name": "Ada Lovelace", "email": f"{each}@example.org"} for each in new]
-        issued = [tokens.issue(tokens.Purpose.REGISTRATION, content) for content in contents]
-    return [post("/v1/registrations/confirm", token=token, password=PASSWORD) for token in issued]
-
-
 def flooded(on: Served) -> list[Figure]:
     """Measure what sixteen others wait for while sixty-four connections sign in, beside what they usually do."""
     rounds = [crowded(on.stage, on.session, "sign-ins", on.seconds) for _ in range(on.rounds)]
@@ -185,25 +140,7 @@ def peers(on: Served) -> list[Figure]:
     return found
 
 
-def machine(on: Served) -> list[Figure]:
-    """Measure what the machine does, in each of several ways."""
-    ways = {
-        f"durable commits, {CONNECTIONS} writers in {CORES} processes": on.limits.commits,
-        "durable commits, 1 writer": on.limits.lone_commits,
-        "bare Flask route, behind the service's front": lambda: on.limits.bare_behind("rsgi"),
-        "bare Flask route, by the server's own WSGI door": lambda: on.limits.bare_behind("wsgi"),
-        f"raw Argon2id, {CORES} threads": on.limits.hashes_in_threads,
-        f"raw Argon2id, {CORES} processes": on.limits.hashes_in_processes,
-    }
-    found = []
-    for name, measure in ways.items():
-        loads = [measure() for _ in range(on.rounds)]
-        found.append(Figure(name, middle(loads), "/s", "", 0, 0, **times(loads)))
-    return found
-
-
 JOBS: dict[str, Callable[[Served], list[Figure]]] = {
-    "machine": machine,
     "register": asked("register", "/v1/registrations", NOBODY, name="Ada Lovelace"),
     "reset known": asked("reset, known", "/v1/password-resets", EMAIL),
     "reset unknown": asked("reset, unknown", "/v1/password-resets", NOBODY),
@@ -212,7 +149,6 @@ JOBS: dict[str, Callable[[Served], list[Figure]]] = {
     "sign-in right": signed_in("sign in, right", EMAIL, PASSWORD, refused=False),
     "sign-in wrong": signed_in("sign in, wrong", EMAIL, "a wrong but long password", refused=True),
     "sign-in unknown": signed_in("sign in, unknown", NOBODY, PASSWORD, refused=True),
-    "confirm": confirmed,
     "account": account,
     "feedback": feedback("feedback", with_session=False),
     "feedback signed in": feedback("feedback, signed in", with_session=True),

@@ -12,29 +12,14 @@ import alone
 import click
 import served
 from figures import Figure
-from growth import grow
 from report import Report
 from stage import DATABASES, stage
 
 from backend.commands.console import as_json_option, dump, progress
 
-GROWTH = "growth"
-NAMES = [*served.JOBS, *alone.JOBS, GROWTH]
+NAMES = [*served.JOBS, *alone.JOBS]
 
 Tick = Callable[[], None]
-
-
-class Sizes(click.ParamType[list[int]]):
-    """Numbers of accounts."""
-
-    name = "N,N…"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """Read what was typed."""
-        try:
-            return sorted({int(each) for each in str(value).split(",")})
-        except ValueError:
-            self.fail("write numbers such as 1000,100000", param, ctx)
 
 
 def chosen(only: tuple[str, ...]) -> set[str]:
@@ -42,7 +27,7 @@ def chosen(only: tuple[str, ...]) -> set[str]:
     return {name for name in NAMES if not only or any(part in name for part in only)}
 
 
-def measure(report: Report, names: set[str], sizes: list[int], tick: Tick) -> None:
+def measure(report: Report, names: set[str], tick: Tick) -> None:
     """Measure what was chosen."""
     asked = [name for name in served.JOBS if name in names]
     if asked:
@@ -54,8 +39,6 @@ def measure(report: Report, names: set[str], sizes: list[int], tick: Tick) -> No
         if name in names:
             report.jobs[name] = _alone(report, name)
             tick()
-    if GROWTH in names:
-        report.growth = grow(report.database, sizes, report.rounds, report.seconds, tick)
 
 
 def _alone(report: Report, name: str) -> list[Figure]:
@@ -68,22 +51,18 @@ def _alone(report: Report, name: str) -> list[Figure]:
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(1), help="Length of a measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds of each figure.")
 @click.option("--database", default="sqlite", show_default=True, type=click.Choice(DATABASES))
-@click.option("--growth", "sizes", default="1000,100000,5000000", show_default=True, type=Sizes(),
-              help="Numbers of accounts.")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder for report.md, .png and .json; a whole run writes beside this program.")  # fmt: skip
+              help="Folder for report.md and .json; a whole run writes beside this program.")  # fmt: skip
 @as_json_option
 def main(  # noqa: PLR0913 - options
-    *, only: tuple[str, ...], seconds: float, rounds: int, database: str, sizes: list[int], output: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
+    *, only: tuple[str, ...], seconds: float, rounds: int, database: str, output: Path | None, as_json: bool
+) -> None:
     """Measure the service beside what this machine does without it, and say whether each bar is met."""
     names, report = chosen(only), Report(database, rounds, seconds)
     if not names:
         raise click.BadParameter(f"none of {', '.join(NAMES)}", param_hint="--only")
-    steps = len(names - {GROWTH}) + (GROWTH in names) * (len(sizes) + rounds)
-    with progress(steps, database) as bar:
-        measure(report, names, sizes, lambda: bar.update(1))
+    with progress(len(names), database) as bar:
+        measure(report, names, lambda: bar.update(1))
     click.echo(dump(report.raw()) if as_json else report.markdown(), nl=as_json)
     # Part of the figures must not pass for the whole report.
     if folder := output or (None if only else Path(__file__).parent):

@@ -342,15 +342,17 @@ def mail_server() -> Iterator[MailServer]:
         yield server
 
 
+@pytest.mark.parametrize("examples", [3, pytest.param(16, marks=pytest.mark.long)])
 def test_the_promises_hold_through_any_life(
-    service: Service, count: Count, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, count: Count, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, examples: int
 ) -> None:
     caplog.set_level(logging.ERROR)
     count(service.app)
     run = Run(service, monkeypatch)
-    some = settings(max_examples=amount(16), stateful_step_count=60)
+    some = settings(max_examples=amount(examples), stateful_step_count=60)
     lives = get_state_machine_test(lambda: Life(run), settings=some)
     (lives if is_bench() else seed(SEED)(lives))()
     assert caplog.records == []
-    missing = (REACHED | SELDOM if is_bench() else REACHED) - {what for what, number in run.reached.items() if number}
+    expected = REACHED | SELDOM if is_bench() else REACHED if examples == 16 else set()
+    missing = expected - {what for what, number in run.reached.items() if number}
     assert missing == set(), "choose another SEED, under which all of this happens"

@@ -173,7 +173,9 @@ def faults(table: Table) -> list[str]:
 
 @pytest.mark.parametrize("name", engine.Base.metadata.tables)
 def test_promise_10_every_column_says_what_it_is_what_for_for_how_long_and_what_erasing_does(name: str) -> None:
-    assert faults(engine.Base.metadata.tables[name]) == []
+    table = engine.Base.metadata.tables[name]
+    assert table.info["purpose"]
+    assert faults(table) == []
 
 
 def test_promise_10_nothing_is_stored_but_what_is_declared(service: Service) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-from test_sdk_core import (
+from simulated_service import (
     BASE,
     SIGNED_IN,
     TOKEN,
@@ -17,7 +17,6 @@ from test_sdk_core import (
     answer_to,
     both_clients,
     outcome_of,
-    pauses,  # noqa: F401 (a fixture)
     problem,
 )
 
@@ -37,7 +36,7 @@ def driver_of(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str |
 def test_a_call_is_retried_as_often_as_the_client_says(
     kind: type[Client | AsyncClient],
     retries: int,
-    pauses: list[float],  # noqa: F811
+    pauses: list[float],
 ) -> None:
     driver = driver_of(kind, httpx2.ConnectError(""))
     driver.client = driver.client.with_options(max_retries=retries)
@@ -185,14 +184,14 @@ def test_every_error_is_importable_from_the_top() -> None:
     ],
     ids=["problem", "proxy", "portal"],
 )
-def test_every_failure_names_the_request_and_how_long_to_wait(response: httpx2.Response, pauses: list[float]) -> None:  # noqa: F811
+def test_every_failure_names_the_request_and_how_long_to_wait(response: httpx2.Response, pauses: list[float]) -> None:
     response.headers.update({"X-Request-Id": "abc", "Retry-After": "60"})
     failure, _ = outcome_of("account", response)
     assert (failure.request_id, failure.retry_after) == ("abc", 60)
     assert pauses == []
 
 
-def test_a_failure_without_a_response_has_neither(pauses: list[float]) -> None:  # noqa: F811
+def test_a_failure_without_a_response_has_neither(pauses: list[float]) -> None:
     failure, _ = outcome_of("account", httpx2.ConnectError(""))
     assert (failure.request_id, failure.retry_after, len(pauses)) == (None, None, 2)
     assert isinstance(Overloaded("overloaded", 503, "", ""), TilesError)

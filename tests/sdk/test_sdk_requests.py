@@ -1,0 +1,303 @@
+"""What the SDK sends, where to, and in which session. No backend takes part."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from simulated_service import (
+    ACCOUNT,
+    BASE,
+    CALLS,
+    CONTRACT,
+    PASSWORD,
+    TOKEN,
+    Driver,
+    Service,
+    answer_to,
+    arguments_of,
+    both_clients,
+    every_call,
+    problem,
+)
+
+import tiles_client
+from tiles_client import AsyncClient, Client, ServiceUnreachable, TilesError, errors
+
+README = Path(__file__).parents[2] / "client_sdk" / "README.md"
+BEGINS_SESSION = {"confirm_registration", "sign_in"}
+ENDS_SESSION = {"sign_out", "end_all_sessions", "close_account"}
+NOT_IN_THE_BODY = {"end_session": {"id"}, "send_feedback": {"key"}}
+Kind = type[Client | AsyncClient]
+
+
+# Requests
+
+
+@every_call
+def test_every_call_is_documented_and_takes_its_arguments_by_name(name: str) -> None:
+    assert set(CALLS) == set(CONTRACT)
+    assert f"`{name}(" in README.read_text()
+    for owner in (Client, AsyncClient, Client(base_url=BASE)):
+        method = getattr(owner, name)
+        assert inspect.getdoc(method)
+        parameters = [p for p in inspect.signature(method).parameters.values() if p.name != "self"]
+        assert {parameter.kind for parameter in parameters} <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+@both_clients
+@every_call
+def test_a_call_sends_its_line_of_the_contract(kind: Kind, name: str) -> None:
+    driver = Driver(kind, Service(answer_to(name)))
+    driver.call(name)
+    (request,) = driver.service.requests
+    line = CONTRACT[name]
+    assert (request.method, request.url.raw_path.decode()) == (line.method, "/tiles" + line.path)
+    assert request.headers.get("Authorization") == (f"Bearer {TOKEN}" if line.session else None)
+    if line.method in {"GET", "DELETE"}:
+        assert not request.content
+    else:
+        elsewhere = NOT_IN_THE_BODY.get(name, set())
+        body = {argument: value for argument, value in arguments_of(name).items() if argument not in elsewhere}
+        assert json.loads(request.content) == body
+
+
+@both_clients
+@every_call
+def test_the_headers_are_a_fixed_set_that_tells_nothing(kind: Kind, name: str) -> None:
+    tracking = httpx2.Response(200, headers={"Set-Cookie": "who=you; Path=/", "ETag": '"you"'})
+    driver = Driver(kind, Service(tracking, answer_to(name)))
+    with contextlib.suppress(TilesError):
+        driver.call(name)
+    driver.call(name)
+    for request in driver.service.requests:
+        headers = dict(request.headers)
+        for optional in ("authorization", "content-length"):
+            headers.pop(optional, None)
+        if name == "send_feedback":
+            assert headers.pop("idempotency-key") == "the-key"
+        if request.content:
+            assert headers.pop("content-type") == "application/json"
+        assert headers == {
+            "host": "accounts.example.org",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "connection": "keep-alive",
+            "user-agent": "tiles-client",
+        }
+
+
+CHANGES: list[dict[str, object]] = [
+    {}, {"name": None}, {"name": "Ada King"}, {"email_updates": False},
+    {"email_updates": True, "accepted_policy": "2026-01", "name": "Ada King"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@both_clients
+def test_only_the_passed_fields_of_the_account_are_changed(kind: Kind, changes: dict[str, object]) -> None:
+    driver = Driver(kind, Service(answer_to("change_account")))
+    driver.send("change_account", **changes)
+    assert json.loads(driver.service.requests[0].content) == changes
+
+
+def test_closing_erases_only_on_request() -> None:
+    driver = Driver(Client, Service(answer_to("close_account")))
+    driver.send("close_account", password=PASSWORD)
+    driver.send("close_account", password=PASSWORD, erase=True)
+    assert [json.loads(request.content).get("erase", False) for request in driver.service.requests] == [False, True]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"name": "Ada"}, {"name": "Ada", "email": "a@example.org", "phone": "1"}])
+@both_clients
+def test_a_missing_or_unknown_argument_is_refused_before_sending(kind: Kind, arguments: dict[str, object]) -> None:
+    driver = Driver(kind, Service(answer_to("register")))
+    with pytest.raises(TypeError, match=r"register\(\)"):
+        driver.send("register", **arguments)
+    assert not driver.service.requests
+
+
+def test_any_text_is_sent_and_a_lone_surrogate_is_left_for_the_service_to_refuse() -> None:
+    driver = Driver(Client, Service(answer_to("register")))
+    driver.call("register", name="Ærlig 🦊 \ud800 \x00", email='a"\\@example.org')
+    body = driver.service.requests[0].content
+    assert "Ærlig 🦊".encode() in body
+    assert json.loads(body) == {"name": "Ærlig 🦊 \ud800 \x00", "email": 'a"\\@example.org'}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [*[("end_session", "id", value) for value in ("", ".", "..")],
+     *[("send_feedback", "key", value) for value in ("", "a b", "a\r\nX: y", "schl\u00fcssel", "a\n")]],
+)  # fmt: skip
+def test_a_value_that_would_change_the_path_or_a_header_is_refused(name: str, argument: str, value: str) -> None:
+    driver = Driver(Client, Service(answer_to(name)))
+    with pytest.raises(ValueError, match=rf"^{argument}: "):
+        driver.call(name, **{**arguments_of(name), argument: value})
+    assert not driver.service.requests
+
+
+# Idempotency keys
+
+
+def keys_of(service: Service) -> list[str]:
+    return [request.headers["Idempotency-Key"] for request in service.requests]
+
+
+@both_clients
+def test_each_feedback_has_its_own_key_in_all_attempts(kind: Kind, pauses: list[float]) -> None:
+    driver = Driver(kind, Service(httpx2.ReadTimeout(""), problem("overloaded", 503), answer_to("send_feedback")))
+    driver.send("send_feedback", message="More tiles, please.")
+    driver.send("send_feedback", message="More tiles, please.", key=None)
+    first, second, third, other = keys_of(driver.service)
+    assert first == second == third != other
+    assert all(len(key) == 32 and key.isalnum() for key in (first, other))
+    assert len(pauses) == 2
+
+
+@pytest.mark.usefixtures("pauses")
+def test_feedback_keeps_the_key_that_the_app_passes() -> None:
+    lost, later = Service(httpx2.ReadTimeout("")), Service(answer_to("send_feedback"))
+    with pytest.raises(ServiceUnreachable):
+        Driver(Client, lost).send("send_feedback", message="More tiles, please.", key="message-17")
+    Driver(AsyncClient, later).send("send_feedback", message="More tiles, please.", key="message-17")
+    assert keys_of(lost) + keys_of(later) == ["message-17"] * 4
+    assert json.loads(later.requests[0].content) == {"message": "More tiles, please."}
+
+
+@both_clients
+def test_feedback_without_a_session_is_anonymous(kind: Kind) -> None:
+    driver = Driver(kind, Service(answer_to("send_feedback")), session_token=None)
+    driver.call("send_feedback")
+    assert "Authorization" not in driver.service.requests[0].headers
+
+
+@both_clients
+def test_feedback_of_an_ended_session_becomes_anonymous_only_when_sent_again(kind: Kind) -> None:
+    driver = Driver(kind, Service(problem("unauthenticated", 401), answer_to("send_feedback")))
+    assert isinstance(driver.failure("send_feedback"), errors.Unauthenticated)
+    assert len(driver.service.requests) == 1
+    driver.call("send_feedback")
+    assert ["Authorization" in request.headers for request in driver.service.requests] == [True, False]
+    assert keys_of(driver.service) == ["the-key", "the-key"]
+
+
+# Addresses and tokens
+
+GOOD = ["https://accounts.example.org", "https://accounts.example.org:8443/tiles/", "http://127.0.0.1:8000",
+        "http://[::1]:8000", "http://localhost"]  # fmt: skip
+BAD = ["", "accounts.example.org", "https://", "http://accounts.example.org", "http://127.0.0.1.example.org",
+       "http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1",
+       "https://ada:hidden@example.org", "https://example.org/?hidden=1", "https://example.org/#hidden",
+       "https://example.org:hidden"]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_https_and_loopback_addresses_are_accepted(address: str) -> None:
+    Client(base_url=address).close()
+
+
+@pytest.mark.parametrize("address", BAD)
+@both_clients
+def test_any_other_address_is_refused_with_what_to_write(kind: Kind, address: str) -> None:
+    with pytest.raises(ValueError, match=r"^base_url: write https://") as raised:
+        kind(base_url=address)
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("token", ["", "hidden\r\nX: y", "hidden token", "hiddené", "hidden\n"])
+def test_a_malformed_session_token_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(ValueError, match=r"^session_token: ") as raised:
+        Client(base_url=BASE, session_token=token)
+    assert "hidden" not in str(raised.value)
+
+
+# Sessions
+
+
+def test_a_session_can_be_stored_and_resumed() -> None:
+    first = Driver(Client, Service(answer_to("sign_in")), session_token=None)
+    first.call("sign_in")
+    assert first.client.session_token == TOKEN
+    second = Driver(Client, Service(answer_to("account")), session_token=first.client.session_token)
+    second.call("account")
+    assert second.service.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+@both_clients
+@every_call
+def test_only_signing_in_and_ending_the_session_change_the_token(kind: Kind, name: str) -> None:
+    driver = Driver(kind, Service(answer_to(name)), session_token="tiles_earlier")
+    driver.call(name)
+    expected = TOKEN if name in BEGINS_SESSION else None if name in ENDS_SESSION else "tiles_earlier"
+    assert driver.client.session_token == expected
+
+
+@both_clients
+@pytest.mark.parametrize("name", sorted(ENDS_SESSION))
+def test_a_session_that_could_not_be_ended_is_kept(kind: Kind, name: str) -> None:
+    for outcome in (httpx2.ReadTimeout(""), problem("overloaded", 503)):
+        driver = Driver(kind, Service(outcome))
+        driver.failure(name)
+        assert driver.client.session_token == TOKEN
+
+
+@pytest.mark.parametrize("name", [name for name, line in CONTRACT.items() if line.session])
+def test_a_session_that_the_service_has_ended_is_forgotten(name: str) -> None:
+    driver = Driver(Client, Service(problem("unauthenticated", 401)))
+    assert isinstance(driver.failure(name), errors.Unauthenticated)
+    assert driver.client.session_token is None
+
+
+@pytest.mark.parametrize("late", [problem("unauthenticated", 401), httpx2.Response(204)])
+def test_a_late_response_about_an_old_session_leaves_the_new_one_alone(late: httpx2.Response) -> None:
+    async def race() -> str | None:
+        signed_in = asyncio.Event()
+
+        async def service(request: httpx2.Request) -> httpx2.Response:
+            if request.method == "POST":
+                return answer_to("sign_in")
+            await signed_in.wait()
+            return late
+
+        transport = httpx2.MockTransport(service)
+        async with AsyncClient(base_url=BASE, session_token="tiles_old", transport=transport) as client:
+            leaving = asyncio.create_task(client.sign_out())
+            await asyncio.sleep(0)
+            await client.sign_in(email=str(ACCOUNT["email"]), password=PASSWORD)
+            signed_in.set()
+            await asyncio.wait([leaving])
+            leaving.exception()
+            return client.session_token
+
+    assert asyncio.run(race()) == TOKEN
+
+
+# The package
+
+
+ERRORS = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, TilesError)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_each_error_is_documented_and_stands_in_the_tree_of_the_readme(error: type[TilesError]) -> None:
+    assert vars(error)["__doc__"]
+    (tree,) = re.findall(r"^```\n(TilesError\b.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert re.search(rf"\b{error.__name__}\b", tree)
+
+
+def test_it_has_under_700_lines() -> None:
+    files = Path(tiles_client.__file__).parent.glob("*.py")
+    assert sum(len(file.read_text().splitlines()) for file in files) < 700
+
+
+def test_importing_it_loads_little_besides_the_http_library() -> None:
+    probe = "import sys, httpx2; known = {*sys.modules}; import tiles_client; print(*sys.modules.keys() - known)"
+    loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stdout.split()
+    assert {name for name in loaded if not name.startswith("tiles_client")} <= {"dataclasses", "random", "email.utils"}

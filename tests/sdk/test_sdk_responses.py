@@ -1,0 +1,447 @@
+"""What the SDK makes of responses: values, errors, retries. No backend takes part."""
+
+import asyncio
+import contextlib
+import json
+import pickle
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx2
+import pytest
+from simulated_service import (
+    ACCOUNT,
+    CALLS,
+    CLOSED,
+    CONTRACT,
+    ERASED,
+    EXPORT,
+    LISTED,
+    PASSWORD,
+    RECEIPT,
+    SESSION,
+    SIGNED_IN,
+    TOKEN,
+    Driver,
+    Outcome,
+    Service,
+    answer_to,
+    arguments_of,
+    both_clients,
+    every_call,
+    outcome_of,
+    problem,
+)
+
+from tiles_client import AsyncClient, Client, ServiceRefused, ServiceUnreachable, errors, models
+
+REPEATABLE = {
+    *("sessions", "account", "export_account", "policy"),  # they read
+    *("change_account", "verify_erasure_receipt", "send_feedback"),  # a second time changes nothing
+}
+UNPARSED = {"export_account"}  # it returns the document itself
+CODES = {
+    "malformed-json": (400, errors.MalformedJson),
+    "unsupported-media-type": (415, errors.UnsupportedMediaType),
+    "payload-too-large": (413, errors.PayloadTooLarge),
+    "invalid-request": (422, errors.InvalidRequest),
+    "weak-password": (422, errors.WeakPassword),
+    "unauthenticated": (401, errors.Unauthenticated),
+    "wrong-credentials": (401, errors.WrongCredentials),
+    "wrong-password": (403, errors.WrongPassword),
+    "invalid-token": (400, errors.InvalidToken),
+    "email-in-use": (409, errors.EmailInUse),
+    "not-found": (404, errors.NotFound),
+    "method-not-allowed": (405, errors.MethodNotAllowed),
+    "too-many-requests": (429, errors.TooManyRequests),
+    "overloaded": (503, errors.Overloaded),
+}
+Kind = type[Client | AsyncClient]
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+MARCH = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+# Values
+
+
+def test_sessions_and_their_account_become_values() -> None:
+    driver = Driver(Client, Service(answer_to("sign_in"), answer_to("sessions")))
+    signed_in = driver.call("sign_in")
+    assert isinstance(signed_in, models.SignedIn)
+    assert (signed_in.account.created_at, signed_in.session.token) == (NOON, TOKEN)
+    assert (signed_in.account.policy.accepted, signed_in.account.policy.current) == ("2026-01", None)
+    sessions = driver.call("sessions")
+    assert isinstance(sessions, tuple)
+    assert [(session.id, session.current) for session in sessions] == [("s1", True), ("s2", False)]
+    assert sessions[0].last_used_on == date(2026, 2, 1)
+
+
+VALUES = {
+    "close_account": models.Closed(closed_at=MARCH, erase_after=MARCH + timedelta(days=14)),
+    "policy": models.Policy(version="2026-01", effective_on=date(2026, 1, 1), sha256="a" * 64,
+                            url="https://accounts.example.org/privacy"),
+    "send_feedback": models.StoredFeedback(id="f1", received_at=datetime(2026, 2, 1, 12, tzinfo=UTC)),
+    "verify_erasure_receipt": models.ErasureReceipt(
+        account=str(ERASED["account"]), requested_at=None, erased_at=MARCH + timedelta(days=14),
+        removed=(models.Removed("accounts", 1),), kept=(models.Kept("ledger", 1, "GDPR Article 17(3)(b)"),),
+    ),
+    "export_account": EXPORT,
+}  # fmt: skip
+
+
+@both_clients
+@pytest.mark.parametrize("name", VALUES)
+def test_a_response_becomes_a_value(kind: Kind, name: str) -> None:
+    assert Driver(kind, Service(answer_to(name))).call(name) == VALUES[name]
+
+
+@pytest.mark.parametrize(("name", "answer", "field"), [("close_account", CLOSED, "erase_after"),
+                                                       ("account", ACCOUNT, "name")])  # fmt: skip
+def test_null_becomes_none(name: str, answer: dict[str, object], field: str) -> None:
+    value = Driver(Client, Service(httpx2.Response(200, json={**answer, field: None}))).call(name)
+    assert getattr(value, field) is None
+
+
+def with_more_fields(value: object) -> object:
+    """Add a field that nobody knows to each object in the value."""
+    if isinstance(value, dict):
+        return {key: with_more_fields(item) for key, item in value.items()} | {"unheard_of": [1]}
+    return [with_more_fields(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in UNPARSED and CONTRACT[name].answer is not None])
+def test_fields_of_a_later_version_are_ignored(name: str) -> None:
+    later = httpx2.Response(CONTRACT[name].status, json=with_more_fields(CONTRACT[name].answer))
+    assert Driver(Client, Service(later)).call(name) == Driver(Client, Service(answer_to(name))).call(name)
+
+
+# Invalid responses
+
+
+def spoiled(value: object, spoil: Callable[[dict[str, object], str], object]) -> Iterator[tuple[str, object]]:
+    """Yield the value once for each field in it, with this one spoiled."""
+    if isinstance(value, list):
+        yield from ((name, [item, *value[1:]]) for name, item in spoiled(value[0], spoil))
+    if isinstance(value, dict):
+        for name in value:
+            copy = dict(value)
+            spoil(copy, name)
+            yield name, copy
+            yield from ((inner, {**value, name: item}) for inner, item in spoiled(value[name], spoil))
+
+
+def mistype(fields: dict[str, object], name: str) -> None:
+    fields[name] = 1.5
+
+
+SPOILED = [
+    pytest.param(call, field, answer, id=f"{call} {spoil.__name__} {field}")
+    for call in CALLS
+    if call not in UNPARSED
+    for spoil in (dict.pop, mistype)
+    for field, answer in spoiled(CONTRACT[call].answer, spoil)
+]
+
+
+@pytest.mark.parametrize(("name", "field", "answer"), SPOILED)
+def test_a_field_that_is_missing_or_of_another_type_is_named(name: str, field: str, answer: object) -> None:
+    failure, _ = outcome_of(name, httpx2.Response(CONTRACT[name].status, json=answer))
+    assert type(failure) is errors.InvalidResponse
+    assert str(failure).endswith(f": {field} is missing or wrong")
+    assert TOKEN not in "".join(traceback.format_exception(failure))
+
+
+@pytest.mark.parametrize("moment", ["2026-01-31T12:00:00", "2026-01-31", "yesterday", "", None, 0])
+def test_a_time_without_its_zone_is_invalid(moment: object) -> None:
+    failure, _ = outcome_of("account", httpx2.Response(200, json={**ACCOUNT, "created_at": moment}))
+    assert "created_at is missing or wrong" in str(failure)
+
+
+@pytest.mark.parametrize("answer", [[LISTED], {}, {"sessions": LISTED}, {"sessions": [[LISTED]]}])
+def test_sessions_that_are_no_list_in_an_object_are_invalid(answer: object) -> None:
+    failure, _ = outcome_of("sessions", httpx2.Response(200, json=answer))
+    assert str(failure) == "GET /v1/sessions: HTTP 200: sessions is missing or wrong"
+
+
+@pytest.mark.parametrize("answer", [[EXPORT], "everything", None])
+def test_an_export_that_is_no_object_is_invalid(answer: object) -> None:
+    failure, _ = outcome_of("export_account", httpx2.Response(200, json=answer))
+    assert str(failure) == "GET /v1/account/export: HTTP 200: the JSON object is missing or wrong"
+
+
+def page(status: int) -> httpx2.Response:
+    return httpx2.Response(status, html="<h1>Bad gateway</h1>")
+
+
+PROBLEM = {"Content-Type": "application/problem+json"}
+INVALID = [
+    page(500),
+    page(200),
+    httpx2.Response(200),
+    httpx2.Response(200, json=[ACCOUNT]),
+    httpx2.Response(200, content=b'{"name": "\xff"}'),
+    httpx2.Response(200, content=b"[" * 200_000),
+    httpx2.Response(204),
+    httpx2.Response(201, json=ACCOUNT),
+    httpx2.Response(302, headers={"Location": "https://elsewhere.example.org/"}),
+    httpx2.Response(400, json={"code": "invalid-token", "title": "t", "detail": "d"}),
+    httpx2.Response(400, headers=PROBLEM, json={"title": "t", "detail": "d"}),
+    httpx2.Response(400, headers=PROBLEM, json={"code": ["x"], "title": "t", "detail": "d"}),
+    httpx2.Response(400, headers=PROBLEM, json={"code": "x", "title": "t", "detail": "d", "errors": [1]}),
+    httpx2.Response(400, headers=PROBLEM, json=[]),
+    httpx2.Response(400, headers=PROBLEM, content=b"{"),
+]
+
+
+@pytest.mark.parametrize("answer", INVALID)
+@both_clients
+def test_a_response_outside_the_contract_is_invalid(kind: Kind, answer: httpx2.Response) -> None:
+    failure, service = outcome_of("account", answer, kind=kind)
+    assert type(failure) is errors.InvalidResponse
+    assert isinstance(failure, ServiceUnreachable)
+    assert str(failure).startswith(f"GET /v1/account: HTTP {answer.status_code}: ")
+    assert len(service.requests) == 1
+
+
+def test_a_page_with_status_200_does_not_pass_for_a_registration() -> None:
+    failure, _ = outcome_of("register", page(200))
+    assert type(failure) is errors.InvalidResponse
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("code", CODES)
+@both_clients
+def test_each_problem_code_has_its_class(kind: Kind, code: str) -> None:
+    status, expected = CODES[code]
+    why = [{"pointer": "/email", "detail": "Why."}]
+    refused, _ = outcome_of("sign_in", problem(code, status, errors=why), kind=kind)
+    assert type(refused) is expected is errors.REFUSALS[code]
+    assert (refused.code, refused.status, refused.title, refused.detail) == (code, status, "A title", "A detail.")
+    assert refused.errors == (errors.FieldError("/email", "Why."),)
+    assert refused.retry_after is None
+    assert str(refused) == f"{code}: A detail.; /email: Why."
+
+
+def test_each_refusal_has_its_code_and_an_unknown_code_is_a_plain_refusal() -> None:
+    assert errors.REFUSALS.keys() == CODES.keys()
+    assert set(errors.REFUSALS.values()) == set(ServiceRefused.__subclasses__())
+    refused, _ = outcome_of("sign_in", problem("no-tuesdays", 418))
+    assert type(refused) is ServiceRefused
+    assert (refused.code, refused.status, refused.errors) == ("no-tuesdays", 418, ())
+
+
+def test_a_refusal_can_be_hashed_and_pickled() -> None:
+    refused, _ = outcome_of("sign_in", problem("weak-password", 422, errors=[{"pointer": "/password", "detail": "x"}]))
+    assert isinstance(refused, ServiceRefused)
+    assert hash(refused) == hash(refused)
+    copy = pickle.loads(pickle.dumps(refused))
+    assert type(copy) is errors.WeakPassword
+    assert (str(copy), copy.errors) == (str(refused), refused.errors)
+
+
+# Retries
+
+SENT: list[Outcome] = [httpx2.ReadTimeout(""), httpx2.WriteTimeout(""), httpx2.ReadError("cut"),
+                       httpx2.RemoteProtocolError("cut")]  # fmt: skip
+UNSENT: list[Outcome] = [httpx2.ConnectError("refused"), httpx2.ConnectTimeout(""), httpx2.PoolTimeout(""),
+                         httpx2.ProxyError("no")]  # fmt: skip
+PASSING: list[Outcome] = [problem("too-many-requests", 429), problem("overloaded", 503), page(502)]
+
+
+def described(outcome: Outcome) -> str:
+    return str(outcome.status_code) if isinstance(outcome, httpx2.Response) else type(outcome).__name__
+
+
+@pytest.mark.parametrize("outcome", UNSENT, ids=described)
+@every_call
+def test_a_request_that_was_not_sent_is_retried(name: str, outcome: Outcome, pauses: list[float]) -> None:
+    driver = Driver(Client, Service(outcome, outcome, answer_to(name)))
+    driver.call(name)
+    assert (len(driver.service.requests), len(pauses)) == (3, 2)
+
+
+@pytest.mark.parametrize("outcome", SENT + PASSING, ids=described)
+@every_call
+def test_a_request_that_was_sent_is_retried_only_when_that_is_safe(
+    name: str, outcome: Outcome, pauses: list[float]
+) -> None:
+    driver = Driver(Client, Service(outcome, answer_to(name)))
+    if name in REPEATABLE:
+        driver.call(name)
+        assert (len(driver.service.requests), len(pauses)) == (2, 1)
+    else:
+        driver.failure(name)
+        assert (len(driver.service.requests), len(pauses)) == (1, 0)
+
+
+@pytest.mark.parametrize("outcome", SENT + UNSENT + PASSING, ids=described)
+@both_clients
+def test_it_gives_up_after_three_attempts(kind: Kind, outcome: Outcome, pauses: list[float]) -> None:
+    failure, service = outcome_of("account", outcome, kind=kind)
+    assert (len(service.requests), len(pauses)) == (3, 2)
+    if isinstance(outcome, httpx2.TransportError):
+        assert type(failure) is (errors.NotConnected if outcome in UNSENT else ServiceUnreachable)
+        assert failure.__cause__ is outcome
+
+
+def test_pauses_grow_and_differ(pauses: list[float]) -> None:
+    for _ in range(50):
+        outcome_of("account", httpx2.ReadTimeout(""))
+    first, second = pauses[::2], pauses[1::2]
+    assert 0.25 <= min(first) < max(first) <= 0.5 <= min(second) < max(second) <= 1.0
+
+
+def busy(retry_after: str, code: str = "overloaded", status: int = 503) -> httpx2.Response:
+    response = problem(code, status)
+    response.headers["Retry-After"] = retry_after
+    return response
+
+
+@both_clients
+def test_retry_after_is_kept(kind: Kind, pauses: list[float]) -> None:
+    refused, service = outcome_of("account", busy("4"), kind=kind)
+    assert isinstance(refused, errors.Overloaded)
+    assert (refused.retry_after, pauses, len(service.requests)) == (4.0, [4.0, 4.0], 3)
+
+
+def test_retry_after_a_date_is_kept(pauses: list[float]) -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=5), usegmt=True)
+    Driver(Client, Service(busy(moment), answer_to("account"))).call("account")
+    assert 3 < pauses[0] <= 5
+
+
+@pytest.mark.parametrize("asked", ["11", "86400", "9" * 5000, "Fri, 31 Dec 2999 23:59:59 GMT"])
+@both_clients
+def test_more_than_ten_seconds_are_not_waited(kind: Kind, asked: str, pauses: list[float]) -> None:
+    refused, service = outcome_of("account", busy(asked, "too-many-requests", 429), kind=kind)
+    assert isinstance(refused, errors.TooManyRequests)
+    assert (refused.retry_after or 0) > 10
+    assert (len(service.requests), pauses) == (1, [])
+
+
+def test_all_pauses_together_stay_within_ten_seconds(pauses: list[float]) -> None:
+    _, service = outcome_of("account", busy("6"))
+    assert (len(service.requests), pauses) == (2, [6.0])
+
+
+@pytest.mark.parametrize("asked", ["soon", "-1", "", "٣", "1.5", "Mon, 01 Jan 2024 00:00:00 -0000"])
+def test_an_invalid_retry_after_is_ignored(asked: str, pauses: list[float]) -> None:
+    response = httpx2.Response(503, headers=[(b"Retry-After", asked.encode())])
+    Driver(Client, Service(response, answer_to("account"))).call("account")
+    assert 0.25 <= pauses[0] <= 0.5
+
+
+# Secrets
+
+
+def secrets_in(text: str) -> list[str]:
+    secrets = (TOKEN, PASSWORD, RECEIPT, "mailed-token", "ada@example.org", "Ada")
+    return [secret for secret in secrets if secret in text]
+
+
+@both_clients
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in UNPARSED])
+def test_no_representation_shows_a_secret(kind: Kind, name: str) -> None:
+    driver = Driver(kind, Service(answer_to(name)))
+    before, answer = repr(driver.client), driver.call(name)
+    assert not secrets_in(before + repr(answer) + repr(driver.client))
+
+
+LEAKING: list[Outcome] = [
+    httpx2.ReadTimeout(""),
+    httpx2.Response(201, content=json.dumps(SIGNED_IN)[:-1]),
+    httpx2.Response(201, json={**SIGNED_IN, "session": {**SESSION, "expires_at": TOKEN}}),
+    httpx2.Response(201, json={**SIGNED_IN, "session": {**SESSION, "token": f"{TOKEN}\n"}}),
+    problem("wrong-credentials", 401),
+]
+
+
+@pytest.mark.parametrize("outcome", LEAKING, ids=described)
+@pytest.mark.parametrize("name", ["sign_in", "confirm_registration"])
+def test_no_failure_shows_a_secret(outcome: Outcome, name: str, pauses: list[float]) -> None:
+    failure, _ = outcome_of(name, outcome)
+    assert not secrets_in("".join(traceback.format_exception(failure)) + repr(failure))
+    shown_with_it = failure.__cause__ or (None if failure.__suppress_context__ else failure.__context__)
+    assert not secrets_in(repr(vars(shown_with_it)) if shown_with_it else "")
+    assert not pauses
+
+
+# Sockets
+
+
+@contextlib.contextmanager
+def listening(answers: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Run a server that reads one request and answers it; yield its address."""
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            answers(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def register_over(kind: Kind, address: str, timeout: float = 5.0) -> None:
+    """Register on a real connection."""
+    arguments = arguments_of("register")
+    if issubclass(kind, Client):
+        with kind(base_url=address, timeout=timeout) as client:
+            client.register(**arguments)
+        return
+
+    async def main() -> None:
+        async with AsyncClient(base_url=address, timeout=timeout) as client:
+            await client.register(**arguments)
+
+    asyncio.run(main())
+
+
+@both_clients
+def test_the_proxies_of_the_environment_are_not_used(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with listening(lambda connection: connection.sendall(answer)) as address:
+        register_over(kind, address)
+
+
+@both_clients
+def test_a_silent_service_is_unreachable_after_the_timeout(kind: Kind) -> None:
+    patience = threading.Event()
+    with listening(lambda _: patience.wait(5)) as address:
+        with pytest.raises(ServiceUnreachable) as raised:
+            register_over(kind, address, timeout=0.2)
+        patience.set()
+    assert type(raised.value) is ServiceUnreachable
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n", b"SSH-2.0-x\r\n"])
+@both_clients
+def test_a_cut_connection_is_unreachable_and_nothing_is_sent_twice(kind: Kind, answer: bytes) -> None:
+    with (
+        listening(lambda connection: connection.sendall(answer)) as address,
+        pytest.raises(ServiceUnreachable) as raised,
+    ):
+        register_over(kind, address)
+    assert type(raised.value) is ServiceUnreachable
+
+
+@both_clients
+def test_a_closed_port_is_not_connected(kind: Kind, pauses: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(errors.NotConnected):
+        register_over(kind, address)
+    assert len(pauses) == 2
