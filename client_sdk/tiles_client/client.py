@@ -1,4 +1,4 @@
-"""The two clients, and every call: told once, plain on Client, to be awaited on AsyncClient."""
+"""The two clients. Each call is defined once: a plain method on Client, a coroutine on AsyncClient."""
 
 # mypy: disable-error-code="empty-body"
 
@@ -7,20 +7,20 @@ from typing import Self
 
 import httpx2
 
-from .core import Call, Core, Outcome, Patience
+from .core import Call, Core, Outcome, Retries
 from .models import Account, Closed, ErasureReceipt, Policy, Session, SignedIn, StoredFeedback
 
 
 class Calls:
-    """What an app can ask of the service. The `token` of a call is the one from the mail.
+    """The operations of the service. A `token` is the one from an email.
 
-    Any call can raise ServiceUnreachable, InvalidRequest, TooManyRequests or Overloaded, and one about the account
-    Unauthenticated, when nobody is signed in. Each names what else to expect.
+    Any call can raise ServiceUnreachable, InvalidRequest, TooManyRequests or Overloaded. A call about the account
+    raises Unauthenticated if nobody is signed in. Each docstring names what else it raises.
     """
 
     @Call("POST", "/v1/registrations", 202)
     def register(self, *, name: str, email: str) -> None:
-        """Have a link mailed to choose a password from; the account exists once that is done."""
+        """Email a link to choose a password. The account exists once that is done."""
 
     @Call("POST", "/v1/registrations/confirm", 201)
     def confirm_registration(self, *, token: str, password: str) -> SignedIn:
@@ -28,7 +28,7 @@ class Calls:
 
     @Call("POST", "/v1/password-resets", 202)
     def request_password_reset(self, *, email: str) -> None:
-        """Have a link mailed to choose a new password from, if there is such an account."""
+        """Email a link to choose a new password, if the account exists."""
 
     @Call("POST", "/v1/password-resets/confirm", 204)
     def confirm_password_reset(self, *, token: str, password: str) -> None:
@@ -36,25 +36,25 @@ class Calls:
 
     @Call("POST", "/v1/sessions", 201)
     def sign_in(self, *, email: str, password: str) -> SignedIn:
-        """Begin a session, which this client uses from then on. Raises WrongCredentials."""
+        """Start a session, which this client uses from then on. Raises WrongCredentials."""
 
-    @Call("GET", "/v1/sessions", 200, member="sessions", with_session=True, repeatable=True)
+    @Call("GET", "/v1/sessions", 200, field="sessions", with_session=True, repeatable=True)
     def sessions(self) -> tuple[Session, ...]:
-        """Return every place where the account is signed in."""
+        """Return all sessions of the account."""
 
     @Call("DELETE", "/v1/sessions/current", 204, with_session=True, ends_session=True)
     def sign_out(self) -> None:
-        """End this session and forget its token, which is kept while the service cannot be reached."""
+        """End this session and forget its token. If the service cannot be reached, the token is kept."""
 
     @Call("DELETE", "/v1/sessions/{id}", 204, with_session=True)
     def end_session(self, *, id: str) -> None:  # noqa: A002 (the contract's word)
         """End the session with this id, one of `sessions()`. Raises NotFound."""
-        if not id.strip("."):  # in a path "." and ".." mean another one: that of all sessions
-            raise ValueError("id: write the id of a session, as in sessions()[0].id")
+        if not id.strip("."):  # "." and ".." would change the path, to that of all sessions
+            raise ValueError("id: pass the id of a session, such as sessions()[0].id")
 
     @Call("DELETE", "/v1/sessions", 204, with_session=True, ends_session=True)
     def end_all_sessions(self) -> None:
-        """End every session of the account, this one too, and forget its token."""
+        """End all sessions of the account, this one included, and forget its token."""
 
     @Call("GET", "/v1/account", 200, with_session=True, repeatable=True)
     def account(self) -> Account:
@@ -64,35 +64,35 @@ class Calls:
     def change_account(
         self, *, name: str | None = ..., email_updates: bool = ..., accepted_policy: str = ...
     ) -> Account:
-        """Change what is passed, and nothing else, and return the account; a name of None is removed."""
+        """Change only what is passed, and return the account. A name of None removes the name."""
 
-    @Call("PUT", "/v1/account/password", 204, with_session=True)
+    @Call("PUT", "/v1/account/password", 204, with_session=True, keeps_session=True)
     def change_password(self, *, current_password: str, new_password: str) -> None:
         """Set a new password and end all other sessions. Raises WrongPassword and WeakPassword."""
 
     @Call("POST", "/v1/account/email-changes", 202, with_session=True)
     def request_email_change(self, *, email: str, password: str) -> None:
-        """Have a link mailed to this address, which it makes the account's. Raises WrongPassword."""
+        """Email a link to the new address. The address changes when it is opened. Raises WrongPassword."""
 
     @Call("POST", "/v1/email-changes/confirm", 204)
     def confirm_email_change(self, *, token: str) -> None:
-        """Change the address; the old one is told, with a link to undo it. Raises InvalidToken and EmailInUse."""
+        """Change the email. The old address gets a link to undo it. Raises InvalidToken and EmailInUse."""
 
     @Call("POST", "/v1/email-changes/undo", 204)
     def undo_email_change(self, *, token: str) -> None:
-        """Put the old address back, end every session and mail a reset link. Raises InvalidToken and EmailInUse."""
+        """Restore the old email, end all sessions and email a reset link. Raises InvalidToken and EmailInUse."""
 
     @Call("GET", "/v1/account/export", 200, with_session=True, repeatable=True)
     def export_account(self) -> dict[str, object]:
-        """Return everything that is held about the account, as the JSON document that the service makes of it."""
+        """Return everything that is held about the account, as the service's JSON document."""
 
     @Call("POST", "/v1/account/close", 200, with_session=True, ends_session=True)
     def close_account(self, *, password: str, erase: bool = False) -> Closed:
-        """Close the account, or have it erased too, and end every session. Raises WrongPassword."""
+        """Close the account, and with `erase` have it erased. All sessions end. Raises WrongPassword."""
 
     @Call("POST", "/v1/erasure-requests", 202)
     def request_erasure(self, *, email: str) -> None:
-        """Have a link mailed to erase the account from, if there is or was one; nobody need be signed in."""
+        """Email a link to erase the account, if there is or was one. Works without a session."""
 
     @Call("POST", "/v1/erasure-requests/confirm", 200)
     def confirm_erasure(self, *, token: str) -> Closed:
@@ -100,41 +100,48 @@ class Calls:
 
     @Call("POST", "/v1/erasure-requests/cancel", 204)
     def cancel_erasure(self, *, token: str) -> None:
-        """Open the account again, by the link that told of its closing. Raises InvalidToken and EmailInUse."""
+        """Open the account again, with the token from the closing email. Raises InvalidToken and EmailInUse."""
 
     @Call("POST", "/v1/erasure-receipts/verify", 200, repeatable=True)
     def verify_erasure_receipt(self, *, receipt: str) -> ErasureReceipt:
-        """Return what the receipt from the last mail says. Raises InvalidToken for one that is not genuine."""
+        """Return the content of the receipt from the last email. Raises InvalidToken if it is not genuine."""
 
     @Call("POST", "/v1/feedback", 201, with_session=True, keyed=True, repeatable=True)
     def send_feedback(self, *, message: str, key: str | None = None) -> StoredFeedback:
-        """Send a message, as the account's or, when nobody is signed in, as nobody's.
+        """Send feedback, anonymously if nobody is signed in.
 
-        However often it is sent with a `key` of your own, it is stored once: keep the two together while offline.
-        Raises Unauthenticated where the session has ended: then sign in first, or send it again as nobody's.
+        A message that is sent several times with the same `key` is stored once: store both while offline. Raises
+        Unauthenticated if the session has ended: sign in first, or call again to send it anonymously.
         """
 
     @Call("GET", "/v1/policy", 200, repeatable=True)
     def policy(self) -> Policy:
-        """Return the privacy policy in force. Raises NotFound before the first."""
+        """Return the privacy policy in force. Raises NotFound if none was published."""
 
 
 class Client(Calls, Core[httpx2.Client, httpx2.BaseTransport]):
-    """Talks to a TILES accounts service, and waits for each answer.
+    """A client for a TILES accounts service. Threads may share one client.
 
-    `base_url` is the service's public address: https, unless it is this very machine. `session_token` resumes a
-    session that an earlier client began. `timeout` is in seconds, for the connection and for each piece of an answer.
-    `transport` replaces the network, for tests. Raises ValueError for an address or a token that cannot be right.
+    Args:
+        base_url: the service's public URL. It is https, except on this machine.
+        session_token: resumes a session that an earlier client started.
+        on_session_change: called with the token to store, or None, after each call that starts or ends a session.
+        timeout: seconds to wait for a connection, and for each part of a response.
+        max_retries: how often a call that may safely be repeated is retried.
+        transport: replaces the network in tests.
+
+    Raises:
+        ValueError: an argument cannot be used.
     """
 
     _open = httpx2.Client
 
     def close(self) -> None:
-        """Close the connections; the session goes on, and its token can resume it."""
+        """Close the connections. The session stays valid: its token can resume it."""
         self._http.close()
 
     def __enter__(self) -> Self:
-        """Return this client, which the end of the block closes."""
+        """Return this client. The end of the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,28 +149,28 @@ class Client(Calls, Core[httpx2.Client, httpx2.BaseTransport]):
         self.close()
 
     def _perform(self, call: Call, arguments: dict[str, object]) -> object:
-        patience, request = Patience(repeatable=call.repeatable), self._request(call, arguments)
+        retries, request = Retries(call.repeatable, self._max_retries), self._request(call, arguments)
         while True:
             try:
                 outcome: Outcome = self._http.send(request)
             except httpx2.RequestError as error:
                 outcome = error
-            if (pause := patience.pause(outcome)) is None:
-                return self._settle(call, outcome)
+            if (pause := retries.pause(outcome)) is None:
+                return self._finish(call, outcome)
             time.sleep(pause)
 
 
 class AsyncClient(Calls, Core[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
-    """Talks to a TILES accounts service under asyncio: the same as Client, each call awaited."""
+    """The same client for asyncio: each call is awaited. Tasks of one event loop may share one client."""
 
     _open = httpx2.AsyncClient
 
     async def aclose(self) -> None:
-        """Close the connections; the session goes on, and its token can resume it."""
+        """Close the connections. The session stays valid: its token can resume it."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
-        """Return this client, which the end of the block closes."""
+        """Return this client. The end of the block closes it."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -171,14 +178,14 @@ class AsyncClient(Calls, Core[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
         await self.aclose()
 
     async def _perform(self, call: Call, arguments: dict[str, object]) -> object:
-        import asyncio  # noqa: PLC0415 (here it is loaded; at the top, Client would load it in vain)
+        import asyncio  # noqa: PLC0415 (Client does not need it, and it takes long to import)
 
-        patience, request = Patience(repeatable=call.repeatable), self._request(call, arguments)
+        retries, request = Retries(call.repeatable, self._max_retries), self._request(call, arguments)
         while True:
             try:
                 outcome: Outcome = await self._http.send(request)
             except httpx2.RequestError as error:
                 outcome = error
-            if (pause := patience.pause(outcome)) is None:
-                return self._settle(call, outcome)
+            if (pause := retries.pause(outcome)) is None:
+                return self._finish(call, outcome)
             await asyncio.sleep(pause)

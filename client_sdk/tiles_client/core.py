@@ -1,11 +1,13 @@
-"""The core without I/O: what a call sends, what its answer means, when to ask again."""
+"""The core without I/O: what a call sends, what its response means, when to retry."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import re
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,32 +15,32 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import wraps
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast, overload
 from urllib.parse import quote
 
 import httpx2
 
 from . import errors
-from .models import MemberError, SignedIn, fit
+from .models import FieldMismatch, SignedIn, parse
 
 P = ParamSpec("P")
 S = TypeVar("S")
 T_co = TypeVar("T_co", covariant=True)
 Http = TypeVar("Http", httpx2.Client, httpx2.AsyncClient)
-Wire = TypeVar("Wire", httpx2.BaseTransport, httpx2.AsyncBaseTransport)
+Transport = TypeVar("Transport", httpx2.BaseTransport, httpx2.AsyncBaseTransport)
 Outcome: TypeAlias = httpx2.Response | httpx2.RequestError
+OnSessionChange: TypeAlias = Callable[[str | None], object]
 
 NOTHING_SENT = httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError
-PASSING = {429, 502, 503, 504}
-ATTEMPTS = 3
-FIRST_PAUSE = 0.5  # seconds, doubled each time
-LONGEST_WAIT = 10.0  # seconds, the pauses of a call together: somebody is looking at a screen
-# The same on every device: httpx2's own would tell its version and what else is installed.
+TRANSIENT = {429, 502, 503, 504}
+FIRST_PAUSE = 0.5  # seconds, doubled before each further retry
+LONGEST_WAIT = 10.0  # seconds, all pauses of a call together: a person is looking at a screen
+# The same on every device: httpx2's own headers would tell its version and what is installed.
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tiles-client"}
 
 
 class ClientMethod(Protocol[P, T_co]):
-    """What a call is on each client: on a Client it returns the answer, on an AsyncClient it is awaited for it."""
+    """The type of a call: a plain method on Client, a coroutine on AsyncClient."""
 
     @overload
     def __get__(self, client: Core[httpx2.Client, httpx2.BaseTransport], owner: type) -> Callable[P, T_co]: ...
@@ -50,86 +52,143 @@ class ClientMethod(Protocol[P, T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One line of the HTTP contract, which decorates a method that only tells: arguments, answer, what it is good for.
+    """One operation of the HTTP contract. It decorates a method that has only a signature and a docstring.
 
-    What is passed is the JSON body, or for GET and DELETE stands in the path. The method's type is that of the answer
-    with this `status`, or of its `member`. `with_session` sends the session along, `ends_session` forgets it when done,
-    `keyed` sends the argument `key`, or a random one, as Idempotency-Key, and `repeatable` promises that sending the
-    call twice does no harm.
+    The arguments become the JSON body, or for GET and DELETE parts of the path. The method returns the response with
+    this `status`, or its field `field`. `with_session` sends the session token. On success `ends_session` forgets it,
+    and `keeps_session` reports it again. `keyed` sends the argument `key`, or a random one, as Idempotency-Key.
+    `repeatable` means that sending the call twice does no harm.
     """
 
     method: str
     path: str
     status: int
-    member: str = ""
+    field: str = ""
     with_session: bool = False
     ends_session: bool = False
+    keeps_session: bool = False
     keyed: bool = False
     repeatable: bool = False
-    answer: object = None
+    result: object = None
 
-    def __call__(self, told: Callable[Concatenate[S, P], T_co]) -> ClientMethod[P, T_co]:
+    def __call__(self, signature: Callable[Concatenate[S, P], T_co]) -> ClientMethod[P, T_co]:
         """Return the method that makes the call."""
-        call = replace(self, answer=told.__annotations__["return"])
+        call = replace(self, result=signature.__annotations__["return"])
 
-        @wraps(told)
-        def carry_out(client: Core[Http, Wire], *args: P.args, **kwargs: P.kwargs) -> object:
-            told(cast("S", client), *args, **kwargs)  # raises what is wrong with the arguments
+        @wraps(signature)
+        def perform(client: Core[Http, Transport], *args: P.args, **kwargs: P.kwargs) -> object:
+            try:
+                signature(cast("S", client), *args, **kwargs)  # checks the arguments
+            except TypeError as error:
+                raise TypeError(str(error).replace("Calls.", f"{type(client).__name__}.", 1)) from None
             return client._perform(call, kwargs)  # noqa: SLF001
 
-        return cast("ClientMethod[P, T_co]", carry_out)
+        return cast("ClientMethod[P, T_co]", perform)
 
 
 @dataclass(slots=True)
-class Patience:
-    """How long one call may go on trying: a few attempts, and a bounded wait in all."""
+class Retries:
+    """Decides whether one call is retried: a few times, and with a bounded wait in all."""
 
     repeatable: bool
-    attempts: int = 1
+    left: int
+    made: int = 0
     waited: float = 0.0
 
     def pause(self, outcome: Outcome) -> float | None:
-        """Seconds to wait before asking again; None when this outcome has to do."""
-        asked, again = None, self.repeatable or isinstance(outcome, NOTHING_SENT)
+        """Return the seconds to wait before the next attempt, or None if this outcome is final."""
+        requested, retryable = None, self.repeatable or isinstance(outcome, NOTHING_SENT)
         if isinstance(outcome, httpx2.Response):
-            asked, again = retry_after(outcome), self.repeatable and outcome.status_code in PASSING
-        if self.attempts == ATTEMPTS or not again:
+            requested, retryable = retry_after(outcome), self.repeatable and outcome.status_code in TRANSIENT
+        if self.made == self.left or not retryable:
             return None
         jitter = random.uniform(0.5, 1)  # noqa: S311 (spreads the load, guards nothing)
-        pause = FIRST_PAUSE * 2 ** (self.attempts - 1) * jitter if asked is None else asked
-        self.attempts += 1
+        pause = FIRST_PAUSE * 2**self.made * jitter if requested is None else requested
+        self.made += 1
         self.waited += pause
         return pause if self.waited <= LONGEST_WAIT else None
 
 
-class Core(Generic[Http, Wire]):
-    """The half that both clients share: the session, what goes out, and what comes in."""
+class CurrentSession:
+    """The session token that a client and all its `with_options` copies share. Safe to use from several threads.
+
+    The lock also orders the notifications: the last one that an app receives is the present state.
+    """
+
+    def __init__(self, token: str | None, on_change: OnSessionChange | None) -> None:
+        """Begin with a stored token, which is not reported."""
+        self.token, self._on_change, self._lock = token, on_change, threading.RLock()
+
+    def begin(self, token: str) -> None:
+        """Use this session from now on."""
+        with self._lock:
+            self.token = token
+            self.report()
+
+    def end(self, token: str) -> None:
+        """Forget this session. A newer one, which has replaced it meanwhile, stays."""
+        with self._lock:
+            if self.token == token:
+                self.token = None
+                self.report()
+
+    def report(self) -> None:
+        """Tell the app which session to store."""
+        with self._lock:
+            if self._on_change:
+                self._on_change(self.token)
+
+
+class Core(Generic[Http, Transport]):
+    """What both clients share: the session, the requests, and how responses are read."""
 
     _open: Callable[..., Http]
     _perform: Callable[[Call, dict[str, object]], object]
 
-    def __init__(
-        self, *, base_url: str, session_token: str | None = None, timeout: float = 10.0, transport: Wire | None = None
+    def __init__(  # noqa: PLR0913 (all by keyword, and each with its default)
+        self,
+        *,
+        base_url: str,
+        session_token: str | None = None,
+        on_session_change: OnSessionChange | None = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+        transport: Transport | None = None,
     ) -> None:
-        """Connect to nothing yet: the first call does."""
-        self._token = None if session_token is None else in_header("session_token", session_token)
+        """Make a client. The first call opens a connection."""
+        token = None if session_token is None else in_header("session_token", session_token)
+        self._session = CurrentSession(token, on_session_change)
+        self._timeout, self._max_retries = checked_options(timeout, max_retries)
         url, cookies = checked_url(base_url), CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        # Some networks can be left only through the proxy that the environment names. Through TLS it learns the host
-        # alone; without, on loopback, it would be handed passwords.
+        # Some networks can be left only through the proxy that the environment names. With TLS it learns only the host.
+        # Without TLS, on loopback, it would receive passwords.
         trust_env = url.scheme == "https"
         self._http: Http = self._open(
-            base_url=url, headers=HEADERS, cookies=cookies, timeout=timeout, transport=transport, trust_env=trust_env
+            base_url=url, headers=HEADERS, cookies=cookies, transport=transport, trust_env=trust_env
         )
+
+    def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
+        """Return a client with other options. It shares the session and the connections with this one."""
+        other = copy.copy(self)
+        other._timeout, other._max_retries = checked_options(  # noqa: SLF001
+            self._timeout if timeout is None else timeout, self._max_retries if max_retries is None else max_retries
+        )
+        return other
 
     @property
     def session_token(self) -> str | None:
-        """The secret to store and to pass as `session_token` next time; None: signed out."""
-        return self._token
+        """The secret to store, and to pass as `session_token` next time. None if signed out."""
+        return self._session.token
+
+    @property
+    def is_signed_in(self) -> bool:
+        """Whether there is a session. Only a call can tell whether the service has ended it meanwhile."""
+        return self._session.token is not None
 
     def _request(self, call: Call, arguments: dict[str, object]) -> httpx2.Request:
-        path, headers, content = call.path, {}, None
-        if call.with_session and self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
+        path, headers, content, token = call.path, {}, None, self._session.token
+        if call.with_session and token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         if call.keyed:
             key = arguments.pop("key", None)
             headers["Idempotency-Key"] = os.urandom(16).hex() if key is None else in_header("key", str(key))
@@ -137,74 +196,88 @@ class Core(Generic[Http, Wire]):
             path = path.format_map({name: quote(str(value), safe="") for name, value in arguments.items()})
         else:
             headers["Content-Type"] = "application/json"
-            # A lone surrogate has no UTF-8. This makes it its JSON escape, for the service to refuse; the
-            # UnicodeEncodeError would carry the body about, and perhaps a password.
+            # A lone surrogate has no UTF-8 form. This sends its JSON escape, which the service refuses. The
+            # UnicodeEncodeError would hold the body, and perhaps a password.
             content = json.dumps(arguments, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        return self._http.build_request(call.method, path, headers=headers, content=content)
+        return self._http.build_request(call.method, path, headers=headers, content=content, timeout=self._timeout)
 
-    def _settle(self, call: Call, outcome: Outcome) -> object:
-        """Return what the call came to, or raise the TilesError that says why it failed."""
-        about = f"{call.method} {call.path}"
+    def _finish(self, call: Call, outcome: Outcome) -> object:
+        """Return the result of the call, or raise the TilesError that says why it failed."""
+        operation = f"{call.method} {call.path}"
         if isinstance(outcome, httpx2.RequestError):
             kind = errors.NotConnected if isinstance(outcome, NOTHING_SENT) else errors.ServiceUnreachable
-            raise kind(f"{about}: {type(outcome).__name__}: {outcome}") from outcome
+            raise kind(f"{operation}: {type(outcome).__name__}: {outcome}") from outcome
         try:
-            result = read_answer(call, outcome)
-            if isinstance(result, SignedIn):
-                self._token = in_header("session_token", result.session.token)
-        except (ValueError, RecursionError) as error:  # what json and fit raise
-            message = f"{about}: HTTP {outcome.status_code}: {error}"
-            raise errors.BrokenAnswer(message) from None  # not from the error: a JSONDecodeError holds the answer
-        refusal = result if isinstance(result, errors.ServiceRefused) else None
-        over = isinstance(refusal, errors.Unauthenticated) if refusal else call.ends_session
-        # A newer session, which has taken the place of this one meanwhile, goes on.
-        if over and outcome.request.headers.get("Authorization") == f"Bearer {self._token}":
-            self._token = None
-        if refusal:
-            raise refusal
+            result = read_response(call, outcome)
+            new_token = in_header("session_token", result.session.token) if isinstance(result, SignedIn) else None
+        except (ValueError, RecursionError) as error:  # what json and parse raise
+            broken = errors.InvalidResponse(f"{operation}: HTTP {outcome.status_code}: {error}")
+            broken.request_id, broken.retry_after = outcome.headers.get("X-Request-Id"), retry_after(outcome)
+            raise broken from None  # not from the error: a JSONDecodeError holds the response
+        if new_token:
+            self._session.begin(new_token)
+        refused = isinstance(result, errors.ServiceRefused)
+        sent_token = outcome.request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if isinstance(result, errors.Unauthenticated) or (call.ends_session and not refused):
+            self._session.end(sent_token)
+        elif call.keeps_session and not refused:
+            self._session.report()
+        if isinstance(result, errors.ServiceRefused):
+            raise result
         return result
 
 
-def read_answer(call: Call, answer: httpx2.Response) -> object:
-    """Return what the answer says, or the refusal that it is; raise ValueError for what is neither."""
-    if answer.status_code == call.status:
-        value = answer.json() if answer.content else None
-        if call.member:
-            value = value.get(call.member) if isinstance(value, dict) else None
-        return fit(call.answer, value, call.member or "the JSON object")
-    media_type = answer.headers.get("Content-Type", "").partition(";")[0]
-    problem = answer.json() if media_type == "application/problem+json" else None
+def read_response(call: Call, response: httpx2.Response) -> object:
+    """Return the result or the refusal that a response holds. Raises ValueError if it holds neither."""
+    if response.status_code == call.status:
+        value = response.json() if response.content else None
+        if call.field:
+            value = value.get(call.field) if isinstance(value, dict) else None
+        return parse(call.result, value, call.field or "the JSON object")
+    media_type = response.headers.get("Content-Type", "").partition(";")[0]
+    problem = response.json() if media_type == "application/problem+json" else None
     if not isinstance(problem, dict):
-        raise MemberError("no problem document")
+        raise FieldMismatch("no problem document")
     kind = errors.REFUSALS.get(str(problem.get("code")), errors.ServiceRefused)
-    return fit(kind, {"errors": [], **problem, "status": answer.status_code, "retry_after": retry_after(answer)})
+    defaults: dict[str, object] = {"errors": [], "request_id": response.headers.get("X-Request-Id")}
+    from_headers = {"status": response.status_code, "retry_after": retry_after(response)}
+    return parse(kind, {**defaults, **problem, **from_headers})
 
 
-def retry_after(answer: httpx2.Response) -> float | None:
-    """Seconds that the answer asks to wait, given as a number or as a date (RFC 9110, 10.2.3)."""
-    text = answer.headers.get("Retry-After", "")
+def retry_after(response: httpx2.Response) -> float | None:
+    """Return the seconds that the response asks to wait, given as a number or as a date (RFC 9110 section 10.2.3)."""
+    text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return float(text)
-    with suppress(ValueError, TypeError):  # not a date; a date without its zone
+    with suppress(ValueError, TypeError):  # not a date, or a date without its zone
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     return None
 
 
 def checked_url(text: str) -> httpx2.URL:
-    """Return an address that passwords may be sent to; raise ValueError for any other."""
+    """Return a URL that passwords may be sent to. Raises ValueError for any other."""
     with suppress(httpx2.InvalidURL):
         url = httpx2.URL(text)
         safe = url.scheme == "https" or (url.scheme == "http" and url.host in {"127.0.0.1", "::1", "localhost"})
         if safe and url.host and not (url.userinfo or url.query or url.fragment):
             return url
     raise ValueError(
-        "base_url: write https://HOST, as in https://accounts.example.org, with a port or path if need be; "
-        "http:// is for 127.0.0.1, [::1] and localhost only, as passwords travel"
+        "base_url: write https://HOST, for example https://accounts.example.org, with a port or a path if needed; "
+        "http:// works for 127.0.0.1, [::1] and localhost only, because passwords are sent"
     )
 
 
+def checked_options(timeout: float, max_retries: int) -> tuple[float, int]:
+    """Return both options. Raises ValueError for a value that cannot be meant."""
+    if not timeout > 0:
+        raise ValueError("timeout: write a number of seconds above 0")
+    if max_retries < 0:
+        raise ValueError("max_retries: write 0 or more")
+    return timeout, max_retries
+
+
 def in_header(name: str, text: str) -> str:
-    """Return what can stand in a header; raise ValueError, which does not repeat it, if it cannot."""
+    """Return text that may stand in a header. Raises ValueError, which does not repeat the text, for any other."""
     if not re.fullmatch("[!-~]+", text):
-        raise ValueError(f"{name}: this is none, as it has to be of visible ASCII characters, without spaces")
+        raise ValueError(f"{name}: use visible ASCII characters only, without spaces")
     return text

@@ -1,10 +1,17 @@
-"""Everything a call can raise.
+"""The exceptions that a call can raise.
 
-TilesError has two branches: ServiceRefused, with a class for each problem code, named after it, and ServiceUnreachable.
+TilesError has two branches: ServiceRefused, with one class per problem code, and ServiceUnreachable.
 """
 
 import re
 from dataclasses import dataclass
+
+__all__ = [
+    "EmailInUse", "FieldError", "InvalidRequest", "InvalidResponse", "InvalidToken", "MalformedJson",
+    "MethodNotAllowed", "NotConnected", "NotFound", "Overloaded", "PayloadTooLarge", "ServiceRefused",
+    "ServiceUnreachable", "TilesError", "TooManyRequests", "Unauthenticated", "UnsupportedMediaType", "WeakPassword",
+    "WrongCredentials", "WrongPassword",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +23,21 @@ class FieldError:
 
 
 class TilesError(Exception):
-    """Any failure of a call: catch this one to catch them all."""
+    """Any failure of a call.
+
+    `request_id` names the request in the service's log: people can quote it to support. `retry_after` is the number of
+    seconds to wait. Both are None if the response did not say.
+    """
+
+    request_id: str | None = None
+    retry_after: float | None = None
 
 
 @dataclass(eq=False)
 class ServiceRefused(TilesError):
-    """The service understood and said no (RFC 9457). Raised itself for a code that is newer than this client.
+    """The service refused the request (RFC 9457). Raised itself for a code that this version does not know.
 
-    `title` and `detail` are for people to read, `errors` says which fields were refused, and `retry_after` in how
-    many seconds to ask again, where the service said so.
+    `title` and `detail` are for people to read. `errors` names the refused fields.
     """
 
     code: str
@@ -33,9 +46,10 @@ class ServiceRefused(TilesError):
     detail: str
     errors: tuple[FieldError, ...] = ()
     retry_after: float | None = None
+    request_id: str | None = None
 
     def __str__(self) -> str:
-        """Code, detail and refused fields, in one line."""
+        """Return the code, the detail and the refused fields in one line."""
         fields = [f"{error.pointer}: {error.detail}" for error in self.errors]
         return f"{self.code}: {'; '.join([self.detail, *fields])}"
 
@@ -44,22 +58,22 @@ class ServiceRefused(TilesError):
 # ruff: noqa: E701 (as a table, with a class on each line, the tree is seen at once)
 class MalformedJson(ServiceRefused):        """The body could not be read as JSON."""
 class UnsupportedMediaType(ServiceRefused): """The body was not sent as JSON."""
-class PayloadTooLarge(ServiceRefused):      """The body is larger than the service reads."""
-class InvalidRequest(ServiceRefused):       """A field is missing, unknown, or out of its rule: `errors` says which."""
-class WeakPassword(ServiceRefused):         """The password is refused: `errors` says why."""
+class PayloadTooLarge(ServiceRefused):      """The body is larger than the service accepts."""
+class InvalidRequest(ServiceRefused):       """A field is missing, unknown or invalid: `errors` names it."""
+class WeakPassword(ServiceRefused):         """The password is too easy to guess: `errors` says why."""
 class Unauthenticated(ServiceRefused):      """There is no session, or it has ended: sign in again."""
-class WrongCredentials(ServiceRefused):     """Signing in failed, be it for the email or for the password."""
-class WrongPassword(ServiceRefused):        """The present password, asked for again, is wrong."""
-class InvalidToken(ServiceRefused):         """The mailed token is made up, used, expired or for something else."""
-class EmailInUse(ServiceRefused):           """Another account has this address, which was proven."""
-class NotFound(ServiceRefused):             """There is nothing of that name, or it is not yours."""
-class MethodNotAllowed(ServiceRefused):     """The service knows the path, but not this use of it."""
+class WrongCredentials(ServiceRefused):     """The email or the password is wrong."""
+class WrongPassword(ServiceRefused):        """The current password, asked for again, is wrong."""
+class InvalidToken(ServiceRefused):         """The emailed token is damaged, used, expired or for another purpose."""
+class EmailInUse(ServiceRefused):           """Another account already uses this email."""
+class NotFound(ServiceRefused):             """There is no such thing, or it belongs to somebody else."""
+class MethodNotAllowed(ServiceRefused):     """The path does not support this method."""
 class TooManyRequests(ServiceRefused):      """A limit is reached: wait `retry_after` seconds."""
-class Overloaded(ServiceRefused):           """The service cannot keep up: wait `retry_after` seconds."""
+class Overloaded(ServiceRefused):           """The service is overloaded: wait `retry_after` seconds."""
 
-class ServiceUnreachable(TilesError):       """No answer came; whether the call was carried out is unknown."""
-class NotConnected(ServiceUnreachable):     """Nothing was sent, as no connection could be opened."""
-class BrokenAnswer(ServiceUnreachable):     """What came is not the service's: a page, a redirect, a member missing."""
+class ServiceUnreachable(TilesError):       """No response arrived. The service may have processed the request."""
+class NotConnected(ServiceUnreachable):     """No connection could be opened, so nothing was sent."""
+class InvalidResponse(ServiceUnreachable):  """The response is not the service's, or a field is missing."""
 # fmt: on
 
 REFUSALS = {re.sub(r"\B[A-Z]", r"-\g<0>", kind.__name__).lower(): kind for kind in ServiceRefused.__subclasses__()}

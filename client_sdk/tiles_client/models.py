@@ -1,6 +1,6 @@
-"""What the service answers, as frozen values, and how they are read from JSON.
+"""The results of calls, as frozen dataclasses, and how they are read from JSON.
 
-No `repr` shows a token, a name or an address, so that none of them ends in a log by accident.
+No `repr` shows a token, a name or an email, so that none of them is logged by accident.
 """
 
 from contextlib import suppress
@@ -12,7 +12,7 @@ from typing import get_args, get_origin
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """The version of the privacy policy that was accepted, and the one in force; None: none yet."""
+    """The accepted version of the privacy policy, and the one in force. None if there is none yet."""
 
     accepted: str | None
     current: str | None
@@ -20,7 +20,7 @@ class PolicyState:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """All that the service tells about an account. `name` is None once it has been removed."""
+    """An account. `name` is None after it was removed."""
 
     name: str | None = field(repr=False)
     email: str = field(repr=False)
@@ -31,7 +31,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session just begun. `token` is a secret, and this is the only time it is told."""
+    """A new session. `token` is a secret that the service never shows again."""
 
     token: str = field(repr=False)
     id: str
@@ -40,7 +40,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who is signed in now, and by which session."""
+    """The account that signed in, and its new session."""
 
     account: Account
     session: NewSession
@@ -48,7 +48,7 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A place where the account is signed in; `current` marks the one that asked."""
+    """A session of the account. `current` marks the one that asked."""
 
     id: str
     created_at: datetime
@@ -59,7 +59,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """When the account was closed, and from when on it is erased; None: not before somebody asks for it."""
+    """When the account was closed, and when it will be erased. None if nobody has asked for that."""
 
     closed_at: datetime
     erase_after: datetime | None
@@ -67,7 +67,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """How many rows of a store an erasure removed."""
+    """How many rows an erasure removed from a store."""
 
     store: str
     rows: int
@@ -75,14 +75,14 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Kept(Removed):
-    """How many rows of a store it kept instead, and on which legal basis."""
+    """How many rows an erasure kept in a store, and the legal basis for it."""
 
     basis: str
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureReceipt:
-    """What an erasure did. `account` was the account's random id; `requested_at` is None when nobody asked for it."""
+    """What an erasure did. `account` is the account's random id. `requested_at` is None if nobody asked for it."""
 
     account: str
     requested_at: datetime | None
@@ -93,7 +93,7 @@ class ErasureReceipt:
 
 @dataclass(frozen=True, slots=True)
 class StoredFeedback:
-    """That a message was stored, under which id and when."""
+    """The receipt of a message: its id, and when it arrived."""
 
     id: str
     received_at: datetime
@@ -101,7 +101,7 @@ class StoredFeedback:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A version of the privacy policy; `sha256` is that of its text in UTF-8, and `url` is a page that shows it."""
+    """A version of the privacy policy. `sha256` is the digest of its text in UTF-8. `url` is a page that shows it."""
 
     version: str
     effective_on: date
@@ -109,24 +109,24 @@ class Policy:
     url: str
 
 
-class MemberError(ValueError):
-    """A member of an answer is missing or wrong. It is named, its value not: it may be a secret."""
+class FieldMismatch(ValueError):
+    """A field of a response is missing or has another type. The message does not show its value."""
 
 
-def fit(hint: object, value: object, name: str = "the JSON object") -> object:
-    """Read decoded JSON as this type, ignoring members that a dataclass does not name; where it is None, all of it."""
+def parse(hint: object, value: object, name: str = "the JSON object") -> object:
+    """Read decoded JSON as this type. Fields that a dataclass does not have are ignored; None discards the value."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if isinstance(hint, UnionType):  # X | None
-        return None if value is None else fit(inner[0], value, name)
+        return None if value is None else parse(inner[0], value, name)
     if kind is tuple and isinstance(value, list):  # tuple[X, ...]
-        return tuple(fit(inner[0], item, name) for item in value)
+        return tuple(parse(inner[0], item, name) for item in value)
     if not isinstance(kind, type):
         return None
     if is_dataclass(kind) and isinstance(value, dict):
-        return kind(*(fit(each.type, value.get(each.name, ...), each.name) for each in fields(kind)))
+        return kind(*(parse(each.type, value.get(each.name, ...), each.name) for each in fields(kind)))
     if issubclass(kind, date) and isinstance(value, str):
         with suppress(ValueError):
             value = kind.fromisoformat(value)
     if not isinstance(value, kind) or (isinstance(value, datetime) and value.tzinfo is None):
-        raise MemberError(f"{name} is missing or wrong")
+        raise FieldMismatch(f"{name} is missing or wrong")
     return value

@@ -1,0 +1,211 @@
+"""What an app sets on a client: retries, timeouts, and where its session is stored."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from test_sdk_core import (
+    BASE,
+    SIGNED_IN,
+    TOKEN,
+    Driver,
+    Outcome,
+    Service,
+    answer_to,
+    both_clients,
+    outcome_of,
+    pauses,  # noqa: F401 (a fixture)
+    problem,
+)
+
+import tiles_client
+from tiles_client import AsyncClient, Client, NotConnected, Overloaded, TilesError, Unauthenticated, errors
+
+
+def driver_of(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | None = TOKEN) -> Driver:
+    return Driver(kind, Service(*outcomes), session_token=token)
+
+
+# Retries and timeouts
+
+
+@both_clients
+@pytest.mark.parametrize("retries", [0, 1, 4])
+def test_a_call_is_retried_as_often_as_the_client_says(
+    kind: type[Client | AsyncClient],
+    retries: int,
+    pauses: list[float],  # noqa: F811
+) -> None:
+    driver = driver_of(kind, httpx2.ConnectError(""))
+    driver.client = driver.client.with_options(max_retries=retries)
+    assert isinstance(driver.failure("account"), NotConnected)
+    assert (len(driver.service.requests), len(pauses)) == (retries + 1, retries)
+
+
+@both_clients
+def test_a_timeout_is_for_one_client_and_leaves_the_other_as_it_was(kind: type[Client | AsyncClient]) -> None:
+    driver = driver_of(kind, answer_to("policy"))
+    patient, driver.client = driver.client, driver.client.with_options(timeout=2)
+    driver.call("policy")
+    driver.client = patient
+    driver.call("policy")
+    timeouts = [request.extensions["timeout"] for request in driver.service.requests]
+    assert [set(timeout.values()) for timeout in timeouts] == [{2}, {10.0}]
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"max_retries": -1}])
+def test_an_option_that_cannot_be_meant_is_refused_by_name(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Client(base_url=BASE, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Client(base_url=BASE).with_options(**options)  # type: ignore[arg-type]
+
+
+# The session
+
+
+def stored(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | None) -> tuple[Driver, list[str | None]]:
+    """Return a driver whose client stores its session in a list."""
+    tokens: list[str | None] = []
+    driver = driver_of(kind, *outcomes)
+    driver.client = kind(
+        base_url=BASE,
+        session_token=token,
+        on_session_change=tokens.append,
+        transport=httpx2.MockTransport(driver.service),
+    )
+    return driver, tokens
+
+
+@both_clients
+@pytest.mark.parametrize(
+    ("name", "before", "reported"),
+    [
+        ("sign_in", None, [TOKEN]),
+        ("confirm_registration", "tiles_earlier", [TOKEN]),
+        ("change_password", TOKEN, [TOKEN]),
+        ("sign_out", TOKEN, [None]),
+        ("end_all_sessions", TOKEN, [None]),
+        ("close_account", TOKEN, [None]),
+        ("account", TOKEN, []),
+        ("end_session", TOKEN, []),
+        ("confirm_password_reset", TOKEN, []),
+    ],
+)
+def test_the_app_is_told_which_session_to_store(
+    kind: type[Client | AsyncClient], name: str, before: str | None, reported: list[str | None]
+) -> None:
+    driver, tokens = stored(kind, answer_to(name), token=before)
+    driver.call(name)
+    assert tokens == reported
+    assert driver.client.is_signed_in == ((reported or [before])[-1] is not None)
+
+
+@both_clients
+def test_the_app_is_told_once_when_the_service_has_ended_the_session(kind: type[Client | AsyncClient]) -> None:
+    driver, tokens = stored(kind, problem("unauthenticated", 401), token=TOKEN)
+    for _ in range(2):
+        assert isinstance(driver.failure("account"), Unauthenticated)
+    assert tokens == [None]
+    assert not driver.client.is_signed_in
+
+
+@both_clients
+@pytest.mark.parametrize("name", ["sign_in", "change_password", "sign_out"])
+def test_a_refused_call_changes_no_session(kind: type[Client | AsyncClient], name: str) -> None:
+    driver, tokens = stored(kind, problem("wrong-password", 403), token=TOKEN)
+    driver.failure(name)
+    assert tokens == []
+    assert driver.client.session_token == TOKEN
+
+
+@both_clients
+def test_a_client_with_other_options_has_the_same_session(kind: type[Client | AsyncClient]) -> None:
+    driver, tokens = stored(kind, answer_to("sign_in"), problem("unauthenticated", 401), token=None)
+    first, driver.client = driver.client, driver.client.with_options(timeout=1)
+    driver.call("sign_in")
+    assert first.session_token == TOKEN
+    driver.client = first
+    driver.failure("account")
+    assert tokens == [TOKEN, None]
+
+
+def test_threads_share_a_client_and_the_last_token_that_is_told_is_the_one_that_counts() -> None:
+    tokens: list[str | None] = []
+    number = iter(range(10**6))
+    lock = threading.Lock()
+
+    def answer(_request: httpx2.Request) -> httpx2.Response:
+        with lock:
+            session = {**SIGNED_IN["session"], "token": f"tiles_{next(number)}"}
+        return httpx2.Response(201, json={**SIGNED_IN, "session": session})
+
+    client = Client(base_url=BASE, on_session_change=tokens.append, transport=httpx2.MockTransport(answer))
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(400):
+            pool.submit(client.sign_in, email="ada@example.org", password="x")
+    assert len(set(tokens)) == 400
+    assert client.session_token == tokens[-1]
+
+
+def test_tasks_share_a_client() -> None:
+    tokens: list[str | None] = []
+
+    async def sign_in_many() -> AsyncClient:
+        transport = httpx2.MockTransport(lambda _: answer_to("sign_in"))
+        client = AsyncClient(base_url=BASE, on_session_change=tokens.append, transport=transport)
+        await asyncio.gather(*(client.sign_in(email="ada@example.org", password="x") for _ in range(100)))
+        return client
+
+    assert asyncio.run(sign_in_many()).session_token == TOKEN
+    assert tokens == [TOKEN] * 100
+
+
+# Errors
+
+
+def test_every_error_is_importable_from_the_top() -> None:
+    declared = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__.endswith("errors")
+    }
+    assert declared <= set(tiles_client.__all__)
+    assert all(hasattr(tiles_client, name) for name in tiles_client.__all__)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        problem("overloaded", 503, request_id="abc"),
+        httpx2.Response(503, text="<h1>503</h1>"),
+        httpx2.Response(200, text="a captive portal"),
+    ],
+    ids=["problem", "proxy", "portal"],
+)
+def test_every_failure_names_the_request_and_how_long_to_wait(response: httpx2.Response, pauses: list[float]) -> None:  # noqa: F811
+    response.headers.update({"X-Request-Id": "abc", "Retry-After": "60"})
+    failure, _ = outcome_of("account", response)
+    assert (failure.request_id, failure.retry_after) == ("abc", 60)
+    assert pauses == []
+
+
+def test_a_failure_without_a_response_has_neither(pauses: list[float]) -> None:  # noqa: F811
+    failure, _ = outcome_of("account", httpx2.ConnectError(""))
+    assert (failure.request_id, failure.retry_after, len(pauses)) == (None, None, 2)
+    assert isinstance(Overloaded("overloaded", 503, "", ""), TilesError)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda client: client.register(name="Ada"), lambda client: client.policy(1), lambda client: client.account(x=1)],
+)
+def test_wrong_arguments_name_the_class_that_was_used(
+    kind: type[Client | AsyncClient], wrong: Callable[[object], object]
+) -> None:
+    client = driver_of(kind, answer_to("policy")).client
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.\w+\(\)"):
+        wrong(client)
