@@ -110,7 +110,7 @@ def button_link(message: EmailMessage) -> str:
 def open_link(page: Page, message: EmailMessage) -> None:
     """Open the link of an email; without JavaScript, paste the code too."""
     page.goto(button_link(message))
-    code = page.get_by_label("Code from the mail")
+    code = page.get_by_label("Code from the email")
     if code.input_value() == "":
         code.fill(token_of(message))
 
@@ -130,7 +130,7 @@ def create_account(page: Page, password: str = PASSWORD) -> None:
 
 def ask_for_mail(page: Page, email: str) -> None:
     page.get_by_label("Email address").fill(email)
-    press(page, "Send me a mail")
+    press(page, "Send me an email")
 
 
 def change_password(page: Page) -> None:

@@ -3,15 +3,13 @@
 import ast
 import re
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from flask import Flask
+from migrations import ROOT, migrate
 from sqlalchemy import Connection, Engine, inspect, text
 from support import Service, empty_database
 
@@ -19,7 +17,6 @@ from backend.database import engine as db
 from backend.database import schema
 from backend.database.inventory import inventory
 
-ROOT = Path(__file__).parent.parent
 BACKEND = ROOT / "backend"
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
@@ -106,16 +103,6 @@ def test_what_a_person_gave_is_declared_as_personal() -> None:
 
 
 # Migrations
-
-
-def migrate(app: Flask, change: Callable[[Config, str], object], revision: str) -> None:
-    """Run Alembic as the service does, on a connection that it is handed."""
-    config = Config()
-    config.set_main_option("script_location", str(schema.MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    with app.app_context(), db.db.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        change(config, revision)
 
 
 def differences(engine: Engine) -> list[Any]:

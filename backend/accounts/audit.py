@@ -18,7 +18,7 @@ Actor = Literal["person", "data manager", "service"]
 MOST_SHOWN = 1000
 
 
-def note(act: Act, account_id: uuid.UUID, *, actor: Actor, **details: Any) -> uuid.UUID:
+def record(act: Act, account_id: uuid.UUID, *, actor: Actor, **details: Any) -> uuid.UUID:
     """Record an act in the caller's transaction. Its details are dates and counts, never text about a person."""
     entry_id = uuid.uuid4()
     entry = {"id": entry_id, "account_id": account_id, "act": act, "actor": actor, "at": clock.now()}

@@ -32,7 +32,7 @@ def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> 
     """Close the viewer's account and end its sessions; with `erase`, have it erased after the grace period."""
     account = credentials.check_current_password(viewer, password, client)
     with transaction():
-        closed = shut(account, erase=erase, actor="person")
+        closed = close_account(account, erase=erase, actor="person")
     if closed is None:
         raise Unauthenticated
     return closed
@@ -49,7 +49,7 @@ def confirm_erasure(*, token: str, client: str | None) -> Closed:
     account, _ = credentials.redeem_for(Purpose.ERASURE, token, client)
     with transaction() as session:
         credentials.lock_address(account.email)
-        closed = shut(account, erase=True, actor="person")
+        closed = close_account(account, erase=True, actor="person")
         if closed is None:
             raise InvalidToken
         earlier = (
@@ -58,7 +58,7 @@ def confirm_erasure(*, token: str, client: str | None) -> Closed:
             & Account.erasure_requested_at.is_(None)
         )  # fmt: skip
         for other in session.execute(select(*account_columns()).where(earlier)).all():
-            shut(other, erase=True, actor="person")
+            close_account(other, erase=True, actor="person")
     return closed
 
 
@@ -72,7 +72,7 @@ def cancel(*, token: str, client: str | None) -> None:
         credentials.notify_reopened(account.id)
 
 
-def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:
+def close_account(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:
     """In the caller's transaction: close an account, or have a closed one erased, and email what was done.
 
     Returns:
@@ -89,9 +89,9 @@ def shut(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None 
     mailboxes.give_back(account.email)
     credentials.notify_previous_addresses(account.id)
     if account.closed_at is None:
-        audit.note("closed", account.id, actor=actor)
+        audit.record("closed", account.id, actor=actor)
     if erase:
-        audit.note("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
+        audit.record("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
     held_until = db.session.scalar(select(Hold.latest(now)).select_from(Account).where(Account.id == account.id))
     return Closed(row.closed_at, with_hold(row.erase_after, held_until))
 

@@ -125,7 +125,7 @@ def notify_previous_addresses(account_id: uuid.UUID) -> None:
 def notify_reopened(account_id: uuid.UUID) -> None:
     """In the caller's transaction: record that the account is open again, and email it."""
     queue.enqueue("account_reopened", account_id=account_id)
-    audit.note("reopened", account_id, actor="person")
+    audit.record("reopened", account_id, actor="person")
 
 
 def forget_previous_addresses() -> None:

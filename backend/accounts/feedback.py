@@ -47,19 +47,19 @@ def clean_message(message: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class FeedbackReceipt:
     """The id of a stored message, and when it was received."""
 
     id: uuid.UUID
     received_at: datetime
 
 
-def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> Receipt:
+def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> FeedbackReceipt:
     """Store a message once: the same key with the same message returns the same result."""
     account_id = viewer.account.id if viewer else None
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key, message) if key is not None else None
-    stored = Receipt(uuid.uuid4(), clock.now())
+    stored = FeedbackReceipt(uuid.uuid4(), clock.now())
     row = {**asdict(stored), "message": message, "key_sha256": key_sha256}
     writer = {"account_id": account_id} if account_id else {}
     if outbox.write(_insertion(db.engine.dialect.name, signed_in=bool(writer)), **row, **writer):
@@ -89,7 +89,7 @@ def _digest(account_id: uuid.UUID | None, key: str, message: str) -> bytes:
     return hashlib.sha256(scoped.encode()).digest()
 
 
-def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:
+def _stored_before(key_sha256: bytes | None, message: str) -> FeedbackReceipt:
     """Return what the same key and message returned before; if nothing did, the account was closed."""
     columns = (Feedback.id, Feedback.received_at, Feedback.message)
     # A message without a key has the key NULL, which equals no row's.
@@ -100,7 +100,7 @@ def _stored_before(key_sha256: bytes | None, message: str) -> Receipt:
     if row.message != message:
         rule = "this Idempotency-Key was used for another message: use a new one for each"
         raise InvalidRequest(errors=[FieldError("", rule)])
-    return Receipt(row.id, row.received_at)
+    return FeedbackReceipt(row.id, row.received_at)
 
 
 def listed() -> list[AnyRow]:

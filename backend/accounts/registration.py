@@ -17,20 +17,20 @@ from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
 
-def request_registration(*, name: str, email: str, client: str | None) -> None:
+def request(*, name: str, email: str, client: str | None) -> None:
     """Email a link that finishes the registration; until then nothing is stored about the person."""
     throttle().charge("registration", client=client, address=email)
     queue.accept("registration", name=name, email=email)
 
 
-def confirm_registration(*, token: str, password: str, client: str | None) -> None:
+def confirm(*, token: str, password: str, client: str | None) -> None:
     """Create the account of a mailed link."""
     values = _redeem(token, password, client)
     with transaction():
         _create(values, client)
 
 
-def confirm_registration_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
+def confirm_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
     """Create the account of a mailed link and its first session."""
     values = _redeem(token, password, client)
     with transaction():

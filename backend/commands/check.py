@@ -19,11 +19,11 @@ from backend.commands.check_database import Finding, Findings, error, is_sqlite,
 from backend.config import PREFIX, SettingsError, is_loopback, settings
 from backend.errors import Impossible
 from backend.mail import messages
-from backend.mail.refusals import Refused, ServerUnavailable, code_of, trouble
+from backend.mail.refusals import Refused, ServerUnavailable, code_of, explain
 from backend.mail.transport import MAILBOX, Connection
 from backend.privacy import ledger
 from backend.security import keys
-from backend.security.hashing import hasher, try_argon2
+from backend.security.hashing import check_argon2, hasher
 
 SECONDS = 5.0
 SLOW_HASH_SECONDS = 1.0
@@ -117,7 +117,7 @@ def passwords() -> Findings:
         todo = "leave TILES_ARGON2_MEMORY_KIB and TILES_ARGON2_TIME_COST at their defaults"
         yield error("argon2-weak", "stolen hashes are too cheap to guess: OWASP asks for more", todo)
     try:
-        try_argon2()
+        check_argon2()
     except Impossible as impossible:
         what, _, todo = str(impossible).partition(": ")
         yield error("argon2-processor", what, todo)
@@ -181,7 +181,7 @@ def mail_server() -> Findings:
         # Greylisting refuses a new client for now.
         if not isinstance(failure, Refused) or failure.is_permanent:
             code = failure.code if isinstance(failure, ServerUnavailable) else code_of(failure)
-            what, todo = trouble(code)
+            what, todo = explain(code)
             yield error("mail-server", f"{what} ({code})", todo)
             return
     if not (settings().mail_use_tls or settings().mail_use_ssl or is_loopback(server)):

@@ -17,7 +17,7 @@ from backend.database.models import AuditEntry
 from backend.database.schema import is_current
 from backend.errors import Impossible
 from backend.mail import queue
-from backend.mail.refusals import is_ours, trouble
+from backend.mail.refusals import explain, needs_operator
 from backend.privacy import erasure, ledger
 from backend.security import keys
 
@@ -139,12 +139,12 @@ def signing() -> Findings:
 def mails() -> Findings:
     """Check that emails leave."""
     status, blocked = queue.status(), queue.blocked()
-    refused = {code: number for code, number in queue.failures().items() if is_ours(code)}
+    refused = {code: number for code, number in queue.failures().items() if needs_operator(code)}
     if blocked:
-        yield error("mails-blocked", f"no mail leaves ({_counted(blocked)})", trouble(min(blocked))[1])
+        yield error("mails-blocked", f"no mail leaves ({_counted(blocked)})", explain(min(blocked))[1])
     elif refused:
         what = f"the mail server refuses some mails ({_counted(refused)})"
-        yield warning("mails-refused", what, trouble(min(refused))[1])
+        yield warning("mails-refused", what, explain(min(refused))[1])
     if status.oldest_seconds > OLDEST_MAIL_SECONDS:
         yield error("mails-waiting", f"a mail has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
     if status.abandoned:

@@ -22,7 +22,7 @@ from backend.database.models import Mail
 from backend.errors import Impossible
 from backend.logs import say
 from backend.mail import queue
-from backend.mail.refusals import ServerUnavailable, is_ours
+from backend.mail.refusals import ServerUnavailable, needs_operator
 from backend.mail.transport import MAILBOX
 from backend.privacy import erasure
 from backend.security import hashing, keys
@@ -89,7 +89,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
     SIGTERM and Ctrl-C let the present requests and the present email finish.
     """
-    hashing.try_argon2()
+    hashing.check_argon2()
     address = _free_address(host, port)
     make_folder(settings().instance_path)
     schema.upgrade()
@@ -182,7 +182,7 @@ def mail_status(*, as_json: bool) -> None:
     unreadable   if any: emails set aside because their rows cannot be read
     """  # noqa: D301
     status: dict[str, object] = asdict(queue.status())
-    if refused := {code: number for code, number in queue.failures().items() if is_ours(code)}:
+    if refused := {code: number for code, number in queue.failures().items() if needs_operator(code)}:
         status["refused"] = refused
     if unreadable := queue.failures(given_up=True).get(queue.SET_ASIDE):
         status["unreadable"] = unreadable

@@ -63,7 +63,7 @@ def find(who: str) -> list[AnyRow]:
     accounts = _accounts(who)
     with transaction():
         for account in accounts:
-            audit.note("found", account.id, actor=MANAGER)
+            audit.record("found", account.id, actor=MANAGER)
     return accounts
 
 
@@ -71,7 +71,7 @@ def export(who: str) -> Export:
     """Return everything that is stored about an account."""
     account = _one(who)
     with transaction():
-        audit.note("exported", account.id, actor=MANAGER)
+        audit.record("exported", account.id, actor=MANAGER)
     return export_account(account.id)
 
 
@@ -96,7 +96,7 @@ def erase(who: str, *, at_once: bool = False) -> Closed:
 
 def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Closed:
     with transaction():
-        closed = closing.shut(account, actor=MANAGER, erase=erase, grace=grace)
+        closed = closing.close_account(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
         raise Impossible("this account has changed in this moment, or is being erased: look with `tiles data find`")
     return closed
@@ -112,7 +112,7 @@ def hold(who: str, *, basis: str, until: datetime) -> uuid.UUID:
     with transaction() as session:
         _refuse_erasing(account)
         session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
-        audit.note("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
+        audit.record("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
         _notify_if_waiting(account)
     return hold_id
 
@@ -125,7 +125,7 @@ def release(who: str) -> int:
         lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
         if not lifted:
             raise Impossible("there is no legal hold on this account")
-        audit.note("released", account.id, actor=MANAGER, holds=lifted)
+        audit.record("released", account.id, actor=MANAGER, holds=lifted)
         _notify_if_waiting(account)
     return lifted
 
@@ -151,7 +151,7 @@ def disclose(who: str, *, authority: str, basis: str) -> Export:
     with transaction() as session:
         _refuse_erasing(account)
         session.execute(insert(Disclosure).values(**row, disclosed_at=clock.now()))
-        audit.note("disclosed", account.id, actor=MANAGER)
+        audit.record("disclosed", account.id, actor=MANAGER)
     return stored
 
 

@@ -21,7 +21,7 @@ from backend.database.engine import AnyRow, sqlite_writer
 from backend.errors import stack_of
 from backend.mail import messages, queue
 from backend.mail.queue import CLAIM
-from backend.mail.refusals import Interrupted, Refused, ServerUnavailable, UnknownFate, code_of, is_ours, trouble
+from backend.mail.refusals import Interrupted, Refused, ServerUnavailable, UnknownFate, code_of, explain, needs_operator
 from backend.mail.transport import Connection
 
 MOST_BATCHES = 20
@@ -68,7 +68,7 @@ def log_once_a_minute(code: str, message: str, *values: object) -> None:
 
 def log_blocked(code: str) -> None:
     """Log why emails wait for the operator."""
-    log_once_a_minute(code, "emails do not leave (%s): %s; %s", code, *trouble(code))
+    log_once_a_minute(code, "emails do not leave (%s): %s; %s", code, *explain(code))
 
 
 def deliver(stop: Event | None = None) -> int:
@@ -124,7 +124,7 @@ class _Delivery:
                 self._deliver_one(row)
             return len(batch)
         except ServerUnavailable as error:
-            blocked_by = error.code if is_ours(error.code) else None
+            blocked_by = error.code if needs_operator(error.code) else None
             raise
         except Interrupted:
             return 0

@@ -93,7 +93,7 @@ def code_of(error: Exception) -> str:
     return next((code for kind, code in _CODES if isinstance(error, kind)), f"client-{type(error).__name__}")
 
 
-def is_ours(code: str) -> bool:
+def needs_operator(code: str) -> bool:
     """Tell whether the operator has to change something, because waiting does not help."""
     return not code.startswith(("connection", "timeout", "disconnected", "smtp-4", "smtp--"))
 
@@ -119,7 +119,7 @@ _ADVICE = {
 }
 
 
-def trouble(code: str) -> tuple[str, str]:
+def explain(code: str) -> tuple[str, str]:
     """Return what is wrong with the mail server, and what the operator can do."""
     if code in _NOT_SIGNED_IN:
         return "it does not let us in", "set TILES_MAIL_USERNAME and TILES_MAIL_PASSWORD, or let this machine in there"

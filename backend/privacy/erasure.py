@@ -118,7 +118,7 @@ def _erase(condition: ColumnElement[bool], now: datetime, *, notify: bool = True
             requested_at = clock.rfc3339(at) if (at := account.erasure_requested_at) else None
             counts = [{"store": store, "rows": rows[account.id]} for store, rows in removed.items()]
             receipt = {"requested_at": requested_at, "erased_at": clock.rfc3339(now), "removed": counts}
-            entry_id = audit.note("erased", account.id, actor="service", **receipt, kept=kept[account.id])
+            entry_id = audit.record("erased", account.id, actor="service", **receipt, kept=kept[account.id])
             if notify:
                 queue.enqueue("erased", email=account.email, about=entry_id)
         totals.add("erasures", len(accounts))

@@ -25,7 +25,7 @@ from backend.security.password_rules import normalize
 
 HASH_PREFIX = "$argon2id$v=19$"
 SALT_BYTES, HASH_BYTES = 16, 32
-LINE = 32
+BACKLOG = 32
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 LOWEST_PRIORITY = 19
@@ -56,7 +56,7 @@ class Hasher:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(cores // served_processes(), 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hasher", initializer=_lower_priority)
-        self._line = threading.BoundedSemaphore(LINE)
+        self._line = threading.BoundedSemaphore(BACKLOG)
 
     def refuse_if_full(self) -> None:
         """Refuse a request before any other work.
@@ -132,7 +132,7 @@ def unusable_hash(cost: str) -> str:
 _hash_of_nobody = cache(unusable_hash)
 
 
-def try_argon2() -> None:
+def check_argon2() -> None:
     """Make a hash in a child process, because an instruction that the processor lacks kills the process.
 
     Raises:

@@ -17,7 +17,7 @@ from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope  # t
 from sqlalchemy.exc import DBAPIError
 
 from backend.database.outbox import Outbox, collecting
-from backend.security.hashing import LINE
+from backend.security.hashing import BACKLOG
 from backend.web.bodies import ARRIVED, BODY_BYTES, Arrived
 from backend.web.operations import Runs
 
@@ -50,7 +50,7 @@ class Front:
         self._app, self._runs, self._outbox = app, runs, outbox
         self._reading, self._writing = _Lane(threads), _Lane(threads)
         # One more than the hasher takes: it refuses that one, and the client learns of it.
-        self._hashing = _Lane(LINE + 1)
+        self._hashing = _Lane(BACKLOG + 1)
         self._probes = {path: _Lane(1) for path in PROBES}
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:

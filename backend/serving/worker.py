@@ -16,7 +16,7 @@ from backend.database.models import Mail
 from backend.desk import operations
 from backend.errors import Impossible, stack_of
 from backend.mail import delivery, mailboxes, queue
-from backend.mail.refusals import ServerUnavailable, trouble
+from backend.mail.refusals import ServerUnavailable, explain
 from backend.privacy import announcements, erasure
 from backend.security import keys, lockout
 from backend.serving.supervisor import finish_event
@@ -144,7 +144,7 @@ def _log(error: Exception, pause: float) -> None:
     match error:
         case ServerUnavailable():
             message = "the mail server is away (%s): %s; %s"
-            delivery.log_once_a_minute(error.code, message, error.code, *trouble(error.code))
+            delivery.log_once_a_minute(error.code, message, error.code, *explain(error.code))
         case Impossible():
             log.error("%s", error)
         case SQLAlchemyError():

@@ -45,7 +45,7 @@ def register(body: schemas.Registration) -> schemas.Accepted:
 
     An email with a link follows, whether or not the address has an account already.
     """
-    registration.request_registration(name=body.name, email=body.email, client=client())
+    registration.request(name=body.name, email=body.email, client=client())
     return schemas.Accepted()
 
 
@@ -56,7 +56,7 @@ def confirm_registration(body: schemas.NewPassword) -> schemas.AccountAndSession
 
     The token is the part of the link after the #. It works once, for 24 hours.
     """
-    signed_in = registration.confirm_registration_and_sign_in(token=body.token, password=body.password, client=client())
+    signed_in = registration.confirm_and_sign_in(token=body.token, password=body.password, client=client())
     return schemas.AccountAndSession.of(signed_in)
 
 
@@ -214,7 +214,9 @@ def verify_erasure_receipt(body: schemas.SignedReceipt) -> schemas.ErasureReceip
 
 
 @operations.add("POST", "/v1/feedback", tag="Feedback", status=201, runs="loop")
-def send_feedback(viewer: Viewer | None, body: schemas.Message, idempotency_key: str | None) -> feedback.Receipt:
+def send_feedback(
+    viewer: Viewer | None, body: schemas.Message, idempotency_key: str | None
+) -> feedback.FeedbackReceipt:
     """Send feedback, signed in or not.
 
     With an `Idempotency-Key` (IETF draft), a repeated message is stored once and gets the same response.

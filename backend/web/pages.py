@@ -1,6 +1,6 @@
 """The pages: behind the mailed links, and those that explain the service.
 
-They use no cookie and need no JavaScript. GET shows and POST acts, so that a mail scanner can open every link. The
+They use no cookie and need no JavaScript. GET shows and POST acts, so that an email scanner can open every link. The
 second step posts to a path of its own: a link opened on top of a response from its own path would load nothing.
 """
 
@@ -78,7 +78,7 @@ def link_page() -> str:
 @forms.shown_again("registration.html")
 def confirm_registration() -> str:
     """Create the account."""
-    registration.confirm_registration(token=forms.token(), password=forms.new_password(), client=client())
+    registration.confirm(token=forms.token(), password=forms.new_password(), client=client())
     return forms.message(
         "Your account is ready",
         "Open the TILES app and sign in with your email address and your new password.",
@@ -89,11 +89,11 @@ def confirm_registration() -> str:
 def _look_into_mailbox(more: str = "") -> str:
     # The same whether or not there is an account.
     return forms.message(
-        "Look into your mailbox",
-        "If there is an account with this address, a mail with a link is on its way. "
+        "Look into your inbox",
+        "If there is an account with this address, an email with a link is on its way. "
         f"The link works for 24 hours{more}.",
         "Nothing came? Look into the spam folder, and check that the address is the one you registered with.",
-        step=(2, "your mailbox"),
+        step=(2, "your inbox"),
     )
 
 
@@ -134,10 +134,10 @@ def undo_email_change() -> str:
     email_change.undo(token=forms.token(), client=client())
     return forms.message(
         "Your account has its old address back",
-        "Everybody is signed out. A mail with a link to choose a new password is on its way to that address. "
+        "Everybody is signed out. An email with a link to choose a new password is on its way to that address. "
         "Choose one now: the person who changed the address may know the old password.",
-        "Change the password of your mailbox too. Somebody else may be reading it.",
-        link=("/password-reset", "No mail? Ask for another"),
+        "Change the password of your email account too. Somebody else may be reading it.",
+        link=("/password-reset", "No email? Ask for another"),
     )
 
 
@@ -184,8 +184,8 @@ def confirm_unsubscribe(token: str) -> str:
     try:
         profile.unsubscribe(token=token, client=client())
     except InvalidToken:
-        raise InvalidToken("Open it from the mail again, all of it, or switch the mails off in the app.") from None
-    return forms.message("You are unsubscribed", "No more mails about TILES will come to you.")
+        raise InvalidToken("Open it from the email again, all of it, or switch the emails off in the app.") from None
+    return forms.message("You are unsubscribed", "No more emails about TILES will come to you.")
 
 
 @door.get("/privacy")

@@ -24,6 +24,7 @@ from journeys import (
     undo,
     undo_link,
 )
+from migrations import migrate
 from sqlalchemy import text
 from support import (
     OTHER_PASSWORD,
@@ -36,7 +37,6 @@ from support import (
     empty_database,
     token_of,
 )
-from test_house import migrate
 
 from backend.database.engine import transaction
 from backend.desk import operations as desk

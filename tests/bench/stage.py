@@ -142,4 +142,4 @@ def register(app: Flask, email: str) -> None:
         token = tokens.issue(
             tokens.Purpose.REGISTRATION, {"account": str(uuid.uuid4()), "name": "Ada Lovelace", "email": email}
         )
-        registration.confirm_registration(token=token, password=PASSWORD, client=None)
+        registration.confirm(token=token, password=PASSWORD, client=None)

@@ -13,10 +13,11 @@ import psycopg
 import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from checking import Found, probe
 from conftest import KEY, dispose
 from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
-from test_mail_tls import TLS, authority, server
+from tls_peer import TLS, authority, server
 
 from backend.commands import check, check_database
 from backend.commands.check import PROBES, Finding
@@ -25,7 +26,6 @@ from backend.desk import operations
 from backend.privacy import erasure
 
 Make = Callable[..., Service]
-Found = dict[str, str]
 
 # What is right in production; tests spoil one thing of it.
 SOUND = {
@@ -46,12 +46,6 @@ def found(app: Flask) -> Found:
     """Run every probe, and return what is not fine: each code and its level."""
     every = [finding for some in check.run(app) for finding in some]
     return {finding.code: finding.level for finding in every if finding.level != "fine"}
-
-
-def probe(service: Service, name: str) -> Found:
-    """Run one probe."""
-    with service.app.app_context():
-        return {finding.code: finding.level for finding in PROBES[name][0]() if finding.level != "fine"}
 
 
 def told(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:

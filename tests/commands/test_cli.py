@@ -1,23 +1,14 @@
 """The command line: every command explains itself, and prints JSON for a script."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from command_line import commands
 from support import MailServer, Service, any_database, free_port, invoke, run_tiles
 
 from backend.commands.serve import tiles
-
-
-def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Return each command, by the words one types."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path}{name} ")
-        else:
-            yield f"{path}{name}", command
 
 
 def test_help_lists_the_commands_makes_nothing_and_needs_no_valid_setting(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from conftest import dispose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from migrations import ROOT
 from support import MailServer, ServerProcess, Service, environment, invoke, run_tiles
-from test_house import ROOT
 
 from backend import create_app
 from backend.commands import check

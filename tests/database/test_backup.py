@@ -21,8 +21,8 @@ import running
 from alembic import command
 from conftest import KEY, dispose, make_app, make_settings, needs
 from flask import Flask
+from migrations import migrate
 from support import TILES, Person, ServerProcess, Service, any_database, environment, wait_for
-from test_house import migrate
 
 from backend.database import schema
 

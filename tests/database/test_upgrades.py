@@ -24,6 +24,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from conftest import KEY, dispose, make_app, make_settings
 from flask import Flask
+from migrations import migrate
 from sqlalchemy import Column, Connection, MetaData, Table, select, text
 from support import (
     PASSWORD,
@@ -38,7 +39,6 @@ from support import (
     token_of,
     wait_for,
 )
-from test_house import migrate
 
 from backend.database import engine, schema
 from backend.errors import Impossible

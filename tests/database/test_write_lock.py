@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from served_requests import register, send_through
 from support import PASSWORD, MailServer, ServerProcess, bearer, token_of, wait_for
-from test_serve import register, send_through
 
 HELD_SECONDS = 5
 PEOPLE = [f"ada{number}@example.org" for number in range(8)]

@@ -3,10 +3,10 @@
 import logging
 
 import pytest
+from checking import probe
 from mailing import Doorkeeper, Make, ask
 from raw_smtp import RawPeer
 from support import MailServer, any_database, wait_for, working
-from test_check import probe
 
 from backend.mail.refusals import ServerUnavailable
 

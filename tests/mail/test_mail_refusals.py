@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from checking import probe
 from mailing import LATER, Make, MoveClock, Scripted, ask, ask_many, at, counts, recipients, retry, through, tried
 from support import Service, any_database, assert_problem, run_tiles, wait_for, working
-from test_check import probe
 
 from backend.database import engine
 from backend.mail import delivery, messages, queue

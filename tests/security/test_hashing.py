@@ -12,8 +12,8 @@ from argon2.low_level import hash_secret_raw
 from conftest import make_settings
 from flask import Flask
 from journeys import MakeService, close
+from migrations import migrate
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database, free_port, run_tiles
-from test_house import migrate
 
 from backend.config import Settings
 from backend.security.hashing import Hasher

@@ -8,8 +8,8 @@ import pytest
 import redis
 from conftest import needs
 from journeys import MakeService
+from limits_steps import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
 from support import RedisServer
-from test_limits import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
 
 from backend.security import throttle
 from backend.security.throttle import LIMITS

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from support import NOBODY, Person, Send, Service, assert_problem, bearer
-from test_tokens import real_token
+from tokens_steps import real_token
 
 from backend.security.tokens import Purpose
 from backend.web.api import operations

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
-from flask import Flask
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
 from support import NOBODY, PASSWORD, WORD, Person, Send, Service, any_database, assert_problem
+from tokens_steps import CONTENT, real_token
 
 from backend import clock
 from backend.errors import InvalidToken
@@ -25,14 +25,6 @@ from backend.security.tokens import LIFETIMES, Purpose
 
 MoveClock = Callable[[timedelta], None]
 CONFIRM = "/v1/registrations/confirm"
-# All that any purpose requires: only the salt tells one purpose from another.
-CONTENT = {"account": NOBODY, "change": NOBODY, "state": WORD, "name": WORD, "email": "eve@example.org"}
-
-
-def real_token(app: Flask, purpose: Purpose = Purpose.REGISTRATION) -> str:
-    """Return a token that is valid for its purpose."""
-    with app.app_context():
-        return tokens.issue(purpose, CONTENT)
 
 
 def refuse(send: Send, path: str, token: str) -> None:

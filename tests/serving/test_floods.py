@@ -19,11 +19,11 @@ import httpx2
 import pytest
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
 
-from backend.security.hashing import LINE
+from backend.security.hashing import BACKLOG
 from backend.serving.front import BODY_SECONDS
 
 # More than a process answers at a time, and more than may wait for a hash.
-CROWD = 4 * LINE
+CROWD = 4 * BACKLOG
 START = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\n"
 HEAD = START + b"Content-Type: application/json\r\n"
 ADDRESS = "nobody@example.org"

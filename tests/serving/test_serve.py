@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from mailbox import Maildir
@@ -22,6 +21,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from served_requests import register, send_through
 from support import (
     OTHER_PASSWORD,
     PASSWORD,
@@ -38,14 +38,6 @@ from backend import create_app
 from backend.config import SettingsError, load
 
 TERMINATED_SECONDS = 20
-
-
-def send_through(server: MailServer) -> dict[str, object]:
-    return {"mail_server": server.host, "mail_port": server.port, "rate_limits": "off"}
-
-
-def register(url: str, email: str, name: str = "Ada Lovelace") -> None:
-    assert httpx2.post(f"{url}/v1/registrations", json={"name": name, "email": email}).status_code == 202
 
 
 def residue(folder: Path, *words: str) -> list[str]:
@@ -66,13 +58,6 @@ class Slow(MailServer):
         self.begun.set()
         await asyncio.sleep(self.seconds)
         return await super().handle_DATA(server, session, envelope)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A service that was started on an empty folder, without a mail server."""
-    with ServerProcess(tmp_path_factory.mktemp("serve"), rate_limits="off") as server:
-        yield server
 
 
 # Serving

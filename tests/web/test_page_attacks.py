@@ -121,7 +121,7 @@ def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> No
         assert page.locator("meta[name=robots]").get_attribute("content") == "noindex"
         if press_it:
             press(page, "Unsubscribe")
-            expect(page.get_by_role("alert")).to_contain_text("Open it from the mail again")
+            expect(page.get_by_role("alert")).to_contain_text("Open it from the email again")
         page.get_by_role("link", name=leave_by, exact=True).click()
         page.wait_for_load_state()
     others = [request for request in requests if "a-code" not in request.url]

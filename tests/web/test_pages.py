@@ -34,7 +34,7 @@ def test_the_code_leaves_the_address_bar_at_once(site: Site, email: str, page: P
     message = site.ask_to_register(email)
     page.goto(button_link(message))
     assert page.url == f"{site.url}/registration"
-    code = page.get_by_label("Code from the mail")
+    code = page.get_by_label("Code from the email")
     expect(code).to_be_hidden()
     expect(code).to_have_value(token_of(message))
 
@@ -63,7 +63,7 @@ def test_a_weak_password_is_explained_and_the_next_one_makes_the_account(site: S
     password = page.get_by_label("Password", exact=True)
     expect(password).to_have_accessible_description(re.compile(re.escape(reasons[0])))
     expect(password).to_have_value("")
-    expect(page.get_by_label("Code from the mail")).to_be_hidden()
+    expect(page.get_by_label("Code from the email")).to_be_hidden()
     create_account(page)
     expect_heading(page, "Your account is ready")
     site.post("sessions", 201, email=email, password=PASSWORD)
@@ -77,7 +77,7 @@ def test_a_used_link_is_refused_and_the_code_can_be_replaced(site: Site, email: 
         page.wait_for_load_state()
     expect(page.get_by_role("alert")).to_contain_text("This link or code no longer works")
     expect(page.get_by_role("alert")).to_be_focused()
-    code = page.get_by_label("Code from the mail")
+    code = page.get_by_label("Code from the email")
     expect(code).to_be_visible()
     expect(code).to_have_attribute("aria-invalid", "true")
 
@@ -89,7 +89,7 @@ def test_without_javascript_the_code_is_pasted_with_or_without_line_breaks(
     code = text_of(site.ask_to_register(email)).partition("paste this code:")[2].split()[0]
     page = open_page(java_script_enabled=False)
     page.goto(f"{site.url}/registration")
-    page.get_by_label("Code from the mail").fill("\n".join(re.findall(f".{{1,{width}}}", code)) + "\n")
+    page.get_by_label("Code from the email").fill("\n".join(re.findall(f".{{1,{width}}}", code)) + "\n")
     create_account(page)
     expect_heading(page, "Your account is ready")
     site.post("sessions", 201, email=email, password=PASSWORD)
@@ -103,12 +103,12 @@ def test_a_forgotten_password_is_replaced(
     page = open_page(java_script_enabled=javascript)
     page.goto(f"{site.url}/password-reset")
     ask_for_mail(page, email)
-    expect_heading(page, "Look into your mailbox")
+    expect_heading(page, "Look into your inbox")
     page = page.context.new_page()
     open_link(page, site.mail(email, 2))
     if javascript:
         assert page.url == f"{site.url}/password-reset"
-        expect(page.get_by_label("Code from the mail")).to_be_hidden()
+        expect(page.get_by_label("Code from the email")).to_be_hidden()
         expect(page.get_by_label("Email address")).to_be_hidden()
     change_password(page)
     expect_heading(page, "Your password is changed")
@@ -120,13 +120,13 @@ def test_a_link_opened_on_top_of_a_response_is_read(site: Site, page: Page) -> N
     page.goto(f"{site.url}/registration")
     create_account(page, "")
     page.goto(f"{site.url}/registration#a-code")
-    code = page.get_by_label("Code from the mail")
+    code = page.get_by_label("Code from the email")
     expect(code).to_have_value("a-code")
     assert page.url == f"{site.url}/registration"
     for path in ("/password-reset", "/erasure"):
         page.goto(f"{site.url}{path}")
         ask_for_mail(page, "nobody@example.org")
-        expect_heading(page, "Look into your mailbox")
+        expect_heading(page, "Look into your inbox")
         page.goto(f"{site.url}{path}#a-code")
         expect(code).to_have_value("a-code")
         expect(code).to_be_hidden()
@@ -195,7 +195,7 @@ def test_an_account_is_erased_without_the_app_and_opened_again_until_then(
     page = open_page(java_script_enabled=javascript)
     page.goto(f"{site.url}/erasure")
     ask_for_mail(page, email)
-    expect_heading(page, "Look into your mailbox")
+    expect_heading(page, "Look into your inbox")
     page = open_page(java_script_enabled=javascript)
     open_link(page, site.mail(email, subject="Erase"))
     if javascript:
@@ -261,7 +261,7 @@ def test_app_stores_find_how_to_erase_an_account(site: Site, page: Page) -> None
     expect_heading(page, "Erase your TILES account")
     assert page.locator("meta[name=robots]").count() == 0
     for text in ("You do not need the app", "What is erased", "within the last 72 hours", "What is kept",
-                 "mails to you that wait to be sent", "legal holds", "closed accounts that had the same address",
+                 "emails to you that wait to be sent", "legal holds", "closed accounts that had the same address",
                  "Copies in backups", f"{GRACE_DAYS} days after you confirm"):  # fmt: skip
         expect(page.get_by_text(text).first).to_be_visible()
 
@@ -272,7 +272,7 @@ def test_an_unknown_address_gets_the_same_page(site: Site, email: str, page: Pag
     for address in (email, "nobody@example.org"):
         page.goto(f"{site.url}/password-reset")
         ask_for_mail(page, address)
-        expect_heading(page, "Look into your mailbox")
+        expect_heading(page, "Look into your inbox")
         shown.append(page.content())
     assert shown[0] == shown[1]
 

@@ -72,7 +72,7 @@ def overloaded(service: Service, _: Person) -> TestResponse:
 
 def internal_error(service: Service, ada: Person) -> TestResponse:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accounts, "request_registration", fail)
+        patch.setattr(accounts, "request", fail)
         return service.http.post("/v1/registrations", json={"name": "Ada", "email": ada.email})
 
 
@@ -279,12 +279,12 @@ def test_a_mistake_of_ours_is_logged_with_its_stack_and_without_its_message(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for mistake in (fail, fail_of_a_failure):
-        monkeypatch.setattr(accounts, "request_registration", mistake)
+        monkeypatch.setattr(accounts, "request", mistake)
         response = service.http.post("/v1/registrations", json={"name": WORD, "email": f"{WORD}@example.org"})
         assert_problem(response, 500, "internal-error")
         assert WORD not in response.text + caplog.text
         assert f"in {mistake.__name__}" in caplog.text
-    monkeypatch.setattr(accounts, "confirm_registration", fail)
+    monkeypatch.setattr(accounts, "confirm", fail)
     form = {"token": WORD, "password": PASSWORD}
     response = service.http.post("/registration", data=form, headers={"Accept": "text/html"})
     assert (response.status_code, response.mimetype) == (500, "text/html")

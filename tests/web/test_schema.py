@@ -50,7 +50,7 @@ class Somebody:
     def renew(self) -> None:
         self.email = f"ada{next(self._numbers)}@example.org"
         with self.service.app.app_context():
-            signed_in = registration.confirm_registration_and_sign_in(
+            signed_in = registration.confirm_and_sign_in(
                 token=self._registration(self.email), password=PASSWORD, client=None
             )
         self.headers = bearer(signed_in.session.token)

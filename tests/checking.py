@@ -1,0 +1,13 @@
+"""What `tiles check` says of one probe."""
+
+from support import Service
+
+from backend.commands.check import PROBES
+
+Found = dict[str, str]
+
+
+def probe(service: Service, name: str) -> Found:
+    """Run one probe."""
+    with service.app.app_context():
+        return {finding.code: finding.level for finding in PROBES[name][0]() if finding.level != "fine"}

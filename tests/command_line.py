@@ -1,0 +1,14 @@
+"""Every command of `tiles`."""
+
+from collections.abc import Iterator
+
+import click
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Return each command, by the words one types."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
