@@ -20,7 +20,7 @@ from journeys import in_ledger, moment, receipt_of
 from lifecycle import Account, Link, Session, mail_row
 from lifecycle_model import GRACE, IN_USE, INVALID, World
 from sqlalchemy import delete, select
-from support import MailServer, Service, bearer, html_of, text_of
+from support import MailServer, Service, bearer, html_of, shown, text_of
 from werkzeug.test import TestResponse
 
 from backend import clock
@@ -79,7 +79,7 @@ class Run:
     service: Service
     monkeypatch: pytest.MonkeyPatch
     reached: Counter[str] = field(default_factory=Counter)
-    alike: dict[str, tuple[int, str, bytes]] = field(default_factory=dict)
+    alike: dict[str, tuple[int, list[tuple[str, str]], bytes]] = field(default_factory=dict)
 
     def begin(self, world: World) -> None:
         """Forget everybody, and let the clock be the model's."""
@@ -145,7 +145,7 @@ class Steps(RuleBasedStateMachine):
 
     def alike(self, what: str, response: TestResponse) -> None:
         """Hold an answer to the one that everybody else got, whoever has an account."""
-        answer = (response.status_code, str(response.headers), response.data)
+        answer = shown(response)
         assert self.run.alike.setdefault(what, answer) == answer
 
     def use(self, session: Session) -> str | None:

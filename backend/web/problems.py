@@ -90,16 +90,15 @@ def problem_response(problem: Problem) -> Response:
 
 
 def _document(problem: Problem) -> dict[str, object]:
-    document: dict[str, object] = {
+    return {
         "type": f"{settings().public_url}/problems/{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
+        "request_id": g.request_id,
+        "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
     }
-    if problem.errors:
-        document["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors]
-    return document
 
 
 _FRAMEWORK_ERRORS: dict[int | None, type[Problem]] = {
@@ -146,7 +145,8 @@ def _request_id() -> str:
 
 
 def _end(response: Response) -> Response:
-    """Measure and log a response once its writes are durable."""
+    """Name the request in its response; measure and log it once its writes are durable."""
+    response.headers["X-Request-Id"] = g.request_id
     # Without a route, both the path and the method are the client's own text.
     rule, status = request.url_rule, response.status_code
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
