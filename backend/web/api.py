@@ -28,6 +28,7 @@ from backend.errors import (
 from backend.mail import queue
 from backend.privacy import erasure, policy
 from backend.security import keys
+from backend.security.tokens import Purpose
 from backend.web import metrics, schemas
 from backend.web.operations import Operations
 from backend.web.problems import client
@@ -40,13 +41,13 @@ operations = Operations(door)
 
 
 @operations.add("POST", "/v1/registrations", tag="Registering", status=202, runs="loop")
-def register(body: schemas.Registration) -> schemas.Accepted:
+def register(body: schemas.Registration) -> schemas.LinkRequested:
     """Ask for an account.
 
     An email with a link follows, whether or not the address has an account already.
     """
     registration.request(name=body.name, email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.REGISTRATION)
 
 
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
@@ -61,13 +62,13 @@ def confirm_registration(body: schemas.NewPassword) -> schemas.AccountAndSession
 
 
 @operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
-def request_password_reset(body: schemas.Address) -> schemas.Accepted:
+def request_password_reset(body: schemas.Address) -> schemas.LinkRequested:
     """Ask for a link to replace a forgotten password.
 
     An email follows if the address has an account. The response is the same if it has none.
     """
     passwords.request_reset(email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.PASSWORD_RESET)
 
 
 @operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
@@ -132,13 +133,13 @@ def change_account(viewer: Viewer, body: schemas.AccountChange) -> schemas.Accou
 
 
 @operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))
-def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.Accepted:
+def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.LinkRequested:
     """Ask for another email address.
 
     An email with a link follows to the new address. A new password ends the request.
     """
     email_change.request(viewer, email=body.email, password=body.password, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.EMAIL_CHANGE)
 
 
 @operations.add("POST", "/v1/email-changes/confirm", tag="Account", errors=(InvalidToken, EmailInUse))
@@ -176,13 +177,13 @@ def close_account(viewer: Viewer, body: schemas.Closing) -> closing.Closed:
 
 
 @operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=202, runs="loop")
-def request_erasure(body: schemas.Address) -> schemas.Accepted:
+def request_erasure(body: schemas.Address) -> schemas.LinkRequested:
     """Ask for a link to erase an account without the app.
 
     An email follows if the address has or had an account. The response is the same if not.
     """
     closing.request_erasure(email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.ERASURE)
 
 
 @operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))

@@ -12,6 +12,7 @@ from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.privacy import policy
 from backend.security.password_rules import MAXIMUM, clean_password
+from backend.security.tokens import LIFETIMES, Purpose
 from backend.web.bodies import Body
 
 
@@ -102,8 +103,15 @@ class Message(Body):
     message: Text
 
 
-class Accepted(BaseModel):
-    """The request was accepted; an email follows."""
+class LinkRequested(BaseModel):
+    """The request was accepted; an email with a link follows."""
+
+    link_valid_for_seconds: int
+
+    @classmethod
+    def to(cls, purpose: Purpose) -> "LinkRequested":
+        """Return how long the link will work, whether or not there is an account."""
+        return cls(link_valid_for_seconds=int(LIFETIMES[purpose].total_seconds()))
 
 
 class Policy(BaseModel):
