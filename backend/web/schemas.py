@@ -4,10 +4,11 @@ import uuid
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
 from backend.accounts import feedback, sessions
 from backend.accounts.fields import clean_email, clean_name
+from backend.clock import Moment
 from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.privacy import policy
@@ -127,7 +128,7 @@ class Account(BaseModel):
     name: str | None
     email: str
     email_updates: bool
-    created_at: AwareDatetime
+    created_at: Moment
     policy: Policy
 
     @classmethod
@@ -177,8 +178,8 @@ class ErasureReceipt(BaseModel):
     """What was erased and what was kept; `account` is a random number. `requested_at` is null if nobody asked."""
 
     account: uuid.UUID
-    requested_at: AwareDatetime | None
-    erased_at: AwareDatetime
+    requested_at: Moment | None
+    erased_at: Moment
     removed: list[Removed]
     kept: list[Kept]
 

@@ -224,7 +224,8 @@ def test_promise_4_a_reached_limit_tells_nothing(make_service: Callable[..., Ser
     limited = make_service(rate_limits=",".join(limits))
     for request in (register, ask_for_reset, sign_in_wrongly):
         known, unknown = (
-            [shown(request(limited, address)) for _ in range(3)] for address in ("ada@example.org", "bob@example.org")
+            [shown(request(limited, address))[::2] for _ in range(3)]
+            for address in ("ada@example.org", "bob@example.org")
         )
         assert known == unknown
         assert [status for status, *_ in known].index(429) == 2

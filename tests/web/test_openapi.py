@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 import pytest
@@ -104,7 +104,7 @@ def test_every_body_refuses_unknown_fields_and_requires_those_without_a_default(
 
 
 def is_moment(value: str) -> bool:
-    return value.endswith("Z") and datetime.fromisoformat(value).tzinfo is not None
+    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value) is not None
 
 
 FORMATS: dict[str, Callable[[str], object]] = {"date-time": is_moment, "date": date.fromisoformat, "uuid": uuid.UUID}
