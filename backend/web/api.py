@@ -52,13 +52,13 @@ def register(body: schemas.Registration) -> schemas.LinkRequested:
 
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
                 errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
-def confirm_registration(body: schemas.NewPassword) -> schemas.AccountAndSession:
+def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.AccountAndSession:
     """Create the account of a mailed link, and sign in.
 
-    The token is the part of the link after the #. It works once, for 24 hours.
+    The token is the part of the link after the #. It works once, for 24 hours. `accepted_policy` is the policy version
+    that the person accepted.
     """
-    signed_in = registration.confirm_and_sign_in(token=body.token, password=body.password, client=client())
-    return schemas.AccountAndSession.of(signed_in)
+    return schemas.AccountAndSession.of(registration.confirm_and_sign_in(**dict(body), client=client()))
 
 
 @operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
@@ -130,6 +130,12 @@ def show_account(viewer: Viewer) -> schemas.Account:
 def change_account(viewer: Viewer, body: schemas.AccountChange) -> schemas.Account:
     """Change or remove the name, turn emails about TILES on or off, accept a policy version."""
     return schemas.Account.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
+
+
+@operations.add("DELETE", "/v1/account/name", tag="Account")
+def remove_name(viewer: Viewer) -> schemas.Account:
+    """Remove the name, as a PATCH with a name of null does."""
+    return schemas.Account.of(profile.change(viewer, name=None))
 
 
 @operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))

@@ -2,9 +2,9 @@
 
 import uuid
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from backend.accounts import feedback, sessions
 from backend.accounts.fields import clean_email, clean_name
@@ -19,6 +19,11 @@ from backend.web.bodies import Body
 
 def _text(maximum: int, **schema: object) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **schema, "maxLength": maximum})
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        del field["default"]
 
 
 Name = Annotated[str, AfterValidator(clean_name), _text(NAME_LENGTH, minLength=1)]
@@ -50,6 +55,12 @@ class NewPassword(Body):
     password: Password
 
 
+class RegistrationConfirmation(NewPassword):
+    """A mailed token, the password of the new account, and the policy version that the person accepted."""
+
+    accepted_policy: Version | None = None
+
+
 class Credentials(Body):
     """An email address and its account's password."""
 
@@ -66,6 +77,9 @@ class PasswordChange(Body):
 
 class AccountChange(Body):
     """The fields to change; an absent field stays as it is. A name of null is removed."""
+
+    # Clients send what a schema calls the default.
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     name: Name | None = None
     email_updates: bool = False

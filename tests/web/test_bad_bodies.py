@@ -26,7 +26,12 @@ GOOD = {
     "receipt": "made-up",
 }
 # Wrong values elsewhere that are right here.
-RIGHT = {("PATCH", "name"): [None], ("PATCH", "email_updates"): [True, False], ("POST", "erase"): [True, False]}
+RIGHT = {
+    ("PATCH", "name"): [None],
+    ("POST", "accepted_policy"): [None],
+    ("PATCH", "email_updates"): [True, False],
+    ("POST", "erase"): [True, False],
+}
 
 
 class Operation(NamedTuple):

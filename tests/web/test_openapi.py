@@ -91,13 +91,23 @@ def test_every_operation_describes_its_success_its_problems_and_their_codes() ->
 
 
 def test_every_body_refuses_unknown_fields_and_requires_those_without_a_default() -> None:
-    contents = [described["requestBody"]["content"] for described in OPERATIONS.values() if "requestBody" in described]
-    assert contents
-    for content in contents:
-        body = resolve(content["application/json"]["schema"])
+    bodies = [(method, d["requestBody"]) for (method, _), d in OPERATIONS.items() if "requestBody" in d]
+    assert bodies
+    for method, described in bodies:
+        body = resolve(described["content"]["application/json"]["schema"])
         assert body["additionalProperties"] is False
         optional = {name for name, field in body["properties"].items() if "default" in field}
-        assert set(body.get("required", [])) == body["properties"].keys() - optional
+        # In a PATCH, an absent field means unchanged.
+        required = set() if method == "patch" else body["properties"].keys() - optional
+        assert set(body.get("required", [])) == required
+
+
+def test_no_patch_declares_a_default() -> None:
+    bodies = [described["requestBody"] for (method, _), described in OPERATIONS.items() if method == "patch"]
+    assert bodies
+    for body in bodies:
+        schema = resolve(body["content"]["application/json"]["schema"])
+        assert not any("default" in part for part in inside(schema))
 
 
 # Responses
@@ -180,6 +190,7 @@ def test_every_response_of_a_journey_is_as_the_document_says(service: Service, s
     session = service.sign_in().json["session"]
     http.get("/v1/account", headers=ada.headers)
     http.patch("/v1/account", json={"name": None}, headers=ada.headers)
+    http.delete("/v1/account/name", headers=ada.headers)
     http.get("/v1/sessions", headers=ada.headers)
     body = {"current_password": PASSWORD, "new_password": OTHER_PASSWORD}
     http.delete(f"/v1/sessions/{session['id']}", headers=ada.headers)
