@@ -67,12 +67,14 @@ def viewer() -> sessions.Viewer:
 
 
 def viewer_if_any() -> sessions.Viewer | None:
-    """Return the account and the session of the request; None without the header Authorization.
+    """Return the account and the session of the request; None without a bearer token, as many proxies send Basic.
 
     Raises:
-        Unauthenticated: the header has no valid session.
+        Unauthenticated: the bearer token is of no valid session.
     """
-    return viewer() if "Authorization" in request.headers else None
+    # The front hands a value that is not ASCII on as an empty one.
+    scheme = request.headers.get("Authorization", "Basic").partition(" ")[0]
+    return viewer() if scheme.lower() in {"bearer", ""} else None
 
 
 def problem_response(problem: Problem) -> Response:
