@@ -23,7 +23,7 @@ from backend.logs import log_response
 from backend.metrics import meters
 from backend.security.clients import client_key
 from backend.security.throttle import throttle
-from backend.web.bodies import BODY_BYTES
+from backend.web.bodies import FEEDBACK_BODY_BYTES
 from backend.web.headers import with_security_headers
 
 DATABASE_RETRY_SECONDS = 5
@@ -167,7 +167,7 @@ def init_app(app: Flask, *blueprints: Blueprint) -> None:
     """Register the API and the pages, their headers and their error handlers."""
     app.json.sort_keys = False  # type: ignore[attr-defined]
     # Flask stops reading there without an error: one more byte shows that a body is too large.
-    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
+    app.config["MAX_CONTENT_LENGTH"] = FEEDBACK_BODY_BYTES + 1
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_end)

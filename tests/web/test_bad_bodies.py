@@ -9,6 +9,7 @@ import pytest
 from support import NUMBER, PASSWORD, WORD, Send, Service, announced, assert_problem, chunked
 from werkzeug.test import TestResponse
 
+from backend.web import bodies
 from backend.web.api import operations
 
 JSON = "application/json"
@@ -129,11 +130,23 @@ def test_json_with_a_charset_is_accepted(shared_service: Service, content_type: 
 
 @any_operation
 @either_way
-def test_a_body_over_16_kib_is_too_large(send: Send, to: Operation, way: Way) -> None:
+def test_a_body_over_16_kib_and_of_feedback_over_64_is_too_large(send: Send, to: Operation, way: Way) -> None:
+    most = bodies.most_bytes(to.path)
     start = json.dumps(to.good(**{WORD: ""})).encode()[:-2]
-    cut = json.dumps(to.good()).encode().ljust(16_384) + WORD.encode()
-    for data in (start.ljust(16_383, b"x") + b'"}', start.ljust(200 * 1024, b"x") + b'"}', cut):
+    cut = json.dumps(to.good()).encode().ljust(most) + WORD.encode()
+    for data in (start.ljust(most - 1, b"x") + b'"}', start.ljust(200 * 1024, b"x") + b'"}', cut):
         assert_problem(send(to.method, to.path, content_type=JSON, **way(data)), 413, "payload-too-large")
+
+
+@either_way
+def test_feedback_of_4000_characters_is_taken_in_any_script_and_however_it_is_escaped(
+    shared_service: Service, way: Way
+) -> None:
+    for character in ("\u00e9", "\u6f22", "\U0001f642"):
+        data = json.dumps({"message": character * 4_000}).encode()
+        response = shared_service.http.post("/v1/feedback", content_type=JSON, **way(data))
+        assert response.status_code == 201
+    assert len(data) == 4_000 * len(r"\ud83d\ude42") + len('{"message": ""}')
 
 
 @either_way
