@@ -238,7 +238,7 @@ EMAILS = [
     "kilim..anjaro@example.org", '"kilimanjaro x"@example.org', "kilimanjaro(x)@example.org",
     "Kilimanjaro <eve@example.org>", "<kilimanjaro@example.org>", "kilimanjaro@example.org, eve@example.org",
     "kilimanjaro@example.org;eve@example.org", "mailto:kilimanjaro@example.org", "kilimanjaro\0@example.org",
-    "eve@kilimanjaro\0.org", "kilimanjaro@example.org\0", "kilimanjaro@example.org\n",
+    "eve@kilimanjaro\0.org", "kilimanjaro@example.org\0",
     "kilimanjaro@example.org\r\nBcc: eve@example.org", "kilimanjaro @example.org", "kilimanjaro@example.org\u202e",
     "kili\u200bmanjaro@example.org", "eve@kili\u200bmanjaro.org", "eve@kili\u00admanjaro.org",
     "kilim\u00e4njaro@example.org", f"{'x' * 65}@example.org", f"eve@{'x' * 64}.org",
