@@ -94,14 +94,18 @@ def issue(purpose: Purpose, content: dict[str, Any]) -> str:
     return token
 
 
+def joined(token: str) -> str:
+    """Return a token without the line breaks of mail programs and the white space that people copy with it."""
+    return "".join(token.split())
+
+
 def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
     """Return the content of a token. The caller's conditional update finds out whether it was used before.
 
     Raises:
         InvalidToken: it is made up, altered, expired, or of another purpose.
     """
-    # Mail programs break lines within a token, and people copy white space with it.
-    token = "".join(token.split())
+    token = joined(token)
     # The base64 decoder skips other characters, so that one token would have many spellings.
     if not SPELLING.fullmatch(token):
         raise InvalidToken

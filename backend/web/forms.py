@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from backend.accounts import fields
 from backend.errors import FieldError, InvalidRequest, InvalidToken, Problem
 from backend.security.password_rules import clean_password
+from backend.security.tokens import joined
 from backend.web.bodies import read_body
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
@@ -38,7 +39,7 @@ def _parse(body: bytes) -> dict[str, str]:
 
 def token() -> str:
     """Return the code from an email."""
-    return _field("token")
+    return joined(_field("token"))
 
 
 def email() -> str:

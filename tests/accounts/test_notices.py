@@ -127,7 +127,7 @@ STORIES: dict[str, tuple[Callable[[Life], Act], set[tuple[str, str]]]] = {
 # Operations that change no account's state: they ask for an email, concern sessions or settings, or make the account.
 STATELESS = {
     "/v1/registrations", "/v1/registrations/confirm", "/v1/password-resets", "/v1/sessions", "/v1/sessions/current",
-    "/v1/sessions/<uuid:id>", "/v1/account", "/v1/account/email-changes", "/v1/erasure-requests",
+    "/v1/sessions/<uuid:id>", "/v1/account", "/v1/account/name", "/v1/account/email-changes", "/v1/erasure-requests",
     "/v1/erasure-receipts/verify", "/v1/feedback",
 }  # fmt: skip
 CHANGING = {
