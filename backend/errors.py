@@ -52,7 +52,7 @@ class UnsupportedMediaType(Problem):
 
 class PayloadTooLarge(Problem):
     code, status, title = "payload-too-large", 413, "The body is too large"
-    explanation = "A body may have at most 16 KiB."
+    explanation = "A body may have at most 16 KiB, that of feedback 64 KiB."
     remedy = "Send less: no field of the contract needs more."
 
 

@@ -74,9 +74,9 @@ class Door:
             return
         assert response.mimetype == "application/problem+json"
         document = response.json
-        assert document.keys() - {"errors"} == {"type", "title", "status", "detail", "code"}
+        assert document.keys() == {"type", "title", "status", "detail", "code", "request_id", "errors"}
         assert problems()[document["code"]].status == document["status"] == response.status_code
-        assert all(entry.keys() == {"pointer", "detail"} for entry in document.get("errors", ()))
+        assert all(entry.keys() == {"pointer", "detail"} for entry in document["errors"])
 
     def _check_stored(self, *, refused: bool) -> None:
         stored = self._rows()

@@ -255,6 +255,6 @@ def account_id(service: Service, email: str) -> uuid.UUID:
 
 
 def moment(text: str) -> datetime:
-    """Read a moment of an answer, which is in UTC."""
-    assert text.endswith("Z")
+    """Read a moment of an answer, which is in UTC and in whole seconds."""
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z", text)
     return datetime.fromisoformat(text)

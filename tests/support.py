@@ -285,7 +285,15 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
     assert document["type"] == f"https://accounts.tiles.test/problems/{code}"
     assert document["title"]
     assert document["detail"]
+    assert document.keys() == {"type", "title", "status", "detail", "code", "request_id", "errors"}
+    assert document["request_id"] == response.headers["X-Request-Id"]
     return document
+
+
+def shown(response: TestResponse) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return all that a response shows, apart from the time and the request's random id."""
+    headers = [(name, value) for name, value in response.headers if name not in {"Date", "X-Request-Id"}]
+    return response.status_code, headers, response.data.replace(response.headers["X-Request-Id"].encode(), b"")
 
 
 def client_context(certificate_authority: Path) -> ssl.SSLContext:

@@ -40,7 +40,7 @@ def test_a_stranger_gets_from_the_readme_to_an_account_and_back_in(tmp_path: Pat
     with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
         (curl,) = [block for block in blocks("sh") if block.startswith("curl")]
         command = curl.replace(ADDRESS, server.url).replace("curl", f"{needs('curl')} --silent --show-error")
-        assert subprocess.check_output(["sh", "-c", command], text=True).strip() == "{}"
+        assert subprocess.check_output(["sh", "-c", command], text=True).strip() == '{"link_valid_for_seconds":86400}'
 
         page.goto(link_in(server, "registration"))
         page.get_by_label("Password", exact=True).fill(PASSWORD)

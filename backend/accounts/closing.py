@@ -24,8 +24,8 @@ from backend.security.tokens import Purpose
 class Closed:
     """When an account was closed, and when it is erased; null if it is kept until somebody asks."""
 
-    closed_at: datetime
-    erase_after: datetime | None
+    closed_at: clock.Moment
+    erase_after: clock.Moment | None
 
 
 def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> Closed:

@@ -5,7 +5,6 @@ import re
 import unicodedata
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import cast
 
@@ -51,7 +50,7 @@ class FeedbackReceipt:
     """The id of a stored message, and when it was received."""
 
     id: uuid.UUID
-    received_at: datetime
+    received_at: clock.Moment
 
 
 def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> FeedbackReceipt:

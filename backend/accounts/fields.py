@@ -22,14 +22,25 @@ LABEL_LENGTH = 63
 RESERVED = tuple(f".{name}" for name in SPECIAL_USE_DOMAIN_NAMES if name != "test")
 # These letters and symbols are invisible: Hangul fillers, blank Braille.
 BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-# These reorder the text that follows them, so that a name could pass for other text (UAX 9 section 2).
-BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# These reorder the text beside them, so that a name could pass for other text (UAX 9 section 2). Copying from some
+# programs leaves them around a name.
+BIDI_CONTROLS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+# What falls off both ends of a name: direction marks, and what str.strip() takes off.
+AROUND = "".join(BIDI_CONTROLS) + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 
 def clean_name(name: str) -> str:
-    """Return a name as it is stored: trimmed and in NFC. A ValueError says which rule it breaks."""
-    composed = normalized("NFC", name.strip(), NAME_LENGTH) or ""
-    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in BIDI_CONTROLS for c in composed):
+    """Return a name as it is stored: in NFC, without white space and direction marks around it.
+
+    A ValueError says which rule it breaks.
+    """
+    composed = normalized("NFC", name.strip(AROUND), NAME_LENGTH) or ""
+    if inside := BIDI_CONTROLS.intersection(composed):
+        msg = f"write a name without the invisible direction mark U+{ord(min(inside)):04X} inside it"
+        raise ValueError(msg)
+    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in composed):
         raise ValueError("write a name without line breaks and other control characters")
     if not any(map(_is_visible, composed)):
         msg = f"write a name of 1 to {NAME_LENGTH} characters"
@@ -44,8 +55,10 @@ def _is_visible(character: str) -> bool:
 def clean_email(email: str) -> str:
     """Return an email as it is stored, its domain in lower case and Unicode. A ValueError says which rule it breaks.
 
-    The part before the @ is ASCII, so that two different addresses never compare as equal.
+    White space around it falls off, and a full-width @ is read as @. The part before the @ is ASCII, so that two
+    different addresses never compare as equal.
     """
+    email = email.strip().replace("\uff20", "@")
     if len(email) <= EMAIL_LENGTH and (plain := PLAIN.fullmatch(email)):
         local, domain = plain["local"], plain["domain"].lower()
         if local.lower() not in CASE_INSENSITIVE_MAILBOX_NAMES and not domain.endswith(RESERVED):

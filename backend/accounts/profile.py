@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy import select, update
 
 from backend.accounts.sessions import Viewer, account_columns
-from backend.database.engine import AnyRow, changed, transaction
+from backend.database.engine import AnyRow, changed, db, transaction
 from backend.database.models import Account, Policy
 from backend.errors import FieldError, InvalidRequest, InvalidToken, Unauthenticated
 from backend.security import tokens
@@ -25,14 +25,18 @@ def unsubscribe(*, token: str, client: str | None) -> None:
         changed(update(Account).where(Account.id == account_id, Account.email_updates).values(email_updates=False))
 
 
+def refuse_unpublished(version: object) -> None:
+    """In the caller's transaction: refuse a policy version that was not published, or that was withdrawn."""
+    published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
+    if version and not db.session.scalar(published):
+        raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
+
+
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:
     """Change the name (None removes it), `email_updates` or `accepted_policy`; return the account."""
-    version = changes.get("accepted_policy")
     mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
     with transaction() as session:
-        published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
-        if version and not session.scalar(published):
-            raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
+        refuse_unpublished(changes.get("accepted_policy"))
         if changes:
             changed(update(Account).where(mine).values(**changes))
         account = session.execute(select(*account_columns()).where(mine)).one_or_none()

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend import clock
-from backend.accounts import audit, credentials, sessions
+from backend.accounts import audit, credentials, profile, sessions
 from backend.accounts.sessions import SignedIn, account_columns
 from backend.database.engine import AnyRow, db, insert_unless_taken, reading, transaction
 from backend.database.models import Account
@@ -30,9 +30,11 @@ def confirm(*, token: str, password: str, client: str | None) -> None:
         _create(values, client)
 
 
-def confirm_and_sign_in(*, token: str, password: str, client: str | None) -> SignedIn:
-    """Create the account of a mailed link and its first session."""
-    values = _redeem(token, password, client)
+def confirm_and_sign_in(
+    *, token: str, password: str, accepted_policy: str | None = None, client: str | None
+) -> SignedIn:
+    """Create the account of a mailed link, with the accepted policy version, and its first session."""
+    values = _redeem(token, password, client) | {"accepted_policy": accepted_policy}
     with transaction():
         account = _create(values, client)
         session = sessions.begin(account, account.created_at)
@@ -59,6 +61,7 @@ def _redeem(token: str, password: str, client: str | None) -> dict[str, Any]:
 
 
 def _create(values: dict[str, Any], client: str | None) -> AnyRow:
+    profile.refuse_unpublished(values.get("accepted_policy"))
     credentials.lock_address(values["email"])
     # The audit trail keeps the id of an erased account, so its registration link creates no second one.
     if audit.is_erased(values["id"]):

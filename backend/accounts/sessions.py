@@ -48,7 +48,7 @@ class NewSession:
 
     token: str
     id: uuid.UUID
-    expires_at: datetime
+    expires_at: clock.Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class ListedSession:
     """A session as its owner sees it."""
 
     id: uuid.UUID
-    created_at: datetime
+    created_at: clock.Moment
     last_used_on: date
-    expires_at: datetime
+    expires_at: clock.Moment
     current: bool
 
 

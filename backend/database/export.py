@@ -29,7 +29,7 @@ class ExportedTable:
 class Export:
     """Everything that is stored about an account."""
 
-    exported_at: datetime
+    exported_at: clock.Moment
     stored: list[ExportedTable]
 
 

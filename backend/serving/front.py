@@ -18,13 +18,13 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.database.outbox import Outbox, collecting
 from backend.security.hashing import BACKLOG
-from backend.web.bodies import ARRIVED, BODY_BYTES, Arrived
+from backend.web.bodies import ARRIVED, Arrived, most_bytes
 from backend.web.operations import Runs
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-# Enough for 16 KiB over a slow line, and half of the time that a stopping server waits for requests.
+# Enough for 64 KiB over a slow line, and half of the time that a stopping server waits for requests.
 BODY_SECONDS = 10.0
 OVERLOADED_SECONDS = 1.0, 3.0
 SAFE = frozenset({"GET", "HEAD"})
@@ -58,7 +58,7 @@ class Front:
         arrived = Arrived(b"", complete=True)
         if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
             try:
-                arrived = await _body(scope.headers.get("content-length", ""), protocol)
+                arrived = await _body(scope.headers.get("content-length", ""), protocol, most_bytes(scope.path))
             except (ProtocolClosed, ProtocolError):
                 # The client disconnected while it sent the body.
                 return
@@ -136,16 +136,16 @@ class _Lane:
             self._slots.release()
 
 
-async def _body(length: str, protocol: HTTPProtocol) -> Arrived:
+async def _body(length: str, protocol: HTTPProtocol, most: int) -> Arrived:
     """Read a body, or as much of it as shows that it is too large."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            if length.isdecimal() and int(length) <= BODY_BYTES:
+            if length.isdecimal() and int(length) <= most:
                 return Arrived(await protocol(), complete=True)
             async for chunk in protocol:
                 body += chunk
-                if len(body) > BODY_BYTES:
+                if len(body) > most:
                     break
     except TimeoutError:
         return Arrived(b"", complete=False)

@@ -28,6 +28,7 @@ from backend.errors import (
 from backend.mail import queue
 from backend.privacy import erasure, policy
 from backend.security import keys
+from backend.security.tokens import Purpose
 from backend.web import metrics, schemas
 from backend.web.operations import Operations
 from backend.web.problems import client
@@ -40,34 +41,34 @@ operations = Operations(door)
 
 
 @operations.add("POST", "/v1/registrations", tag="Registering", status=202, runs="loop")
-def register(body: schemas.Registration) -> schemas.Accepted:
+def register(body: schemas.Registration) -> schemas.LinkRequested:
     """Ask for an account.
 
     An email with a link follows, whether or not the address has an account already.
     """
     registration.request(name=body.name, email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.REGISTRATION)
 
 
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
                 errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
-def confirm_registration(body: schemas.NewPassword) -> schemas.AccountAndSession:
+def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.AccountAndSession:
     """Create the account of a mailed link, and sign in.
 
-    The token is the part of the link after the #. It works once, for 24 hours.
+    The token is the part of the link after the #. It works once, for 24 hours. `accepted_policy` is the policy version
+    that the person accepted.
     """
-    signed_in = registration.confirm_and_sign_in(token=body.token, password=body.password, client=client())
-    return schemas.AccountAndSession.of(signed_in)
+    return schemas.AccountAndSession.of(registration.confirm_and_sign_in(**dict(body), client=client()))
 
 
 @operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
-def request_password_reset(body: schemas.Address) -> schemas.Accepted:
+def request_password_reset(body: schemas.Address) -> schemas.LinkRequested:
     """Ask for a link to replace a forgotten password.
 
     An email follows if the address has an account. The response is the same if it has none.
     """
     passwords.request_reset(email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.PASSWORD_RESET)
 
 
 @operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
@@ -131,14 +132,20 @@ def change_account(viewer: Viewer, body: schemas.AccountChange) -> schemas.Accou
     return schemas.Account.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
 
 
+@operations.add("DELETE", "/v1/account/name", tag="Account")
+def remove_name(viewer: Viewer) -> schemas.Account:
+    """Remove the name, as a PATCH with a name of null does."""
+    return schemas.Account.of(profile.change(viewer, name=None))
+
+
 @operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))
-def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.Accepted:
+def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.LinkRequested:
     """Ask for another email address.
 
     An email with a link follows to the new address. A new password ends the request.
     """
     email_change.request(viewer, email=body.email, password=body.password, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.EMAIL_CHANGE)
 
 
 @operations.add("POST", "/v1/email-changes/confirm", tag="Account", errors=(InvalidToken, EmailInUse))
@@ -176,13 +183,13 @@ def close_account(viewer: Viewer, body: schemas.Closing) -> closing.Closed:
 
 
 @operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=202, runs="loop")
-def request_erasure(body: schemas.Address) -> schemas.Accepted:
+def request_erasure(body: schemas.Address) -> schemas.LinkRequested:
     """Ask for a link to erase an account without the app.
 
     An email follows if the address has or had an account. The response is the same if not.
     """
     closing.request_erasure(email=body.email, client=client())
-    return schemas.Accepted()
+    return schemas.LinkRequested.to(Purpose.ERASURE)
 
 
 @operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))

@@ -10,6 +10,9 @@ from pydantic_core import from_json
 from backend.errors import FieldError, InvalidRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType
 
 BODY_BYTES = 16 * 1024
+# 4,000 characters outside the BMP, written as JSON escapes of 12 bytes each.
+FEEDBACK_BODY_BYTES = 64 * 1024
+FEEDBACK = "/v1/feedback"
 ARRIVED = "tiles.arrived"
 """The key of a request's WSGI environment that holds the `Arrived` of the HTTP server."""
 
@@ -28,6 +31,11 @@ class Body(BaseModel):
     """A request's JSON object. Unknown fields are refused, and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def most_bytes(path: str) -> int:
+    """Return how many bytes a body for a path may have. The server reads the body before there is a route."""
+    return FEEDBACK_BODY_BYTES if path == FEEDBACK else BODY_BYTES
 
 
 def refuse_body() -> None:
@@ -69,7 +77,7 @@ def read_body() -> bytes:
     if arrived is None:
         body = request.get_data(parse_form_data=False)
         arrived = Arrived(body, complete=len(body) >= (request.content_length or 0))
-    if len(arrived.body) > BODY_BYTES:
+    if len(arrived.body) > most_bytes(request.path):
         raise PayloadTooLarge
     if not arrived.complete:
         raise MalformedJson("The body did not arrive completely.")

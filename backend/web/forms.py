@@ -37,8 +37,8 @@ def _parse(body: bytes) -> dict[str, str]:
 
 
 def token() -> str:
-    """Return the code from an email, without the line breaks that email programs put into it."""
-    return "".join(_field("token").split())
+    """Return the code from an email."""
+    return _field("token")
 
 
 def email() -> str:
@@ -47,7 +47,7 @@ def email() -> str:
     Raises:
         InvalidRequest: it is not one.
     """
-    return _clean("email", fields.clean_email, _field("email").strip())
+    return _clean("email", fields.clean_email, _field("email"))
 
 
 def new_password() -> str:
@@ -78,7 +78,7 @@ def shown_again(template: str, step: str = "") -> Callable[[Submit], Submit]:
             try:
                 return submit(**arguments)
             except Problem as problem:
-                context = {"token": token(), "email": _field("email").strip(), "step": step}
+                context = {"token": token(), "email": _field("email"), "step": step}
                 page = render_template(template, errors=_by_field(problem), **context)
                 response = current_app.make_response((page, problem.status))
                 if problem.retry_after is not None:

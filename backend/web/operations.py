@@ -22,6 +22,7 @@ from backend.web import problems
 from backend.web.bodies import Body, read_json, refuse_body
 
 HEADER_LENGTH = 255
+RETRIED = {errors.TooManyRequests.status, errors.Overloaded.status}
 Runs = Literal["loop", "thread", "hashing"]
 """Where the server runs an operation: in the event loop (it never waits, and writes through the outbox), in a thread,
 or in one of the threads that wait for a password hash."""
@@ -32,6 +33,18 @@ DESCRIPTION = (
     "A field that is not named here is refused, and every error is a problem document (RFC 9457): decide by its "
     "`code`."
 )
+HEADERS = {
+    "X-Request-Id": {
+        "description": "The name of the request in the service's log. It is random: quote it to support.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+    "Retry-After": {
+        "description": "How many seconds to wait before the next try.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
 BODY_ERRORS = (
     errors.MalformedJson,
     errors.PayloadTooLarge,
@@ -55,8 +68,9 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(description="stable; decide by this one")
-    errors: list[FieldErrorDocument] = Field(default=[], description="what is wrong with which field")
+    code: Literal[*errors.problems()] = Field(description="stable; decide by this one")  # type: ignore[valid-type]
+    request_id: str = Field(description="the name of the request in the service's log, as in X-Request-Id")
+    errors: list[FieldErrorDocument] = Field(description="what is wrong with which field; empty if with none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +172,7 @@ class Operations:
             "paths": paths,
             "components": {
                 "schemas": schemas,
+                "headers": HEADERS,
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
         }
@@ -197,7 +212,7 @@ def _content(model: type, media_type: str = "application/json") -> dict[str, Any
 
 def _responses(operation: Operation) -> dict[str, Any]:
     status = HTTPStatus(operation.status if operation.response else HTTPStatus.NO_CONTENT)
-    success: dict[str, Any] = {"description": status.phrase}
+    success: dict[str, Any] = {"description": status.phrase, "headers": _headers("X-Request-Id")}
     if operation.types["return"] is bytes:
         success["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
     elif operation.response:
@@ -208,6 +223,10 @@ def _responses(operation: Operation) -> dict[str, Any]:
     return {str(status.value): success} | _errors(kinds)
 
 
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
 def _errors(kinds: Iterable[type[Problem]]) -> dict[str, Any]:
     by_status: dict[int, list[type[Problem]]] = {}
     for kind in kinds:
@@ -215,10 +234,17 @@ def _errors(kinds: Iterable[type[Problem]]) -> dict[str, Any]:
     return {
         str(status): {
             "description": "; ".join(f"`{error.code}`: {error.title}" for error in same),
-            "content": _content(ProblemDocument, problems.PROBLEM_TYPE),
+            "headers": _headers("X-Request-Id", *(["Retry-After"] if status in RETRIED else [])),
+            "content": {problems.PROBLEM_TYPE: {"schema": _problem_with({error.code for error in same})}},
         }
         for status, same in sorted(by_status.items())
     }
+
+
+def _problem_with(codes: set[str]) -> dict[str, Any]:
+    """Return the schema of a problem document with one of these codes."""
+    narrowed = {"type": "object", "properties": {"code": {"type": "string", "enum": sorted(codes)}}}
+    return {"allOf": [{"$ref": SCHEMAS + ProblemDocument.__name__}, narrowed]}
 
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:

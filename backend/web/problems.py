@@ -23,7 +23,7 @@ from backend.logs import log_response
 from backend.metrics import meters
 from backend.security.clients import client_key
 from backend.security.throttle import throttle
-from backend.web.bodies import BODY_BYTES
+from backend.web.bodies import FEEDBACK_BODY_BYTES
 from backend.web.headers import with_security_headers
 
 DATABASE_RETRY_SECONDS = 5
@@ -67,12 +67,14 @@ def viewer() -> sessions.Viewer:
 
 
 def viewer_if_any() -> sessions.Viewer | None:
-    """Return the account and the session of the request; None without the header Authorization.
+    """Return the account and the session of the request; None without a bearer token, as many proxies send Basic.
 
     Raises:
-        Unauthenticated: the header has no valid session.
+        Unauthenticated: the bearer token is of no valid session.
     """
-    return viewer() if "Authorization" in request.headers else None
+    # The front hands a value that is not ASCII on as an empty one.
+    scheme = request.headers.get("Authorization", "Basic").partition(" ")[0]
+    return viewer() if scheme.lower() in {"bearer", ""} else None
 
 
 def problem_response(problem: Problem) -> Response:
@@ -90,16 +92,15 @@ def problem_response(problem: Problem) -> Response:
 
 
 def _document(problem: Problem) -> dict[str, object]:
-    document: dict[str, object] = {
+    return {
         "type": f"{settings().public_url}/problems/{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
+        "request_id": g.request_id,
+        "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
     }
-    if problem.errors:
-        document["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors]
-    return document
 
 
 _FRAMEWORK_ERRORS: dict[int | None, type[Problem]] = {
@@ -146,7 +147,8 @@ def _request_id() -> str:
 
 
 def _end(response: Response) -> Response:
-    """Measure and log a response once its writes are durable."""
+    """Name the request in its response; measure and log it once its writes are durable."""
+    response.headers["X-Request-Id"] = g.request_id
     # Without a route, both the path and the method are the client's own text.
     rule, status = request.url_rule, response.status_code
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
@@ -165,7 +167,7 @@ def init_app(app: Flask, *blueprints: Blueprint) -> None:
     """Register the API and the pages, their headers and their error handlers."""
     app.json.sort_keys = False  # type: ignore[attr-defined]
     # Flask stops reading there without an error: one more byte shows that a body is too large.
-    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
+    app.config["MAX_CONTENT_LENGTH"] = FEEDBACK_BODY_BYTES + 1
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_end)

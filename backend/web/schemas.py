@@ -2,21 +2,28 @@
 
 import uuid
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from backend.accounts import feedback, sessions
 from backend.accounts.fields import clean_email, clean_name
+from backend.clock import Moment
 from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.privacy import policy
 from backend.security.password_rules import MAXIMUM, clean_password
+from backend.security.tokens import LIFETIMES, Purpose
 from backend.web.bodies import Body
 
 
 def _text(maximum: int, **schema: object) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **schema, "maxLength": maximum})
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        del field["default"]
 
 
 Name = Annotated[str, AfterValidator(clean_name), _text(NAME_LENGTH, minLength=1)]
@@ -48,6 +55,12 @@ class NewPassword(Body):
     password: Password
 
 
+class RegistrationConfirmation(NewPassword):
+    """A mailed token, the password of the new account, and the policy version that the person accepted."""
+
+    accepted_policy: Version | None = None
+
+
 class Credentials(Body):
     """An email address and its account's password."""
 
@@ -64,6 +77,9 @@ class PasswordChange(Body):
 
 class AccountChange(Body):
     """The fields to change; an absent field stays as it is. A name of null is removed."""
+
+    # Clients send what a schema calls the default.
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     name: Name | None = None
     email_updates: bool = False
@@ -102,8 +118,15 @@ class Message(Body):
     message: Text
 
 
-class Accepted(BaseModel):
-    """The request was accepted; an email follows."""
+class LinkRequested(BaseModel):
+    """The request was accepted; an email with a link follows."""
+
+    link_valid_for_seconds: int
+
+    @classmethod
+    def to(cls, purpose: Purpose) -> "LinkRequested":
+        """Return how long the link will work, whether or not there is an account."""
+        return cls(link_valid_for_seconds=int(LIFETIMES[purpose].total_seconds()))
 
 
 class Policy(BaseModel):
@@ -119,7 +142,7 @@ class Account(BaseModel):
     name: str | None
     email: str
     email_updates: bool
-    created_at: AwareDatetime
+    created_at: Moment
     policy: Policy
 
     @classmethod
@@ -169,8 +192,8 @@ class ErasureReceipt(BaseModel):
     """What was erased and what was kept; `account` is a random number. `requested_at` is null if nobody asked."""
 
     account: uuid.UUID
-    requested_at: AwareDatetime | None
-    erased_at: AwareDatetime
+    requested_at: Moment | None
+    erased_at: Moment
     removed: list[Removed]
     kept: list[Kept]
 

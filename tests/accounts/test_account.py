@@ -1,7 +1,7 @@
 """The account's settings: name, emails about TILES, the accepted policy."""
 
 import pytest
-from support import Person, Service, any_database, assert_problem
+from support import PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend import clock
@@ -20,6 +20,32 @@ def test_a_name_is_changed_or_removed_and_the_rest_stays(service: Service, ada: 
         assert (response.status_code, response.json) == (200, before | {"name": name})
         assert service.account(ada.headers).json == change(service, ada).json == response.json
     assert {row["email"]: row["name"] for row in service.rows("accounts")} == {ada.email: None, bob.email: "Bob"}
+
+
+def test_a_name_is_removed_by_a_request_of_its_own(service: Service, ada: Person) -> None:
+    before = service.account(ada.headers).json
+    for _ in range(2):
+        response = service.http.delete("/v1/account/name", headers=ada.headers)
+        assert (response.status_code, response.json) == (200, before | {"name": None})
+    assert_problem(service.http.delete("/v1/account/name"), 401, "unauthenticated")
+    assert service.account(ada.headers).json == response.json
+
+
+def test_the_policy_that_was_accepted_on_registering_is_recorded(service: Service) -> None:
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    token = service.ask_to_register()
+
+    def confirm(version: str) -> TestResponse:
+        body = {"token": token, "password": PASSWORD, "accepted_policy": version}
+        return service.http.post("/v1/registrations/confirm", json=body)
+
+    document = assert_problem(confirm("2031-01"), 422, "invalid-request")
+    assert [entry["pointer"] for entry in document["errors"]] == ["/accepted_policy"]
+    assert service.rows("accounts") == []
+    response = confirm("2026-01")
+    assert response.status_code == 201
+    assert response.json["account"]["policy"] == {"accepted": "2026-01", "current": "2026-01"}
 
 
 def test_emails_about_tiles_can_be_declined_and_asked_for_again(service: Service, ada: Person) -> None:

@@ -40,7 +40,7 @@ def email_of(service: Service, person: Person) -> str:
 def test_an_email_is_changed_from_the_password_to_the_new_mailbox(service: Service, ada: Person) -> None:
     other, reset = signed_in(service, OLD), service.ask_for_reset()
     response = request_email_change(service, ada.headers, NEW)
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 3600})
     message = service.mail()
     assert message["To"] == NEW
     token = token_of(message)
@@ -123,7 +123,7 @@ def test_an_address_that_another_account_took_meanwhile_is_refused_to_the_proven
 ) -> None:
     people = [service.register(name="Bob", email="Countess@example.org")] if before else []
     response = request_email_change(service, ada.headers, NEW)
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 3600})
     token = token_of(service.mail())
     bob = people[0] if people else service.register(name="Bob", email="Countess@example.org")
     assert_problem(confirm_email_change(service, token), 409, "email-in-use")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from journeys import CHANGE_CONFIRM, MakeService, close, confirm_email_change, request_email_change, the_mail
-from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, shown, text_of, token_of
 from werkzeug.test import TestResponse
 
 from backend.mail import queue
@@ -41,8 +41,7 @@ def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tup
     hash_work.clear()
     with service.statements() as statements:
         response = ask(service, email)
-    headers = [(name, value) for name, value in response.headers if name != "Date"]
-    return response.status_code, headers, response.data, statements, dict(hash_work)
+    return *shown(response), statements, dict(hash_work)
 
 
 @each_ask
@@ -69,10 +68,10 @@ def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_throttle_reveals_no_account_by_what_it_counts_and_answers(make_service: MakeService, ask: Ask) -> None:
     service = make_service(rate_limits="")
 
-    def answers(email: str, net: str) -> list[tuple[int, str]]:
+    def answers(email: str, net: str) -> list[tuple[int, bytes]]:
         found = (ask(service, email, client=f"{net}.{number % 9}") for number in range(100))
         # A page shows again what was written into it.
-        return [(answer.status_code, answer.text.replace(email, "")) for answer in found]
+        return [(answer.status_code, shown(answer)[2].replace(email.encode(), b"")) for answer in found]
 
     known, unknown = answers(ADA, "192.0.2"), answers(UNKNOWN, "198.51.100")
     assert known == unknown
@@ -105,9 +104,8 @@ def test_the_answer_is_the_same_for_no_account_an_open_and_a_closed_one(service:
     assert close(service, bob.headers).status_code == 200
     service.deliver()
     answers = [post(service, "erasure-requests", email=email) for email in ("nobody@example.org", ada.email, bob.email)]
-    assert {(answer.status_code, answer.data, str(answer.headers)) for answer in answers} == {
-        (202, b"{}", str(answers[0].headers))
-    }
+    assert answers[0].status_code == 202
+    assert all(shown(answer) == shown(answers[0]) for answer in answers)
     assert {message["To"] for message in service.deliver()} == {ada.email, bob.email}
     assert service.rows("mails") == []
 

@@ -39,6 +39,15 @@ def test_a_message_with_a_session_belongs_to_the_account_and_goes_with_it(servic
     assert service.rows("feedback") == []
 
 
+def test_another_scheme_than_bearer_is_no_session(service: Service, ada: Person) -> None:
+    for value in ("Basic YWRhOmFkYQ==", "Digest x", f"basic {ada.session['token']}"):
+        assert send(service, Authorization=value).status_code == 201
+        assert_problem(service.account({"Authorization": value}), 401, "unauthenticated")
+    for value in ("Bearer", "bearer tiles_x", ""):
+        assert_problem(send(service, Authorization=value), 401, "unauthenticated")
+    assert {row["account_id"] for row in service.rows("feedback")} == {None}
+
+
 def test_the_same_key_again_gives_the_same_answer_and_stores_once(service: Service, ada: Person) -> None:
     for headers in ({}, ada.headers):
         first, second = (keyed(service, "One.", "ada-lovelace", **headers) for _ in range(2))

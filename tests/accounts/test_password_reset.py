@@ -22,7 +22,7 @@ THIRD_PASSWORD = "copper violin under snow"
 
 def test_a_forgotten_password_is_replaced_from_the_address_to_the_next_session(service: Service, ada: Person) -> None:
     response = post(service, "password-resets", email=ada.email)
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 86400})
     message = service.mail()
     assert f"https://accounts.tiles.test/password-reset#{token_of(message)}" in text_of(message)
     response = service.reset(token_of(message))

@@ -19,7 +19,7 @@ from support import (
 
 def test_a_person_registers_from_the_form_to_the_first_session(service: Service) -> None:
     response = post(service, "registrations", name=" Ada Lovelace ", email="Ada@Example.org")
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 86400})
     message = service.mail()
     assert message["To"] == "Ada@example.org"
     assert service.rows("accounts") == service.rows("mails") == []
@@ -81,7 +81,7 @@ def test_a_weak_password_leaves_the_link_good(service: Service) -> None:
 
 def test_an_address_with_an_account_is_mailed_a_reset_link(service: Service, ada: Person) -> None:
     response = post(service, "registrations", name="Eve", email="ADA@example.org")
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 86400})
     message = service.mail()
     assert message["To"] == ada.email
     assert "https://accounts.tiles.test/password-reset#" in text_of(message)

@@ -31,7 +31,7 @@ UNKNOWN = "nobody@example.org"
 
 def test_an_account_is_closed_and_erased_without_the_app(service: Service, ada: Person, move_clock: MoveClock) -> None:
     response = request_erasure(service, ADA.upper())
-    assert (response.status_code, response.json) == (202, {})
+    assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 86400})
     message = service.mail()
     assert told([message]) == {(ADA, ERASE)}
     assert f"https://accounts.tiles.test/erasure#{token_of(message)}" in text_of(message)

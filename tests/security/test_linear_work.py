@@ -24,8 +24,6 @@ KIB = 1024
 YARDSTICK = json.dumps({f"member {number}": number for number in range(500)})
 YARDSTICK_ROUNDS = 10
 YARDSTICK_MS = 1.1
-# The limit of feedback is to be 64 KiB.
-LIMITS = [16 * KIB, 64 * KIB]
 MODELS = sorted({operation.body for operation in operations.declared if operation.body}, key=lambda body: body.__name__)
 # Each kind of field once: a model in which it stands, its name, and the most code points that are looked at closely.
 FIELDS = [
@@ -41,12 +39,14 @@ SUSPECTS = [
 ]
 
 
-@pytest.fixture(params=LIMITS, ids=["16 KiB", "64 KiB"])
-def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+@pytest.fixture
+def limit(model: type[Body]) -> int:
     """The most bytes that a body may have."""
-    monkeypatch.setattr(bodies, "BODY_BYTES", request.param)
-    most: int = request.param
-    return most
+    return bodies.most_bytes(path_of(model))
+
+
+def path_of(model: type[Body]) -> str:
+    return next(operation.path for operation in operations.declared if operation.body is model)
 
 
 def slowness() -> float:
@@ -76,7 +76,7 @@ def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
 
 def reading(service: Service, model: type[Body], body: bytes) -> float:
     environ = {"CONTENT_TYPE": "application/json", bodies.ARRIVED: bodies.Arrived(body, complete=True)}
-    with service.app.test_request_context("/", method="POST", environ_overrides=environ):
+    with service.app.test_request_context(path_of(model), method="POST", environ_overrides=environ):
         return milliseconds(lambda: read_json(model))
 
 

@@ -15,7 +15,19 @@ import pytest
 from conftest import KEY, dispose, make_app, make_settings
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
-from support import NOBODY, PASSWORD, WORD, Person, Send, Service, any_database, assert_problem
+from support import (
+    NOBODY,
+    OTHER_PASSWORD,
+    PASSWORD,
+    WORD,
+    Person,
+    Send,
+    Service,
+    any_database,
+    assert_problem,
+    bearer,
+    token_of,
+)
 from tokens_steps import CONTENT, real_token
 
 from backend import clock
@@ -80,7 +92,6 @@ SPOIL: dict[str, Callable[[str], str]] = {
     "another spelling": lambda token: with_payload(token, lambda content: content + b" "),
     "a signature twice": lambda token: f"{token}.{token.rpartition('.')[2]}",
     "in quotes": lambda token: f'"{token}"',
-    "with a line break": lambda token: f"{token[:40]}\r\n{token[40:]}",
 }
 
 
@@ -201,6 +212,38 @@ def test_a_token_is_good_from_5_minutes_ahead_to_its_lifetime(
             else:
                 with pytest.raises(InvalidToken):
                     tokens.redeem(purpose, token)
+
+
+@pytest.mark.parametrize("path", ["/v1/registrations/confirm", "/registration"])
+def test_white_space_around_and_within_a_mailed_token_falls_off(service: Service, path: str) -> None:
+    token = service.ask_to_register()
+    body = {"token": f" \t{token[:70]}\r\n {token[70:]}\u00a0\n", "password": PASSWORD}
+    response = service.http.post(path, **{"json" if path.startswith("/v1") else "data": body})
+    assert response.status_code in {200, 201}
+    assert len(service.rows("accounts")) == 1
+
+
+def test_a_link_works_no_longer_than_the_response_says(
+    service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now", lambda: NOW)
+    session = bearer(service.sign_in().json["session"]["token"])
+    asked = {
+        "registrations": ({"name": "Eve", "email": "eve@example.org"}, 86400),
+        "password-resets": ({"email": ada.email}, 86400),
+        "account/email-changes": ({"email": "countess@example.org", "password": PASSWORD}, 3600),
+        "erasure-requests": ({"email": ada.email}, 86400),
+    }
+    for path, (body, seconds) in asked.items():
+        monkeypatch.setattr(clock, "now", lambda: NOW)
+        response = service.http.post(f"/v1/{path}", json=body, headers=session)
+        assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": seconds})
+        confirm, token = f"/v1/{path.removeprefix('account/')}/confirm", token_of(service.mail())
+        redeemed = {"token": token} | (
+            {"password": OTHER_PASSWORD} if confirm.startswith(("/v1/reg", "/v1/pass")) else {}
+        )
+        monkeypatch.setattr(clock, "now", lambda age=timedelta(seconds=seconds + 1): NOW + age)
+        assert_problem(service.http.post(confirm, json=redeemed), 400, "invalid-token")
 
 
 def test_a_link_that_an_older_release_mailed_is_good_after_an_upgrade(

@@ -1,6 +1,7 @@
 """The nginx configuration that is shipped, in a real nginx with TLS in front of two servers."""
 
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -22,7 +23,7 @@ from reverse_proxy import HOST, Proxy
 from support import MailServer, ServerProcess, text_of, wait_for
 
 from backend.errors import Overloaded, PayloadTooLarge
-from backend.web.bodies import BODY_BYTES
+from backend.web.bodies import BODY_BYTES, FEEDBACK_BODY_BYTES
 from backend.web.headers import PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
 
 TOKEN = "a token of the tests and of nobody else"
@@ -170,7 +171,7 @@ def test_metrics_are_not_for_outside(proxy: Proxy, servers: list[ServerProcess])
 # Bodies and answers
 
 
-@pytest.mark.parametrize("size", [BODY_BYTES + 1, 30_000, 1_000_000])
+@pytest.mark.parametrize("size", [FEEDBACK_BODY_BYTES + 1, 90_000, 1_000_000])
 def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_the_service(
     http: httpx2.Client, size: int
 ) -> None:
@@ -178,12 +179,15 @@ def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_
     for content in (body, iter([body[:100], body[100:]])):
         refused = http.post("/v1/feedback", content=content, headers={"Content-Type": "application/json"})
         assert (refused.status_code, refused.headers["Content-Type"]) == (413, "application/problem+json")
+        assert re.fullmatch("[0-9a-f]{32}", refused.headers["X-Request-Id"])
         assert refused.json() == {
             "type": f"https://{HOST}/problems/{PayloadTooLarge.code}",
             "title": PayloadTooLarge.title,
             "status": 413,
             "detail": PayloadTooLarge.explanation,
             "code": PayloadTooLarge.code,
+            "request_id": refused.headers["X-Request-Id"],
+            "errors": [],
         }
         assert refused.headers.get_list("Strict-Transport-Security") == [TRANSPORT_SECURITY]
 

@@ -87,7 +87,7 @@ def test_another_method_is_refused_with_the_allowed_ones(send: Send) -> None:
 def test_a_strange_header_changes_no_response(send: Send, header: str, value: str) -> None:
     usual, strange = send("GET", "/v1/account"), send("GET", "/v1/account", headers={header: value})
     assert (strange.status_code, strange.text) == (200, usual.text)
-    assert dict(strange.headers) == dict(usual.headers)
+    assert {**strange.headers, "X-Request-Id": ""} == {**usual.headers, "X-Request-Id": ""}
 
 
 # Forms

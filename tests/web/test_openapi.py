@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 import pytest
@@ -61,8 +61,9 @@ def test_the_document_is_openapi_3_1_and_describes_every_route_and_no_other(serv
 
 
 def test_every_reference_has_a_target_and_every_schema_is_used() -> None:
-    used = {part["$ref"].removeprefix("#/components/schemas/") for part in inside(DOCUMENT) if "$ref" in part}
-    assert used == DOCUMENT["components"]["schemas"].keys()
+    used = {part["$ref"] for part in inside(DOCUMENT) if "$ref" in part}
+    components = DOCUMENT["components"]
+    assert used == {f"#/components/{kind}/{name}" for kind in ("schemas", "headers") for name in components[kind]}
 
 
 def test_every_operation_has_a_name_of_its_own_a_tag_and_a_summary() -> None:
@@ -82,32 +83,44 @@ def test_every_operation_describes_its_success_its_problems_and_their_codes() ->
         assert re.findall(r"{(\w+)}", path) == in_path
         for status, response in described["responses"].items():
             if int(status) >= 400:
-                assert response["content"] == {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-                codes = re.findall(r"`([a-z-]+)`", response["description"])
+                problem, narrowed = response["content"][PROBLEM]["schema"]["allOf"]
+                assert problem == {"$ref": "#/components/schemas/ProblemDocument"}
+                codes = narrowed["properties"]["code"]["enum"]
+                assert codes == sorted(re.findall(r"`([a-z-]+)`", response["description"]))
                 assert {problems()[code].status for code in codes} == {int(status)}
 
 
 def test_every_body_refuses_unknown_fields_and_requires_those_without_a_default() -> None:
-    contents = [described["requestBody"]["content"] for described in OPERATIONS.values() if "requestBody" in described]
-    assert contents
-    for content in contents:
-        body = resolve(content["application/json"]["schema"])
+    bodies = [(method, d["requestBody"]) for (method, _), d in OPERATIONS.items() if "requestBody" in d]
+    assert bodies
+    for method, described in bodies:
+        body = resolve(described["content"]["application/json"]["schema"])
         assert body["additionalProperties"] is False
         optional = {name for name, field in body["properties"].items() if "default" in field}
-        assert set(body.get("required", [])) == body["properties"].keys() - optional
+        # In a PATCH, an absent field means unchanged.
+        required = set() if method == "patch" else body["properties"].keys() - optional
+        assert set(body.get("required", [])) == required
+
+
+def test_no_patch_declares_a_default() -> None:
+    bodies = [described["requestBody"] for (method, _), described in OPERATIONS.items() if method == "patch"]
+    assert bodies
+    for body in bodies:
+        schema = resolve(body["content"]["application/json"]["schema"])
+        assert not any("default" in part for part in inside(schema))
 
 
 # Responses
 
 
 def is_moment(value: str) -> bool:
-    return value.endswith("Z") and datetime.fromisoformat(value).tzinfo is not None
+    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value) is not None
 
 
 FORMATS: dict[str, Callable[[str], object]] = {"date-time": is_moment, "date": date.fromisoformat, "uuid": uuid.UUID}
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
 KNOWN = {"type", "properties", "required", "items", "anyOf", "const", "format", "additionalProperties",
-         "title", "description", "default"}  # fmt: skip
+         "title", "description", "default", "enum"}  # fmt: skip
 
 
 def faults(value: object, schema: dict[str, Any], at: str = "") -> list[str]:
@@ -116,7 +129,7 @@ def faults(value: object, schema: dict[str, Any], at: str = "") -> list[str]:
     assert schema.keys() <= KNOWN
     if "type" not in schema:  # any of several, or any JSON
         return min((faults(value, option, at) for option in schema.get("anyOf", ())), key=len, default=[])
-    if type(value) is not TYPES[schema["type"]] or ("const" in schema and value != schema["const"]):
+    if type(value) is not TYPES[schema["type"]] or value not in schema.get("enum", [schema.get("const", value)]):
         return [at]
     if "format" in schema and not FORMATS[schema["format"]](value):
         return [at]
@@ -139,11 +152,17 @@ def check(response: TestResponse) -> tuple[str, str, int]:
         template for template in DOCUMENT["paths"] if re.fullmatch(re.sub(r"{\w+}", r"[0-9a-f-]{36}", template), path)
     ]
     described = OPERATIONS[method, template]["responses"][str(response.status_code)]
+    assert described["headers"].keys() == {"X-Request-Id", "Retry-After"} & set(dict(response.headers))
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
     content = described.get("content", {})
     if content:
         assert response.mimetype in content
         sent = response.json if response.is_json else response.text
-        assert faults(sent, content[response.mimetype]["schema"]) == []
+        schema = content[response.mimetype]["schema"]
+        if "allOf" in schema:
+            schema, narrowed = schema["allOf"]
+            assert sent["code"] in narrowed["properties"]["code"]["enum"]
+        assert faults(sent, schema) == []
     else:
         assert response.data == b""
         assert response.content_type is None
@@ -171,6 +190,7 @@ def test_every_response_of_a_journey_is_as_the_document_says(service: Service, s
     session = service.sign_in().json["session"]
     http.get("/v1/account", headers=ada.headers)
     http.patch("/v1/account", json={"name": None}, headers=ada.headers)
+    http.delete("/v1/account/name", headers=ada.headers)
     http.get("/v1/sessions", headers=ada.headers)
     body = {"current_password": PASSWORD, "new_password": OTHER_PASSWORD}
     http.delete(f"/v1/sessions/{session['id']}", headers=ada.headers)
