@@ -32,11 +32,6 @@ def stop_time(monkeypatch: pytest.MonkeyPatch) -> Moment:
     return moment
 
 
-@pytest.fixture(autouse=True)
-def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
-    return stop_time(monkeypatch)
-
-
 def client(number: int) -> dict[str, str]:
     """Return the environment of a request from one of many addresses."""
     return {"REMOTE_ADDR": str(ipaddress.ip_address("198.18.0.0") + number)}

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
-from sqlalchemy import Executable, Table, event, text
+from sqlalchemy import Executable, Select, Table, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, CursorResult, Dialect, Engine, Row, create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -216,6 +216,17 @@ def insert_unless_taken(table: type[Base] | Table) -> sqlite.Insert | postgresql
 def insert_into(table: type[Base] | Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT of the database's own dialect, which has ON CONFLICT."""
     return sqlite.insert(table) if is_sqlite() else postgresql.insert(table)
+
+
+def materialized(ids: Select[uuid.UUID]) -> Select[uuid.UUID]:
+    """Return a locking query of ids with a LIMIT, to be used with IN.
+
+    PostgreSQL may run a plain subquery again for each row, and so lock more rows than the LIMIT allows. A common table
+    expression with FOR UPDATE runs once.
+    """
+    # Nested, as SQLite's driver counts the rows of a statement only if it begins with UPDATE.
+    rows = ids.cte(nesting=True)
+    return select(rows.c[0])
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError
 from backend import clock
 from backend.config import settings
 from backend.database import outbox, totals
-from backend.database.engine import AnyRow, changed, db, reading, transaction
+from backend.database.engine import AnyRow, changed, db, materialized, reading, transaction
 from backend.database.models import FORGET_ABANDONED, Mail
 from backend.mail import mailboxes
 from backend.mail.messages import Kind
@@ -72,7 +72,8 @@ _IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 
 def _claim(condition: ColumnElement[bool]) -> Update:
     """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming."""
     oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
-    claiming = update(Mail).where(Mail.id.in_(oldest)).values(claim=bindparam("claimed"), due_at=bindparam("until"))
+    mine = Mail.id.in_(materialized(oldest))
+    claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
     return claiming.execution_options(synchronize_session=False)
 

@@ -19,7 +19,7 @@ from backend import clock
 from backend.accounts import audit
 from backend.accounts.credentials import lock_address
 from backend.database import totals
-from backend.database.engine import AnyRow, db, lock, reading, transaction
+from backend.database.engine import AnyRow, db, lock, materialized, reading, transaction
 from backend.database.export import rows_about
 from backend.database.inventory import basis_of, tables_about_people
 from backend.database.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
@@ -90,7 +90,7 @@ def _next_batch(now: datetime) -> Select[uuid.UUID]:
 def _mark_batch(now: datetime) -> list[uuid.UUID]:
     """Mark the next due accounts, so that their erasure cannot be cancelled any more."""
     with transaction() as session:
-        batch = _next_batch(now).with_for_update(skip_locked=True)
+        batch = materialized(_next_batch(now).with_for_update(skip_locked=True))
         marked = session.scalars(_mark(now).where(Account.id.in_(batch)).returning(Account.id)).all()
         # A hold that was placed during the update counts; a later one is refused.
         held = session.scalars(_mark(None).where(Account.id.in_(marked), _is_held(now)).returning(Account.id)).all()

@@ -57,7 +57,7 @@ def test_closing_signs_everybody_out_and_says_when_the_account_is_erased(
     for part in (text_of(message), html_of(message)):
         assert f"https://accounts.tiles.test/erasure-cancel#{token_of(message)}" in part
         assert f"{erase_after.day} {erase_after:%B %Y}" in part
-        assert ("asked for" in part) == erase
+        assert ("requested" in part) == erase
     post(service, "password-resets", email=ADA)
     assert service.deliver() == []
 

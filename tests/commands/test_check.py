@@ -17,7 +17,7 @@ from checking import Found, probe
 from conftest import KEY, dispose
 from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
-from tls_peer import TLS, authority, server
+from tls_peer import TLS, server
 
 from backend.commands import check, check_database
 from backend.commands.check import PROBES, Finding
@@ -38,8 +38,6 @@ SOUND = {
     "argon2_memory_kib": 19456,
     "argon2_time_cost": 2,
 }
-
-__all__ = ["authority"]
 
 
 def found(app: Flask) -> Found:

@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import forking
 import httpx2
 import psycopg
 import pytest
@@ -246,6 +247,7 @@ def code_of(tree: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tree))
         patch.setattr(support, "TILES", tree / "tiles")
+        patch.setattr(forking, "TILES", tree / "tiles")
         yield
 
 

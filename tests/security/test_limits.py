@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 from journeys import MakeService
-from limits_steps import DAY, HOUR, MINUTE, Moment, ask_for_reset, client, post, register, sign_in
+from limits_steps import DAY, HOUR, MINUTE, Moment, ask_for_reset, client, post, register, sign_in, stop_time
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem
 from werkzeug.test import TestResponse
 
@@ -17,6 +17,11 @@ from backend.security import throttle
 def database_url(sqlite_url: str) -> str:
     """Limits are charged before any look-up: one database is enough."""
     return sqlite_url
+
+
+@pytest.fixture(autouse=True)
+def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
+    return stop_time(monkeypatch)
 
 
 @pytest.fixture

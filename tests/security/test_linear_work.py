@@ -208,6 +208,7 @@ def test_what_one_sent_is_read_no_faster_for_another() -> None:
     # Of our own files, costs and sender.
     assert caches == {
         "backend.security.password_rules._common_passwords",
-        "backend.security.hashing._hash_of_nobody", "backend.mail.transport.written_sender",
+        "backend.security.hashing._hash_of_nobody", "backend.mail.composing.written_sender",
+        "backend.mail.messages._templates",
         "backend.accounts.feedback._insertion",
     }  # fmt: skip
