@@ -412,7 +412,8 @@ def register_over(kind: Kind, address: str, timeout: float = 5.0) -> None:
 def test_the_proxies_of_the_environment_are_not_used(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    body = b'{"link_valid_for_seconds": 86400}'
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
     with listening(lambda connection: connection.sendall(answer)) as address:
         register_over(kind, address)
 
