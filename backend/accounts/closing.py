@@ -21,14 +21,14 @@ from backend.security.tokens import Purpose
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class AccountClosure:
     """When an account was closed, and when it is erased; null if it is kept until somebody asks."""
 
     closed_at: clock.Moment
     erase_after: clock.Moment | None
 
 
-def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> Closed:
+def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> AccountClosure:
     """Close the viewer's account and end its sessions; with `erase`, have it erased after the grace period."""
     account = credentials.check_current_password(viewer, password, client)
     with transaction():
@@ -44,7 +44,7 @@ def request_erasure(*, email: str, client: str | None) -> None:
     queue.accept("erasure_request", email=email)
 
 
-def confirm_erasure(*, token: str, client: str | None) -> Closed:
+def confirm_erasure(*, token: str, client: str | None) -> AccountClosure:
     """Close the account of a mailed link, and have it and earlier accounts of its address erased."""
     account, _ = credentials.redeem_for(Purpose.ERASURE, token, client)
     with transaction() as session:
@@ -72,7 +72,9 @@ def cancel(*, token: str, client: str | None) -> None:
         credentials.notify_reopened(account.id)
 
 
-def close_account(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None) -> Closed | None:
+def close_account(
+    account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None
+) -> AccountClosure | None:
     """In the caller's transaction: close an account, or have a closed one erased, and email what was done.
 
     Returns:
@@ -93,7 +95,7 @@ def close_account(account: AnyRow, *, erase: bool, actor: Actor, grace: timedelt
     if erase:
         audit.record("erasure-requested", account.id, actor=actor, due=f"{row.erase_after:%Y-%m-%d}")
     held_until = db.session.scalar(select(Hold.latest(now)).select_from(Account).where(Account.id == account.id))
-    return Closed(row.closed_at, with_hold(row.erase_after, held_until))
+    return AccountClosure(row.closed_at, with_hold(row.erase_after, held_until))
 
 
 def _closing_values(account: AnyRow, now: datetime, *, erase: bool, grace: timedelta | None) -> dict[str, Any]:

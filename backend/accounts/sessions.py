@@ -68,7 +68,7 @@ class Viewer:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedSession:
+class SessionEntry:
     """A session as its owner sees it."""
 
     id: uuid.UUID
@@ -140,14 +140,14 @@ def identify(token: str) -> Viewer:
     return Viewer(row, row.session_id)
 
 
-def listed(viewer: Viewer) -> list[ListedSession]:
+def listed(viewer: Viewer) -> list[SessionEntry]:
     """Return the viewer's good sessions, newest first."""
     columns = (Session.id, Session.created_at, Session.last_used_on)
     mine = select(*columns).where(_IS_GOOD, Account.id == viewer.account.id).order_by(Session.created_at.desc())
     with reading() as session:
         rows = session.execute(mine, _limits(clock.now())).all()
     return [
-        ListedSession(*row, _expires_at(row.created_at, row.last_used_on), row.id == viewer.session_id) for row in rows
+        SessionEntry(*row, _expires_at(row.created_at, row.last_used_on), row.id == viewer.session_id) for row in rows
     ]
 
 

@@ -26,14 +26,14 @@ class ExportedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class AccountExport:
     """Everything that is stored about an account."""
 
     exported_at: clock.Moment
     stored: list[ExportedTable]
 
 
-def export(account_id: uuid.UUID) -> Export:
+def export(account_id: uuid.UUID) -> AccountExport:
     """Return everything that is stored about an account; a secret value is replaced by the reason."""
     with reading() as session:
         accounts = session.execute(select(Account.id, Account.email).where(Account.id == account_id)).all()
@@ -44,7 +44,7 @@ def export(account_id: uuid.UUID) -> Export:
             rows = session.execute(select(table).where(rows_about(table, accounts))).mappings()
             shown = [{name: _shown(row[name], column) for name, column in columns.items()} for row in rows]
             stored.append(ExportedTable(table.name, table.info["purpose"], purposes, shown))
-    return Export(clock.now(), stored)
+    return AccountExport(clock.now(), stored)
 
 
 def _shown(value: object, column: Declaration) -> object:

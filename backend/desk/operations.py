@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select
 
 from backend import clock
 from backend.accounts import audit, closing
-from backend.accounts.closing import Closed
+from backend.accounts.closing import AccountClosure
 from backend.accounts.fields import clean_email
 from backend.accounts.sessions import account_columns
 from backend.database.engine import AnyRow, changed, db, reading, transaction
-from backend.database.export import Export
+from backend.database.export import AccountExport
 from backend.database.export import export as export_account
 from backend.database.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress, with_hold
 from backend.errors import Impossible
@@ -67,7 +67,7 @@ def find(who: str) -> list[AnyRow]:
     return accounts
 
 
-def export(who: str) -> Export:
+def export(who: str) -> AccountExport:
     """Return everything that is stored about an account."""
     account = _one(who)
     with transaction():
@@ -75,7 +75,7 @@ def export(who: str) -> Export:
     return export_account(account.id)
 
 
-def close(who: str) -> Closed:
+def close(who: str) -> AccountClosure:
     """Close an account, which is then kept for the retention time of closed accounts. The person gets an email."""
     account = _one(who)
     if account.closed_at:
@@ -83,7 +83,7 @@ def close(who: str) -> Closed:
     return _shut(account, erase=False)
 
 
-def erase(who: str, *, at_once: bool = False) -> Closed:
+def erase(who: str, *, at_once: bool = False) -> AccountClosure:
     """Close an account and have it erased after the grace period, or at once. The person gets an email."""
     account = _one(who)
     if at_once and account.held_until:
@@ -94,7 +94,7 @@ def erase(who: str, *, at_once: bool = False) -> Closed:
     return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
 
 
-def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Closed:
+def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> AccountClosure:
     with transaction():
         closed = closing.close_account(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
@@ -141,7 +141,7 @@ def _notify_if_waiting(account: AnyRow) -> None:
         queue.enqueue("account_closed", account_id=account.id)
 
 
-def disclose(who: str, *, authority: str, basis: str) -> Export:
+def disclose(who: str, *, authority: str, basis: str) -> AccountExport:
     """Record the disclosure of an account to an authority, and return everything that is stored about it."""
     account = _one(who)
     for text in (authority, basis):

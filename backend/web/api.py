@@ -41,7 +41,7 @@ operations = Operations(door)
 
 
 @operations.add("POST", "/v1/registrations", tag="Registering", status=202, runs="loop")
-def register(body: schemas.Registration) -> schemas.LinkRequested:
+def register(body: schemas.RegistrationRequest) -> schemas.LinkRequested:
     """Ask for an account.
 
     An email with a link follows, whether or not the address has an account already.
@@ -52,17 +52,17 @@ def register(body: schemas.Registration) -> schemas.LinkRequested:
 
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
                 errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
-def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.AccountAndSession:
+def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.SignedIn:
     """Create the account of a mailed link, and sign in.
 
     The token is the part of the link after the #. It works once, for 24 hours. `accepted_policy` is the policy version
     that the person accepted.
     """
-    return schemas.AccountAndSession.of(registration.confirm_and_sign_in(**dict(body), client=client()))
+    return schemas.SignedIn.of(registration.confirm_and_sign_in(**dict(body), client=client()))
 
 
 @operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
-def request_password_reset(body: schemas.Address) -> schemas.LinkRequested:
+def request_password_reset(body: schemas.PasswordResetRequest) -> schemas.LinkRequested:
     """Ask for a link to replace a forgotten password.
 
     An email follows if the address has an account. The response is the same if it has none.
@@ -73,7 +73,7 @@ def request_password_reset(body: schemas.Address) -> schemas.LinkRequested:
 
 @operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
                 errors=(InvalidToken, WeakPassword))  # fmt: skip
-def confirm_password_reset(body: schemas.NewPassword) -> None:
+def confirm_password_reset(body: schemas.PasswordResetConfirmation) -> None:
     """Replace the password of a mailed link's account.
 
     Every session and every older link of the account ends. The token works once, for 24 hours.
@@ -82,7 +82,7 @@ def confirm_password_reset(body: schemas.NewPassword) -> None:
 
 
 @operations.add("PUT", "/v1/account/password", tag="Passwords", runs="hashing", errors=(WrongPassword, WeakPassword))
-def change_password(viewer: Viewer, body: schemas.PasswordChange) -> None:
+def change_password(viewer: Viewer, body: schemas.PasswordChangeRequest) -> None:
     """Replace the current password.
 
     Every other session and every mailed link of the account ends.
@@ -91,15 +91,15 @@ def change_password(viewer: Viewer, body: schemas.PasswordChange) -> None:
 
 
 @operations.add("POST", "/v1/sessions", tag="Sessions", status=201, runs="hashing", errors=(WrongCredentials,))
-def sign_in(body: schemas.Credentials) -> schemas.AccountAndSession:
+def sign_in(body: schemas.SignInRequest) -> schemas.SignedIn:
     """Sign in with an email address and a password."""
-    return schemas.AccountAndSession.of(authenticate(email=body.email, password=body.password, client=client()))
+    return schemas.SignedIn.of(authenticate(email=body.email, password=body.password, client=client()))
 
 
 @operations.add("GET", "/v1/sessions", tag="Sessions")
-def list_sessions(viewer: Viewer) -> schemas.Sessions:
+def list_sessions(viewer: Viewer) -> schemas.SessionList:
     """List the account's sessions."""
-    return schemas.Sessions(sessions=sessions.listed(viewer))
+    return schemas.SessionList(sessions=sessions.listed(viewer))
 
 
 @operations.add("DELETE", "/v1/sessions/current", tag="Sessions")
@@ -121,25 +121,25 @@ def end_all_sessions(viewer: Viewer) -> None:
 
 
 @operations.add("GET", "/v1/account", tag="Account", runs="loop")
-def show_account(viewer: Viewer) -> schemas.Account:
+def show_account(viewer: Viewer) -> schemas.AccountDetails:
     """Show everything that is known about the person."""
-    return schemas.Account.of(viewer.account)
+    return schemas.AccountDetails.of(viewer.account)
 
 
 @operations.add("PATCH", "/v1/account", tag="Account")
-def change_account(viewer: Viewer, body: schemas.AccountChange) -> schemas.Account:
+def change_account(viewer: Viewer, body: schemas.AccountUpdate) -> schemas.AccountDetails:
     """Change or remove the name, turn emails about TILES on or off, accept a policy version."""
-    return schemas.Account.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
+    return schemas.AccountDetails.of(profile.change(viewer, **body.model_dump(exclude_unset=True)))
 
 
 @operations.add("DELETE", "/v1/account/name", tag="Account")
-def remove_name(viewer: Viewer) -> schemas.Account:
+def remove_name(viewer: Viewer) -> schemas.AccountDetails:
     """Remove the name, as a PATCH with a name of null does."""
-    return schemas.Account.of(profile.change(viewer, name=None))
+    return schemas.AccountDetails.of(profile.change(viewer, name=None))
 
 
 @operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))
-def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.LinkRequested:
+def request_email_change(viewer: Viewer, body: schemas.EmailChangeRequest) -> schemas.LinkRequested:
     """Ask for another email address.
 
     An email with a link follows to the new address. A new password ends the request.
@@ -149,7 +149,7 @@ def request_email_change(viewer: Viewer, body: schemas.EmailChange) -> schemas.L
 
 
 @operations.add("POST", "/v1/email-changes/confirm", tag="Account", errors=(InvalidToken, EmailInUse))
-def confirm_email_change(body: schemas.MailedToken) -> None:
+def confirm_email_change(body: schemas.TokenRequest) -> None:
     """Replace the old address by the new one.
 
     The old address gets a notice with a link that undoes it, good for 72 hours. The token works once, for an hour.
@@ -158,7 +158,7 @@ def confirm_email_change(body: schemas.MailedToken) -> None:
 
 
 @operations.add("POST", "/v1/email-changes/undo", tag="Account", errors=(InvalidToken, EmailInUse))
-def undo_email_change(body: schemas.MailedToken) -> None:
+def undo_email_change(body: schemas.TokenRequest) -> None:
     """Restore the old address.
 
     Every session ends, the password stops working, and the address is sent a link to choose a new one. The token works
@@ -168,13 +168,13 @@ def undo_email_change(body: schemas.MailedToken) -> None:
 
 
 @operations.add("GET", "/v1/account/export", tag="Account")
-def export_account(viewer: Viewer) -> export.Export:
+def export_account(viewer: Viewer) -> export.AccountExport:
     """Return everything that is stored about the account, table by table, and the purpose of each column."""
     return export.export(viewer.account.id)
 
 
 @operations.add("POST", "/v1/account/close", tag="Erasure", runs="hashing", errors=(WrongPassword,))
-def close_account(viewer: Viewer, body: schemas.Closing) -> closing.Closed:
+def close_account(viewer: Viewer, body: schemas.AccountClosureRequest) -> closing.AccountClosure:
     """Close the account, and with `erase` have everything erased.
 
     Every session ends. An email confirms it, with a link that opens the account again until it is erased.
@@ -183,7 +183,7 @@ def close_account(viewer: Viewer, body: schemas.Closing) -> closing.Closed:
 
 
 @operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=202, runs="loop")
-def request_erasure(body: schemas.Address) -> schemas.LinkRequested:
+def request_erasure(body: schemas.ErasureRequest) -> schemas.LinkRequested:
     """Ask for a link to erase an account without the app.
 
     An email follows if the address has or had an account. The response is the same if not.
@@ -193,7 +193,7 @@ def request_erasure(body: schemas.Address) -> schemas.LinkRequested:
 
 
 @operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))
-def confirm_erasure(body: schemas.MailedToken) -> closing.Closed:
+def confirm_erasure(body: schemas.TokenRequest) -> closing.AccountClosure:
     """Close the account of a mailed link, and have everything erased.
 
     The token works once, for 24 hours.
@@ -202,7 +202,7 @@ def confirm_erasure(body: schemas.MailedToken) -> closing.Closed:
 
 
 @operations.add("POST", "/v1/erasure-requests/cancel", tag="Erasure", errors=(InvalidToken, EmailInUse))
-def cancel_erasure(body: schemas.MailedToken) -> None:
+def cancel_erasure(body: schemas.TokenRequest) -> None:
     """Open a closed account again.
 
     The token comes from the email about the closing. It works once, until the account is erased.
@@ -211,7 +211,7 @@ def cancel_erasure(body: schemas.MailedToken) -> None:
 
 
 @operations.add("POST", "/v1/erasure-receipts/verify", tag="Erasure", errors=(InvalidToken,))
-def verify_erasure_receipt(body: schemas.SignedReceipt) -> schemas.ErasureReceipt:
+def verify_erasure_receipt(body: schemas.ReceiptVerificationRequest) -> schemas.ErasureReceipt:
     """Show the content of an erasure's receipt, if it is genuine and unaltered."""
     content = erasure.verify(receipt=body.receipt, client=client())
     try:
@@ -222,7 +222,7 @@ def verify_erasure_receipt(body: schemas.SignedReceipt) -> schemas.ErasureReceip
 
 @operations.add("POST", "/v1/feedback", tag="Feedback", status=201, runs="loop")
 def send_feedback(
-    viewer: Viewer | None, body: schemas.Message, idempotency_key: str | None
+    viewer: Viewer | None, body: schemas.FeedbackRequest, idempotency_key: str | None
 ) -> feedback.FeedbackReceipt:
     """Send feedback, signed in or not.
 
@@ -232,16 +232,16 @@ def send_feedback(
 
 
 @operations.add("GET", "/v1/policy", tag="Policy", errors=(NotFound,))
-def show_policy() -> schemas.PolicyInForce:
+def show_policy() -> schemas.PolicyVersion:
     """Show the version of the privacy policy that is in force; not-found before the first."""
     row = policy.current()
     if row is None:
         raise NotFound
     url = f"{settings().public_url}/privacy"
-    return schemas.PolicyInForce(version=row.version, effective_on=row.effective_on, sha256=row.sha256, url=url)
+    return schemas.PolicyVersion(version=row.version, effective_on=row.effective_on, sha256=row.sha256, url=url)
 
 
-@operations.add("GET", "/healthz", tag="Operation", runs="loop")
+@operations.add("GET", "/healthz", tag="Operation", documented=False, runs="loop")
 def healthz() -> schemas.Health:
     """Report that the process is up."""
     return schemas.Health()
@@ -259,7 +259,7 @@ UNREADY: dict[str, Callable[[], object]] = {
 }
 
 
-@operations.add("GET", "/readyz", tag="Operation")
+@operations.add("GET", "/readyz", tag="Operation", documented=False)
 def readyz() -> schemas.Readiness:
     """Report whether the service is ready.
 
@@ -272,7 +272,14 @@ def readyz() -> schemas.Readiness:
     return schemas.Readiness()
 
 
-@operations.add("GET", "/metrics", tag="Operation", media_type=CONTENT_TYPE_LATEST, errors=(NotFound, Unauthenticated))
+@operations.add(
+    "GET",
+    "/metrics",
+    tag="Operation",
+    documented=False,
+    media_type=CONTENT_TYPE_LATEST,
+    errors=(NotFound, Unauthenticated),
+)
 def show_metrics() -> bytes:
     """Return Prometheus metrics: requests by route and status, password hashes, emails and erasures.
 

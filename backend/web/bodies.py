@@ -100,13 +100,27 @@ def _parse(body: bytes) -> object:
     return content
 
 
+RULES = {
+    "missing": "is missing",
+    "extra_forbidden": "contains a field that is not part of the contract",
+    "model_type": "send one JSON object",
+    "string_type": "write a string",
+    "string_too_short": "write at least one character",
+    "string_pattern_mismatch": "write the name of a version, such as 2026-01",
+    "bool_type": "write true or false",
+}
+"""What is said of a field for each type of pydantic's errors; a value_error brings its own words."""
+
+
 def _field_errors(error: ValidationError) -> list[FieldError]:
     """Return an error for each invalid field, without repeating any part of the request."""
     errors = []
     for entry in error.errors(include_url=False, include_context=False, include_input=False):
-        location, message = entry["loc"], entry["msg"].removeprefix("Value error, ")
+        location, message = entry["loc"], RULES.get(entry["type"], "is not as the contract says")
         if entry["type"] == "extra_forbidden":
             # An unknown field's name is the client's own text, so point at the object that contains it.
-            location, message = location[:-1], "contains a field that is not part of the contract"
+            location = location[:-1]
+        if entry["type"] == "value_error":
+            message = entry["msg"].removeprefix("Value error, ")
         errors.append(FieldError("".join(f"/{part}" for part in location), message))
     return list(dict.fromkeys(errors))

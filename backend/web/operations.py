@@ -13,12 +13,12 @@ from types import NoneType
 from typing import Any, Literal, get_type_hints
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from backend import errors
 from backend.accounts.sessions import Viewer
 from backend.errors import Problem
-from backend.web import problems
+from backend.web import problems, schemas
 from backend.web.bodies import Body, read_json, refuse_body
 
 HEADER_LENGTH = 255
@@ -54,25 +54,6 @@ BODY_ERRORS = (
 )
 
 
-class FieldErrorDocument(BaseModel):
-    """One field that broke its rule."""
-
-    pointer: str = Field(description="JSON Pointer (RFC 6901) into the request's body")
-    detail: str
-
-
-class ProblemDocument(BaseModel):
-    """A problem document (RFC 9457). It never repeats the request."""
-
-    type: str = Field(description="URL of a page that explains the problem")
-    title: str
-    status: int
-    detail: str
-    code: Literal[*errors.problems()] = Field(description="stable; decide by this one")  # type: ignore[valid-type]
-    request_id: str = Field(description="the name of the request in the service's log, as in X-Request-Id")
-    errors: list[FieldErrorDocument] = Field(description="what is wrong with which field; empty if with none")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """One method of one path.
@@ -89,6 +70,8 @@ class Operation:
     errors: tuple[type[Problem], ...] = ()
     runs: Runs = "thread"
     media_type: str = "application/json"
+    documented: bool = True
+    """Whether it is for apps. The others are for the operator."""
 
     @cached_property
     def types(self) -> dict[str, Any]:
@@ -155,8 +138,8 @@ class Operations:
     def document(self) -> dict[str, Any]:
         """The OpenAPI 3.1 document of these operations."""
         paths: dict[str, Any] = {}
-        schemas = _schemas(self.declared)
-        for operation in self.declared:
+        documented = [operation for operation in self.declared if operation.documented]
+        for operation in documented:
             path = operation.path.replace("<uuid:", "{").replace(">", "}")
             paths.setdefault(path, {})[operation.method.lower()] = _described(operation)
         return {
@@ -171,7 +154,7 @@ class Operations:
             "servers": [{"url": "/"}],
             "paths": paths,
             "components": {
-                "schemas": schemas,
+                "schemas": _schemas(documented),
                 "headers": HEADERS,
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
@@ -213,9 +196,7 @@ def _content(model: type, media_type: str = "application/json") -> dict[str, Any
 def _responses(operation: Operation) -> dict[str, Any]:
     status = HTTPStatus(operation.status if operation.response else HTTPStatus.NO_CONTENT)
     success: dict[str, Any] = {"description": status.phrase, "headers": _headers("X-Request-Id")}
-    if operation.types["return"] is bytes:
-        success["content"] = {operation.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
-    elif operation.response:
+    if operation.response:
         success["content"] = _content(operation.types["return"])
     of_session = () if operation.session == "none" else (errors.Unauthenticated,)
     of_body = BODY_ERRORS if operation.body else (errors.InvalidRequest,)
@@ -244,17 +225,15 @@ def _errors(kinds: Iterable[type[Problem]]) -> dict[str, Any]:
 def _problem_with(codes: set[str]) -> dict[str, Any]:
     """Return the schema of a problem document with one of these codes."""
     narrowed = {"type": "object", "properties": {"code": {"type": "string", "enum": sorted(codes)}}}
-    return {"allOf": [{"$ref": SCHEMAS + ProblemDocument.__name__}, narrowed]}
+    return {"allOf": [{"$ref": SCHEMAS + schemas.Problem.__name__}, narrowed]}
 
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     inputs = [operation.types["body"] for operation in operations if operation.body]
-    outputs = [
-        type_ for type_ in (operation.types["return"] for operation in operations) if type_ not in {bytes, NoneType}
-    ]
+    outputs = [type_ for type_ in (operation.types["return"] for operation in operations) if type_ is not NoneType]
     types: list[tuple[type, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
         *((type_, "validation", TypeAdapter(type_)) for type_ in inputs),
-        *((type_, "serialization", TypeAdapter(type_)) for type_ in (*outputs, ProblemDocument)),
+        *((type_, "serialization", TypeAdapter(type_)) for type_ in (*outputs, schemas.Problem)),
     ]
     _, schema = TypeAdapter.json_schemas(types, ref_template=SCHEMAS + "{model}")
     definitions: dict[str, Any] = schema["$defs"]

@@ -11,6 +11,7 @@ from backend.accounts.fields import clean_email, clean_name
 from backend.clock import Moment
 from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
+from backend.errors import problems
 from backend.privacy import policy
 from backend.security.password_rules import MAXIMUM, clean_password
 from backend.security.tokens import LIFETIMES, Purpose
@@ -35,47 +36,53 @@ Token = Annotated[str, Field(min_length=1)]
 Version = Annotated[str, Field(pattern=f"^{policy.VERSION.pattern}$")]
 
 
-class Registration(Body):
+class RegistrationRequest(Body):
     """The name and the email address of a new account."""
 
     name: Name
     email: Email
 
 
-class Address(Body):
-    """An email address."""
+class PasswordResetRequest(Body):
+    """The email address of the account."""
 
     email: Email
 
 
-class NewPassword(Body):
+class ErasureRequest(Body):
+    """The email address of the account."""
+
+    email: Email
+
+
+class PasswordResetConfirmation(Body):
     """A mailed token and the password to set with it."""
 
     token: Token
     password: Password
 
 
-class RegistrationConfirmation(NewPassword):
+class RegistrationConfirmation(PasswordResetConfirmation):
     """A mailed token, the password of the new account, and the policy version that the person accepted."""
 
     accepted_policy: Version | None = None
 
 
-class Credentials(Body):
+class SignInRequest(Body):
     """An email address and its account's password."""
 
     email: Email
     password: Password
 
 
-class PasswordChange(Body):
+class PasswordChangeRequest(Body):
     """The current password and the new one."""
 
     current_password: Password
     new_password: Password
 
 
-class AccountChange(Body):
+class AccountUpdate(Body):
     """The fields to change; an absent field stays as it is. A name of null is removed."""
 
     # Clients send what a schema calls the default.
@@ -86,33 +93,33 @@ class AccountChange(Body):
     accepted_policy: Version = ""
 
 
-class EmailChange(Body):
+class EmailChangeRequest(Body):
     """The new email address, and the password again."""
 
     email: Email
     password: Password
 
 
-class MailedToken(Body):
+class TokenRequest(Body):
     """A mailed token."""
 
     token: Token
 
 
-class Closing(Body):
+class AccountClosureRequest(Body):
     """The password again, and whether to erase everything."""
 
     password: Password
     erase: bool = False
 
 
-class SignedReceipt(Body):
+class ReceiptVerificationRequest(Body):
     """The receipt from the email that confirmed an erasure."""
 
     receipt: Token
 
 
-class Message(Body):
+class FeedbackRequest(Body):
     """A message to us."""
 
     message: Text
@@ -129,60 +136,60 @@ class LinkRequested(BaseModel):
         return cls(link_valid_for_seconds=int(LIFETIMES[purpose].total_seconds()))
 
 
-class Policy(BaseModel):
+class PolicyStatus(BaseModel):
     """The version of the privacy policy that the person accepted, and the one in force."""
 
     accepted: str | None
     current: str | None
 
 
-class Account(BaseModel):
+class AccountDetails(BaseModel):
     """Everything that the service knows about a person."""
 
     name: str | None
     email: str
     email_updates: bool
     created_at: Moment
-    policy: Policy
+    policy: PolicyStatus
 
     @classmethod
-    def of(cls, row: AnyRow) -> "Account":
+    def of(cls, row: AnyRow) -> "AccountDetails":
         """Return the account of a row."""
         return cls(
             name=row.name,
             email=row.email,
             email_updates=row.email_updates,
             created_at=row.created_at,
-            policy=Policy(accepted=row.accepted_policy, current=row.current_policy),
+            policy=PolicyStatus(accepted=row.accepted_policy, current=row.current_policy),
         )
 
 
-class AccountAndSession(BaseModel):
+class SignedIn(BaseModel):
     """The account that signed in, and its new session."""
 
-    account: Account
+    account: AccountDetails
     session: sessions.NewSession
 
     @classmethod
-    def of(cls, signed_in: sessions.SignedIn) -> "AccountAndSession":
+    def of(cls, signed_in: sessions.SignedIn) -> "SignedIn":
         """Return the response to a sign-in."""
-        return cls(account=Account.of(signed_in.account), session=signed_in.session)
+        return cls(account=AccountDetails.of(signed_in.account), session=signed_in.session)
 
 
-class Sessions(BaseModel):
+class SessionList(BaseModel):
     """The valid sessions, newest first."""
 
-    sessions: list[sessions.ListedSession]
+    sessions: list[sessions.SessionEntry]
 
 
-class Removed(BaseModel):
+class RemovedRows(BaseModel):
     """How many rows of a store were removed."""
 
     store: str
     rows: int
 
 
-class Kept(Removed):
+class KeptRows(RemovedRows):
     """How many rows of a store were kept, and on which legal basis."""
 
     basis: str
@@ -194,17 +201,36 @@ class ErasureReceipt(BaseModel):
     account: uuid.UUID
     requested_at: Moment | None
     erased_at: Moment
-    removed: list[Removed]
-    kept: list[Kept]
+    removed: list[RemovedRows]
+    kept: list[KeptRows]
 
 
-class PolicyInForce(BaseModel):
+class PolicyVersion(BaseModel):
     """A version of the privacy policy; `sha256` is the hash of its text in UTF-8."""
 
     version: str
     effective_on: date
     sha256: str
     url: str
+
+
+class FieldError(BaseModel):
+    """One field that broke its rule."""
+
+    pointer: str = Field(description="JSON Pointer (RFC 6901) into the request's body")
+    detail: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457). It never repeats the request."""
+
+    type: str = Field(description="URL of a page that explains the problem")
+    title: str
+    status: int
+    detail: str
+    code: Literal[*problems()] = Field(description="stable; decide by this one")  # type: ignore[valid-type]
+    request_id: str = Field(description="the name of the request in the service's log, as in X-Request-Id")
+    errors: list[FieldError] = Field(description="what is wrong with which field; empty if with none")
 
 
 class Health(BaseModel):

@@ -67,8 +67,18 @@ Way = Callable[[bytes], dict[str, Any]]
 
 
 def pointers(response: TestResponse) -> list[str]:
-    """Return the pointers of an invalid request's errors."""
-    return [entry["pointer"] for entry in assert_problem(response, 422, "invalid-request")["errors"]]
+    """Return the pointers of an invalid request's errors, which are all in our own words."""
+    errors = assert_problem(response, 422, "invalid-request")["errors"]
+    assert {entry["detail"].partition(" ")[0] for entry in errors} <= {
+        "write",
+        "is",
+        "contains",
+        "send",
+        "this",
+        "name",
+    }
+    assert not any("is not as the contract" in entry["detail"] for entry in errors)
+    return [entry["pointer"] for entry in errors]
 
 
 # JSON
