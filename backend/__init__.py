@@ -1,12 +1,31 @@
 """TILES accounts: a name and an email address, and nothing else."""
 
-from flask import Flask
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request
+from werkzeug.routing import MapAdapter
 
 from backend import config, metrics
 from backend.database import engine
 from backend.mail import transport
 from backend.security import hashing, keys, throttle
 from backend.web import api, pages, problems
+
+
+class _App(Flask):
+    """Flask without two steps that have the same result for every request."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Match a route by path and method alone, never by the Host header."""
+        if request is None:
+            return super().create_url_adapter(request)
+        scheme, query = request.environ["wsgi.url_scheme"], request.environ["QUERY_STRING"]
+        return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the view itself: no view is asynchronous."""
+        return func
 
 
 def create_app(settings: config.Settings | None = None, *, make_instance: bool = True) -> Flask:
@@ -20,7 +39,7 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         config.SettingsError: a setting is invalid, or the instance folder cannot be used.
     """
     settings = settings or config.load()
-    app = Flask(
+    app = _App(
         __name__,
         instance_path=str(settings.instance_path.absolute()),
         template_folder="web/templates",

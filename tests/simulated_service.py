@@ -24,6 +24,7 @@ LISTED = {"id": "s1", "created_at": "2026-01-31T12:00:00Z", "last_used_on": "202
 SIGNED_IN = {"account": ACCOUNT, "session": SESSION}
 SESSIONS = {"sessions": [LISTED, {**LISTED, "id": "s2", "current": False}]}
 
+LINK = {"link_valid_for_seconds": 86400}
 CLOSED = {"closed_at": "2026-03-01T12:00:00Z", "erase_after": "2026-03-15T12:00:00Z"}
 ERASED = {"account": "9b2f1f8e-6d0a-4a53-9d3c-2f6d2b1f0c11", "requested_at": None, "erased_at": "2026-03-15T12:00:00Z",
           "removed": [{"store": "accounts", "rows": 1}],
@@ -50,9 +51,9 @@ class Line(NamedTuple):
 
 
 CONTRACT = {
-    "register": Line("POST", "/v1/registrations", 202, {}),
+    "register": Line("POST", "/v1/registrations", 202, LINK),
     "confirm_registration": Line("POST", "/v1/registrations/confirm", 201, SIGNED_IN),
-    "request_password_reset": Line("POST", "/v1/password-resets", 202, {}),
+    "request_password_reset": Line("POST", "/v1/password-resets", 202, LINK),
     "confirm_password_reset": Line("POST", "/v1/password-resets/confirm", 204, None),
     "sign_in": Line("POST", "/v1/sessions", 201, SIGNED_IN),
     "sessions": Line("GET", "/v1/sessions", 200, SESSIONS, session=True),
@@ -61,13 +62,14 @@ CONTRACT = {
     "end_all_sessions": Line("DELETE", "/v1/sessions", 204, None, session=True),
     "account": Line("GET", "/v1/account", 200, ACCOUNT, session=True),
     "change_account": Line("PATCH", "/v1/account", 200, ACCOUNT, session=True),
+    "remove_name": Line("DELETE", "/v1/account/name", 200, ACCOUNT, session=True),
     "change_password": Line("PUT", "/v1/account/password", 204, None, session=True),
-    "request_email_change": Line("POST", "/v1/account/email-changes", 202, {}, session=True),
+    "request_email_change": Line("POST", "/v1/account/email-changes", 202, LINK, session=True),
     "confirm_email_change": Line("POST", "/v1/email-changes/confirm", 204, None),
     "undo_email_change": Line("POST", "/v1/email-changes/undo", 204, None),
     "export_account": Line("GET", "/v1/account/export", 200, EXPORT, session=True),
     "close_account": Line("POST", "/v1/account/close", 200, CLOSED, session=True),
-    "request_erasure": Line("POST", "/v1/erasure-requests", 202, {}),
+    "request_erasure": Line("POST", "/v1/erasure-requests", 202, LINK),
     "confirm_erasure": Line("POST", "/v1/erasure-requests/confirm", 200, CLOSED),
     "cancel_erasure": Line("POST", "/v1/erasure-requests/cancel", 204, None),
     "verify_erasure_receipt": Line("POST", "/v1/erasure-receipts/verify", 200, ERASED),

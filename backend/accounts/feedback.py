@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
@@ -59,7 +59,7 @@ def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str 
     throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key, message) if key is not None else None
     stored = FeedbackReceipt(uuid.uuid4(), clock.now())
-    row = {**asdict(stored), "message": message, "key_sha256": key_sha256}
+    row = {"id": stored.id, "received_at": stored.received_at, "message": message, "key_sha256": key_sha256}
     writer = {"account_id": account_id} if account_id else {}
     if outbox.write(_insertion(db.engine.dialect.name, signed_in=bool(writer)), **row, **writer):
         return stored

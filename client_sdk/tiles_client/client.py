@@ -7,8 +7,8 @@ from typing import Self
 
 import httpx2
 
+from . import models as m
 from .core import Call, Core, Outcome, Retries
-from .models import Account, Closed, ErasureReceipt, Policy, Session, SignedIn, StoredFeedback
 
 
 class Calls:
@@ -19,15 +19,15 @@ class Calls:
     """
 
     @Call("POST", "/v1/registrations", 202)
-    def register(self, *, name: str, email: str) -> None:
+    def register(self, *, name: str, email: str) -> m.LinkRequested:
         """Email a link to choose a password. The account exists once that is done."""
 
     @Call("POST", "/v1/registrations/confirm", 201)
-    def confirm_registration(self, *, token: str, password: str) -> SignedIn:
+    def confirm_registration(self, *, token: str, password: str, accepted_policy: str = ...) -> m.SignedIn:
         """Create the account and sign in. Raises InvalidToken, WeakPassword and EmailInUse."""
 
     @Call("POST", "/v1/password-resets", 202)
-    def request_password_reset(self, *, email: str) -> None:
+    def request_password_reset(self, *, email: str) -> m.LinkRequested:
         """Email a link to choose a new password, if the account exists."""
 
     @Call("POST", "/v1/password-resets/confirm", 204)
@@ -35,11 +35,11 @@ class Calls:
         """Set a new password and end every session. Raises InvalidToken and WeakPassword."""
 
     @Call("POST", "/v1/sessions", 201)
-    def sign_in(self, *, email: str, password: str) -> SignedIn:
+    def sign_in(self, *, email: str, password: str) -> m.SignedIn:
         """Start a session, which this client uses from then on. Raises WrongCredentials."""
 
     @Call("GET", "/v1/sessions", 200, field="sessions", with_session=True, repeatable=True)
-    def sessions(self) -> tuple[Session, ...]:
+    def sessions(self) -> tuple[m.SessionEntry, ...]:
         """Return all sessions of the account."""
 
     @Call("DELETE", "/v1/sessions/current", 204, with_session=True, ends_session=True)
@@ -57,21 +57,25 @@ class Calls:
         """End all sessions of the account, this one included, and forget its token."""
 
     @Call("GET", "/v1/account", 200, with_session=True, repeatable=True)
-    def account(self) -> Account:
+    def account(self) -> m.AccountDetails:
         """Return the account that is signed in."""
 
     @Call("PATCH", "/v1/account", 200, with_session=True, repeatable=True)
     def change_account(
         self, *, name: str | None = ..., email_updates: bool = ..., accepted_policy: str = ...
-    ) -> Account:
+    ) -> m.AccountDetails:
         """Change only what is passed, and return the account. A name of None removes the name."""
+
+    @Call("DELETE", "/v1/account/name", 200, with_session=True, repeatable=True)
+    def remove_name(self) -> m.AccountDetails:
+        """Remove the name, and return the account."""
 
     @Call("PUT", "/v1/account/password", 204, with_session=True, keeps_session=True)
     def change_password(self, *, current_password: str, new_password: str) -> None:
         """Set a new password and end all other sessions. Raises WrongPassword and WeakPassword."""
 
     @Call("POST", "/v1/account/email-changes", 202, with_session=True)
-    def request_email_change(self, *, email: str, password: str) -> None:
+    def request_email_change(self, *, email: str, password: str) -> m.LinkRequested:
         """Email a link to the new address. The address changes when it is opened. Raises WrongPassword."""
 
     @Call("POST", "/v1/email-changes/confirm", 204)
@@ -87,15 +91,15 @@ class Calls:
         """Return everything that is held about the account, as the service's JSON document."""
 
     @Call("POST", "/v1/account/close", 200, with_session=True, ends_session=True)
-    def close_account(self, *, password: str, erase: bool = False) -> Closed:
+    def close_account(self, *, password: str, erase: bool = False) -> m.AccountClosure:
         """Close the account, and with `erase` have it erased. All sessions end. Raises WrongPassword."""
 
     @Call("POST", "/v1/erasure-requests", 202)
-    def request_erasure(self, *, email: str) -> None:
+    def request_erasure(self, *, email: str) -> m.LinkRequested:
         """Email a link to erase the account, if there is or was one. Works without a session."""
 
     @Call("POST", "/v1/erasure-requests/confirm", 200)
-    def confirm_erasure(self, *, token: str) -> Closed:
+    def confirm_erasure(self, *, token: str) -> m.AccountClosure:
         """Close the account and have it erased. Raises InvalidToken."""
 
     @Call("POST", "/v1/erasure-requests/cancel", 204)
@@ -103,11 +107,11 @@ class Calls:
         """Open the account again, with the token from the closing email. Raises InvalidToken and EmailInUse."""
 
     @Call("POST", "/v1/erasure-receipts/verify", 200, repeatable=True)
-    def verify_erasure_receipt(self, *, receipt: str) -> ErasureReceipt:
+    def verify_erasure_receipt(self, *, receipt: str) -> m.ErasureReceipt:
         """Return the content of the receipt from the last email. Raises InvalidToken if it is not genuine."""
 
     @Call("POST", "/v1/feedback", 201, with_session=True, keyed=True, repeatable=True)
-    def send_feedback(self, *, message: str, key: str | None = None) -> StoredFeedback:
+    def send_feedback(self, *, message: str, key: str | None = None) -> m.FeedbackReceipt:
         """Send feedback, anonymously if nobody is signed in.
 
         A message that is sent several times with the same `key` is stored once: store both while offline. Raises
@@ -115,7 +119,7 @@ class Calls:
         """
 
     @Call("GET", "/v1/policy", 200, repeatable=True)
-    def policy(self) -> Policy:
+    def policy(self) -> m.PolicyVersion:
         """Return the privacy policy in force. Raises NotFound if none was published."""
 
 

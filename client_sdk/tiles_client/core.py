@@ -110,10 +110,7 @@ class Retries:
 
 
 class CurrentSession:
-    """The session token that a client and all its `with_options` copies share. Safe to use from several threads.
-
-    The lock also orders the notifications: the last one that an app receives is the present state.
-    """
+    """The session token that all copies of a client share. The last report to the app is the present state."""
 
     def __init__(self, token: str | None, on_change: OnSessionChange | None) -> None:
         """Begin with a stored token, which is not reported."""
@@ -240,8 +237,7 @@ def read_response(call: Call, response: httpx2.Response) -> object:
         raise FieldMismatch("no problem document")
     kind = errors.REFUSALS.get(str(problem.get("code")), errors.ServiceRefused)
     defaults: dict[str, object] = {"errors": [], "request_id": response.headers.get("X-Request-Id")}
-    from_headers = {"status": response.status_code, "retry_after": retry_after(response)}
-    return parse(kind, {**defaults, **problem, **from_headers})
+    return parse(kind, defaults | problem | {"status": response.status_code, "retry_after": retry_after(response)})
 
 
 def retry_after(response: httpx2.Response) -> float | None:

@@ -1,7 +1,4 @@
-"""The exceptions that a call can raise.
-
-TilesError has two branches: ServiceRefused, with one class per problem code, and ServiceUnreachable.
-"""
+"""The exceptions of a call: TilesError, with the branches ServiceRefused (a class per code) and ServiceUnreachable."""
 
 import re
 from dataclasses import dataclass

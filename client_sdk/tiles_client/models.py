@@ -11,7 +11,14 @@ from typing import get_args, get_origin
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyState:
+class LinkRequested:
+    """The request was accepted: the emailed link works for so many seconds."""
+
+    link_valid_for_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStatus:
     """The accepted version of the privacy policy, and the one in force. None if there is none yet."""
 
     accepted: str | None
@@ -19,14 +26,14 @@ class PolicyState:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AccountDetails:
     """An account. `name` is None after it was removed."""
 
     name: str | None = field(repr=False)
     email: str = field(repr=False)
     email_updates: bool
     created_at: datetime
-    policy: PolicyState
+    policy: PolicyStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,12 @@ class NewSession:
 class SignedIn:
     """The account that signed in, and its new session."""
 
-    account: Account
+    account: AccountDetails
     session: NewSession
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionEntry:
     """A session of the account. `current` marks the one that asked."""
 
     id: str
@@ -58,7 +65,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class AccountClosure:
     """When the account was closed, and when it will be erased. None if nobody has asked for that."""
 
     closed_at: datetime
@@ -66,7 +73,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedRows:
     """How many rows an erasure removed from a store."""
 
     store: str
@@ -74,7 +81,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept(Removed):
+class KeptRows(RemovedRows):
     """How many rows an erasure kept in a store, and the legal basis for it."""
 
     basis: str
@@ -87,12 +94,12 @@ class ErasureReceipt:
     account: str
     requested_at: datetime | None
     erased_at: datetime
-    removed: tuple[Removed, ...]
-    kept: tuple[Kept, ...]
+    removed: tuple[RemovedRows, ...]
+    kept: tuple[KeptRows, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFeedback:
+class FeedbackReceipt:
     """The receipt of a message: its id, and when it arrived."""
 
     id: str
@@ -100,7 +107,7 @@ class StoredFeedback:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PolicyVersion:
     """A version of the privacy policy. `sha256` is the digest of its text in UTF-8. `url` is a page that shows it."""
 
     version: str

@@ -41,7 +41,7 @@ from tiles_client import AsyncClient, Client, ServiceRefused, ServiceUnreachable
 
 REPEATABLE = {
     *("sessions", "account", "export_account", "policy"),  # they read
-    *("change_account", "verify_erasure_receipt", "send_feedback"),  # a second time changes nothing
+    *("change_account", "remove_name", "verify_erasure_receipt", "send_feedback"),  # a second time changes nothing
 }
 UNPARSED = {"export_account"}  # it returns the document itself
 CODES = {
@@ -81,13 +81,13 @@ def test_sessions_and_their_account_become_values() -> None:
 
 
 VALUES = {
-    "close_account": models.Closed(closed_at=MARCH, erase_after=MARCH + timedelta(days=14)),
-    "policy": models.Policy(version="2026-01", effective_on=date(2026, 1, 1), sha256="a" * 64,
+    "close_account": models.AccountClosure(closed_at=MARCH, erase_after=MARCH + timedelta(days=14)),
+    "policy": models.PolicyVersion(version="2026-01", effective_on=date(2026, 1, 1), sha256="a" * 64,
                             url="https://accounts.example.org/privacy"),
-    "send_feedback": models.StoredFeedback(id="f1", received_at=datetime(2026, 2, 1, 12, tzinfo=UTC)),
+    "send_feedback": models.FeedbackReceipt(id="f1", received_at=datetime(2026, 2, 1, 12, tzinfo=UTC)),
     "verify_erasure_receipt": models.ErasureReceipt(
         account=str(ERASED["account"]), requested_at=None, erased_at=MARCH + timedelta(days=14),
-        removed=(models.Removed("accounts", 1),), kept=(models.Kept("ledger", 1, "GDPR Article 17(3)(b)"),),
+        removed=(models.RemovedRows("accounts", 1),), kept=(models.KeptRows("ledger", 1, "GDPR Article 17(3)(b)"),),
     ),
     "export_account": EXPORT,
 }  # fmt: skip
@@ -412,7 +412,8 @@ def register_over(kind: Kind, address: str, timeout: float = 5.0) -> None:
 def test_the_proxies_of_the_environment_are_not_used(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    body = b'{"link_valid_for_seconds": 86400}'
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
     with listening(lambda connection: connection.sendall(answer)) as address:
         register_over(kind, address)
 

@@ -62,6 +62,7 @@ def test_another_method_is_refused_with_the_allowed_ones(send: Send) -> None:
     ("header", "value"),
     [
         ("Host", "kilimanjaro.example"),
+        ("Host", f"{WORD * 9}..example"),
         ("Host", "kilimanjaro <>\xff"),
         ("X-Forwarded-For", "kilimanjaro"),
         ("X-Forwarded-Host", "kilimanjaro.example"),
@@ -87,12 +88,6 @@ def test_a_strange_header_changes_no_response(send: Send, header: str, value: st
     usual, strange = send("GET", "/v1/account"), send("GET", "/v1/account", headers={header: value})
     assert (strange.status_code, strange.text) == (200, usual.text)
     assert {**strange.headers, "X-Request-Id": ""} == {**usual.headers, "X-Request-Id": ""}
-
-
-@pytest.mark.parametrize("host", [f"{WORD * 9}.example", f"{WORD}..example", f".{WORD}"])
-def test_a_host_that_cannot_be_one_is_refused_and_not_repeated(send: Send, host: str) -> None:
-    assert_problem(send("GET", "/v1/account", headers={"Host": host}), 422, "invalid-request")
-    assert send("GET", "/privacy", headers={"Host": host, "Accept": "text/html"}).mimetype == "text/html"
 
 
 # Forms
