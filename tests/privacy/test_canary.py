@@ -305,6 +305,7 @@ def live(walk: Walk, password: str) -> str:
     mine = walk.sign_in(old, password)
     walk.api("PATCH", "/v1/account", {"name": f"Passing {walk.mark('passing name')}"}, status=200, headers=mine)
     walk.api("PATCH", "/v1/account", {"name": walk.mark("bad name") + "\n1"}, status=422, headers=mine)
+    walk.api("DELETE", "/v1/account/name", status=200, headers=mine)
     changes = {"name": f"Now {walk.mark('name')}", "email_updates": True, "accepted_policy": "2026-01"}
     walk.api("PATCH", "/v1/account", changes, status=200, headers=mine)
     change = {"current_password": walk.password(), "new_password": walk.password()}

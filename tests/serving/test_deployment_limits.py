@@ -90,6 +90,8 @@ def test_a_refused_request_gets_the_service_s_own_problem_and_no_log_names_the_c
         "status": 429,
         "detail": TooManyRequests.explanation,
         "code": TooManyRequests.code,
+        "errors": [],
+        "request_id": refused.headers["X-Request-Id"],
     }
     assert "192.0.2.3" not in proxy.logs
 

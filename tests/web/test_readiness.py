@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from conftest import needs
-from support import TILES, Person, ServerProcess, Service, any_database, assert_problem, free_port
+from support import TILES, Person, ServerProcess, Service, any_database, assert_problem, free_port, wait_for
 
 from backend.database import engine, scrub
 from backend.database.models import Mail
@@ -108,6 +108,21 @@ class Mounted(ServerProcess):
         assert done.returncode == status, done
         return done.stdout
 
+    def remount(self, folder: str, mode: str) -> None:
+        """Mount a folder anew; while the worker has a file open for writing, it is busy."""
+        entry = [
+            "nsenter",
+            "--mount",
+            *ROOT_OF,
+            "--target",
+            str(self.pid),
+            "mount",
+            "-o",
+            f"remount,bind,{mode}",
+            folder,
+        ]
+        wait_for(lambda: subprocess.run(entry, capture_output=True, env=self._environment, check=False).returncode == 0)
+
 
 def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes_writes_again(tmp_path: Path) -> None:
     if subprocess.run([needs("unshare"), "--mount", *ROOT_IN, "true"], capture_output=True, check=False).returncode:
@@ -116,7 +131,7 @@ def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes
     folder = str(server.instance_path)
     with server, closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as writer:
         server.run("mount", "--bind", folder, folder)
-        server.run("mount", "-o", "remount,bind,ro", folder)
+        server.remount(folder, "ro")
         # Another who writes meanwhile is not waited for.
         writer.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
@@ -128,7 +143,7 @@ def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes
         assert httpx2.get(f"{server.url}/healthz").status_code == 200
         found = json.loads(server.run(TILES, "check", "--json", status=1))
         assert "disk-read-only" in {finding["code"] for finding in found}
-        server.run("mount", "-o", "remount,bind,rw", folder)
+        server.remount(folder, "rw")
         assert httpx2.get(f"{server.url}/readyz").status_code == 200
     assert "Traceback" not in server.log
 
