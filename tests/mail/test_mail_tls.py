@@ -1,6 +1,7 @@
 """Sending over TLS: only to the server that was meant, and never in clear text instead."""
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -122,7 +123,7 @@ def test_the_worker_waits_an_untrusted_server_out_and_its_log_says_why_and_names
     assert peer.messages == []
     ours = " ".join(record.getMessage() for record in caplog.records if not record.name.startswith("mail.log")).lower()
     assert "certificate-20" in ours
-    assert "ada" not in ours
+    assert not re.search(r"\bada\b", ours)
     assert "example" not in ours
 
 

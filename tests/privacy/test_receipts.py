@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from datetime import timedelta
 
@@ -80,7 +81,7 @@ def test_a_receipt_says_per_store_what_was_removed_and_what_is_kept_on_which_bas
     assert receipt in html_of(hasty.mail_server.messages[-1])
     for text in (payload_of(receipt), response.text):
         for word in ("ada", "lovelace", "countess", "example.org", 'tiles."', "amtsgericht", "court"):
-            assert word not in text.lower()
+            assert not re.search(rf"(?<![\w-]){re.escape(word)}", text.lower())
     assert json.loads(payload_of(receipt)).keys() == response.json.keys()
 
 
