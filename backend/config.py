@@ -270,8 +270,8 @@ def make_folder(path: Path) -> None:
 
 def settings() -> Settings:
     """Return the settings of the current app."""
-    found: Settings = current_app.extensions["tiles.settings"]
-    return found
+    current: Settings = current_app.extensions["tiles.settings"]
+    return current
 
 
 def serve_threads(threads: int, processes: int, metrics: Path | None) -> None:

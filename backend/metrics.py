@@ -60,8 +60,8 @@ def init_app(app: Flask) -> None:
 
 def meters() -> Meters:
     """Return the metrics of the current app."""
-    found: Meters = current_app.extensions["tiles.meters"]
-    return found
+    current: Meters = current_app.extensions["tiles.meters"]
+    return current
 
 
 def shared_folder() -> Path:

@@ -39,8 +39,8 @@ def check_command(context: click.Context, *, as_json: bool) -> None:
     assert create_app
     findings, app = check.prepare(create_app)
     with progress(len(check.PROBES), "Checking") as bar:
-        for found in check.run(app) if app else ():
-            findings += found
+        for part in check.run(app) if app else ():
+            findings += part
             bar.update(1)
     if as_json:
         click.echo(dump([asdict(finding) for finding in findings]))

@@ -67,12 +67,12 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _database_error(error: DBAPIError) -> str:
-    given = load()
-    file = given.database.database if given.database.drivername == "sqlite" else None
+    loaded = load()
+    file = loaded.database.database if loaded.database.drivername == "sqlite" else None
     if file and not Path(file).exists():
-        return f"{given.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+        return f"{loaded.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
     return (
-        f"{given.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
+        f"{loaded.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
         f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
     )
 

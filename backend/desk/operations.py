@@ -171,7 +171,7 @@ def _refuse_naming(account: AnyRow, text: str) -> None:
         emails = [account.email, *session.scalars(previous)]
     folded, name = unicodedata.normalize("NFKC", text).casefold(), _words(account.name or "")
     if (name and name <= _words(text)) or any(email.casefold() in folded for email in emails):
-        raise Impossible("leave the person's name and address out: whoever reads this needs neither")
+        raise Impossible("leave the person's name and address out: the record needs neither")
 
 
 def _words(text: str) -> set[str]:
