@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, PlainSerializer, WithJsonSchema
 
 def rfc3339(moment: datetime) -> str:
     """Return a moment in UTC as text, to the second (RFC 3339)."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return moment.isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 # Decoders of several platforms refuse fractions of a second.

@@ -3,17 +3,18 @@
 Logging never waits for the reader: a bounded queue drops and counts lines while it is full, and a thread writes them.
 """
 
-import json
 import logging
 import os
 import threading
 import time
+from functools import lru_cache
 from logging.handlers import QueueHandler, QueueListener
 from multiprocessing.util import Finalize
 from queue import Full, Queue
 from typing import Any
 
-from flask import g, has_app_context
+from flask import has_request_context, request
+from pydantic_core import to_json
 
 FORM = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 TIME = "%Y-%m-%dT%H:%M:%S"
@@ -24,6 +25,8 @@ WRITTEN_AT_ONCE = 1_000
 # Waking the writer for each line would take the GIL from a request each time.
 BATCH_SECONDS = 0.1
 FINISH_SECONDS = 2.0
+REQUEST_ID = "tiles.request_id"
+"""The key of a request's WSGI environment that holds its name in the log."""
 REQUESTS = logging.getLogger("backend.web.problems")
 
 log = logging.getLogger(__name__)
@@ -46,29 +49,40 @@ def log_response(response: Response) -> None:
         REQUESTS.handle(response)
 
 
+@lru_cache(1)
+def _to_the_second(seconds: int) -> str:
+    """Return a time without its fraction, formatted once for all lines of that second."""
+    return time.strftime(TIME, time.gmtime(seconds))
+
+
 class _Json(logging.Formatter):
     """An object for each event: time (RFC 3339), level, logger, message, request_id, and a response's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, object] = {
-            "time": f"{self.formatTime(record, TIME)}.{int(record.msecs):03}Z",
+            "time": f"{_to_the_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _text(record.getMessage()),
         }
         event |= getattr(record, "fields", {})
-        request_id = getattr(record, "request_id", None) or (g.get("request_id") if has_app_context() else None)
-        if request_id:
+        if request_id := getattr(record, "request_id", None):
             event["request_id"] = request_id
         if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
-        return json.dumps(event)
+            event["exception"] = _text(self.formatException(record.exc_info))
+        # It takes a tenth of the time of json.dumps.
+        return to_json(event).decode()
+
+
+def _text(text: str) -> str:
+    """Return text that UTF-8 can encode: a file's name may have lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Handler(QueueHandler):
-    """Queues lines for a stream of this process. The first line starts the thread that writes them."""
+    """Queues records for a stream of this process. The first one starts the thread that formats and writes them."""
 
-    queue: Queue[str | None]
+    queue: Queue[logging.LogRecord | None]
 
     def __init__(self, stream: int) -> None:
         super().__init__(Queue(QUEUED_LINES))
@@ -80,21 +94,19 @@ class _Handler(QueueHandler):
     def _reset(self) -> None:
         self.queue, self.lost, self._listener = Queue(QUEUED_LINES), 0, None
 
-    def prepare(self, record: logging.LogRecord) -> str:
-        """Format the record; without its arguments if they do not fit the message, because they may name a person."""
-        try:
-            return self.format(record)
-        except (TypeError, ValueError):
-            record.args = None
-            return self.format(record)
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Note the request that is being answered, because the writing thread has none."""
+        if not hasattr(record, "request_id"):
+            record.request_id = request.environ.get(REQUEST_ID) if has_request_context() else None
+        return record
 
-    def enqueue(self, line: str) -> None:  # type: ignore[override]
-        """Queue a line without waiting. The caller holds the handler's lock."""
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record without waiting. The caller holds the handler's lock."""
         if self._listener is None:
             self._listener = _Listener(self)
             self._listener.start()
         try:
-            self.queue.put_nowait(line)
+            self.queue.put_nowait(record)
         except Full:
             self.lost += 1
 
@@ -110,7 +122,7 @@ class _Handler(QueueHandler):
 class _Listener(QueueListener):
     """Writes the queued lines, many at once."""
 
-    queue: Queue[str | None]
+    queue: Queue[logging.LogRecord | None]
 
     def __init__(self, handler: _Handler) -> None:
         super().__init__(handler.queue)
@@ -118,18 +130,24 @@ class _Listener(QueueListener):
 
     def dequeue(self, block: bool) -> Any:  # noqa: ANN401, FBT001 - the library's signature
         was_empty = self.queue.empty()
-        line: Any = super().dequeue(block)
-        if line is None:
+        record: Any = super().dequeue(block)
+        if record is None:
             # The sentinel of `stop`.
             self._write()
         elif was_empty:
             time.sleep(BATCH_SECONDS)
-        return line
+        return record
 
     def enqueue_sentinel(self) -> None:
         self.queue.put(None)
 
-    def handle(self, line: str) -> None:  # type: ignore[override]
+    def handle(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._handler.format(record)
+        except (TypeError, ValueError):
+            # The arguments do not fit the message, and may name a person.
+            record.args = None
+            line = self._handler.format(record)
         self._lines.append(f"{line}\n")
         if self.queue.empty() or len(self._lines) >= WRITTEN_AT_ONCE:
             self._write()

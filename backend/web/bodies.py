@@ -13,6 +13,7 @@ BODY_BYTES = 16 * 1024
 # 4,000 characters outside the BMP, written as JSON escapes of 12 bytes each.
 FEEDBACK_BODY_BYTES = 64 * 1024
 FEEDBACK = "/v1/feedback"
+MEDIA_TYPE = "application/json"
 ARRIVED = "tiles.arrived"
 """The key of a request's WSGI environment that holds the `Arrived` of the HTTP server."""
 
@@ -54,7 +55,10 @@ def read_json(model: type[B]) -> B:
     Raises:
         UnsupportedMediaType, PayloadTooLarge, MalformedJson, InvalidRequest: it is not one.
     """
-    if request.mimetype != "application/json" or request.headers.get("Content-Encoding"):
+    environ = request.environ
+    # The usual type needs no parsing.
+    is_json = environ.get("CONTENT_TYPE") == MEDIA_TYPE or request.mimetype == MEDIA_TYPE
+    if not is_json or environ.get("HTTP_CONTENT_ENCODING"):
         raise UnsupportedMediaType
     content = _parse(read_body())
     if isinstance(content, dict):

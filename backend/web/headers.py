@@ -1,7 +1,11 @@
-"""The security headers of every response."""
+"""The headers of every response: security headers, and the name of the request in the log."""
 
+import re
+import secrets
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from backend.logs import REQUEST_ID
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -34,8 +38,11 @@ SECURITY_HEADERS = {
 TRANSPORT_SECURITY = "max-age=31536000"
 
 
-def with_security_headers(application: "WSGIApplication", *, https: bool) -> "WSGIApplication":
-    """Return the application with the security headers in every response; `https` is the public URL's scheme.
+_RANDOM_ID = re.compile("[0-9a-f]{32}")
+
+
+def with_headers(application: "WSGIApplication", *, https: bool, is_proxied: bool) -> "WSGIApplication":
+    """Return the application with these headers in every response; `https` is the public URL's scheme.
 
     It is WSGI middleware because Flask takes 30 µs to set as many headers, a tenth of a request.
     """
@@ -44,10 +51,15 @@ def with_security_headers(application: "WSGIApplication", *, https: bool) -> "WS
     data = [*headers.items(), ("Content-Security-Policy", DATA_POLICY)]
 
     def respond(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        request_id = environ.get("HTTP_X_REQUEST_ID", "") if is_proxied else ""
+        # The proxy's name of the request is taken only if it is random, so that it names nobody.
+        environ[REQUEST_ID] = request_id = request_id if _RANDOM_ID.fullmatch(request_id) else secrets.token_hex(16)
+
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
             own = [header for header in headers if header[0] != "Cache-Control"]
             is_page = any(name == "Content-Type" and value.startswith("text/html") for name, value in own)
-            return start_response(status, own + (page if is_page else data), *error)
+            all_headers = [*own, ("X-Request-Id", request_id), *(page if is_page else data)]
+            return start_response(status, all_headers, *error)
 
         return application(environ, start)
 

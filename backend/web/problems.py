@@ -1,8 +1,6 @@
 """For both the API and the pages: the client and session of a request, problem documents, and the request log."""
 
 import logging
-import re
-import secrets
 import time
 from http import HTTPStatus
 
@@ -18,16 +16,15 @@ from backend.accounts import sessions
 from backend.config import settings
 from backend.database import outbox
 from backend.errors import Problem, Unauthenticated
+from backend.logs import REQUEST_ID, log_response
 from backend.logs import Response as LoggedResponse
-from backend.logs import log_response
 from backend.metrics import meters
 from backend.security.clients import client_key
 from backend.security.throttle import throttle
 from backend.web.bodies import FEEDBACK_BODY_BYTES
-from backend.web.headers import with_security_headers
+from backend.web.headers import with_headers
 
 DATABASE_RETRY_SECONDS = 5
-REQUEST_ID = re.compile("[0-9a-f]{32}")
 PROBLEM_TYPE = "application/problem+json"
 DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
 """The errors of a database that is unavailable, in contrast to those of a wrong statement."""
@@ -98,7 +95,7 @@ def _document(problem: Problem) -> dict[str, object]:
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
-        "request_id": g.request_id,
+        "request_id": request.environ[REQUEST_ID],
         "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
     }
 
@@ -129,8 +126,8 @@ def _unexpected(error: Exception) -> Response:
 
 
 def _begin() -> None:
-    """Note the start and the id of a request; refuse it without exactly one host, or with a path to be redirected."""
-    g.begun, g.request_id = time.perf_counter(), _request_id()
+    """Note the start of a request; refuse it without exactly one host, or with a path to be redirected."""
+    g.begun = time.perf_counter()
     # The HTTP server joins two headers with a comma.
     host = request.environ.get("HTTP_HOST")
     if "," in (host or "") or (host is None and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
@@ -140,19 +137,12 @@ def _begin() -> None:
         raise errors.NotFound
 
 
-def _request_id() -> str:
-    """Return the trusted reverse proxy's id of the request if it is a random number, or a new one."""
-    proxied = request.headers.get("X-Request-Id", "") if settings().trusted_proxies else ""
-    return proxied if REQUEST_ID.fullmatch(proxied) else secrets.token_hex(16)
-
-
 def _end(response: Response) -> Response:
-    """Name the request in its response; measure and log it once its writes are durable."""
-    response.headers["X-Request-Id"] = g.request_id
+    """Measure and log the response once the writes of its request are durable."""
     # Without a route, both the path and the method are the client's own text.
     rule, status = request.url_rule, response.status_code
     method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
-    begun, request_id, measure = g.begun, g.request_id, meters().answered
+    begun, request_id, measure = g.begun, request.environ[REQUEST_ID], meters().answered
 
     def report() -> None:
         seconds = time.perf_counter() - begun
@@ -180,6 +170,8 @@ def init_app(app: Flask, *blueprints: Blueprint) -> None:
         app.register_blueprint(blueprint)
     with app.app_context():
         https, proxies = settings().public_url.startswith("https://"), settings().trusted_proxies
-    app.wsgi_app = with_security_headers(app.wsgi_app, https=https)  # type: ignore[method-assign,assignment]
+    app.wsgi_app = with_headers(  # type: ignore[method-assign,assignment]
+        app.wsgi_app, https=https, is_proxied=proxies > 0
+    )
     if proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0)  # type: ignore[method-assign]

@@ -233,7 +233,7 @@ def test_events_have_the_id_that_a_trusted_proxy_gave_their_request_or_one_of_ou
         for given in (good, bad, good.upper(), good + "0"):
             assert httpx2.get(f"{server.url}/{bad}", headers={"X-Request-Id": given}).status_code == 404
         # It is written together with what follows within a tenth of a second.
-        wait_for(lambda: server.log.count('"route": "none"') == 4)
+        wait_for(lambda: server.log.count('"route":"none"') == 4)
     events = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     first, *others = [event["request_id"] for event in events if event.get("route") == "none"]
     assert (first == good) is bool(trusted_proxies)
