@@ -7,7 +7,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	pyproject.toml client_sdk/pyproject.toml --group build
 
 # Compiled tests and libraries are kept, also where the environment says not to: they save ten seconds of each run.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist worksteal
+# Most tests wait for servers and commands: two processes of pytest for each processor.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal
 
 .PHONY: setup serve test test-all check format lint audit argon2 bench fuzz chaos mutants lock
 

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -149,9 +151,32 @@ def _begin(connection: Connection) -> None:
         return
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(POSTGRESQL_BEGIN)
+    elif options.get("writing"):
+        _begin_writing(connection)
     else:
-        # A transaction that reads before it writes would fail if another one wrote in between.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writing") else "BEGIN")
+        connection.exec_driver_sql("BEGIN")
+
+
+def _begin_writing(connection: Connection) -> None:
+    """Take SQLite's write lock now: a transaction that reads first would fail if another one wrote in between.
+
+    SQLite waits longer before each try, up to 100 ms, but most transactions of other processes take a few ms.
+    """
+    cursor, deadline = connection.connection.cursor(), time.monotonic() + SQLITE_BUSY_SECONDS
+    # It tries after 1 ms and after 2 ms more.
+    cursor.execute("PRAGMA busy_timeout = 3")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    break
+            else:
+                return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
 
 
 def is_sqlite() -> bool:

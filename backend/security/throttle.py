@@ -6,7 +6,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flask import Flask, current_app
@@ -126,13 +126,13 @@ class _Subject(NamedTuple):
     times: int
 
 
-def _of_client(client: str | None, address: str | None) -> Iterator[_Subject]:
+def _around(client: str | None, mailbox_: str | None) -> list[_Subject]:
+    """Return a client and the networks around it, alone and together with an address."""
     around = networks(client) if client else []
-    for network, times in around:
-        yield _Subject("client", network, times)
-    if address:
-        for network, times in around:
-            yield _Subject("address+client", f"{mailbox(address)}\0{network}", times)
+    alone = [_Subject("client", network, times) for network, times in around]
+    if mailbox_ is None:
+        return alone
+    return alone + [_Subject("address+client", f"{mailbox_}\0{network}", times) for network, times in around]
 
 
 class Throttle:
@@ -165,19 +165,19 @@ class Throttle:
         Raises:
             TooManyRequests: a limit is reached. The subjects after it are not charged.
         """
-        around = list(_of_client(client, address))
+        mailbox_ = mailbox(address) if address else None
+        around = _around(client, mailbox_)
         # A client in a network that has reached its limit is not counted: the network could name very many.
-        self._apply(_test, scope, (subject for subject in around if subject.times > 1))
-        self._apply(_charge, scope, around)
-        whole = {"account": account, "address": mailbox(address) if address else None, "service": service}
-        self._apply(_charge, scope, (_Subject(kind, name, 1) for kind, name in whole.items() if name))
+        self._apply(_test, scope, [subject for subject in around if subject.times > 1])
+        whole = {"account": account, "address": mailbox_, "service": service}
+        self._apply(_charge, scope, around + [_Subject(kind, name, 1) for kind, name in whole.items() if name])
 
     def clear(self, scope: str, *, client: str | None, address: str) -> None:
         """Forget what was charged to a client for an address."""
-        of_both = (subject for subject in _of_client(client, address) if subject.kind == "address+client")
-        self._apply(_clear, scope, of_both)
+        around = _around(client, mailbox(address))
+        self._apply(_clear, scope, [subject for subject in around if subject.kind == "address+client"])
 
-    def _apply(self, action: _Action, scope: str, subjects: Iterable[_Subject]) -> None:
+    def _apply(self, action: _Action, scope: str, subjects: Sequence[_Subject]) -> None:
         for subject in subjects:
             name = f"{scope}/{subject.kind}"
             for item in self._limits.get((name, subject.times), ()):

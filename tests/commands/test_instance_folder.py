@@ -181,6 +181,7 @@ def run_copy(package: Path, *arguments: str, cwd: Path) -> subprocess.CompletedP
                           text=True, timeout=60, check=False)  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("serve",), ("mail", "status"), ("db", "upgrade")], ids=" ".join)
 def test_an_installed_package_asks_for_the_folder_and_uses_none_by_chance(
     tmp_path: Path, arguments: tuple[str, ...]
@@ -194,6 +195,7 @@ def test_an_installed_package_asks_for_the_folder_and_uses_none_by_chance(
     assert not (package / "instance").exists()
 
 
+@pytest.mark.long
 def test_a_checkout_uses_its_own_folder_from_wherever_it_is_called(tmp_path: Path) -> None:
     checkout = installed(tmp_path / "checkout", "pyproject.toml")
     (tmp_path / "here").mkdir()

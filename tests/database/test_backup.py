@@ -80,6 +80,7 @@ def load(url: str) -> Iterator[tuple[list[str], list[str]]]:
         thread.join()
 
 
+@pytest.mark.long
 def test_a_backup_under_load_holds_what_was_acknowledged_before_and_is_whole_when_restored(tmp_path: Path) -> None:
     file = tmp_path / "backup.sqlite3"
     with ServerProcess(tmp_path, rate_limits="off") as server:

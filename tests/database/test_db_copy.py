@@ -105,6 +105,7 @@ def test_every_row_of_every_table_is_copied_unchanged(
     assert everything(service) == before
 
 
+@pytest.mark.long
 def test_the_service_goes_on_where_it_was(
     service: Service, copied: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str
 ) -> None:

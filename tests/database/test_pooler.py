@@ -184,6 +184,7 @@ def test_rewriting_needs_the_database_itself(service: Service) -> None:
         list(scrub.rewrite(inventory.tables_about_people()))
 
 
+@pytest.mark.long
 def test_the_real_server_starts_and_serves_behind_the_pooler(
     tmp_path: Path, empty_url: str, mail_server: MailServer
 ) -> None:

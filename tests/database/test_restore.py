@@ -152,6 +152,7 @@ def test_promise_8_whoever_was_erased_after_the_backup_is_erased_again_and_nobod
     assert {row["name"] for row in service.rows("accounts")} == {"Bob", "Ada King"}
 
 
+@pytest.mark.long
 @any_database
 @pytest.mark.usefixtures("ada")
 def test_the_service_replays_by_itself_when_it_starts(

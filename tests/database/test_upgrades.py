@@ -192,6 +192,7 @@ def test_a_process_that_comes_while_another_migrates_waits_as_long_as_that_takes
 # Another release's schema
 
 
+@pytest.mark.long
 def test_this_release_serves_on_the_schema_of_a_later_one(service: Service, tmp_path: Path, database_url: str) -> None:
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("ALTER TABLE accounts ADD COLUMN colour VARCHAR(20)"))

@@ -13,6 +13,8 @@ import pytest
 from served_requests import register, send_through
 from support import PASSWORD, MailServer, ServerProcess, bearer, token_of, wait_for
 
+pytestmark = pytest.mark.long
+
 HELD_SECONDS = 5
 PEOPLE = [f"ada{number}@example.org" for number in range(8)]
 READS = ("/healthz", "/readyz", "/v1/account", "/v1/sessions", "/v1/account/export", "/v1/policy", "/privacy", "/docs")
@@ -104,7 +106,6 @@ def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, m
         assert "unexpected" not in server.log
 
 
-@pytest.mark.long
 def test_what_cannot_be_written_in_time_is_refused_as_overloaded(tmp_path: Path, mail_server: MailServer) -> None:
     with ServerProcess(tmp_path, **send_through(mail_server)) as server, ThreadPoolExecutor() as threads:
 

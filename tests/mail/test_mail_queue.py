@@ -190,6 +190,7 @@ def test_workers_in_several_threads_send_each_email_once(service: Service) -> No
     assert service.rows("mails") == []
 
 
+@pytest.mark.long
 def test_worker_processes_send_each_email_once(service: Service, tmp_path: Path, database_url: str) -> None:
     addresses = ask_many(service, 60)
 

@@ -99,6 +99,7 @@ def test_a_claim_is_renewed_while_the_server_makes_its_worker_wait(
         assert quick.messages == []
 
 
+@pytest.mark.long
 def test_an_email_that_a_killed_worker_may_have_sent_waits_and_the_others_leave_within_a_minute(
     service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
 ) -> None:
@@ -120,6 +121,7 @@ def test_an_email_that_a_killed_worker_may_have_sent_waits_and_the_others_leave_
     assert [message["To"] for message in service.deliver()] == [unsure]
 
 
+@pytest.mark.long
 @any_database
 @pytest.mark.parametrize("stage", ["greeting", "content"])
 def test_a_mail_server_that_hangs_delays_neither_erasing_nor_tidying(

@@ -163,6 +163,7 @@ def test_one_round_of_sending_sends_every_announcement_the_oldest_first(service:
     assert subjects == ["First"] * (BATCH + 1) + ["Second"] * (BATCH + 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refused", [False, True], ids=["sent", "put off by the mail server"])
 def test_a_reset_does_not_wait_behind_an_announcement(
     service: Service, move_clock: MoveClock, *, refused: bool
@@ -266,6 +267,7 @@ def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path:
     assert reached | {emails[account] for account in queued(service)} == set(people)
 
 
+@pytest.mark.long
 def test_several_workers_at_once_tell_everybody_once(service: Service, make_service: MakeService) -> None:
     people = many(service, 3 * BATCH + 1)
     begun = announce(service)

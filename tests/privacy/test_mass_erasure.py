@@ -19,6 +19,8 @@ from support import PASSWORD, TILES, MailServer, ServerProcess, Service, any_dat
 
 from backend.database import engine, models
 
+pytestmark = pytest.mark.long
+
 MANY = 210
 
 
@@ -113,7 +115,6 @@ def erase_due(service: Service, database_url: str, folder: Path, **options: Any)
     )
 
 
-@pytest.mark.long
 def test_a_command_that_was_killed_can_be_run_again_and_nobody_is_told_twice(
     service: Service, database_url: str, tmp_path: Path, mail_server: MailServer
 ) -> None:

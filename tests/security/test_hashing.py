@@ -155,6 +155,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("foreign")
 def test_the_server_does_not_start_with_an_argon2_of_another_processor_and_the_check_names_it(tmp_path: Path) -> None:
     folder, named = tmp_path / "instance", "Argon2 was built for another processor"

@@ -81,6 +81,7 @@ print(json.dumps(told))
     return found
 
 
+@pytest.mark.long
 def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_ones_with_them(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
     steps = left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
@@ -95,6 +96,7 @@ def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_on
     assert len(found[-1]) == 3
 
 
+@pytest.mark.long
 def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
     steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
     made = [left[keys.NAME] for left in steps if keys.NAME in left]

@@ -9,10 +9,13 @@ from chaos.faults import FAULTS
 from chaos.scene import Scene, play
 from support import wait_for
 
+pytestmark = pytest.mark.long
+
 # Longer than it takes to notice the fault.
 SECONDS = 2.5
-QUICK = [("server and mail worker killed", "sqlite"), ("PostgreSQL restarted", "postgresql")]
-LONG = [
+PLAYED = [
+    ("server and mail worker killed", "sqlite"),
+    ("PostgreSQL restarted", "postgresql"),
     ("one of two processes killed", "postgresql"),
     ("server and mail worker killed", "postgresql"),
     ("server and mail worker told to stop", "postgresql"),
@@ -29,11 +32,7 @@ LONG = [
 NAMED = {fault.name: fault for fault in FAULTS}
 
 
-@pytest.mark.parametrize(
-    ("fault", "database"),
-    [pytest.param(*pair, id=" ".join(pair)) for pair in QUICK]
-    + [pytest.param(*pair, id=" ".join(pair), marks=pytest.mark.long) for pair in LONG],
-)
+@pytest.mark.parametrize(("fault", "database"), PLAYED)
 def test_nothing_acknowledged_is_lost_and_no_token_accepted_twice(fault: str, database: str) -> None:
     outcome = play(replace(NAMED[fault], lasts=min(NAMED[fault].lasts, SECONDS)), database, quick=True)
     assert outcome.left == {}
@@ -42,7 +41,6 @@ def test_nothing_acknowledged_is_lost_and_no_token_accepted_twice(fault: str, da
     assert outcome.is_good
 
 
-@pytest.mark.long
 def test_a_process_says_that_it_is_up_while_readyz_waits_for_a_frozen_database() -> None:
     fault = NAMED["PostgreSQL frozen for a minute"]
     with ExitStack() as held:

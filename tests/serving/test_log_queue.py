@@ -17,6 +17,8 @@ from support import ServerProcess, wait_for
 
 from backend.logs import FINISH_SECONDS, QUEUED_LINES
 
+pytestmark = pytest.mark.long
+
 TOLD_LOST = re.compile(r"(\d+) lines were lost")
 PIPELINED = 100
 

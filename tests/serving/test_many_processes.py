@@ -36,6 +36,8 @@ from backend.database import engine, schema
 from backend.database.models import Account
 from backend.privacy import announcements
 
+pytestmark = pytest.mark.long
+
 only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 SUBJECTS = {
     "registrations": "Finish registering with TILES",
@@ -93,7 +95,6 @@ def register(urls: Sequence[str], addresses: Sequence[str]) -> list[int]:
         ]
 
 
-@pytest.mark.long
 @empty_database
 def test_servers_that_start_together_on_an_empty_database_all_come_up(tmp_path: Path, database_url: str) -> None:
     with servers(tmp_path, 3, database_url=database_url, secret_keys=KEY) as started:

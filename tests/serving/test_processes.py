@@ -13,6 +13,8 @@ import httpx2
 import pytest
 from support import MailServer, ServerProcess, wait_for
 
+pytestmark = pytest.mark.long
+
 NEVER_LATER = 30
 
 

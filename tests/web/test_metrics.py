@@ -179,6 +179,7 @@ def test_a_request_that_is_refused_as_the_hashers_line_is_full_is_counted(
     assert after("tiles_hash_line") == 0
 
 
+@pytest.mark.long
 def test_several_processes_answer_with_what_all_of_them_did_also_after_one_was_killed(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--workers", "3") as server:
         asked = 60

@@ -124,6 +124,7 @@ class Mounted(ServerProcess):
         wait_for(lambda: subprocess.run(entry, capture_output=True, env=self._environment, check=False).returncode == 0)
 
 
+@pytest.mark.long
 def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes_writes_again(tmp_path: Path) -> None:
     if subprocess.run([needs("unshare"), "--mount", *ROOT_IN, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody have mounts of their own")
