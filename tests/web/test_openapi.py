@@ -98,7 +98,10 @@ def test_every_body_refuses_unknown_fields_and_requires_those_without_a_default(
     for method, described in bodies:
         body = resolve(described["content"]["application/json"]["schema"])
         assert body["additionalProperties"] is False
-        optional = {name for name, field in body["properties"].items() if "default" in field}
+        null = {"type": "null"}
+        optional = {
+            name for name, field in body["properties"].items() if "default" in field or null in field.get("anyOf", [])
+        }
         # In a PATCH, an absent field means unchanged.
         required = set() if method == "patch" else body["properties"].keys() - optional
         assert set(body.get("required", [])) == required
