@@ -5,11 +5,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of, token_of, wait_for
+from served_requests import mailed, mailed_token
+from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of
 
 from tiles_client import AsyncClient, Client, ServiceUnreachable, errors
 
@@ -25,20 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, peer: MailServer) -> Iterat
     settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "off"}
     with ServerProcess(tmp_path_factory.mktemp("sdk"), **settings) as process:
         yield process
-
-
-def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
-    """Wait for the newest mail to somebody about something."""
-    found = wait_for(
-        lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
-    )
-    peer.messages.remove(found[-1])
-    return found[-1]
-
-
-def mailed_token(peer: MailServer, email: str, subject: str) -> str:
-    """Wait for the newest mail to somebody about something; return the token from its link."""
-    return token_of(mailed(peer, email, subject))
 
 
 def register(tiles: Client, peer: MailServer, email: str) -> None:
