@@ -40,15 +40,17 @@ def _closed(part: Any) -> Any:  # noqa: ANN401 - any JSON
 _COMPONENTS = {"schemas": _closed(DOCUMENT["components"]["schemas"])}
 
 
+def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
+    """Return a validator for a schema of the document."""
+    return Draft202012Validator({**schema, "components": _COMPONENTS}, formats=FORMATS, validate_formats=True)
+
+
+PROBLEMS = validator({"$ref": "#/components/schemas/Problem"})
+
+
 @cache
-def _validator(schema: str) -> Draft202012Validator:
-    whole = {**json.loads(schema), "components": _COMPONENTS}
-    return Draft202012Validator(whole, formats=FORMATS, validate_formats=True)
-
-
-def validate(content: object, schema: Mapping[str, Any]) -> None:
-    """Check a value against a schema of the document."""
-    _validator(json.dumps(schema)).validate(content)
+def _validator_of(operation: tuple[str, str], status: str, media_type: str) -> Draft202012Validator:
+    return validator(OPERATIONS[operation]["responses"][status]["content"][media_type]["schema"])
 
 
 def operation_of(method: str, path: str) -> tuple[str, str]:
@@ -59,24 +61,25 @@ def operation_of(method: str, path: str) -> tuple[str, str]:
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Check a response against the document."""
-    operation = OPERATIONS.get(operation_of(method, path))
+    name = operation_of(method, path)
+    operation = OPERATIONS.get(name)
     media_type = headers.get("Content-Type", "").partition(";")[0]
     assert re.fullmatch("[0-9a-f]{32}", headers["X-Request-Id"])
     if operation is None:
         assert status >= 300 or not path.startswith("/v1/"), "this operation is not documented"
         if media_type == PROBLEM and method != "HEAD":
-            validate(json.loads(body), {"$ref": "#/components/schemas/Problem"})
+            PROBLEMS.validate(json.loads(body))
         return
     assert str(status) in operation["responses"], f"{method} {path}: {status} is not documented"
     described = operation["responses"][str(status)]
-    for name in DOCUMENT["components"]["headers"]:
-        assert (name in headers) == (name in described["headers"]), f"{method} {path}: {status}: {name}"
+    for header in DOCUMENT["components"]["headers"]:
+        assert (header in headers) == (header in described["headers"]), f"{method} {path}: {status}: {header}"
     assert re.fullmatch("[1-9][0-9]*", headers.get("Retry-After", "1"))
     assert ({media_type} if media_type else set()) == set(described.get("content", ()))
     if method == "HEAD" or not media_type:
         assert body == b""
     else:
-        validate(json.loads(body), described["content"][media_type]["schema"])
+        _validator_of(name, str(status), media_type).validate(json.loads(body))
 
 
 def check_responses(app: Flask) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from contract import DOCUMENT, OPERATIONS, PROBLEM, validate
+from contract import DOCUMENT, OPERATIONS, PROBLEM, validator
 from somebody import Somebody
 from support import Service, any_database, assert_problem
 
@@ -53,14 +53,14 @@ def test_every_example_is_as_its_schema_says(method: str, path: str) -> None:
     for part in (described.get("requestBody", {}), *described["responses"].values()):
         content = content_of(part)
         if content:
-            validate(content["example"], content["schema"])
+            validator(content["schema"]).validate(content["example"])
     for status, response in described["responses"].items():
         problem = response["content"].get(PROBLEM) if "content" in response else None
         for code, reference in problem["examples"].items() if problem else ():
             example = DOCUMENT["components"]["examples"][code]["value"]
             assert reference == {"$ref": f"#/components/examples/{code}"}
             assert (example["code"], example["status"]) == (code, int(status))
-            validate(example, problem["schema"])
+            validator(problem["schema"]).validate(example)
 
 
 @any_database
