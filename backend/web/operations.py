@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from backend import errors
 from backend.accounts.sessions import Viewer
 from backend.errors import Problem
-from backend.web import problems, schemas
+from backend.web import examples, problems, schemas
 from backend.web.bodies import Body, read_json, refuse_body
 
 HEADER_LENGTH = 255
@@ -142,7 +142,7 @@ class Operations:
         for operation in documented:
             path = operation.path.replace("<uuid:", "{").replace(">", "}")
             paths.setdefault(path, {})[operation.method.lower()] = _described(operation)
-        return {
+        document = {
             "openapi": "3.1.0",
             "info": {
                 "title": "TILES accounts",
@@ -159,6 +159,8 @@ class Operations:
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
         }
+        examples.add_to(document)
+        return document
 
 
 def _described(operation: Operation) -> dict[str, Any]:
@@ -183,10 +185,11 @@ def _described(operation: Operation) -> dict[str, Any]:
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     key = {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}
     id_ = {"type": "string", "format": "uuid"}
-    return [
-        *([{"name": "Idempotency-Key", "in": "header", "schema": key}] if "idempotency_key" in operation.types else []),
-        *([{"name": "id", "in": "path", "required": True, "schema": id_}] if "id" in operation.types else []),
-    ]
+    parameters: dict[str, dict[str, Any]] = {
+        "idempotency_key": {"name": "Idempotency-Key", "in": "header", "schema": key},
+        "id": {"name": "id", "in": "path", "required": True, "schema": id_},
+    }
+    return [{**parameter, "example": examples.ID} for name, parameter in parameters.items() if name in operation.types]
 
 
 def _content(model: type, media_type: str = "application/json") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -209,6 +210,17 @@ def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: M
         tiles.send_feedback(message="Square tiles, please.", key="k-2")
     listed = run_tiles(server.instance_path, "feedback", "list", "--json").stdout
     assert [listed.count(f"{shape} tiles") for shape in ("Round", "Square", "Fewer", "Oval")] == [1, 1, 1, 0]
+
+
+def test_threads_and_tasks_share_a_client_over_real_connections(server: ServerProcess, peer: MailServer) -> None:
+    async def ask_in_tasks(token: str | None) -> list[str]:
+        async with AsyncClient(base_url=server.url, session_token=token) as tiles:
+            return [account.email for account in await asyncio.gather(*(tiles.account() for _ in range(30)))]
+
+    with Client(base_url=server.url) as tiles, ThreadPoolExecutor(10) as pool:
+        register(tiles, peer, "hedy@example.org")
+        asked = list(pool.map(lambda _: tiles.account().email, range(30)))
+        assert asked + asyncio.run(ask_in_tasks(tiles.session_token)) == ["hedy@example.org"] * 60
 
 
 def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServer) -> None:
