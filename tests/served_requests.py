@@ -1,13 +1,11 @@
 """Requests to a running server, for tests of several processes."""
 
 from collections.abc import Iterator
+from email.message import EmailMessage
 
 import httpx2
 import pytest
-from support import (
-    MailServer,
-    ServerProcess,
-)
+from support import MailServer, ServerProcess, token_of, wait_for
 
 
 def send_through(server: MailServer) -> dict[str, object]:
@@ -16,6 +14,20 @@ def send_through(server: MailServer) -> dict[str, object]:
 
 def register(url: str, email: str, name: str = "Ada Lovelace") -> None:
     assert httpx2.post(f"{url}/v1/registrations", json={"name": name, "email": email}).status_code == 202
+
+
+def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
+    """Wait for the newest mail to somebody about something."""
+    found = wait_for(
+        lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
+    )
+    peer.messages.remove(found[-1])
+    return found[-1]
+
+
+def mailed_token(peer: MailServer, email: str, subject: str) -> str:
+    """Wait for the newest mail to somebody about something; return the token from its link."""
+    return token_of(mailed(peer, email, subject))
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def export_account(viewer: Viewer) -> export.AccountExport:
 
 @operations.add("POST", "/v1/account/close", tag="Erasure", runs="hashing", errors=(WrongPassword,))
 def close_account(viewer: Viewer, body: schemas.AccountClosureRequest) -> closing.AccountClosure:
-    """Close the account, and with `erase` have everything erased.
+    """Close the account, and have everything erased if the request says so.
 
     Every session ends. An email confirms it, with a link that opens the account again until it is erased.
     """

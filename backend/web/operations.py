@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from backend import errors
 from backend.accounts.sessions import Viewer
 from backend.errors import Problem
-from backend.web import problems, schemas
+from backend.web import examples, problems, schemas
 from backend.web.bodies import Body, read_json, refuse_body
 
 HEADER_LENGTH = 255
@@ -142,7 +142,7 @@ class Operations:
         for operation in documented:
             path = operation.path.replace("<uuid:", "{").replace(">", "}")
             paths.setdefault(path, {})[operation.method.lower()] = _described(operation)
-        return {
+        document = {
             "openapi": "3.1.0",
             "info": {
                 "title": "TILES accounts",
@@ -159,6 +159,8 @@ class Operations:
                 "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             },
         }
+        examples.add_to(document)
+        return document
 
 
 def _described(operation: Operation) -> dict[str, Any]:
@@ -183,10 +185,11 @@ def _described(operation: Operation) -> dict[str, Any]:
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     key = {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}
     id_ = {"type": "string", "format": "uuid"}
-    return [
-        *([{"name": "Idempotency-Key", "in": "header", "schema": key}] if "idempotency_key" in operation.types else []),
-        *([{"name": "id", "in": "path", "required": True, "schema": id_}] if "id" in operation.types else []),
-    ]
+    parameters: dict[str, dict[str, Any]] = {
+        "idempotency_key": {"name": "Idempotency-Key", "in": "header", "schema": key},
+        "id": {"name": "id", "in": "path", "required": True, "schema": id_},
+    }
+    return [{**parameter, "example": examples.ID} for name, parameter in parameters.items() if name in operation.types]
 
 
 def _content(model: type, media_type: str = "application/json") -> dict[str, Any]:
@@ -198,33 +201,40 @@ def _responses(operation: Operation) -> dict[str, Any]:
     success: dict[str, Any] = {"description": status.phrase, "headers": _headers("X-Request-Id")}
     if operation.response:
         success["content"] = _content(operation.types["return"])
+    refusals = {str(status): _refusal(status, kinds) for status, kinds in _problems(operation).items()}
+    return {str(status.value): success} | refusals
+
+
+def _problems(operation: Operation) -> dict[int, list[type[Problem]]]:
+    """Return the problems that an operation responds with, by status."""
     of_session = () if operation.session == "none" else (errors.Unauthenticated,)
     of_body = BODY_ERRORS if operation.body else (errors.InvalidRequest,)
-    kinds = (*of_session, *of_body, *operation.errors, errors.InternalError, errors.Overloaded)
-    return {str(status.value): success} | _errors(kinds)
+    by_status: dict[int, list[type[Problem]]] = {}
+    for kind in (*of_session, *of_body, *operation.errors, errors.InternalError, errors.Overloaded):
+        by_status.setdefault(kind.status, []).append(kind)
+    return dict(sorted(by_status.items()))
 
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _errors(kinds: Iterable[type[Problem]]) -> dict[str, Any]:
-    by_status: dict[int, list[type[Problem]]] = {}
-    for kind in kinds:
-        by_status.setdefault(kind.status, []).append(kind)
+def _refusal(status: int, kinds: list[type[Problem]]) -> dict[str, Any]:
     return {
-        str(status): {
-            "description": "; ".join(f"`{error.code}`: {error.title}" for error in same),
-            "headers": _headers("X-Request-Id", *(["Retry-After"] if status in RETRIED else [])),
-            "content": {problems.PROBLEM_TYPE: {"schema": _problem_with({error.code for error in same})}},
-        }
-        for status, same in sorted(by_status.items())
+        "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+        "headers": _headers("X-Request-Id", *(["Retry-After"] if status in RETRIED else [])),
+        "content": {problems.PROBLEM_TYPE: {"schema": {"$ref": SCHEMAS + _problem_name(kinds)}}},
     }
 
 
-def _problem_with(codes: set[str]) -> dict[str, Any]:
+def _problem_name(kinds: list[type[Problem]]) -> str:
+    return "Or".join(sorted(kind.__name__ for kind in kinds)) + "Problem"
+
+
+def _problem_with(kinds: list[type[Problem]]) -> dict[str, Any]:
     """Return the schema of a problem document with one of these codes."""
-    narrowed = {"type": "object", "properties": {"code": {"type": "string", "enum": sorted(codes)}}}
+    code = {"type": "string", "enum": sorted(kind.code for kind in kinds)}
+    narrowed = {"type": "object", "properties": {"code": code}}
     return {"allOf": [{"$ref": SCHEMAS + schemas.Problem.__name__}, narrowed]}
 
 
@@ -237,4 +247,6 @@ def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     ]
     _, schema = TypeAdapter.json_schemas(types, ref_template=SCHEMAS + "{model}")
     definitions: dict[str, Any] = schema["$defs"]
-    return definitions
+    # A generator makes a type of every schema without a name: there would be nearly 200.
+    refused = [kinds for operation in operations for kinds in _problems(operation).values()]
+    return definitions | {_problem_name(kinds): _problem_with(kinds) for kinds in refused}

@@ -218,7 +218,8 @@ def problem(code: str) -> str:
 @door.get("/docs")
 def docs() -> str:
     """Show the API's documentation, made from its OpenAPI document."""
-    return _rendered_once("docs.html", lambda: {"api": operations.document})
+    context = {"api": operations.document, "problems": list(problems().values()), "url": settings().public_url}
+    return _rendered_once("docs.html", lambda: context)
 
 
 def _rendered_once(template: str, context: Callable[[], dict[str, Any]]) -> str:

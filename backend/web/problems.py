@@ -156,6 +156,7 @@ def _end(response: Response) -> Response:
 def init_app(app: Flask, *blueprints: Blueprint) -> None:
     """Register the API and the pages, their headers and their error handlers."""
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.jinja_env.policies["json.dumps_kwargs"] = {}
     # Flask stops reading there without an error: one more byte shows that a body is too large.
     app.config["MAX_CONTENT_LENGTH"] = FEEDBACK_BODY_BYTES + 1
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False

@@ -24,7 +24,7 @@ def _text(maximum: int, **schema: object) -> WithJsonSchema:
 
 def _without_defaults(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
-        del field["default"]
+        field.pop("default", None)
 
 
 Name = Annotated[str, AfterValidator(clean_name), _text(NAME_LENGTH, minLength=1)]
@@ -65,6 +65,9 @@ class PasswordResetConfirmation(Body):
 class RegistrationConfirmation(PasswordResetConfirmation):
     """A mailed token, the password of the new account, and the policy version that the person accepted."""
 
+    # Generators require a field with a default, or send it.
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
     accepted_policy: Version | None = None
 
 
@@ -85,7 +88,7 @@ class PasswordChangeRequest(Body):
 class AccountUpdate(Body):
     """The fields to change; an absent field stays as it is. A name of null is removed."""
 
-    # Clients send what a schema calls the default.
+    # Generated clients send the default.
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     name: Name | None = None

@@ -49,7 +49,7 @@ class Calls:
     @Call("DELETE", "/v1/sessions/{id}", 204, with_session=True)
     def end_session(self, *, id: str) -> None:  # noqa: A002 (the contract's word)
         """End the session with this id, one of `sessions()`. Raises NotFound."""
-        if not id.strip("."):  # "." and ".." would change the path, to that of all sessions
+        if not str(id).strip("."):  # "." and ".." would change the path, to that of all sessions
             raise ValueError("id: pass the id of a session, such as sessions()[0].id")
 
     @Call("DELETE", "/v1/sessions", 204, with_session=True, ends_session=True)
@@ -152,8 +152,8 @@ class Client(Calls, Core[httpx2.Client, httpx2.BaseTransport]):
         """Close the connections."""
         self.close()
 
-    def _perform(self, call: Call, arguments: dict[str, object]) -> object:
-        retries, request = Retries(call.repeatable, self._max_retries), self._request(call, arguments)
+    def _perform(self, call: Call, request: httpx2.Request) -> object:
+        retries = Retries(call.repeatable, self._max_retries)
         while True:
             try:
                 outcome: Outcome = self._http.send(request)
@@ -181,10 +181,10 @@ class AsyncClient(Calls, Core[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
         """Close the connections."""
         await self.aclose()
 
-    async def _perform(self, call: Call, arguments: dict[str, object]) -> object:
+    async def _perform(self, call: Call, request: httpx2.Request) -> object:
         import asyncio  # noqa: PLC0415 (Client does not need it, and it takes long to import)
 
-        retries, request = Retries(call.repeatable, self._max_retries), self._request(call, arguments)
+        retries = Retries(call.repeatable, self._max_retries)
         while True:
             try:
                 outcome: Outcome = await self._http.send(request)

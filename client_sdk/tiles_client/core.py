@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import wraps
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from inspect import iscoroutinefunction
 from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast, overload
 from urllib.parse import quote
 
@@ -37,6 +38,21 @@ FIRST_PAUSE = 0.5  # seconds, doubled before each further retry
 LONGEST_WAIT = 10.0  # seconds, all pauses of a call together: a person is looking at a screen
 # The same on every device: httpx2's own headers would tell its version and what is installed.
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tiles-client"}
+
+
+def naming_the_class(function: Callable[Concatenate[S, P], T_co]) -> Callable[Concatenate[S, P], T_co]:
+    """Let a TypeError about arguments name the class that the caller used."""
+
+    @wraps(function)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        try:
+            return function(self, *args, **kwargs)
+        except TypeError as error:
+            name = f"{function.__name__}() "
+            error.args = (f"{type(self).__name__}.{name}{str(error).rpartition(name)[2]}",)
+            raise
+
+    return call
 
 
 class ClientMethod(Protocol[P, T_co]):
@@ -75,13 +91,11 @@ class Call:
         """Return the method that makes the call."""
         call = replace(self, result=signature.__annotations__["return"])
 
+        @naming_the_class
         @wraps(signature)
-        def perform(client: Core[Http, Transport], *args: P.args, **kwargs: P.kwargs) -> object:
-            try:
-                signature(cast("S", client), *args, **kwargs)  # checks the arguments
-            except TypeError as error:
-                raise TypeError(str(error).replace("Calls.", f"{type(client).__name__}.", 1)) from None
-            return client._perform(call, kwargs)  # noqa: SLF001
+        def perform(client: Core[Http, Transport], /, *args: P.args, **kwargs: P.kwargs) -> object:
+            signature(cast("S", client), *args, **kwargs)  # checks the arguments
+            return client._perform(call, client._request(call, kwargs))  # noqa: SLF001
 
         return cast("ClientMethod[P, T_co]", perform)
 
@@ -116,32 +130,22 @@ class CurrentSession:
         """Begin with a stored token, which is not reported."""
         self.token, self._on_change, self._lock = token, on_change, threading.RLock()
 
-    def begin(self, token: str) -> None:
-        """Use this session from now on."""
+    def change(self, new: str | None, *, old: str | None = None) -> None:
+        """Use a session from now on, and tell the app. With `old`, only if no newer one has replaced that meanwhile."""
         with self._lock:
-            self.token = token
-            self.report()
-
-    def end(self, token: str) -> None:
-        """Forget this session. A newer one, which has replaced it meanwhile, stays."""
-        with self._lock:
-            if self.token == token:
-                self.token = None
-                self.report()
-
-    def report(self) -> None:
-        """Tell the app which session to store."""
-        with self._lock:
-            if self._on_change:
-                self._on_change(self.token)
+            if old is None or self.token == old:
+                self.token = new
+                if self._on_change:
+                    self._on_change(new)
 
 
 class Core(Generic[Http, Transport]):
     """What both clients share: the session, the requests, and how responses are read."""
 
     _open: Callable[..., Http]
-    _perform: Callable[[Call, dict[str, object]], object]
+    _perform: Callable[[Call, httpx2.Request], object]
 
+    @naming_the_class
     def __init__(  # noqa: PLR0913 (all by keyword, and each with its default)
         self,
         *,
@@ -153,17 +157,18 @@ class Core(Generic[Http, Transport]):
         transport: Transport | None = None,
     ) -> None:
         """Make a client. The first call opens a connection."""
+        if on_session_change and (not callable(on_session_change) or iscoroutinefunction(on_session_change)):
+            raise ValueError("on_session_change: pass a function that is not async")
         token = None if session_token is None else in_header("session_token", session_token)
         self._session = CurrentSession(token, on_session_change)
         self._timeout, self._max_retries = checked_options(timeout, max_retries)
         url, cookies = checked_url(base_url), CookieJar(DefaultCookiePolicy(allowed_domains=()))
         # Some networks can be left only through the proxy that the environment names. With TLS it learns only the host.
         # Without TLS, on loopback, it would receive passwords.
-        trust_env = url.scheme == "https"
-        self._http: Http = self._open(
-            base_url=url, headers=HEADERS, cookies=cookies, transport=transport, trust_env=trust_env
-        )
+        options = {"cookies": cookies, "transport": transport, "trust_env": url.scheme == "https"}
+        self._http: Http = self._open(base_url=url, headers=HEADERS, **options)
 
+    @naming_the_class
     def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
         """Return a client with other options. It shares the session and the connections with this one."""
         other = copy.copy(self)
@@ -193,8 +198,7 @@ class Core(Generic[Http, Transport]):
             path = path.format_map({name: quote(str(value), safe="") for name, value in arguments.items()})
         else:
             headers["Content-Type"] = "application/json"
-            # A lone surrogate has no UTF-8 form. This sends its JSON escape, which the service refuses. The
-            # UnicodeEncodeError would hold the body, and perhaps a password.
+            # The service refuses the JSON escape of a lone surrogate. A UnicodeEncodeError would hold the body.
             content = json.dumps(arguments, ensure_ascii=False).encode("utf-8", "backslashreplace")
         return self._http.build_request(call.method, path, headers=headers, content=content, timeout=self._timeout)
 
@@ -212,15 +216,14 @@ class Core(Generic[Http, Transport]):
             broken.request_id, broken.retry_after = outcome.headers.get("X-Request-Id"), retry_after(outcome)
             raise broken from None  # not from the error: a JSONDecodeError holds the response
         if new_token:
-            self._session.begin(new_token)
-        refused = isinstance(result, errors.ServiceRefused)
+            self._session.change(new_token)
         sent_token = outcome.request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if isinstance(result, errors.Unauthenticated) or (call.ends_session and not refused):
-            self._session.end(sent_token)
-        elif call.keeps_session and not refused:
-            self._session.report()
         if isinstance(result, errors.ServiceRefused):
+            if isinstance(result, errors.Unauthenticated):
+                self._session.change(None, old=sent_token)
             raise result
+        if call.ends_session or call.keeps_session:
+            self._session.change(sent_token if call.keeps_session else None, old=sent_token)
         return result
 
 
@@ -252,28 +255,25 @@ def retry_after(response: httpx2.Response) -> float | None:
 
 def checked_url(text: str) -> httpx2.URL:
     """Return a URL that passwords may be sent to. Raises ValueError for any other."""
-    with suppress(httpx2.InvalidURL):
+    with suppress(httpx2.InvalidURL, TypeError):
         url = httpx2.URL(text)
         safe = url.scheme == "https" or (url.scheme == "http" and url.host in {"127.0.0.1", "::1", "localhost"})
         if safe and url.host and not (url.userinfo or url.query or url.fragment):
             return url
-    raise ValueError(
-        "base_url: write https://HOST, for example https://accounts.example.org, with a port or a path if needed; "
-        "http:// works for 127.0.0.1, [::1] and localhost only, because passwords are sent"
-    )
+    raise ValueError("base_url: write https://HOST, and a port or a path if needed; http:// is for this machine only")
 
 
 def checked_options(timeout: float, max_retries: int) -> tuple[float, int]:
     """Return both options. Raises ValueError for a value that cannot be meant."""
-    if not timeout > 0:
+    if not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
         raise ValueError("timeout: write a number of seconds above 0")
-    if max_retries < 0:
+    if not (isinstance(max_retries, int) and max_retries >= 0):
         raise ValueError("max_retries: write 0 or more")
     return timeout, max_retries
 
 
 def in_header(name: str, text: str) -> str:
     """Return text that may stand in a header. Raises ValueError, which does not repeat the text, for any other."""
-    if not re.fullmatch("[!-~]+", text):
+    if not (isinstance(text, str) and re.fullmatch("[!-~]+", text)):
         raise ValueError(f"{name}: use visible ASCII characters only, without spaces")
     return text

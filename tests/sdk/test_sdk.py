@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of, token_of, wait_for
+from served_requests import mailed, mailed_token
+from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of
 
 from tiles_client import AsyncClient, Client, ServiceUnreachable, errors
 
@@ -25,20 +26,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, peer: MailServer) -> Iterat
     settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "off"}
     with ServerProcess(tmp_path_factory.mktemp("sdk"), **settings) as process:
         yield process
-
-
-def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
-    """Wait for the newest mail to somebody about something."""
-    found = wait_for(
-        lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
-    )
-    peer.messages.remove(found[-1])
-    return found[-1]
-
-
-def mailed_token(peer: MailServer, email: str, subject: str) -> str:
-    """Wait for the newest mail to somebody about something; return the token from its link."""
-    return token_of(mailed(peer, email, subject))
 
 
 def register(tiles: Client, peer: MailServer, email: str) -> None:
@@ -223,6 +210,17 @@ def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: M
         tiles.send_feedback(message="Square tiles, please.", key="k-2")
     listed = run_tiles(server.instance_path, "feedback", "list", "--json").stdout
     assert [listed.count(f"{shape} tiles") for shape in ("Round", "Square", "Fewer", "Oval")] == [1, 1, 1, 0]
+
+
+def test_threads_and_tasks_share_a_client_over_real_connections(server: ServerProcess, peer: MailServer) -> None:
+    async def ask_in_tasks(token: str | None) -> list[str]:
+        async with AsyncClient(base_url=server.url, session_token=token) as tiles:
+            return [account.email for account in await asyncio.gather(*(tiles.account() for _ in range(30)))]
+
+    with Client(base_url=server.url) as tiles, ThreadPoolExecutor(10) as pool:
+        register(tiles, peer, "hedy@example.org")
+        asked = list(pool.map(lambda _: tiles.account().email, range(30)))
+        assert asked + asyncio.run(ask_in_tasks(tiles.session_token)) == ["hedy@example.org"] * 60
 
 
 def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServer) -> None:

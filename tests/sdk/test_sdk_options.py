@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -55,13 +56,36 @@ def test_a_timeout_is_for_one_client_and_leaves_the_other_as_it_was(kind: type[C
     assert [set(timeout.values()) for timeout in timeouts] == [{2}, {10.0}]
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"max_retries": -1}])
-def test_an_option_that_cannot_be_meant_is_refused_by_name(options: dict[str, float]) -> None:
+NUMBERS: list[dict[str, object]] = [
+    *({"timeout": value} for value in (0, -1, float("nan"), float("inf"), "2")),
+    *({"max_retries": value} for value in (-1, 1.5, "2")),
+]
+
+
+@pytest.mark.parametrize("options", NUMBERS)
+def test_an_option_that_cannot_be_meant_is_refused_by_name(options: dict[str, object]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"^{name}: "):
         Client(base_url=BASE, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"^{name}: "):
         Client(base_url=BASE).with_options(**options)  # type: ignore[arg-type]
+
+
+async def store(_token: str | None) -> None:
+    """Store the session, where only a function that is not async can be called."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("base_url", None), ("session_token", 5), ("on_session_change", 5), ("on_session_change", store),
+     ("timeout", None), ("max_retries", None)],
+)  # fmt: skip
+@both_clients
+def test_an_argument_of_another_type_is_refused_by_name(
+    kind: type[Client | AsyncClient], name: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        kind(**{"base_url": BASE, name: value})  # type: ignore[arg-type]
 
 
 # The session
@@ -197,14 +221,22 @@ def test_a_failure_without_a_response_has_neither(pauses: list[float]) -> None:
     assert isinstance(Overloaded("overloaded", 503, "", ""), TilesError)
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda client: client.register(name="Ada"), lambda client: client.policy(1), lambda client: client.account(x=1)],
-)
+WRONG: list[Callable[[Any], object]] = [
+    lambda client: client.register(name="Ada"),
+    lambda client: client.register(name=b"Ada", email="ada@example.org"),
+    lambda client: client.policy(1),
+    lambda client: client.account(x=1),
+    lambda client: client.with_options(retries=1),
+    lambda client: type(client)(BASE),
+    lambda client: type(client)(),
+]
+
+
+@both_clients
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_name_the_class_that_was_used(
     kind: type[Client | AsyncClient], wrong: Callable[[object], object]
 ) -> None:
     client = driver_of(kind, answer_to("policy")).client
-    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.\w+\(\)"):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.\w+\(\) "):
         wrong(client)

@@ -1,14 +1,14 @@
 """The OpenAPI document is true: every route is in it, and every answer of a journey is as it says."""
 
 import re
-import uuid
 from collections.abc import Callable, Iterator
-from datetime import date
 from typing import Any
 
 import pytest
+from contract import DOCUMENT, OPERATIONS, PROBLEM, operation_of
 from flask.testing import FlaskClient
-from journeys import RESET, the_mail
+from journeys import RESET, moment, the_mail
+from somebody import PURPOSES, Somebody
 from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
@@ -17,13 +17,8 @@ from backend.desk import operations as desk
 from backend.errors import problems
 from backend.privacy import erasure, policy
 from backend.web import pages
-from backend.web.api import operations
 
-DOCUMENT = operations.document
-OPERATIONS = {
-    (method, path): described for path, item in DOCUMENT["paths"].items() for method, described in item.items()
-}
-PROBLEM = "application/problem+json"
+COMPONENTS = DOCUMENT["components"]
 
 
 def inside(part: object) -> Iterator[dict[str, Any]]:
@@ -37,7 +32,7 @@ def inside(part: object) -> Iterator[dict[str, Any]]:
 def resolve(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the target of a `$ref`, or the schema itself."""
     name = schema.get("$ref", "").removeprefix("#/components/schemas/")
-    target: dict[str, Any] = DOCUMENT["components"]["schemas"][name] if name else schema
+    target: dict[str, Any] = COMPONENTS["schemas"][name] if name else schema
     return target
 
 
@@ -52,7 +47,7 @@ def test_the_document_is_openapi_3_1_and_describes_every_route_and_no_other(serv
     assert {"title", "version"} <= DOCUMENT["info"].keys()
     assert DOCUMENT["servers"] == [{"url": "/"}]
     routes = {
-        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in service.app.url_map.iter_rules()
         if rule.rule.startswith("/v1/")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
@@ -62,8 +57,10 @@ def test_the_document_is_openapi_3_1_and_describes_every_route_and_no_other(serv
 
 def test_every_reference_has_a_target_and_every_schema_is_used() -> None:
     used = {part["$ref"] for part in inside(DOCUMENT) if "$ref" in part}
-    components = DOCUMENT["components"]
-    assert used == {f"#/components/{kind}/{name}" for kind in ("schemas", "headers") for name in components[kind]}
+    referred = ("schemas", "headers", "examples")
+    # Every path can lead to a method that it does not take.
+    unused = {"#/components/examples/method-not-allowed"}
+    assert used | unused == {f"#/components/{kind}/{name}" for kind in referred for name in COMPONENTS[kind]}
 
 
 def test_every_operation_has_a_name_of_its_own_a_tag_and_a_summary() -> None:
@@ -83,7 +80,9 @@ def test_every_operation_describes_its_success_its_problems_and_their_codes() ->
         assert re.findall(r"{(\w+)}", path) == in_path
         for status, response in described["responses"].items():
             if int(status) >= 400:
-                problem, narrowed = response["content"][PROBLEM]["schema"]["allOf"]
+                schema = response["content"][PROBLEM]["schema"]
+                assert schema.keys() == {"$ref"}
+                problem, narrowed = resolve(schema)["allOf"]
                 assert problem == {"$ref": "#/components/schemas/Problem"}
                 codes = narrowed["properties"]["code"]["enum"]
                 assert codes == sorted(re.findall(r"`([a-z-]+)`", response["description"]))
@@ -96,91 +95,68 @@ def test_every_body_refuses_unknown_fields_and_requires_those_without_a_default(
     for method, described in bodies:
         body = resolve(described["content"]["application/json"]["schema"])
         assert body["additionalProperties"] is False
-        optional = {name for name, field in body["properties"].items() if "default" in field}
+        null = {"type": "null"}
+        optional = {
+            name for name, field in body["properties"].items() if "default" in field or null in field.get("anyOf", [])
+        }
         # In a PATCH, an absent field means unchanged.
-        required = set() if method == "patch" else body["properties"].keys() - optional
+        required = set() if method == "PATCH" else body["properties"].keys() - optional
         assert set(body.get("required", [])) == required
 
 
 def test_no_patch_declares_a_default() -> None:
-    bodies = [described["requestBody"] for (method, _), described in OPERATIONS.items() if method == "patch"]
+    bodies = [described["requestBody"] for (method, _), described in OPERATIONS.items() if method == "PATCH"]
     assert bodies
     for body in bodies:
         schema = resolve(body["content"]["application/json"]["schema"])
         assert not any("default" in part for part in inside(schema))
 
 
+# What to compare in the response of an operation with a default.
+COMPARED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "/v1/registrations/confirm": lambda response: response["account"]["policy"],
+    "/v1/account/close": lambda response: moment(response["erase_after"]) - moment(response["closed_at"]),
+}
+
+
+def test_an_absent_field_means_its_declared_default(service: Service) -> None:
+    declared: dict[str, dict[str, object]] = {}
+    for (method, path), described in OPERATIONS.items():
+        if "requestBody" in described and method != "PATCH":
+            schema = resolve(described["requestBody"]["content"]["application/json"]["schema"])
+            optional = schema["properties"].keys() - set(schema["required"])
+            # A field that may be null and has no default is null.
+            if defaults := {name: schema["properties"][name].get("default") for name in optional}:
+                declared[path] = defaults
+    assert declared.keys() == COMPARED.keys()
+    somebody = Somebody(service)
+    for path, defaults in declared.items():
+        responses = []
+        for fields in ({}, defaults):
+            body: dict[str, object] = {"password": PASSWORD, **fields}
+            if path in PURPOSES:
+                body["token"] = somebody.token(PURPOSES[path])
+            response = service.http.post(path, json=body, headers=somebody.headers)
+            responses.append(COMPARED[path](response.json))
+            somebody.renew()
+        assert responses[0] == responses[1]
+
+
 # Responses
-
-
-def is_moment(value: str) -> bool:
-    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", value) is not None
-
-
-FORMATS: dict[str, Callable[[str], object]] = {"date-time": is_moment, "date": date.fromisoformat, "uuid": uuid.UUID}
-TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
-KNOWN = {"type", "properties", "required", "items", "anyOf", "const", "format", "additionalProperties",
-         "title", "description", "default", "enum"}  # fmt: skip
-
-
-def faults(value: object, schema: dict[str, Any], at: str = "") -> list[str]:
-    """Return where a value is not as its schema says; a field that the schema does not name is a fault too."""
-    schema = resolve(schema)
-    assert schema.keys() <= KNOWN
-    if "type" not in schema:  # any of several, or any JSON
-        return min((faults(value, option, at) for option in schema.get("anyOf", ())), key=len, default=[])
-    if type(value) is not TYPES[schema["type"]] or value not in schema.get("enum", [schema.get("const", value)]):
-        return [at]
-    if "format" in schema and not FORMATS[schema["format"]](value):
-        return [at]
-    if isinstance(value, list):
-        return [fault for entry in value for fault in faults(entry, schema["items"], f"{at}/0")]
-    if not isinstance(value, dict) or schema.get("additionalProperties") is True:
-        return []
-    fields = schema.get("properties", {})
-    if "additionalProperties" in schema:
-        fields = dict.fromkeys(value, schema["additionalProperties"])
-    wrong = {*value.keys() - fields.keys(), *set(schema.get("required", [])) - value.keys()}
-    inner = [fault for name in fields.keys() & value for fault in faults(value[name], fields[name], f"{at}/{name}")]
-    return [f"{at}/{name}" for name in wrong] + inner
-
-
-def check(response: TestResponse) -> tuple[str, str, int]:
-    """Check a response against the document; return its operation and status."""
-    method, path = response.request.method.lower(), response.request.path
-    (template,) = [
-        template for template in DOCUMENT["paths"] if re.fullmatch(re.sub(r"{\w+}", r"[0-9a-f-]{36}", template), path)
-    ]
-    described = OPERATIONS[method, template]["responses"][str(response.status_code)]
-    assert described["headers"].keys() == {"X-Request-Id", "Retry-After"} & set(dict(response.headers))
-    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
-    content = described.get("content", {})
-    if content:
-        assert response.mimetype in content
-        sent = response.json if response.is_json else response.text
-        schema = content[response.mimetype]["schema"]
-        if "allOf" in schema:
-            schema, narrowed = schema["allOf"]
-            assert sent["code"] in narrowed["properties"]["code"]["enum"]
-        assert faults(sent, schema) == []
-    else:
-        assert response.data == b""
-        assert response.content_type is None
-    return method, template, response.status_code
 
 
 @pytest.fixture
 def seen(service: Service) -> set[tuple[str, str, int]]:
-    """Check every response of the service, and collect their operations and statuses."""
+    """Collect the operations and statuses of every response. The service checks each against the document."""
     found: set[tuple[str, str, int]] = set()
 
-    class CheckedClient(FlaskClient):
+    class NotingClient(FlaskClient):
         def open(self, *args: Any, **options: Any) -> TestResponse:
             response = super().open(*args, **options)
-            found.add(check(response))
+            found.add((*operation_of(response.request.method, response.request.path), response.status_code))
             return response
 
-    service.app.test_client_class = CheckedClient
+    service.app.test_client_class = NotingClient
     return found
 
 
@@ -244,7 +220,7 @@ def test_every_problem_is_as_the_document_says(service: Service, seen: set[tuple
     for method, path in OPERATIONS:
         for options in ({}, {"data": "{"}, {"json": {}}, {"json": {WORD: WORD}}, {"json": {"email": "x" * 20_000}}):
             for headers in ({}, ada.headers):
-                if method != "delete":
+                if method != "DELETE":
                     service.http.open(path.replace("{id}", NOBODY), method=method, headers=headers, **options)
     service.http.delete(f"/v1/sessions/{NOBODY}", headers=ada.headers)
     service.http.delete(f"/v1/sessions/{NOBODY}")
@@ -265,11 +241,7 @@ def test_the_docs_show_every_operation_with_its_members_and_codes(http: FlaskCli
     for described in OPERATIONS.values():
         assert f'id="{described["operationId"]}"' in page
         assert described["summary"].rstrip(".") in page.replace("&#39;", "'")
-    schemas = {
-        name: schema
-        for name, schema in DOCUMENT["components"]["schemas"].items()
-        if name not in {"Problem", "FieldError"}
-    }
+    schemas = {name: schema for name, schema in COMPONENTS["schemas"].items() if name not in {"Problem", "FieldError"}}
     assert all(f"{member}</code>" in page for schema in schemas.values() for member in schema.get("properties", {}))
     codes = re.findall(r"`([a-z-]+)`: ", str(DOCUMENT["paths"]))
     assert all(f'href="/problems/{code}"' in page for code in codes)
