@@ -1,11 +1,16 @@
 """The check of every response finds what is not as the document says."""
 
+import asyncio
 import json
 from typing import Any
 
+import httpx2
 import pytest
 from contract import DOCUMENT, OPERATIONS, PROBLEM, check
 from jsonschema_rs import ValidationError
+from support import Service, any_database
+
+from tiles_client import AsyncClient, Client
 
 ACCOUNT: dict[str, Any] = OPERATIONS["GET", "/v1/account"]["responses"]["200"]["content"]["application/json"]["example"]
 UNAUTHENTICATED: dict[str, Any] = DOCUMENT["components"]["examples"]["unauthenticated"]["value"]
@@ -49,3 +54,23 @@ def test_an_undocumented_operation_and_a_body_where_there_is_none_are_found() ->
         check("GET", "/v1/accounts", 200, JSON, b"{}")
     with pytest.raises(AssertionError):
         check("DELETE", "/v1/sessions/current", 204, ID, b"{}")
+
+
+@any_database
+def test_every_response_of_an_app_is_checked(service: Service) -> None:
+    service.app.view_functions["api.show_policy"] = lambda: {"version": 1}
+    with pytest.raises(ValidationError):
+        service.http.get("/v1/policy")
+
+
+def test_every_response_of_a_running_service_is_checked() -> None:
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=JSON, json={"version": 1}))
+
+    async def ask() -> None:
+        async with AsyncClient(base_url="http://127.0.0.1", transport=transport) as tiles:
+            await tiles.policy()
+
+    with pytest.raises(ValidationError), Client(base_url="http://127.0.0.1", transport=transport) as tiles:
+        tiles.policy()
+    with pytest.raises(ValidationError):
+        asyncio.run(ask())
