@@ -68,25 +68,31 @@ def operation_of(method: str, path: str) -> tuple[str, str]:
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Check a response against the document."""
-    name = operation_of(method, path)
-    operation = OPERATIONS.get(name)
+    name, request_id = operation_of(method, path), headers["X-Request-Id"]
     media_type = headers.get("Content-Type", "").partition(";")[0]
-    assert re.fullmatch("[0-9a-f]{32}", headers["X-Request-Id"])
-    if operation is None:
-        assert status >= 300 or not path.startswith("/v1/"), "this operation is not documented"
-        if media_type == PROBLEM and method != "HEAD":
-            PROBLEMS.validate(json.loads(body))
-        return
-    assert str(status) in operation["responses"], f"{method} {path}: {status} is not documented"
-    described = operation["responses"][str(status)]
+    content = json.loads(body) if media_type in {"application/json", PROBLEM} and method != "HEAD" else None
+    assert re.fullmatch("[0-9a-f]{32}", request_id)
+    assert body == b"" or (media_type and method != "HEAD")
+    if media_type == PROBLEM and content:
+        PROBLEMS.validate(content)
+        assert (content["status"], content["request_id"]) == (status, request_id)
+    if name in OPERATIONS:
+        _check_operation(name, str(status), headers, media_type, content)
+    else:
+        assert status >= 300 or not path.startswith("/v1/"), f"{method} {path} is not documented"
+
+
+def _check_operation(
+    name: tuple[str, str], status: str, headers: Mapping[str, str], media_type: str, content: object
+) -> None:
+    assert status in OPERATIONS[name]["responses"], f"{name}: {status} is not documented"
+    described = OPERATIONS[name]["responses"][status]
     for header in DOCUMENT["components"]["headers"]:
-        assert (header in headers) == (header in described["headers"]), f"{method} {path}: {status}: {header}"
+        assert (header in headers) == (header in described["headers"]), f"{name}: {status}: {header}"
     assert re.fullmatch("[1-9][0-9]*", headers.get("Retry-After", "1"))
     assert ({media_type} if media_type else set()) == set(described.get("content", ()))
-    if method == "HEAD" or not media_type:
-        assert body == b""
-    else:
-        _validator_of(name, str(status), media_type).validate(json.loads(body))
+    if content is not None:
+        _validator_of(name, status, media_type).validate(content)
 
 
 def check_responses(app: Flask) -> None:

@@ -50,6 +50,8 @@ def fields(value: object) -> object:
 @every_operation
 def test_every_example_is_as_its_schema_says(method: str, path: str) -> None:
     described = OPERATIONS[method, path]
+    for parameter in described.get("parameters", []):
+        validator(parameter["schema"]).validate(parameter["example"])
     for part in (described.get("requestBody", {}), *described["responses"].values()):
         content = content_of(part)
         if content:
