@@ -101,7 +101,7 @@ def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: 
 
 
 def test_what_is_logged_is_what_the_page_says() -> None:
-    (section,) = re.findall(r"^What is logged.*?(?=^#|\Z)", THREATS, re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(r"^### What is logged.*?(?=^#|\Z)", THREATS, re.MULTILINE | re.DOTALL)
     documented = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
     calls = re.compile(r"\blog\.(info|warning|error)\(")
     assert documented == {path.stem for path in BACKEND.rglob("*.py") if calls.search(path.read_text("utf-8"))}
