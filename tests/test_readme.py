@@ -143,9 +143,10 @@ def tables(header: str, page: str) -> list[list[str]]:
 def test_each_threat_names_its_tests() -> None:
     threats = tables("attack", THREATS)
     assert len(threats) >= 50
-    for attack, _known, stops, test in threats:
-        assert stops, attack
-        assert re.fullmatch(r"(`test_\w+` ?)+|does not apply: .+", test), attack
+    for attack, _known, defence, remains, test in threats:
+        assert defence, attack
+        assert remains, attack
+        assert re.fullmatch(r"(`test_\w+` ?)+|not applicable: .+", test), attack
 
 
 # OWASP ASVS 5.0.0: every requirement of level 1 and of level 2 in chapters V6, V7, V9, V11.4, V14 and V16.
@@ -171,11 +172,11 @@ def test_each_requirement_of_the_standard_has_its_row_and_no_other_has_one() -> 
 
 
 def test_each_requirement_names_its_tests_or_says_why_not() -> None:
-    for number, _level, asks, where, test in tables("no.", THREATS):
-        assert asks, number
+    for number, _level, requirement, where, test in tables("no.", THREATS):
+        assert requirement, number
         assert where, number
         assert re.fullmatch(r"(`test_\w+` ?)+|none", test), number
-        assert test != "none" or where.startswith("does not apply: "), number
+        assert test != "none" or where.startswith("not applicable: "), number
         for name in re.findall(r"`([a-z_.A-Z]+)`", where):
             stem, _, attribute = name.partition(".")
             paths = list((ROOT / "backend").rglob(f"{stem}.py"))

@@ -33,7 +33,7 @@ def acts(service: Service) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("erase", "days"), [(False, 365), (True, 14)])
-def test_closing_signs_everybody_out_and_says_when_the_account_is_erased(
+def test_closing_ends_every_session_and_says_when_the_account_is_erased(
     service: Service, ada: Person, *, erase: bool, days: int
 ) -> None:
     link, other = service.ask_for_reset(), signed_in(service, ADA)
@@ -69,7 +69,7 @@ def test_a_wrong_password_is_refused_and_changes_nothing(service: Service, ada: 
     assert service.deliver() == service.rows("audit") == []
 
 
-def test_of_closings_that_race_one_counts_and_one_mail_goes_out(service: Service, ada: Person) -> None:
+def test_of_concurrent_closings_one_succeeds_and_one_email_is_sent(service: Service, ada: Person) -> None:
     others = [signed_in(service, ADA) for _ in range(3)]
     answers = at_once(*[lambda headers=headers: close(service, headers) for headers in (ada.headers, *others)])
     assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401]
@@ -78,7 +78,7 @@ def test_of_closings_that_race_one_counts_and_one_mail_goes_out(service: Service
 
 
 @pytest.mark.parametrize("erase", [False, True])
-def test_the_link_opens_the_account_again_as_it_was(
+def test_the_link_reopens_the_account_unchanged(
     service: Service, ada: Person, move_clock: MoveClock, *, erase: bool
 ) -> None:
     service.http.patch("/v1/account", json={"email_updates": False}, headers=ada.headers)
@@ -97,7 +97,7 @@ def test_the_link_opens_the_account_again_as_it_was(
     assert erase_due(service) == 0
 
 
-def test_of_one_link_used_eight_times_at_once_one_use_counts(service: Service, ada: Person) -> None:
+def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = closed_by(service, ada.headers, ADA, erase=True)
     answers = at_once(*[lambda: cancel(service, token)] * 8)
     assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
@@ -133,7 +133,7 @@ def test_cancelling_after_erasure_is_refused(
     assert service.rows("accounts") == []
 
 
-def test_of_cancelling_and_erasing_at_once_exactly_one_happens(make_service: MakeService) -> None:
+def test_of_concurrent_cancelling_and_erasing_exactly_one_succeeds(make_service: MakeService) -> None:
     service = make_service(erasure_grace_days=0)
     for number in range(4):
         person = service.register(email=f"ada{number}@example.org")
@@ -146,7 +146,7 @@ def test_of_cancelling_and_erasing_at_once_exactly_one_happens(make_service: Mak
         service.deliver()
 
 
-def test_a_new_account_took_the_address_so_that_the_old_one_stays_closed_and_is_erased(
+def test_a_closed_account_whose_address_has_a_new_account_stays_closed_and_is_erased(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     post(service, "feedback", ada.headers, message="Mine.")
@@ -165,7 +165,7 @@ def test_a_new_account_took_the_address_so_that_the_old_one_stays_closed_and_is_
     assert service.account(again.headers).status_code == 200
 
 
-def test_of_opening_again_and_registering_anew_at_once_one_happens(service: Service, ada: Person) -> None:
+def test_of_concurrent_reopening_and_registering_one_succeeds(service: Service, ada: Person) -> None:
     link = closed_by(service, ada.headers, ADA)
     registration = service.ask_to_register(name="Ada Byron")
     answers = at_once(lambda: cancel(service, link), lambda: service.confirm(registration, OTHER_PASSWORD))

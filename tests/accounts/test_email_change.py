@@ -59,7 +59,7 @@ def test_an_email_is_changed_from_the_password_to_the_new_mailbox(service: Servi
 
 
 @any_database
-def test_a_wrong_password_is_refused_and_mails_nothing(service: Service, ada: Person) -> None:
+def test_a_wrong_password_is_refused_and_sends_no_email(service: Service, ada: Person) -> None:
     assert_problem(request_email_change(service, ada.headers, NEW, "not that one"), 403, "wrong-password")
     assert service.deliver() == []
 
@@ -103,7 +103,7 @@ def test_a_second_email_change_ends_the_first(service: Service, ada: Person) -> 
     assert email_of(service, ada) == THIRD
 
 
-def test_of_two_changes_that_race_one_counts(service: Service, ada: Person) -> None:
+def test_of_two_concurrent_changes_one_succeeds(service: Service, ada: Person) -> None:
     first, second = (ask_for_email_change(service, ada.headers, email) for email in (NEW, THIRD))
     # Four requests with each of the two links.
     links = [first, second] * 4
@@ -118,7 +118,7 @@ def test_of_two_changes_that_race_one_counts(service: Service, ada: Person) -> N
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the request", "after the request"])
-def test_an_address_that_another_account_took_meanwhile_is_refused_to_the_proven_mailbox(
+def test_an_address_taken_meanwhile_is_refused_after_the_mailbox_is_proven(
     service: Service, ada: Person, *, before: bool
 ) -> None:
     people = [service.register(name="Bob", email="Countess@example.org")] if before else []
@@ -134,7 +134,7 @@ def test_an_address_that_another_account_took_meanwhile_is_refused_to_the_proven
     assert confirm_email_change(service, token).status_code == 204
 
 
-def test_two_accounts_that_take_an_address_at_once_are_told_apart(service: Service, ada: Person) -> None:
+def test_of_two_accounts_that_take_an_address_at_once_one_gets_it(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     for email in [f"shared{number}@example.org" for number in range(3)]:
         first, second = (ask_for_email_change(service, person.headers, email) for person in (ada, bob))
@@ -148,7 +148,7 @@ def test_two_accounts_that_take_an_address_at_once_are_told_apart(service: Servi
         service.deliver()
 
 
-def test_a_registration_and_a_change_to_one_address_at_once_make_one_account_with_it(
+def test_a_concurrent_registration_and_change_to_one_address_make_one_account_with_it(
     service: Service, ada: Person
 ) -> None:
     change = ask_for_email_change(service, ada.headers, NEW)
@@ -163,7 +163,7 @@ def test_a_registration_and_a_change_to_one_address_at_once_make_one_account_wit
 # What ends a change
 
 
-def test_a_new_password_ends_a_change_whose_mail_is_made_later(service: Service, ada: Person) -> None:
+def test_a_new_password_ends_a_change_whose_email_is_made_later(service: Service, ada: Person) -> None:
     sent, reset = ask_for_email_change(service, ada.headers, NEW), service.ask_for_reset()
     assert request_email_change(service, ada.headers, THIRD).status_code == 202
     assert service.reset(reset).status_code == 204
@@ -204,7 +204,7 @@ def test_an_account_that_is_erased_while_its_password_is_checked_is_unauthentica
 
 
 @any_database
-def test_a_limit_per_account_and_one_per_address_refuse_what_is_too_much(make_service: MakeService) -> None:
+def test_email_changes_are_limited_per_account_and_per_address(make_service: MakeService) -> None:
     service = make_service(rate_limits="email-change/account=2/hour,email-change/address=1/hour")
     ada = service.register()
     bob = service.register(name="Bob", email="bob@example.org")

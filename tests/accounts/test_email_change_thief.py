@@ -50,7 +50,7 @@ THIRD_PASSWORD = "copper violin under snow"
 MISSING = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"
 
 
-def test_by_no_means_does_a_thief_keep_the_account(service: Service, ada: Person) -> None:
+def test_a_thief_cannot_keep_the_account(service: Service, ada: Person) -> None:
     undo_link(service, ada.headers, OLD, NEW)
     change_password(service, ada.headers, THIRD_PASSWORD)
     service.deliver()
@@ -67,7 +67,7 @@ def test_by_no_means_does_a_thief_keep_the_account(service: Service, ada: Person
 
 
 @any_database
-def test_a_notice_that_a_mailbox_takes_late_gives_nobody_the_account_that_was_taken_back(
+def test_a_notice_delivered_late_gives_no_access_to_a_recovered_account(
     service: Service, ada: Person, mail_server: MailServer, move_clock: MoveClock
 ) -> None:
     undo_link(service, ada.headers, OLD, NEW)
@@ -91,7 +91,7 @@ def links(service: Service, ada: Person) -> list[str]:
     return [reset, erasure, undoing]
 
 
-def test_no_operation_does_anything_for_the_password_the_session_or_a_link_from_before(
+def test_no_operation_accepts_the_password_session_or_links_from_before_the_undo(
     service: Service, ada: Person, links: list[str]
 ) -> None:
     # What somebody who knew the password sends in each field of any operation.
@@ -119,9 +119,7 @@ def test_no_operation_does_anything_for_the_password_the_session_or_a_link_from_
 
 
 @pytest.mark.usefixtures("links")
-def test_at_sign_in_it_cannot_be_told_from_an_account_with_another_password(
-    service: Service, hash_work: Counter[str]
-) -> None:
+def test_sign_in_does_not_reveal_that_an_account_was_recovered(service: Service, hash_work: Counter[str]) -> None:
     service.deliver()
     service.register(name="Bob", email="bob@example.org", password=OTHER_PASSWORD)
     seen = []
@@ -136,7 +134,7 @@ def test_at_sign_in_it_cannot_be_told_from_an_account_with_another_password(
 
 @any_database
 @pytest.mark.usefixtures("links")
-def test_the_password_is_gone_at_any_cost_of_hashes_and_the_data_manager_sees_none(
+def test_the_old_password_is_unusable_at_any_hash_cost_and_hidden_from_the_data_manager(
     service: Service, make_service: MakeService
 ) -> None:
     with service.app.app_context():
@@ -152,7 +150,7 @@ def test_the_password_is_gone_at_any_cost_of_hashes_and_the_data_manager_sees_no
 
 
 @empty_database
-def test_an_upgrade_ends_the_password_and_the_sessions_of_accounts_that_were_taken_back(
+def test_an_upgrade_ends_the_password_and_the_sessions_of_recovered_accounts(
     make_service: MakeService,
 ) -> None:
     service = make_service()

@@ -73,7 +73,7 @@ def test_the_old_address_gets_a_notice_with_a_link(service: Service, ada: Person
             assert word not in part
 
 
-def test_undoing_gives_the_address_back_ends_every_session_and_mails_a_reset(service: Service, ada: Person) -> None:
+def test_undoing_restores_the_address_ends_every_session_and_sends_a_reset_link(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     undo_link(service, bob.headers, "bob@example.org", "robert@example.org")
     token = undo_link(service, ada.headers, OLD, NEW)
@@ -97,7 +97,7 @@ def test_undoing_gives_the_address_back_ends_every_session_and_mails_a_reset(ser
     assert remembered(service) == ["bob@example.org"]
 
 
-def test_of_one_link_used_eight_times_at_once_one_use_counts(service: Service, ada: Person) -> None:
+def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = undo_link(service, ada.headers, OLD, NEW)
     answers = at_once(*[lambda: undo(service, token)] * 8)
     assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
@@ -162,7 +162,7 @@ ENDS: dict[str, Callable[[Service, Person], object]] = {
 
 
 @pytest.mark.parametrize("act", ENDS.values(), ids=ENDS.keys())
-def test_what_ends_the_link_mails_another_that_works(
+def test_an_action_that_ends_the_link_sends_another_that_works(
     service: Service, ada: Person, act: Callable[[Service, Person], object]
 ) -> None:
     token = undo_link(service, ada.headers, OLD, NEW)
@@ -194,7 +194,7 @@ def test_an_old_address_that_got_an_account_meanwhile_is_refused(service: Servic
     assert undo(service, token).status_code == 204
 
 
-def test_undo_and_registration_of_the_old_address_at_once_make_one_account_with_it(
+def test_a_concurrent_undo_and_registration_make_one_account_with_the_old_address(
     service: Service, ada: Person
 ) -> None:
     token = undo_link(service, ada.headers, OLD, NEW)
@@ -222,7 +222,7 @@ def test_every_earlier_address_is_mailed_a_link_for_72_hours_after_its_own_chang
     recover(service, token_of(the_mail(mails, NEW, CHANGED)), NEW)
 
 
-def test_an_older_address_that_takes_it_back_ends_the_right_of_the_younger(service: Service, ada: Person) -> None:
+def test_an_undo_by_an_older_address_ends_the_right_of_the_younger(service: Service, ada: Person) -> None:
     undo_link(service, ada.headers, OLD, NEW)
     mails = change_email(service, ada.headers, THIRD)
     older, younger = (token_of(the_mail(mails, email, CHANGED)) for email in (OLD, NEW))
@@ -233,7 +233,7 @@ def test_an_older_address_that_takes_it_back_ends_the_right_of_the_younger(servi
     assert {message["To"] for message in service.deliver()} == {OLD}
 
 
-def test_a_younger_address_that_takes_it_back_leaves_the_older_its_right_and_notifies_it(
+def test_an_undo_by_a_younger_address_keeps_the_right_of_the_older_and_notifies_it(
     service: Service, ada: Person
 ) -> None:
     undo_link(service, ada.headers, OLD, NEW)
@@ -246,7 +246,7 @@ def test_a_younger_address_that_takes_it_back_leaves_the_older_its_right_and_not
     assert service.account(headers).json["email"] == OLD
 
 
-def test_of_two_addresses_that_take_it_back_at_once_the_older_has_the_last_word(service: Service, ada: Person) -> None:
+def test_of_two_concurrent_undos_the_older_address_wins(service: Service, ada: Person) -> None:
     undo_link(service, ada.headers, OLD, NEW)
     mails = change_email(service, ada.headers, THIRD)
     older, younger = (token_of(the_mail(mails, email, CHANGED)) for email in (OLD, NEW))
@@ -259,7 +259,7 @@ def test_of_two_addresses_that_take_it_back_at_once_the_older_has_the_last_word(
     assert remembered(service) == []
 
 
-def test_changing_the_email_back_by_hand_gives_no_address_the_account(service: Service, ada: Person) -> None:
+def test_changing_the_email_back_ends_every_undo_link(service: Service, ada: Person) -> None:
     undo_link(service, ada.headers, OLD, NEW)
     change_email(service, ada.headers, THIRD)
     mails = change_email(service, ada.headers, OLD)
@@ -276,7 +276,7 @@ def test_changing_the_email_back_by_hand_gives_no_address_the_account(service: S
 
 
 @pytest.mark.parametrize("erase", [False, True])
-def test_undoing_opens_a_closed_account_again_as_it_was(
+def test_undoing_reopens_a_closed_account_unchanged(
     service: Service, ada: Person, move_clock: MoveClock, *, erase: bool
 ) -> None:
     before = service.account(ada.headers).json
@@ -300,7 +300,7 @@ def test_undoing_opens_a_closed_account_again_as_it_was(
 
 
 @any_database
-def test_undoing_opens_an_account_that_is_kept_closed(make_service: MakeService) -> None:
+def test_undoing_reopens_a_closed_account_without_an_erasure_date(make_service: MakeService) -> None:
     service = make_service(closed_retention_days=0)
     ada = service.register()
     undo_link(service, ada.headers, OLD, NEW)

@@ -46,7 +46,7 @@ def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tup
 
 @each_ask
 @pytest.mark.usefixtures("ada")
-def test_a_timing_attack_meets_the_same_work_with_an_account_without_and_with_a_closed_one(
+def test_the_work_is_the_same_with_an_account_without_one_and_with_a_closed_one(
     service: Service, ask: Ask, hash_work: Counter[str]
 ) -> None:
     eve = service.register(name="Eve", email=CLOSED, password=OTHER_PASSWORD)
@@ -65,7 +65,7 @@ def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 @each_ask
 @pytest.mark.usefixtures("ada", "no_window_ends")
 @any_database
-def test_a_throttle_reveals_no_account_by_what_it_counts_and_answers(make_service: MakeService, ask: Ask) -> None:
+def test_a_limit_reveals_no_account_by_its_counts_or_responses(make_service: MakeService, ask: Ask) -> None:
     service = make_service(rate_limits="")
 
     def answers(email: str, net: str) -> list[tuple[int, bytes]]:
@@ -80,7 +80,7 @@ def test_a_throttle_reveals_no_account_by_what_it_counts_and_answers(make_servic
 
 @pytest.mark.usefixtures("ada", "no_window_ends")
 @any_database
-def test_a_throttle_that_locked_an_address_reveals_no_account_by_the_work_behind_it(
+def test_a_locked_address_reveals_no_account_by_the_work_done(
     make_service: MakeService, hash_work: Counter[str]
 ) -> None:
     service = make_service(rate_limits="sign-in/address+client=100/hour")
@@ -99,7 +99,9 @@ def test_a_throttle_that_locked_an_address_reveals_no_account_by_the_work_behind
     assert found[0] == found[1]
 
 
-def test_the_answer_is_the_same_for_no_account_an_open_and_a_closed_one(service: Service, ada: Person) -> None:
+def test_the_response_is_the_same_with_an_account_without_one_and_with_a_closed_one(
+    service: Service, ada: Person
+) -> None:
     bob = service.register(name="Bob", email=UNKNOWN)
     assert close(service, bob.headers).status_code == 200
     service.deliver()
@@ -123,7 +125,7 @@ def test_user_enumeration_by_email_in_use_needs_the_mailbox(
 
 
 @any_database
-def test_user_enumeration_by_the_order_of_mails_meets_a_shuffled_queue(service: Service) -> None:
+def test_the_order_of_emails_reveals_no_account(service: Service) -> None:
     asked = [f"person{number}@example.org" for number in range(queue.BATCH)]
     for _ in range(3):
         for email in asked:
@@ -146,7 +148,7 @@ LOOKS_ALIKE = {
 
 
 @any_database
-def test_a_unicode_homograph_of_an_address_is_mailed_no_link_to_its_account(service: Service) -> None:
+def test_a_unicode_homograph_of_an_address_gets_no_link_to_its_account(service: Service) -> None:
     for email in ("mike@example.org", "mike@site.example.org"):
         service.register(name="Mike", email=email)
     for other in LOOKS_ALIKE.values():

@@ -21,7 +21,7 @@ def keyed(service: Service, message: str, key: str, **headers: str) -> TestRespo
     return send(service, message, **headers, **{"Idempotency-Key": key})
 
 
-def test_a_message_without_a_session_is_stored_about_nobody(service: Service) -> None:
+def test_a_message_without_a_session_is_stored_without_an_account(service: Service) -> None:
     response = send(service, "  More tiles,\r\nplease.\t ")
     assert response.status_code == 201
     assert set(response.json) == {"id", "received_at"}
@@ -29,7 +29,7 @@ def test_a_message_without_a_session_is_stored_about_nobody(service: Service) ->
     assert (row["message"], row["account_id"]) == ("More tiles,\nplease.", None)
 
 
-def test_a_message_with_a_session_belongs_to_the_account_and_goes_with_it(service: Service, ada: Person) -> None:
+def test_a_message_with_a_session_belongs_to_the_account_and_is_erased_with_it(service: Service, ada: Person) -> None:
     assert_problem(send(service, **bearer("tiles_made-up")), 401, "unauthenticated")
     assert send(service, **ada.headers).status_code == 201
     (row,) = service.rows("feedback")
@@ -48,7 +48,7 @@ def test_another_scheme_than_bearer_is_no_session(service: Service, ada: Person)
     assert {row["account_id"] for row in service.rows("feedback")} == {None}
 
 
-def test_the_same_key_again_gives_the_same_answer_and_stores_once(service: Service, ada: Person) -> None:
+def test_a_repeated_key_gets_the_same_response_and_stores_once(service: Service, ada: Person) -> None:
     for headers in ({}, ada.headers):
         first, second = (keyed(service, "One.", "ada-lovelace", **headers) for _ in range(2))
         assert (second.status_code, second.json) == (first.status_code, first.json) == (201, first.json)
@@ -73,13 +73,13 @@ def test_an_invalid_key_is_refused(service: Service, key: str) -> None:
     assert_problem(keyed(service, "One.", key), 422, "invalid-request")
 
 
-def test_of_twenty_at_once_with_one_key_one_is_stored_and_all_are_answered_alike(service: Service) -> None:
+def test_twenty_concurrent_requests_with_one_key_store_one_message(service: Service) -> None:
     responses = [response.json for response in at_once(*[lambda: keyed(service, "One.", "k-1")] * 20)]
     assert len(service.rows("feedback")) == 1
     assert responses == [responses[0]] * 20
 
 
-def test_a_message_out_of_its_rule_is_refused(service: Service) -> None:
+def test_an_invalid_message_is_refused(service: Service) -> None:
     for message in ("", " \n ", "x" * 4001, "a\x00b", "a\x1bb", None, 7, ["a"]):
         assert_problem(send(service, message), 422, "invalid-request")
     assert service.rows("feedback") == []
@@ -88,13 +88,13 @@ def test_a_message_out_of_its_rule_is_refused(service: Service) -> None:
 
 
 @any_database
-def test_a_client_sends_ten_an_hour(make_service: MakeService) -> None:
+def test_a_client_sends_ten_messages_an_hour(make_service: MakeService) -> None:
     service = make_service(rate_limits="")
     assert [send(service).status_code for _ in range(11)] == [201] * 10 + [429]
 
 
 @any_database
-def test_the_data_manager_reads_and_exports(service: Service) -> None:
+def test_the_data_manager_reads_and_exports_feedback(service: Service) -> None:
     for words, shown in ((["list"], ""), (["list", "--json"], []), (["export"], {"feedback": []})):
         done = CliRunner().invoke(tiles, ["feedback", *words], obj=ScriptInfo(create_app=lambda: service.app))
         assert done.exit_code == 0

@@ -111,14 +111,14 @@ ACCENTS = "".join(random.Random(1).choices("\u00e9\u00f6\u00fb\u00e0n\u00ee\u016
      "tab\tand\0NUL and\x7fdelete", "\u202equiet lemon gravel", "пять синих домов вдали"],
     ids=["15", "256", "15 emoji", "256 emoji", "controls", "bidi", "Cyrillic"],
 )  # fmt: skip
-def test_a_password_from_15_to_256_code_points_counts_to_its_end(service: Service, password: str) -> None:
+def test_every_character_of_a_password_of_15_to_256_code_points_counts(service: Service, password: str) -> None:
     service.register(password=password)
     assert service.sign_in(password=password).status_code == 201
     assert service.sign_in(password=password[:-1]).status_code == 401
 
 
 @any_database
-def test_spaces_and_case_belong_to_a_password(service: Service) -> None:
+def test_spaces_and_case_matter_in_a_password(service: Service) -> None:
     service.register(password=" quiet  lemon gravel ")
     assert service.sign_in(password=" quiet  lemon gravel ").status_code == 201
     for other in ("quiet  lemon gravel", " quiet lemon gravel ", " Quiet  lemon gravel "):

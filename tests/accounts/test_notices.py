@@ -145,7 +145,7 @@ def state(service: Service) -> list[Any]:
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_each_change_is_told_once_to_each_whom_it_concerns(
+def test_each_change_sends_one_notice_to_each_affected_address(
     service: Service, ada: Person, move_clock: MoveClock, story: str
 ) -> None:
     prepare, mails = STORIES[story]
@@ -157,7 +157,7 @@ def test_each_change_is_told_once_to_each_whom_it_concerns(
     assert told(service.deliver()) == mails
 
 
-def test_every_operation_and_every_act_of_the_data_manager_is_among_them() -> None:
+def test_the_changes_include_every_operation_and_every_action_of_the_data_manager() -> None:
     assert {operation.path for operation in operations.declared if operation.method != "GET"} == STATELESS | CHANGING
     acts = {name for name, act in inspect.getmembers(desk, inspect.isfunction) if act.__module__ == desk.__name__}
     assert {name for name in acts if not name.startswith("_")} == LOOKING | {"close", "erase", "hold", "release"}
@@ -177,7 +177,7 @@ def test_the_notice_of_reopening_says_what_to_do_and_has_no_link(make_service: M
 
 
 @any_database
-def test_who_loses_an_account_to_its_earlier_address_hears_of_it_and_gets_no_link(
+def test_an_address_that_loses_the_account_gets_a_notice_without_a_link(
     make_service: MakeService,
 ) -> None:
     service = make_service(support_email="help@tiles.test")

@@ -31,7 +31,7 @@ def test_a_forgotten_password_is_replaced_from_the_address_to_the_next_session(s
     assert service.sign_in(password=OTHER_PASSWORD).json["account"]["name"] == ada.name
 
 
-def test_a_reset_opens_no_session(service: Service, ada: Person) -> None:
+def test_a_reset_starts_no_session(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     other = bearer(service.sign_in().json["session"]["token"])
     response = service.reset(service.ask_for_reset())
@@ -45,7 +45,7 @@ def test_a_reset_opens_no_session(service: Service, ada: Person) -> None:
 
 
 @pytest.mark.usefixtures("ada")
-def test_a_weak_password_leaves_the_link_good_and_mails_no_notice(service: Service) -> None:
+def test_a_weak_password_keeps_the_link_valid_and_sends_no_notice(service: Service) -> None:
     token = service.ask_for_reset()
     for password in ("too short", "ada lovelace 1815", "ada@example.org 1815"):
         document = assert_problem(service.reset(token, password), 422, "weak-password")
@@ -108,7 +108,7 @@ def test_a_changed_password_ends_every_link(service: Service, ada: Person) -> No
     assert service.sign_in(password=THIRD_PASSWORD).status_code == 201
 
 
-def test_a_notice_arrives_and_holds_no_token(service: Service, ada: Person) -> None:
+def test_a_notice_arrives_and_contains_no_token(service: Service, ada: Person) -> None:
     assert service.reset(service.ask_for_reset()).status_code == 204
     notice = service.mail()
     assert notice["To"] == ada.email
@@ -141,7 +141,7 @@ def test_the_email_goes_to_the_address_as_registered(service: Service) -> None:
 
 
 @any_database
-def test_a_reset_opens_a_locked_sign_in(make_service: MakeService) -> None:
+def test_a_reset_ends_a_sign_in_lock(make_service: MakeService) -> None:
     service = make_service(rate_limits="sign-in/address+client=3/5 minutes")
     service.register()
     for _ in range(3):

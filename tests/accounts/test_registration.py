@@ -72,7 +72,7 @@ def test_a_second_link_for_a_registered_address_says_that_it_is_in_use(service: 
     assert_problem(service.confirm(second), 409, "email-in-use")
 
 
-def test_a_weak_password_leaves_the_link_good(service: Service) -> None:
+def test_a_weak_password_keeps_the_link_valid(service: Service) -> None:
     token = service.ask_to_register()
     document = assert_problem(service.confirm(token, "ada lovelace 1815"), 422, "weak-password")
     assert {entry["pointer"] for entry in document["errors"]} == {"/password"}
@@ -89,7 +89,7 @@ def test_an_address_with_an_account_is_mailed_a_reset_link(service: Service, ada
     assert service.sign_in(password=OTHER_PASSWORD).json["account"]["name"] == ada.name
 
 
-def test_an_international_domain_is_mailed_to_and_signed_in_with(service: Service) -> None:
+def test_an_international_domain_receives_email_and_signs_in(service: Service) -> None:
     token = service.ask_to_register(email="ada@BÜCHER.example")
     assert service.mail_server.envelopes[-1].rcpt_tos == ["ada@xn--bcher-kva.example"]
     assert service.confirm(token).json["account"]["email"] == "ada@bücher.example"
@@ -99,7 +99,7 @@ def test_an_international_domain_is_mailed_to_and_signed_in_with(service: Servic
 # Attacks before the owner comes (Sudhodanan and Paverd, USENIX Security 2022); two more are in test_email_change.py
 
 
-def test_pre_hijacking_by_an_account_that_was_made_first_finds_none_made(service: Service) -> None:
+def test_pre_hijacking_by_registering_first_creates_no_account(service: Service) -> None:
     thief = "the thief knows this one"
     for password in (PASSWORD, thief):
         assert post(service, "registrations", name="Thief", email="ada@example.org").status_code == 202
@@ -112,7 +112,7 @@ def test_pre_hijacking_by_an_account_that_was_made_first_finds_none_made(service
 
 
 @any_database
-def test_pre_hijacking_by_an_identity_provider_finds_no_door_for_one(service: Service) -> None:
+def test_pre_hijacking_by_an_identity_provider_has_no_entry_point(service: Service) -> None:
     document = service.http.get("/openapi.json").json
     assert {scheme["type"] for scheme in document["components"]["securitySchemes"].values()} == {"http"}
     paths = " ".join(rule.rule for rule in service.app.url_map.iter_rules())

@@ -42,7 +42,7 @@ def assert_ended(service: Service, headers: dict[str, str]) -> None:
 # Begun
 
 
-def test_signing_in_answers_with_the_account_and_a_session(service: Service, ada: Person) -> None:
+def test_signing_in_returns_the_account_and_a_session(service: Service, ada: Person) -> None:
     response = service.sign_in("ADA@Example.ORG")
     assert response.status_code == 201
     assert set(response.json) == {"account", "session"}
@@ -62,7 +62,7 @@ def test_wrong_credentials_have_one_response(service: Service) -> None:
         assert shown(response) == shown(responses[0])
 
 
-def test_of_a_session_token_only_the_sha256_is_stored(service: Service, ada: Person) -> None:
+def test_only_the_sha256_of_a_session_token_is_stored(service: Service, ada: Person) -> None:
     token = ada.session["token"]
     assert token.startswith("tiles_")
     assert len(token.removeprefix("tiles_")) == 43
@@ -77,7 +77,7 @@ def test_no_two_sessions_share_a_token_or_an_id(service: Service, ada: Person) -
     assert len({session["token"] for session in opened}) == len({session["id"] for session in opened}) == 10
 
 
-def test_session_fixation_finds_nothing_that_could_be_fixed(service: Service, ada: Person) -> None:
+def test_session_fixation_is_impossible(service: Service, ada: Person) -> None:
     mine = "tiles_" + "A" * 43
     headers = bearer(mine) | {"Cookie": f"session={mine}; tiles={mine}; token={mine}"}
     body = {"email": ada.email, "password": PASSWORD}
@@ -88,7 +88,7 @@ def test_session_fixation_finds_nothing_that_could_be_fixed(service: Service, ad
     assert_ended(service, bearer(mine))
 
 
-def test_signing_in_after_argon2_was_raised_renews_the_hash_and_ends_nothing(
+def test_signing_in_after_argon2_was_raised_renews_the_hash_and_ends_no_session(
     service: Service, ada: Person, make_service: MakeService
 ) -> None:
     link = service.ask_for_reset()
@@ -161,7 +161,7 @@ def test_a_session_can_be_ended_from_another(service: Service, ada: Person) -> N
     assert_problem(service.http.delete(path, headers=ada.headers), 404, "not-found")
 
 
-def test_a_session_of_another_person_is_not_found_and_goes_on(service: Service, ada: Person) -> None:
+def test_a_session_of_another_person_is_not_found_and_not_ended(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     response, made_up = (
         service.http.delete(f"/v1/sessions/{id_}", headers=ada.headers) for id_ in (bob.session["id"], uuid.uuid4())
@@ -188,7 +188,7 @@ ENDS: dict[str, Callable[[Service, Person], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-def test_a_stolen_session_does_not_survive(
+def test_an_action_that_ends_sessions_ends_a_stolen_one(
     service: Service, ada: Person, end: Callable[[Service, Person], object]
 ) -> None:
     stolen = [ada.headers, *(signed_in(service, ada.email) for _ in range(2))]
@@ -202,7 +202,7 @@ def test_a_stolen_session_does_not_survive(
 # Ended by itself
 
 
-def test_a_session_in_use_ends_at_its_greatest_age(service: Service, ada: Person, move_clock: MoveClock) -> None:
+def test_a_session_in_use_ends_at_its_maximum_age(service: Service, ada: Person, move_clock: MoveClock) -> None:
     for _ in range(7):
         move_clock(timedelta(days=25))
         assert service.account(ada.headers).status_code == 200
@@ -224,15 +224,13 @@ def test_an_idle_session_lives_until_its_expires_at(service: Service, ada: Perso
     assert service.account(ada.headers).status_code == 200
 
 
-def test_an_idle_session_ends_at_the_moment_that_it_was_told(
-    service: Service, ada: Person, move_clock: MoveClock
-) -> None:
+def test_an_idle_session_ends_at_its_expires_at(service: Service, ada: Person, move_clock: MoveClock) -> None:
     move_clock(moment(ada.session["expires_at"]) - clock.now())
     assert_ended(service, ada.headers)
 
 
 @any_database
-def test_how_long_a_session_lasts_is_a_setting(make_service: MakeService, move_clock: MoveClock) -> None:
+def test_session_lifetimes_are_settings(make_service: MakeService, move_clock: MoveClock) -> None:
     service = make_service(session_idle_days=2, session_max_days=3)
     ada = service.register()
     for _ in range(2):
@@ -243,7 +241,7 @@ def test_how_long_a_session_lasts_is_a_setting(make_service: MakeService, move_c
 
 
 @pytest.mark.parametrize("batch", [sessions.BATCH, 2])
-def test_ended_sessions_are_listed_no_more_and_deleted_in_batches(
+def test_ended_sessions_are_not_listed_and_are_deleted_in_batches(
     service: Service, ada: Person, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     for _ in range(4):

@@ -81,7 +81,7 @@ def load(url: str) -> Iterator[tuple[list[str], list[str]]]:
 
 
 @pytest.mark.long
-def test_a_backup_under_load_holds_what_was_acknowledged_before_and_is_whole_when_restored(tmp_path: Path) -> None:
+def test_a_backup_under_load_has_every_acknowledged_row_and_restores_completely(tmp_path: Path) -> None:
     file = tmp_path / "backup.sqlite3"
     with ServerProcess(tmp_path, rate_limits="off") as server:
         database = server.instance_path / "tiles.sqlite3"
@@ -117,7 +117,7 @@ def test_a_backup_waits_for_no_writer(tmp_path: Path) -> None:
 
 
 @any_database
-def test_no_byte_of_whoever_was_erased_is_in_a_backup(service: Service, ada: Person, tmp_path: Path) -> None:
+def test_a_backup_has_no_byte_of_an_erased_person(service: Service, ada: Person, tmp_path: Path) -> None:
     service.register(name="Bob", email="bob@example.org")
     service.http.post("/v1/feedback", json={"message": "Lovelace was here"}, headers=ada.headers)
     database = tmp_path / "tiles.sqlite3"
@@ -137,7 +137,7 @@ def test_no_byte_of_whoever_was_erased_is_in_a_backup(service: Service, ada: Per
 
 
 @any_database
-def test_whoever_was_erased_after_the_backup_stays_erased(service: Service, ada: Person, tmp_path: Path) -> None:
+def test_an_account_erased_after_the_backup_stays_erased(service: Service, ada: Person, tmp_path: Path) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     shown(tmp_path, "backup", str(tmp_path / "backup"))
     running.erase(service, ada.email)
@@ -148,7 +148,7 @@ def test_whoever_was_erased_after_the_backup_stays_erased(service: Service, ada:
     assert service.deliver() == []
 
 
-def test_a_backup_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_backup_of_an_earlier_release_is_migrated(tmp_path: Path) -> None:
     (tmp_path / "tiles.sqlite3").touch(0o600)
     with app_in(tmp_path) as app:
         migrate(app, command.upgrade, EARLIER)
@@ -167,7 +167,7 @@ def folder(sqlite_url: str, tmp_path: Path) -> Path:  # noqa: ARG001 - the datab
     return tmp_path
 
 
-def test_a_backup_is_a_new_file_of_a_database_that_is_there(folder: Path) -> None:
+def test_a_backup_needs_a_new_file_and_an_existing_database(folder: Path) -> None:
     before = (folder / "backup").read_bytes()
     assert "is there already" in error_of(folder, "backup", str(folder / "backup"))
     assert (folder / "backup").read_bytes() == before
@@ -177,7 +177,7 @@ def test_a_backup_is_a_new_file_of_a_database_that_is_there(folder: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["backup"]
 
 
-def test_a_full_disk_leaves_no_half_backup(folder: Path) -> None:
+def test_a_full_disk_leaves_no_partial_backup(folder: Path) -> None:
     size = (folder / "backup").stat().st_size // 2
     failed = subprocess.run(
         [TILES, "backup", folder / "second"], env=environment(folder, secret_keys=KEY), capture_output=True, text=True,
@@ -205,7 +205,7 @@ def half_way(folder: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(folder: Path, half_way: subprocess.Popen[str]) -> None:
+def test_a_killed_backup_leaves_no_file_that_looks_complete(folder: Path, half_way: subprocess.Popen[str]) -> None:
     half_way.kill()
     assert half_way.wait() == -signal.SIGKILL
     left = list(folder.glob("second*"))
@@ -215,7 +215,9 @@ def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(folder: Path, h
     assert column(folder / "second", "ballast", "n") == set(range(60))
 
 
-def test_a_file_that_another_makes_meanwhile_is_not_overwritten(folder: Path, half_way: subprocess.Popen[str]) -> None:
+def test_a_file_that_another_process_creates_meanwhile_is_not_overwritten(
+    folder: Path, half_way: subprocess.Popen[str]
+) -> None:
     (folder / "second").write_text("another's")
     _, error = half_way.communicate(timeout=60)
     assert half_way.returncode == 1
@@ -224,7 +226,7 @@ def test_a_file_that_another_makes_meanwhile_is_not_overwritten(folder: Path, ha
     assert drafts(folder) == []
 
 
-def test_a_database_that_breaks_its_own_rules_is_not_backed_up_as_if_it_were_whole(folder: Path) -> None:
+def test_a_database_with_broken_constraints_is_not_backed_up(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "tiles.sqlite3")) as connection, connection:
         connection.execute("CREATE TABLE rules (word TEXT)")
         connection.execute("INSERT INTO rules VALUES (NULL)")
@@ -240,7 +242,7 @@ def write_sql(file: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_a_file_that_is_no_complete_backup_is_not_restored(folder: Path) -> None:
+def test_an_incomplete_backup_is_not_restored(folder: Path) -> None:
     backup, before = (folder / "backup").read_bytes(), (folder / "tiles.sqlite3").read_bytes()
     contents = {"text": b"Dear diary, today I made a backup.\n" * 1000, "empty": b"", "cut off": backup[:50_000],
                 "damaged": backup[:4096] + os.urandom(len(backup) - 4096), "of another program": b"",
@@ -264,7 +266,7 @@ def test_nothing_is_restored_over_a_database_without_yes(folder: Path) -> None:
     assert (folder / "tiles.sqlite3").read_bytes() == before
 
 
-def test_the_log_of_the_old_database_is_not_mixed_with_the_restored_one(folder: Path) -> None:
+def test_the_wal_of_the_old_database_is_not_applied_to_the_restored_one(folder: Path) -> None:
     database = folder / "tiles.sqlite3"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -300,7 +302,7 @@ def postgresql_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("postgresql_tools")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_on_postgresql_the_lines_that_the_commands_print_back_up_and_restore(
+def test_the_commands_printed_for_postgresql_back_up_and_restore(
     service: Service, ada: Person, database_url: str, empty_postgresql_url: str, tmp_path: Path
 ) -> None:
     def run_line(command: str, url: str) -> None:

@@ -106,7 +106,7 @@ def test_every_row_of_every_table_is_copied_unchanged(
 
 
 @pytest.mark.long
-def test_the_service_goes_on_where_it_was(
+def test_the_service_continues_on_the_copy(
     service: Service, copied: Service, tmp_path: Path, database_url: str, empty_postgresql_url: str
 ) -> None:
     ada = service.register()
@@ -126,7 +126,7 @@ def test_the_service_goes_on_where_it_was(
     assert copied.reset(link).status_code == 204
 
 
-def test_what_is_written_after_the_copy_began_is_not_in_it(
+def test_rows_written_after_the_copy_began_are_not_in_it(
     service: Service, copied: Service, empty_postgresql_url: str
 ) -> None:
     fill(service)
@@ -158,7 +158,7 @@ def test_a_target_with_rows_or_of_another_program_is_refused(service: Service, e
 
 
 @pytest.mark.parametrize("target", ["sqlite:////tmp/x.sqlite3", "mysql://a:marmalade@b/c", "nonsense"])
-def test_what_is_no_postgresql_is_refused(service: Service, target: str) -> None:
+def test_a_target_other_than_postgresql_is_refused(service: Service, target: str) -> None:
     error = error_of(service.app, "db", "copy", "--to", target)
     assert error.startswith("Error: the target: write a")
     assert "marmalade" not in error
@@ -188,7 +188,7 @@ def test_a_row_that_postgresql_refuses_is_reported_without_its_content_and_nothi
     assert rows_of(empty_postgresql_url) == 0
 
 
-def test_a_copy_that_differs_is_noticed_and_taken_back(
+def test_a_copy_that_differs_is_detected_and_rolled_back(
     service: Service, copied: Service, empty_postgresql_url: str
 ) -> None:
     fill(service)

@@ -44,9 +44,7 @@ def fill(service: Service, person: Person, note: str) -> None:
     assert request_email_change(service, person.headers, f"{note}@example.org").status_code == 202
 
 
-def test_a_copy_has_every_column_of_every_table_about_people_and_nothing_of_anybody_else(
-    service: Service, ada: Person
-) -> None:
+def test_an_export_has_every_column_about_the_person_and_nothing_about_others(service: Service, ada: Person) -> None:
     bob = service.register(name="Robert", email="bob@example.org")
     for person in (ada, bob):
         change_email(service, person.headers, f"now-{person.email}")
@@ -85,7 +83,7 @@ def test_a_copy_has_every_column_of_every_table_about_people_and_nothing_of_anyb
 
 
 @any_database
-def test_what_nobody_should_carry_about_is_replaced_by_the_reason(service: Service, ada: Person) -> None:
+def test_secrets_in_an_export_are_replaced_by_the_reason(service: Service, ada: Person) -> None:
     fill(service, ada, "adas")
     document = export(service, ada)
     text = json.dumps(document).replace("-", "").lower()
@@ -100,20 +98,20 @@ def test_what_nobody_should_carry_about_is_replaced_by_the_reason(service: Servi
 
 
 @any_database
-def test_feedback_that_was_sent_without_a_session_is_in_no_copy(service: Service, ada: Person) -> None:
+def test_feedback_sent_without_a_session_is_in_no_export(service: Service, ada: Person) -> None:
     assert_problem(service.http.get("/v1/account/export"), 401, "unauthenticated")
     service.http.post("/v1/feedback", json={"message": "From nobody."})
     assert tables(export(service, ada))["feedback"] == []
 
 
-def test_emails_that_wait_for_the_address_are_in_the_copy(service: Service, ada: Person) -> None:
+def test_queued_emails_to_the_address_are_in_the_export(service: Service, ada: Person) -> None:
     service.http.post("/v1/password-resets", json={"email": ADA.upper()})
     service.http.post("/v1/password-resets", json={"email": "bob@example.org"})
     mails = tables(export(service, ada))["mails"]
     assert [(mail["kind"], mail["email"]) for mail in mails] == [("password_reset", "ADA@example.org")]
 
 
-def test_the_data_managers_copy_is_the_same_and_leaves_a_trace(service: Service, ada: Person) -> None:
+def test_the_data_managers_export_is_the_same_and_is_audited(service: Service, ada: Person) -> None:
     mine = tables(export(service, ada))
     with service.app.app_context():
         theirs = {entry.table: entry.rows for entry in operations.export(ADA).stored}

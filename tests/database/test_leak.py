@@ -215,7 +215,7 @@ def forge(leak: Leak, name: str = "") -> dict[Purpose, list[str]]:
 
 
 @SHARES
-def test_of_a_leaked_database_no_token_can_be_made_without_the_key(
+def test_no_token_can_be_forged_from_a_leaked_database_without_the_key(
     leak: Leak, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     guesses = ["", "secret", "dev", "TILES", "tiles", leak.service.app.import_name, *leak.values[::step]]
@@ -228,7 +228,7 @@ def test_of_a_leaked_database_no_token_can_be_made_without_the_key(
     assert dump(leak.service) == leak.rows
 
 
-def test_with_the_key_a_token_could_be_made(leak: Leak) -> None:
+def test_a_token_can_be_forged_with_the_key(leak: Leak) -> None:
     """It shows that the tests above fail only for want of the key. The last test, because it changes accounts."""
     for purpose in (Purpose.UNSUBSCRIBE, *ENDPOINTS):
         assert {redeem(leak.service, purpose, token) for token in forge(leak)[purpose]} & {200, 201, 204}, purpose

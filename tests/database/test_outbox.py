@@ -66,7 +66,7 @@ def events(service: Service) -> set[str]:
     return {row["event"] for row in service.rows("totals")}
 
 
-def test_what_arrives_while_another_transaction_runs_is_one_transaction(service: Service, engine: Engine) -> None:
+def test_statements_that_arrive_during_a_transaction_share_the_next_one(service: Service, engine: Engine) -> None:
     begun = Counter[str]()
     event.listen(engine, "before_cursor_execute", lambda _, __, statement, *___: begun.update([statement]))
     requests = [
@@ -85,7 +85,7 @@ def test_what_arrives_while_another_transaction_runs_is_one_transaction(service:
     [count("mails_sent"), count("mails_over_limit", 2**70), lambda: outbox.write(UPDATE, name="none", number=7)],
     ids=["a taken value", "a value that the driver refuses", "no row changed"],
 )
-def test_a_statement_that_fails_takes_no_other_request_along(
+def test_a_failing_statement_fails_no_other_request(
     service: Service, engine: Engine, fail: Callable[[], object]
 ) -> None:
     requests = [count("mails_sent"), count("erasures"), fail, count("mails_put_off")]
@@ -93,7 +93,7 @@ def test_a_statement_that_fails_takes_no_other_request_along(
     assert events(service) == {"mails_sent", "erasures", "mails_put_off"}
 
 
-def test_the_event_loop_goes_on_while_the_outbox_waits_for_another_process(service: Service, engine: Engine) -> None:
+def test_the_event_loop_continues_while_the_outbox_waits_for_another_process(service: Service, engine: Engine) -> None:
     async def main() -> tuple[bool, float]:
         box, loop = Outbox(engine), asyncio.get_running_loop()
         with service.app.app_context(), collecting(box) as collected:
@@ -112,7 +112,7 @@ def test_the_event_loop_goes_on_while_the_outbox_waits_for_another_process(servi
     assert longest < 0.2
 
 
-def test_a_request_that_is_cancelled_takes_no_other_along(service: Service, engine: Engine) -> None:
+def test_a_cancelled_request_cancels_no_other(service: Service, engine: Engine) -> None:
     async def main() -> bool:
         box = Outbox(engine)
         commits = []
@@ -130,7 +130,7 @@ def test_a_request_that_is_cancelled_takes_no_other_along(service: Service, engi
     assert events(service) == {"mails_sent", "erasures"}
 
 
-def test_another_process_that_never_stops_writing_is_waited_for_only_so_long(
+def test_the_wait_for_another_writing_process_is_bounded(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.dispose()
@@ -151,7 +151,7 @@ def test_outside_of_the_event_loop_a_statement_is_durable_at_once(service: Servi
     assert events(service) == {"erasures"}
 
 
-def test_what_the_event_loop_answers_uses_no_session_and_no_connection_of_the_pool(
+def test_requests_in_the_event_loop_use_no_session_and_no_pooled_connection(
     service: Service, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person = service.register()
@@ -179,7 +179,7 @@ def test_what_the_event_loop_answers_uses_no_session_and_no_connection_of_the_po
         assert len(collected.writes) == (route.path in bodies)
 
 
-def test_a_read_that_would_wait_is_done_again_in_a_thread(service: Service, engine: Engine) -> None:
+def test_a_read_that_would_wait_is_repeated_in_a_thread(service: Service, engine: Engine) -> None:
     person = service.register()
     box = Outbox(engine)
     box.connection.driver_connection.close()

@@ -93,7 +93,7 @@ def empty_url(empty_postgresql_url: str, pgbouncer: int) -> str:
     return behind(pgbouncer, empty_postgresql_url)
 
 
-def test_an_account_lives_its_whole_life_behind_the_pooler(service: Service, move_clock: MoveClock) -> None:
+def test_every_step_of_an_account_works_behind_the_pooler(service: Service, move_clock: MoveClock) -> None:
     ada = service.register()
     change_password(service, ada.headers, OTHER_PASSWORD)
     undone = undo_link(service, ada.headers, ada.email, "ada@example.net", OTHER_PASSWORD)
@@ -133,7 +133,7 @@ def test_a_statement_that_is_repeated_may_reach_another_connection(service: Serv
     assert at_once(*[ask] * 6) == [list(range(20))] * 6
 
 
-def test_what_many_do_at_once_is_done_once(service: Service, move_clock: MoveClock) -> None:
+def test_concurrent_uses_of_one_link_succeed_once(service: Service, move_clock: MoveClock) -> None:
     token = service.ask_to_register()
     responses = at_once(*[lambda: service.confirm(token)] * 8)
     (created,) = [response for response in responses if response.status_code == 201]
@@ -151,7 +151,7 @@ def test_what_many_do_at_once_is_done_once(service: Service, move_clock: MoveClo
     assert the_mail(service.deliver(), "ada@example.org", "Your TILES data have been erased")
 
 
-def test_of_several_who_migrate_at_once_behind_the_pooler_one_does(tmp_path: Path, empty_url: str) -> None:
+def test_of_several_concurrent_migrations_behind_the_pooler_one_runs(tmp_path: Path, empty_url: str) -> None:
     app = make_app(make_settings(tmp_path, empty_url))
 
     def migrate() -> tuple[str | None, str | None]:
@@ -164,7 +164,7 @@ def test_of_several_who_migrate_at_once_behind_the_pooler_one_does(tmp_path: Pat
     dispose(app)
 
 
-def test_the_times_after_which_postgresql_gives_up_hold_for_each_transaction_and_stay_with_nobody(
+def test_postgresql_timeouts_apply_to_each_transaction_and_to_no_other_client(
     service: Service, database_url: str, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
@@ -179,7 +179,7 @@ def test_the_times_after_which_postgresql_gives_up_hold_for_each_transaction_and
     assert service.sign_in().status_code == 401
 
 
-def test_rewriting_needs_the_database_itself(service: Service) -> None:
+def test_scrubbing_needs_a_direct_connection(service: Service) -> None:
     with service.app.app_context(), pytest.raises(Impossible, match="pooler"):
         list(scrub.rewrite(inventory.tables_about_people()))
 

@@ -115,7 +115,7 @@ def write(service: Service, person: Person) -> None:
     assert service.http.post("/v1/feedback", json=body, headers=person.headers).status_code == 201
 
 
-def test_promise_8_whoever_was_erased_after_the_backup_is_erased_again_and_nobody_else(
+def test_promise_8_accounts_erased_after_the_backup_are_erased_again_and_no_others(
     service: Service, backup: Backup, ada: Person, bob: Person, tmp_path: Path
 ) -> None:
     for person in (ada, bob):
@@ -196,9 +196,7 @@ def test_the_link_that_made_an_erased_account_makes_no_other_after_a_restore(
     assert addresses(service) == set()
 
 
-def test_a_registration_that_waited_in_the_backup_is_forgotten_with_the_account_that_came_of_it(
-    service: Service, backup: Backup
-) -> None:
+def test_a_registration_email_queued_in_the_backup_is_erased_with_its_account(service: Service, backup: Backup) -> None:
     service.http.post("/v1/registrations", json={"name": "Ada Lovelace", "email": ADA})
     backup.make()
     assert service.confirm(token_of(service.mail())).status_code == 201
@@ -240,7 +238,7 @@ def test_an_erasure_that_had_begun_when_the_backup_was_made_is_finished(
     assert service.rows("accounts") == []
 
 
-def test_hundreds_come_back_and_go_again(service: Service, backup: Backup, bob: Person) -> None:
+def test_hundreds_of_restored_accounts_are_erased_again(service: Service, backup: Backup, bob: Person) -> None:
     (account,) = service.rows("accounts")
     others = [account | {"id": f"{number:032x}", "email": f"{number}@example.net"} for number in range(1, 251)]
     values = ", ".join(f":{name}" for name in account)

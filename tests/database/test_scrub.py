@@ -48,7 +48,7 @@ def test_scrubbing_leaves_nothing_and_says_how_long_each_table_was_locked(
 
 
 @postgresql_only
-def test_a_role_that_may_not_rewrite_a_table_is_told(
+def test_a_role_without_permission_to_rewrite_a_table_gets_an_error(
     service: Service, left: Callable[[], list[str]], database_url: str
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -92,7 +92,7 @@ def test_a_database_that_is_locked_for_long_is_reported_in_one_line(
 
 
 @any_database
-def test_mails_go_out_though_there_is_no_room_to_write_the_database_anew(
+def test_emails_are_sent_when_the_disk_is_too_full_to_rewrite_the_database(
     service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = threading.Event()
@@ -111,7 +111,7 @@ def test_mails_go_out_though_there_is_no_room_to_write_the_database_anew(
 
 
 @any_database
-def test_what_another_process_deletes_meanwhile_is_for_the_next_time(service: Service, database_url: str) -> None:
+def test_rows_deleted_by_another_process_meanwhile_are_scrubbed_next_time(service: Service, database_url: str) -> None:
     statements: list[str] = []
 
     def delete_elsewhere(statement: str) -> None:
@@ -138,7 +138,7 @@ def test_what_another_process_deletes_meanwhile_is_for_the_next_time(service: Se
 
 
 @any_database
-def test_emails_that_wait_keep_all_that_they_hold_also_what_a_later_release_added(service: Service) -> None:
+def test_queued_emails_keep_every_column_including_those_of_a_later_release(service: Service) -> None:
     for number in range(3):
         body = {"name": "Ada", "email": f"person{number}@example.org"}
         assert service.http.post("/v1/registrations", json=body).status_code == 202

@@ -150,7 +150,7 @@ def upgraded(app: Flask) -> tuple[str | None, str | None]:
         return schema.upgrade()
 
 
-def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
+def test_a_migration_that_waits_for_a_long_transaction_delays_nobody(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(schema, "MIGRATION_PAUSES", [0.05])
@@ -173,7 +173,7 @@ def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody(
         assert upgrading.result(20) == ("0002", REVISIONS[-1])
 
 
-def test_a_process_that_comes_while_another_migrates_waits_as_long_as_that_takes(
+def test_a_process_that_starts_during_a_migration_waits_for_its_end(
     behind: Flask, empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "MIGRATION_PAUSES", [])
@@ -298,7 +298,7 @@ def signed_up(url: str, mail_server: MailServer) -> str:
 @pytest.mark.parametrize(
     "database_url", ["empty_sqlite", pytest.param("empty_postgresql", marks=pytest.mark.long)], indirect=True
 )
-def test_the_release_before_goes_on_serving_while_the_next_schema_and_the_next_release_come(
+def test_the_previous_release_serves_while_the_schema_and_the_servers_are_upgraded(
     release_before: Path, tmp_path: Path, database_url: str, mail_server: MailServer
 ) -> None:
     settings = {"database_url": database_url, "mail_server": mail_server.host, "mail_port": mail_server.port,

@@ -74,7 +74,7 @@ def slowest_read(http: httpx2.Client, seconds: float) -> float:
     return slowest
 
 
-def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, mail_server: MailServer) -> None:
+def test_reads_continue_during_a_long_write_of_another_process(tmp_path: Path, mail_server: MailServer) -> None:
     with ServerProcess(tmp_path, **send_through(mail_server)) as server:
         session = sign_up(server, mail_server)
         server.terminate()
@@ -106,7 +106,7 @@ def test_reading_goes_on_while_another_process_writes_for_long(tmp_path: Path, m
         assert "unexpected" not in server.log
 
 
-def test_what_cannot_be_written_in_time_is_refused_as_overloaded(tmp_path: Path, mail_server: MailServer) -> None:
+def test_a_write_that_waits_too_long_is_refused_as_overloaded(tmp_path: Path, mail_server: MailServer) -> None:
     with ServerProcess(tmp_path, **send_through(mail_server)) as server, ThreadPoolExecutor() as threads:
 
         def send(path: str) -> httpx2.Response:

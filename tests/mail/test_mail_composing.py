@@ -111,7 +111,7 @@ def test_no_email_is_composed_from_a_header_with_a_line_break(header: str, end: 
         compose(headers.pop("From"), headers, "", "")
 
 
-def test_a_message_shows_nothing_of_itself_in_a_log() -> None:
+def test_a_message_in_a_log_shows_none_of_its_content() -> None:
     assert "Hello" not in repr(Message("Hello", "Hello", "Hello", b"Hello"))
 
 

@@ -90,7 +90,7 @@ def scan(service: Service, url: str) -> None:
 
 
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS.keys())
-def test_a_mail_scanner_burns_no_link(service: Service, ada: Person, link: Link) -> None:
+def test_a_mail_scanner_uses_up_no_link(service: Service, ada: Person, link: Link) -> None:
     def stored() -> dict[str, list[dict[str, object]]]:
         return {name: service.rows(name) for name in engine.Base.metadata.tables}
 
@@ -146,7 +146,7 @@ def every_mail(service: Service) -> dict[str, EmailMessage]:
 
 @any_database
 @pytest.mark.parametrize("trusted_proxies", [0, 1])
-def test_a_host_injected_into_a_request_is_in_no_link_of_any_mail(
+def test_a_host_injected_into_a_request_is_in_no_link_of_any_email(
     make_service: MakeService, trusted_proxies: int
 ) -> None:
     service = make_service(erasure_grace_days=0, trusted_proxies=trusted_proxies)

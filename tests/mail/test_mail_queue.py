@@ -152,7 +152,7 @@ def test_a_server_that_refuses_the_service_itself_blames_no_email(service: Servi
 
 
 @pytest.mark.parametrize("reply", [LATER, "554 5.7.1 Relay access denied"])
-def test_an_email_is_given_up_after_two_days_and_forgotten_a_week_later(
+def test_an_email_is_abandoned_after_two_days_and_deleted_a_week_later(
     service: Service, move_clock: MoveClock, reply: str
 ) -> None:
     service.mail_server.refuse = reply

@@ -48,7 +48,7 @@ def refuse_each(service: Service, replies: list[tuple[str, str]]) -> None:
         assert service.deliver() == []
 
 
-def test_a_refusal_about_the_mailbox_gives_an_email_up_at_once(service: Service) -> None:
+def test_a_refusal_about_the_mailbox_abandons_an_email_at_once(service: Service) -> None:
     refuse_each(service, MAILBOX)
     assert counts(service) == {"abandoned": len(MAILBOX)}
     assert service.http.get("/readyz").status_code == 200
@@ -66,7 +66,9 @@ def test_a_refusal_about_us_waits_for_the_operator(service: Service) -> None:
     ("stage", "reply"),
     [("MAIL", "553 5.7.1 Sender address rejected"), ("RCPT", RELAY), ("DATA", "554 5.7.1 Message looks like spam")],
 )
-def test_what_every_mail_fails_with_makes_it_unready_until_one_leaves(service: Service, stage: str, reply: str) -> None:
+def test_a_failure_of_every_email_makes_the_service_unready_until_one_is_sent(
+    service: Service, stage: str, reply: str
+) -> None:
     with through(service, Scripted(at(stage, reply))) as peer:
         assert service.http.get("/readyz").status_code == 200
         with working(service.app):
@@ -85,7 +87,7 @@ def test_what_every_mail_fails_with_makes_it_unready_until_one_leaves(service: S
 
 
 @pytest.mark.parametrize("reply", ["550 no such user", "553 mailbox name not allowed"])
-def test_a_bare_refusal_of_one_recipient_among_others_gives_that_email_up(service: Service, reply: str) -> None:
+def test_a_bare_refusal_of_one_recipient_among_others_abandons_that_email(service: Service, reply: str) -> None:
     with through(service, Scripted(at("RCPT", reply, "person1@example.org"))) as peer:
         ask_many(service, 3)
         service.deliver()
@@ -94,7 +96,7 @@ def test_a_bare_refusal_of_one_recipient_among_others_gives_that_email_up(servic
     assert service.http.get("/readyz").status_code == 200
 
 
-def test_an_email_that_is_refused_while_others_leave_is_shown_and_leaves_the_service_ready(
+def test_an_email_refused_while_others_are_sent_is_shown_and_keeps_the_service_ready(
     service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
 ) -> None:
     with through(service, Scripted(at("RCPT", "550 5.7.1 Blocked by policy", "person1@example.org"))) as peer:
@@ -127,7 +129,7 @@ def test_a_failure_of_all_emails_is_logged_once_a_minute(
 
 
 @any_database
-def test_an_email_that_cannot_be_made_makes_it_unready_and_is_logged_once(
+def test_an_email_that_cannot_be_made_makes_the_service_unready_and_is_logged_once(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(messages, "compose", lambda *_: 1 / 0)
@@ -154,7 +156,7 @@ def spoil(service: Service, *changes: str) -> None:
 
 
 @pytest.mark.parametrize("limits", ["off", ""])
-def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_leave(
+def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_are_sent(
     make_service: Make, database_url: str, limits: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = make_service(rate_limits=limits)
@@ -172,12 +174,12 @@ def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_leave(
 
 
 @any_database
-def test_a_due_day_that_is_none_delays_no_email(service: Service) -> None:
+def test_an_invalid_due_date_delays_no_email(service: Service) -> None:
     spoil(service, "due_at = 'nonsense'")
     assert len(service.deliver()) == 1
 
 
-def test_an_email_of_a_later_release_is_shown_and_leaves_once_that_release_is_there(
+def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_installed(
     service: Service, tmp_path: Path, database_url: str
 ) -> None:
     spoil(service, "kind = 'of_a_later_release'")

@@ -53,7 +53,7 @@ class Limited(Scripted):
         ("between", ""),
     ],
 )
-def test_a_session_that_ends_after_some_mails_counts_against_nobody(
+def test_a_session_that_ends_after_some_emails_counts_as_no_failed_attempt(
     service: Service, most: int, stage: str, reply: str
 ) -> None:
     with through(service, Limited(most, stage, reply)) as peer:
@@ -65,7 +65,7 @@ def test_a_session_that_ends_after_some_mails_counts_against_nobody(
 
 
 @pytest.mark.parametrize("reply", ["421 4.3.2 Going down", "452 4.3.1 Insufficient system storage"])
-def test_a_server_that_accepts_no_email_at_all_is_away(service: Service, reply: str) -> None:
+def test_a_server_that_accepts_no_email_at_all_is_unavailable(service: Service, reply: str) -> None:
     with through(service, Scripted(at("MAIL", reply))) as peer:
         ask_many(service, 3)
         with pytest.raises(ServerUnavailable):
@@ -76,7 +76,7 @@ def test_a_server_that_accepts_no_email_at_all_is_away(service: Service, reply: 
 
 
 @pytest.mark.parametrize("reply", [HANG_UP, "421 4.7.0 Too many emails, bye"])
-def test_one_recipient_that_ends_the_session_holds_up_no_other(service: Service, reply: str) -> None:
+def test_one_recipient_that_ends_the_session_delays_no_other(service: Service, reply: str) -> None:
     with through(service, Scripted(at("RCPT", reply, "person1@example.org"))) as peer:
         ask_many(service, 5)
         tried(service)

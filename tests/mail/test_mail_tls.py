@@ -97,7 +97,7 @@ def test_an_email_waits_for_a_certificate_of_a_trusted_authority(
     assert doorkeeper.tried == [("tiles", "open sesame")]
 
 
-def test_a_server_without_starttls_is_refused_and_hears_nothing_in_clear(through: Make) -> None:
+def test_a_server_without_starttls_is_refused_and_receives_nothing_in_clear_text(through: Make) -> None:
     heard: list[str] = []
 
     def listen(stage: str, _: str) -> None:
@@ -108,7 +108,7 @@ def test_a_server_without_starttls_is_refused_and_hears_nothing_in_clear(through
     assert set(heard) == {"EHLO"}
 
 
-def test_the_worker_waits_an_untrusted_server_out_and_its_log_says_why_and_names_nobody(
+def test_the_worker_waits_while_the_server_is_untrusted_and_logs_why_without_names(
     through: Make, authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "LONGEST_PAUSE_SECONDS", 0.5)
@@ -225,7 +225,7 @@ def assert_kept_to_itself(peer: Between) -> None:
     ],
     ids=["after the answer to STARTTLS", "before STARTTLS"],
 )
-def test_what_was_said_in_clear_is_forgotten_when_tls_begins(
+def test_replies_in_clear_text_are_discarded_when_tls_begins(
     through: Make, authority: trustme.CA, answers: dict[str, str]
 ) -> None:
     with Between(authority.issue_cert(HOST), **answers) as peer:
@@ -234,7 +234,7 @@ def test_what_was_said_in_clear_is_forgotten_when_tls_begins(
     assert [line.split(" ")[0] for line in peer.safe] == ["ehlo"]
 
 
-def test_an_answer_that_was_smuggled_in_before_tls_answers_nothing(through: Make, authority: trustme.CA) -> None:
+def test_a_reply_injected_before_tls_is_ignored(through: Make, authority: trustme.CA) -> None:
     smuggled = "220 go on\r\n250 between\r\n550 no such mailbox\r\n550 no such mailbox"
     with Between(authority.issue_cert(HOST), starttls=smuggled) as peer:
         service = through(peer, **TLS)
@@ -249,7 +249,7 @@ def test_an_answer_that_was_smuggled_in_before_tls_answers_nothing(through: Make
     ("starttls", "code"),
     [("454 4.7.0 not now", "smtp-454"), ("250 OK", "smtp-250"), ("502 what?", "smtp-502"), ("no answer", "smtp--1")],
 )
-def test_a_server_that_offers_starttls_and_does_not_begin_it_hears_nothing(
+def test_a_server_that_offers_starttls_and_does_not_begin_it_receives_nothing(
     through: Make, authority: trustme.CA, starttls: str, code: str
 ) -> None:
     with Between(authority.issue_cert(HOST), starttls=starttls) as peer:
@@ -267,9 +267,7 @@ def test_settings_that_would_send_the_password_in_clear_are_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize("use", [{}, TLS, SSL], ids=["clear", "STARTTLS", "SMTPS"])
-def test_a_server_that_says_nothing_is_given_up_on_after_a_while(
-    make_service: Make, monkeypatch: pytest.MonkeyPatch, use: Use
-) -> None:
+def test_the_wait_for_a_silent_server_ends(make_service: Make, monkeypatch: pytest.MonkeyPatch, use: Use) -> None:
     for name in ("CONNECT_SECONDS", "REPLY_SECONDS"):
         monkeypatch.setattr(smtp, name, 0.3)
     with socket.create_server((HOST, 0)) as silent:

@@ -42,7 +42,7 @@ def test_the_deadlines_are_those_of_the_standard() -> None:
     [("greeting", silence, 0), ("ehlo", drip(), 0), ("mail", drip(b"250-x\r\n" * 2000, 0.01), 0),
      ("rcpt", drip(), 1), ("data", silence, 1), ("content", drip(), 1)],
 )  # fmt: skip
-def test_a_reply_that_is_not_whole_at_its_deadline_is_waited_for_no_longer(
+def test_the_wait_for_an_incomplete_reply_ends_at_its_deadline(
     make_service: Make, stage: str, reply: Reply, attempts: int
 ) -> None:
     with RawPeer(**{stage: reply}) as peer:
@@ -62,7 +62,7 @@ def test_a_reply_that_is_not_whole_at_its_deadline_is_waited_for_no_longer(
     [("content", hang_up, 600), ("content", silence, 600), ("data", hang_up, 15)],
     ids=["broken off", "silent", "never whole"],
 )
-def test_a_mail_whose_fate_is_unknown_waits_ten_minutes(
+def test_an_email_whose_fate_is_unknown_waits_ten_minutes(
     make_service: Make, move_clock: MoveClock, stage: str, fate: Reply, seconds: int
 ) -> None:
     with RawPeer(**{stage: fate}) as peer:
@@ -78,7 +78,7 @@ def test_a_mail_whose_fate_is_unknown_waits_ten_minutes(
     assert service.rows("mails") == []
 
 
-def test_a_claim_is_renewed_while_the_server_makes_its_worker_wait(
+def test_a_claim_is_renewed_while_its_worker_waits_for_the_server(
     make_service: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "CLAIM", timedelta(seconds=0.7))
@@ -100,7 +100,7 @@ def test_a_claim_is_renewed_while_the_server_makes_its_worker_wait(
 
 
 @pytest.mark.long
-def test_an_email_that_a_killed_worker_may_have_sent_waits_and_the_others_leave_within_a_minute(
+def test_an_email_that_a_killed_worker_may_have_sent_waits_and_delays_no_other(
     service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
 ) -> None:
     addresses = ask_many(service, 3)
@@ -170,7 +170,7 @@ def test_an_erasure_that_hangs_delays_no_email(service: Service, ada: Person, mo
 
 @any_database
 @pytest.mark.parametrize(("stage", "attempts"), [("greeting", 0), ("mail", 0), ("rcpt", 0), ("content", 1)])
-def test_a_worker_that_is_told_to_stop_ends_soon_although_the_mail_server_hangs(
+def test_a_worker_stops_soon_although_the_mail_server_hangs(
     make_service: Make, monkeypatch: pytest.MonkeyPatch, stage: str, attempts: int
 ) -> None:
     for name in ("REPLY_SECONDS", "FINAL_REPLY_SECONDS"):
@@ -192,7 +192,7 @@ def test_a_worker_that_is_told_to_stop_ends_soon_although_the_mail_server_hangs(
 
 
 @any_database
-def test_a_database_outage_while_the_mail_server_thinks_blames_no_email(
+def test_a_database_outage_during_a_slow_reply_blames_no_email(
     make_service: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> None:
@@ -213,9 +213,7 @@ def test_a_database_outage_while_the_mail_server_thinks_blames_no_email(
 
 
 @any_database
-def test_a_server_that_never_says_goodbye_is_not_waited_for(
-    make_service: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worker_does_not_wait_for_a_reply_to_quit(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smtp, "QUIT_SECONDS", 0.3)
     monkeypatch.setattr(smtp, "REPLY_SECONDS", 90.0)
     with RawPeer(quit=silence) as peer:

@@ -53,7 +53,7 @@ def assert_says(message: EmailMessage, *words: str, never: tuple[str, ...] = ())
     ],
     ids=["on request", "after retention", "kept"],
 )  # fmt: skip
-def test_a_closed_account_is_told_when_it_is_erased_and_how_to_open_it(
+def test_the_closing_email_says_when_the_account_is_erased_and_how_to_reopen_it(
     make_service: Make, retention: int, words: list[str], never: tuple[str, ...], *, erase: bool
 ) -> None:
     service = make_service(closed_retention_days=retention)
@@ -69,7 +69,7 @@ def test_a_closed_account_is_told_when_it_is_erased_and_how_to_open_it(
     assert service.http.post("/v1/erasure-requests/cancel", json={"token": token}).status_code == 204
 
 
-def test_a_legal_hold_is_told_when_it_is_placed_and_when_it_is_lifted(service: Service, ada: Person) -> None:
+def test_placing_and_lifting_a_legal_hold_sends_an_email_with_the_new_date(service: Service, ada: Person) -> None:
     close(service, ada.headers, erase=True)
     service.deliver()
     hold(service, ada.email, HOLD_ENDS)
@@ -118,7 +118,7 @@ def test_the_page_after_an_erasure_names_its_day_unless_it_is_done_at_once(
     assert ("are now being erased" in page) != waits
 
 
-def test_the_last_email_says_what_was_removed_and_kept_and_brings_a_receipt(make_service: Make) -> None:
+def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(make_service: Make) -> None:
     service = make_service(erasure_grace_days=0, data_manager_email="privacy@tiles.test")
     ada = service.register()
     service.http.post("/v1/feedback", json={"message": "Very good"}, headers=ada.headers)

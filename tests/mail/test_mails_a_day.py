@@ -43,7 +43,7 @@ def request_everything(service: Service, *emails: str) -> None:
             request(service, path, email, 4)
 
 
-def test_a_mailbox_gets_15_mails_a_day_over_all_kinds_and_tags(service: Service, move_clock: MoveClock) -> None:
+def test_a_mailbox_gets_15_emails_a_day_over_all_kinds_and_tags(service: Service, move_clock: MoveClock) -> None:
     service.register(email=ADA)
     eve = service.register(email="eve@example.org", name="Eve")
     move_clock(timedelta(days=1))
@@ -62,7 +62,7 @@ def test_a_mailbox_gets_15_mails_a_day_over_all_kinds_and_tags(service: Service,
     assert over == 3 * 16 + 5 - 15
 
 
-def test_one_kind_of_mail_does_not_block_another_and_the_next_day_begins_anew(
+def test_one_kind_of_email_blocks_no_other_and_counts_restart_the_next_day(
     service: Service, move_clock: MoveClock
 ) -> None:
     service.register(email=ADA)
@@ -76,7 +76,7 @@ def test_one_kind_of_mail_does_not_block_another_and_the_next_day_begins_anew(
     assert len(service.deliver()) == 1
 
 
-def test_links_in_the_mailbox_work_and_a_used_one_gives_one_email_back(service: Service, move_clock: MoveClock) -> None:
+def test_links_in_the_mailbox_work_and_using_one_allows_one_more_email(service: Service, move_clock: MoveClock) -> None:
     service.register(email=ADA)
     request(service, "password-resets", ADA, 30)
     links = [token_of(message) for message in service.deliver()]
@@ -90,7 +90,7 @@ def test_links_in_the_mailbox_work_and_a_used_one_gives_one_email_back(service: 
         links.append(token_of(service.mail()))
 
 
-def test_a_notice_of_a_change_always_leaves(service: Service) -> None:
+def test_a_notice_of_a_change_is_always_sent(service: Service) -> None:
     ada = service.register(email=ADA)
     request_everything(service, ADA, ADA)
     service.deliver()

@@ -116,7 +116,7 @@ def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(s
     assert recipients(work_off(service)) == [ada.email, bob.email]
 
 
-def test_a_person_who_leaves_while_the_email_waits_gets_none(service: Service, ada: Person) -> None:
+def test_a_person_who_unsubscribes_or_closes_while_the_email_is_queued_gets_none(service: Service, ada: Person) -> None:
     bob, cy, dee = (service.register(name=name, email=f"{name}@example.org") for name in ("bob", "cy", "dee"))
     announce(service)
     assert queue_some(service) == 4
@@ -130,7 +130,7 @@ def test_a_person_who_leaves_while_the_email_waits_gets_none(service: Service, a
     assert service.rows("mails") == []
 
 
-def test_with_nobody_to_tell_it_is_finished_at_once(service: Service) -> None:
+def test_an_announcement_without_recipients_finishes_at_once(service: Service) -> None:
     begun = announce(service)
     assert (begun.queued, begun.recipients, begun.finished) == (0, 0, False)
     assert work_off(service) == []
@@ -199,7 +199,7 @@ def test_while_the_mail_server_is_away_no_more_emails_are_queued(service: Servic
 
 
 @any_database
-def test_one_mailbox_that_cannot_be_reached_holds_up_nobody(service: Service) -> None:
+def test_an_unreachable_mailbox_delays_no_other(service: Service) -> None:
     people = many(service, BATCH + 5)
     begun = announce(service)
     with turning_away(service.mail_server, people[3]):
@@ -230,7 +230,7 @@ def interrupted(service: Service, after: int) -> Iterator[None]:
         event.remove(engine, "before_cursor_execute", end)
 
 
-def test_an_interruption_at_any_point_loses_nobody_and_repeats_nobody(service: Service) -> None:
+def test_an_interruption_at_any_point_skips_nobody_and_repeats_nobody(service: Service) -> None:
     total = BATCH + 3
     many(service, total)
     for number in count():
@@ -268,7 +268,7 @@ def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path:
 
 
 @pytest.mark.long
-def test_several_workers_at_once_tell_everybody_once(service: Service, make_service: MakeService) -> None:
+def test_several_concurrent_workers_email_everybody_once(service: Service, make_service: MakeService) -> None:
     people = many(service, 3 * BATCH + 1)
     begun = announce(service)
 
@@ -286,7 +286,7 @@ def test_several_workers_at_once_tell_everybody_once(service: Service, make_serv
     assert progress(service, begun).queued == len(people)
 
 
-def test_of_several_workers_at_one_part_one_queues_it(service: Service) -> None:
+def test_of_several_concurrent_workers_one_queues_a_batch(service: Service) -> None:
     many(service, BATCH)
     begun = announce(service)
     assert max(at_once(*[lambda: queue_some(service)] * 8)) == BATCH
@@ -297,7 +297,7 @@ def test_of_several_workers_at_one_part_one_queues_it(service: Service) -> None:
 # Once
 
 
-def test_the_same_text_again_is_the_same_announcement_and_sends_nothing(service: Service, ada: Person) -> None:
+def test_announcing_the_same_text_again_sends_nothing(service: Service, ada: Person) -> None:
     begun, *others = at_once(*[lambda: announce(service, " News ")] * 8)
     assert {other.announcement for other in others} == {begun.announcement}
     assert recipients(work_off(service)) == [ada.email]
@@ -417,7 +417,9 @@ def test_following_shows_the_progress_until_it_is_finished(
 
 
 @any_database
-def test_ctrl_c_stops_showing_and_not_the_announcement(service: Service, following: "subprocess.Popen[str]") -> None:
+def test_ctrl_c_stops_the_progress_display_and_not_the_announcement(
+    service: Service, following: "subprocess.Popen[str]"
+) -> None:
     # Not while it is still about to begin: it sleeps between two looks.
     states: list[str] = []
 

@@ -552,7 +552,7 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
 
 
 @pytest.mark.parametrize("database_url", ["empty_postgresql"], indirect=True)
-def test_what_postgresql_sampled_before_an_upgrade_is_forgotten_by_it(
+def test_an_upgrade_deletes_what_postgresql_sampled_before(
     app: Flask, postgresql: PostgresServer, database_url: str
 ) -> None:
     migrate(app, command.upgrade, "0002")
@@ -583,7 +583,9 @@ def test_what_postgresql_sampled_before_an_upgrade_is_forgotten_by_it(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_an_address_for_which_many_race_is_not_in_postgresqls_log(service: Service, postgresql: PostgresServer) -> None:
+def test_an_address_that_many_requests_race_for_is_not_in_postgresqls_log(
+    service: Service, postgresql: PostgresServer
+) -> None:
     word = f"canary{secrets.token_hex(6)}"
     address = f"{word}@example.org"
     movers = [service.register(email=f"person{number}@example.org") for number in range(4)]

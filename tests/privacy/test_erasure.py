@@ -58,7 +58,7 @@ def crash(*_: object, **__: object) -> None:
     raise Crash
 
 
-def test_an_account_is_erased_when_the_grace_period_is_over_and_nobody_else_is_touched(
+def test_an_account_is_erased_after_the_grace_period_and_no_other_changes(
     service: Service, move_clock: MoveClock
 ) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
@@ -105,7 +105,7 @@ def test_a_registration_link_makes_no_second_account_of_an_erased_one(hasty: Ser
 @pytest.mark.parametrize(
     "refusal", [None, "451 4.7.1 try again later", "550 5.1.1 no such mailbox"], ids=["waiting", "put off", "abandoned"]
 )
-def test_a_mail_in_the_queue_goes_with_the_account(
+def test_a_queued_email_is_erased_with_the_account(
     hasty: Service, mail_server: MailServer, refusal: str | None
 ) -> None:
     ada = hasty.register()
@@ -126,7 +126,9 @@ def test_a_mail_in_the_queue_goes_with_the_account(
     assert told(hasty.deliver()) == {(ADA, ERASED)}
 
 
-def test_abandoned_emails_go_with_an_account_that_had_their_address(hasty: Service, mail_server: MailServer) -> None:
+def test_abandoned_emails_are_erased_with_an_account_that_had_their_address(
+    hasty: Service, mail_server: MailServer
+) -> None:
     fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
     ada = hasty.register()
     fail_to_mail(hasty, mail_server, "password-resets", email=ADA)
@@ -137,7 +139,7 @@ def test_abandoned_emails_go_with_an_account_that_had_their_address(hasty: Servi
     assert hasty.rows("mails") == []
 
 
-def test_an_abandoned_registration_email_goes_with_the_account(hasty: Service, mail_server: MailServer) -> None:
+def test_an_abandoned_registration_email_is_erased_with_the_account(hasty: Service, mail_server: MailServer) -> None:
     fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
     close(hasty, hasty.register().headers, erase=True)
     assert erase_due(hasty) == 1
@@ -176,7 +178,7 @@ def test_a_requested_erasure_of_a_newer_closed_account_stays_requested(
 
 @pytest.mark.parametrize(("refusal", "wait"), [("550 5.1.1 no such mailbox", None), ("451 4.3.0 later", queue.GIVE_UP)],
                          ids=["for good", "for two days"])  # fmt: skip
-def test_a_receipt_that_nobody_takes_leaves_no_address(
+def test_a_refused_receipt_leaves_no_address(
     service: Service, ada: Person, move_clock: MoveClock, refusal: str, wait: timedelta | None
 ) -> None:
     with service.app.app_context():
@@ -232,7 +234,7 @@ def test_after_a_crash_the_next_round_finishes_with_one_receipt(
     assert hasty.deliver() == []
 
 
-def test_without_a_ledger_nothing_is_erased_nothing_is_marked_and_it_shows_as_late(hasty: Service) -> None:
+def test_without_a_ledger_nothing_is_erased_or_marked_and_the_delay_is_shown(hasty: Service) -> None:
     people(hasty, 1)
     token = closed_by(hasty, hasty.register().headers, ADA, erase=True)
     before = hasty.rows("accounts")
@@ -248,7 +250,7 @@ def test_without_a_ledger_nothing_is_erased_nothing_is_marked_and_it_shows_as_la
 
 
 @any_database
-def test_without_a_ledger_the_worker_goes_on_with_emails(
+def test_without_a_ledger_the_worker_keeps_sending_emails(
     hasty: Service, mail_server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     people(hasty, 1)

@@ -74,7 +74,7 @@ def test_a_hold_that_is_over_before_the_grace_period_changes_nothing(
     assert erase_due(service) == 1
 
 
-def test_lifting_the_hold_lets_the_erasure_run_and_tells_the_person(
+def test_lifting_the_hold_lets_the_erasure_run_and_notifies_the_person(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
@@ -143,7 +143,7 @@ def test_without_a_ledger_a_due_account_can_be_held(hasty: Service) -> None:
     assert in_ledger(hasty) == []
 
 
-def test_of_holding_and_erasing_at_once_exactly_one_happens(hasty: Service) -> None:
+def test_of_concurrent_holding_and_erasing_exactly_one_succeeds(hasty: Service) -> None:
     def try_to_hold(email: str) -> bool:
         try:
             hold(hasty, email, in_days(10))

@@ -35,7 +35,7 @@ CLAIM = timedelta(seconds=61)
 
 
 @pytest.mark.parametrize("answer", ["250 OK", "451 4.7.1 try again later", "550 5.1.1 no such mailbox"])
-def test_erasing_while_a_mail_is_being_sent_leaves_nothing_of_it(
+def test_erasing_while_an_email_is_being_sent_leaves_no_trace_of_it(
     hasty: Service, mail_server: MailServer, answer: str
 ) -> None:
     close(hasty, hasty.register().headers, erase=True)
@@ -75,7 +75,7 @@ def test_feedback_that_arrives_while_its_account_is_erased_is_refused_or_erased_
         hasty.deliver()
 
 
-def test_several_workers_at_once_erase_each_account_once(hasty: Service) -> None:
+def test_several_concurrent_workers_erase_each_account_once(hasty: Service) -> None:
     found = people(hasty, 8)
     assert sum(at_once(*[lambda: erase_due(hasty)] * 4)) + finish_erasing(hasty) == 8
     assert sorted(message["To"] for message in hasty.deliver()) == sorted(person.email for person in found)
@@ -83,7 +83,7 @@ def test_several_workers_at_once_erase_each_account_once(hasty: Service) -> None
     assert [row["act"] for row in hasty.rows("audit")].count("erased") == 8
 
 
-def test_a_worker_whose_claim_ran_out_and_the_one_after_it_make_one_receipt(
+def test_a_worker_whose_claim_expired_and_its_successor_make_one_receipt(
     hasty: Service, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people(hasty, 2)
@@ -100,7 +100,7 @@ def test_a_worker_whose_claim_ran_out_and_the_one_after_it_make_one_receipt(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_two_workers_that_erase_two_accounts_of_one_address_leave_no_mail_to_it(
+def test_two_workers_that_erase_two_accounts_of_one_address_leave_no_email_to_it(
     hasty: Service, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed_by(hasty, hasty.register().headers, ADA, erase=True)

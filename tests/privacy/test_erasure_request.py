@@ -50,7 +50,7 @@ def test_an_account_is_closed_and_erased_without_the_app(service: Service, ada: 
     assert service.rows("accounts") == []
 
 
-def test_of_one_link_used_eight_times_at_once_one_use_counts(service: Service, ada: Person) -> None:
+def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = ask_for_erasure(service, ada.email)
     answers = at_once(*[lambda: confirm_erasure(service, token)] * 8)
     assert sorted(answer.status_code for answer in answers) == [200, *[400] * 7]
@@ -68,7 +68,7 @@ def test_a_link_works_for_a_day(service: Service, ada: Person, move_clock: MoveC
 
 
 @any_database
-def test_a_new_password_or_a_closing_ends_the_link_and_another_can_be_asked_for(service: Service, ada: Person) -> None:
+def test_a_new_password_or_a_closing_ends_the_link_and_another_can_be_requested(service: Service, ada: Person) -> None:
     first = ask_for_erasure(service, ada.email)
     assert service.reset(service.ask_for_reset()).status_code == 204
     assert_problem(confirm_erasure(service, first), 400, "invalid-token")
@@ -84,7 +84,7 @@ def test_a_new_password_or_a_closing_ends_the_link_and_another_can_be_asked_for(
 
 
 @any_database
-def test_a_link_to_a_closed_account_is_of_no_use_to_a_new_one(service: Service, ada: Person) -> None:
+def test_a_link_for_a_closed_account_does_not_affect_a_new_one(service: Service, ada: Person) -> None:
     token = ask_for_erasure(service, ADA)
     closed_by(service, ada.headers, ADA)
     again = service.register(name="Ada Byron", password=OTHER_PASSWORD)
@@ -92,7 +92,7 @@ def test_a_link_to_a_closed_account_is_of_no_use_to_a_new_one(service: Service, 
     assert service.account(again.headers).status_code == 200
 
 
-def test_asking_for_a_closed_account_brings_its_day_nearer(service: Service, ada: Person) -> None:
+def test_requesting_the_erasure_of_a_closed_account_makes_it_earlier(service: Service, ada: Person) -> None:
     old_link = closed_by(service, ada.headers, ADA)
     closed_at = service.rows("accounts")[0]["closed_at"]
     response = confirm_erasure(service, ask_for_erasure(service, ADA))
@@ -104,7 +104,7 @@ def test_asking_for_a_closed_account_brings_its_day_nearer(service: Service, ada
 
 
 @pytest.mark.parametrize(("erase", "days"), [(True, 5), (False, 360)], ids=["in its grace period", "nearly over"])
-def test_asking_again_never_puts_the_day_off(
+def test_requesting_again_never_delays_the_erasure(
     service: Service, ada: Person, move_clock: MoveClock, *, erase: bool, days: int
 ) -> None:
     first = close(service, ada.headers, erase=erase).json

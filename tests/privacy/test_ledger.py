@@ -88,7 +88,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("log_has_room", [True, False], ids=["the database has room left", "nothing has"])
-def test_a_disk_that_is_really_full_leaves_the_account_and_the_ledger_as_they_were(
+def test_a_full_disk_leaves_the_account_and_the_ledger_unchanged(
     small_disk: Path, sqlite_template: Path, mail_server: MailServer, *, log_has_room: bool
 ) -> None:
     shutil.copy(sqlite_template, small_disk / "tiles.sqlite3")
@@ -131,7 +131,7 @@ ALTERED: dict[str, Callable[[str], str]] = {
 
 
 @any_database
-def test_an_altered_line_stops_the_start_and_is_named_with_what_to_do(
+def test_an_altered_line_stops_the_start_and_the_error_says_what_to_do(
     service: Service, database_url: str, tmp_path: Path
 ) -> None:
     file = write(service, 3)

@@ -74,7 +74,7 @@ class Visitor(threading.Thread):
 
 
 @pytest.mark.usefixtures("ada")
-def test_hundreds_are_erased_and_told_once_each_while_others_are_served(
+def test_hundreds_are_erased_and_emailed_once_each_while_others_are_served(
     service: Service, database_url: str, tmp_path: Path, mail_server: MailServer
 ) -> None:
     make_due(service, MANY)
@@ -115,7 +115,7 @@ def erase_due(service: Service, database_url: str, folder: Path, **options: Any)
     )
 
 
-def test_a_command_that_was_killed_can_be_run_again_and_nobody_is_told_twice(
+def test_a_killed_command_can_be_run_again_and_nobody_is_emailed_twice(
     service: Service, database_url: str, tmp_path: Path, mail_server: MailServer
 ) -> None:
     make_due(service, MANY)

@@ -48,9 +48,7 @@ def test_a_version_is_in_force_from_its_day_and_can_be_read_before(
     assert service.account(ada.headers).json["policy"]["current"] == "new"
 
 
-def test_publishing_the_same_again_changes_nothing_also_when_its_day_is_over(
-    service: Service, move_clock: MoveClock
-) -> None:
+def test_publishing_the_same_again_changes_nothing_even_after_its_day(service: Service, move_clock: MoveClock) -> None:
     day = clock.now().date()
     first = publish(service, "2026-01", day)
     before = service.rows("policies")

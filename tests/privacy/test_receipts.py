@@ -101,7 +101,7 @@ def test_a_receipt_counts_ended_holds_and_waiting_emails_among_what_was_removed(
 
 
 @any_database
-def test_the_receipt_of_an_account_whose_retention_ended_says_that_nobody_asked(
+def test_the_receipt_after_the_retention_says_that_nobody_requested_the_erasure(
     make_service: MakeService, move_clock: MoveClock
 ) -> None:
     service = make_service(closed_retention_days=1)
@@ -111,7 +111,7 @@ def test_the_receipt_of_an_account_whose_retention_ended_says_that_nobody_asked(
 
 
 @any_database
-def test_a_receipt_is_good_again_and_again_with_the_line_breaks_of_an_email_and_under_a_newer_key(
+def test_a_receipt_stays_valid_with_the_line_breaks_of_an_email_and_under_a_newer_key(
     hasty: Service, receipt: str, make_service: MakeService
 ) -> None:
     folded = "\r\n".join(receipt[start : start + 60] for start in range(0, len(receipt), 60))

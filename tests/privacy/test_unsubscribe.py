@@ -74,7 +74,7 @@ def test_one_click_ends_the_emails_without_signing_in_and_opening_the_page_does_
     assert [message["To"] for message in announce(service, "More news.")] == [bob.email]
 
 
-def test_the_link_outlives_a_new_password_a_new_email_and_another_wish(service: Service, ada: Person) -> None:
+def test_the_link_works_after_a_new_password_a_new_email_and_subscribing_again(service: Service, ada: Person) -> None:
     (news,) = announce(service)
     change_email(service, ada.headers, "countess@example.org")
     assert service.reset(service.ask_for_reset("countess@example.org")).status_code == 204

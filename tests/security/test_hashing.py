@@ -22,13 +22,13 @@ from backend.serving import worker
 LOW, HIGH = "m=8,t=1,p=1", "m=16,t=2,p=1"
 
 
-def test_argon2_as_it_was_built_here_hashes_as_its_authors_say() -> None:
+def test_the_installed_argon2_gives_the_reference_hashes() -> None:
     # From the reference implementation's own tests (test.c, Argon2id, version 0x13).
     raw = hash_secret_raw(b"password", b"somesalt", 2, 65536, 1, 32, Type.ID)
     assert raw.hex(" ", 4) == "09316115 d5cf24ed 5a15a31a 3ba326e5 cf32edc2 4702987c 02b6566f 61913cf7"
 
 
-def test_a_password_costs_by_default_what_owasp_asks_for(app: Flask, tmp_path: Path) -> None:
+def test_the_default_argon2_parameters_are_those_of_owasp(app: Flask, tmp_path: Path) -> None:
     fields = Settings.model_fields
     defaults = {name: fields[name].default for name in fields if name.startswith("argon2_")}
     settings = make_settings(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite3'}").model_copy(update=defaults)
@@ -39,7 +39,7 @@ def test_a_password_costs_by_default_what_owasp_asks_for(app: Flask, tmp_path: P
     assert (found.salt_len, found.hash_len) == (16, 32)
 
 
-def test_a_full_line_of_the_hasher_is_no_failure(make_service: MakeService) -> None:
+def test_a_full_hasher_backlog_counts_as_no_wrong_password(make_service: MakeService) -> None:
     service = make_service(rate_limits="")
     service.register()
     line = service.app.extensions["tiles.hasher"]._line  # noqa: SLF001 - a full line is made in no other way
@@ -78,7 +78,7 @@ def assert_work(service: Service, hash_work: Counter[str], addresses: list[str],
     assert len(executed) == 1
 
 
-def test_raised_argon2_parameters_cost_every_address_the_same(raised: Service, hash_work: Counter[str]) -> None:
+def test_after_argon2_is_raised_every_address_costs_the_same(raised: Service, hash_work: Counter[str]) -> None:
     # Before and after an account has a new hash.
     assert_work(raised, hash_work, ["ada@example.org", "nobody@example.org"], LOW, HIGH)
     raised.register(name="Eve", email="eve@example.org")
@@ -88,7 +88,7 @@ def test_raised_argon2_parameters_cost_every_address_the_same(raised: Service, h
     assert_work(raised, hash_work, addresses, LOW, HIGH)
 
 
-def test_parameters_that_no_hash_has_any_more_cost_nobody_anything(
+def test_parameters_that_no_hash_uses_are_no_longer_computed(
     service: Service, raised: Service, hash_work: Counter[str]
 ) -> None:
     def tidy() -> None:
@@ -107,7 +107,7 @@ def test_parameters_that_no_hash_has_any_more_cost_nobody_anything(
 
 
 @pytest.mark.parametrize("renew", ["reset", "change"])
-def test_every_new_hash_has_its_cost_noted(raised: Service, service: Service, ada: Person, renew: str) -> None:
+def test_the_cost_of_every_new_hash_is_recorded(raised: Service, service: Service, ada: Person, renew: str) -> None:
     if renew == "reset":
         assert raised.reset(raised.ask_for_reset()).status_code == 204
     else:
@@ -118,7 +118,7 @@ def test_every_new_hash_has_its_cost_noted(raised: Service, service: Service, ad
 
 
 @empty_database
-def test_the_upgrade_notes_what_the_hashes_there_are_have_cost(make_service: MakeService) -> None:
+def test_the_upgrade_records_the_costs_of_existing_hashes(make_service: MakeService) -> None:
     service = make_service()
     migrate(service.app, command.upgrade, "head")
     service.register()
@@ -157,7 +157,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("foreign")
-def test_the_server_does_not_start_with_an_argon2_of_another_processor_and_the_check_names_it(tmp_path: Path) -> None:
+def test_an_argon2_built_for_another_processor_stops_the_start_and_the_check_names_it(tmp_path: Path) -> None:
     folder, named = tmp_path / "instance", "Argon2 was built for another processor"
     done = run_tiles(folder, "serve", "--port", str(free_port()))
     assert done.returncode == 2

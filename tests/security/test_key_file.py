@@ -82,7 +82,7 @@ print(json.dumps(told))
 
 
 @pytest.mark.long
-def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_ones_with_them(tmp_path: Path) -> None:
+def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
     steps = left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
     found = [left[keys.NAME][0].split() for left in steps]
@@ -97,7 +97,7 @@ def test_a_rotation_that_is_killed_at_any_step_leaves_the_old_keys_or_the_new_on
 
 
 @pytest.mark.long
-def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_process_killed_while_it_creates_the_first_key_leaves_a_whole_key_or_none(tmp_path: Path) -> None:
     steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
     made = [left[keys.NAME] for left in steps if keys.NAME in left]
     assert 0 < len(made) < len(steps)
@@ -106,7 +106,7 @@ def test_a_first_key_whose_making_is_killed_at_any_step_is_whole_or_not_there(tm
 
 
 @any_database
-def test_of_rotations_at_once_none_is_lost(own: Service) -> None:
+def test_concurrent_rotations_lose_no_key(own: Service) -> None:
     first = written(file_of(own))
     for done in (5, 10):
         at_once(*[lambda: rotate(own)] * 5)
@@ -116,7 +116,7 @@ def test_of_rotations_at_once_none_is_lost(own: Service) -> None:
 
 
 @any_database
-def test_of_first_keys_made_at_once_all_processes_read_the_same(own: Service) -> None:
+def test_processes_that_create_the_first_key_at_once_read_the_same_key(own: Service) -> None:
     file_of(own).unlink()
     found: list[keys.Keys] = []
 
@@ -131,7 +131,7 @@ def test_of_first_keys_made_at_once_all_processes_read_the_same(own: Service) ->
 
 
 @any_database
-def test_a_key_that_came_after_the_operator_chose_which_may_leave_stays(own: Service) -> None:
+def test_a_key_added_after_the_operator_chose_which_to_remove_stays(own: Service) -> None:
     with own.app.app_context():
         chosen = keys.in_use()
     rotate(own)
@@ -142,7 +142,7 @@ def test_a_key_that_came_after_the_operator_chose_which_may_leave_stays(own: Ser
 
 
 @any_database
-def test_a_rotation_by_root_leaves_the_file_to_the_services_user_alone(own: Service) -> None:
+def test_after_a_rotation_by_root_only_the_services_user_can_read_the_file(own: Service) -> None:
     owner = 54321 if os.geteuid() == 0 else os.geteuid()
     os.chown(file_of(own), owner, -1)
     umask = os.umask(0)
@@ -154,7 +154,7 @@ def test_a_rotation_by_root_leaves_the_file_to_the_services_user_alone(own: Serv
     assert written(file_of(own))
 
 
-def test_a_full_disk_leaves_the_keys_as_they_were_and_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -> None:
     path = tmp_path / keys.NAME
     path.write_text(f"{OLD_KEY}\n")
     path.chmod(0o600)
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_keys_as_they_were_and_is_told(tmp_path: Path) ->
 
 @any_database
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("marmalade")], ids=["gone", "spoiled"])
-def test_a_file_that_was_spoiled_stops_no_running_process_and_its_log_says_so(
+def test_a_damaged_key_file_stops_no_running_process_and_is_logged(
     own: Service, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
 ) -> None:
     token, text = own.ask_to_register(), file_of(own).read_text()
@@ -184,7 +184,7 @@ def test_a_file_that_was_spoiled_stops_no_running_process_and_its_log_says_so(
 
 
 @pytest.mark.parametrize("content", [b"", b"marmalade", b"\xe9" * 40, None], ids=["empty", "short", "bytes", "folder"])
-def test_a_file_that_holds_no_key_stops_the_start_and_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_a_key_file_without_a_key_stops_the_start_and_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / keys.NAME
     path.mkdir() if content is None else path.write_bytes(content)
     unusable = "secret_key holds no usable key: delete it .* TILES_SECRET_KEYS"

@@ -148,7 +148,7 @@ APART = timedelta(seconds=90)
 
 @any_database
 @every_purpose
-def test_a_link_of_a_machine_90_seconds_ahead_is_good(own: Service, move_clock: MoveClock, purpose: Purpose) -> None:
+def test_a_link_from_a_machine_90_seconds_ahead_works(own: Service, move_clock: MoveClock, purpose: Purpose) -> None:
     move_clock(APART)
     use = JOURNEYS[purpose](own)
     move_clock(-APART)
@@ -156,7 +156,7 @@ def test_a_link_of_a_machine_90_seconds_ahead_is_good(own: Service, move_clock: 
 
 
 @pytest.mark.parametrize("ahead", [APART, -APART], ids=["ahead", "behind"])
-def test_an_email_and_a_session_of_a_machine_90_seconds_apart_are_good(
+def test_an_email_and_a_session_from_a_machine_90_seconds_apart_work(
     service: Service, move_clock: MoveClock, ahead: timedelta
 ) -> None:
     move_clock(ahead)
@@ -183,7 +183,7 @@ def test_a_token_signed_before_a_rotation_is_redeemed_after_it(purpose: Purpose,
 
 @any_database
 @every_purpose
-def test_a_token_dies_when_its_key_leaves(purpose: Purpose, own: Service) -> None:
+def test_a_token_stops_working_when_its_key_is_removed(purpose: Purpose, own: Service) -> None:
     ada, use = own.register(email="eve@example.org"), JOURNEYS[purpose](own)
     rotate(own, leaving=in_use(own))
     assert use(own).status_code == 400
@@ -193,7 +193,7 @@ def test_a_token_dies_when_its_key_leaves(purpose: Purpose, own: Service) -> Non
 
 @any_database
 @pytest.mark.parametrize("purpose", [Purpose.REGISTRATION, Purpose.RECEIPT])
-def test_what_a_new_key_signs_is_redeemed_by_a_process_that_ran_before_it(
+def test_a_running_process_accepts_tokens_signed_with_a_new_key(
     purpose: Purpose, own: Service, make_service: MakeService
 ) -> None:
     before, first = make_service(secret_keys=""), in_use(own)
@@ -204,7 +204,7 @@ def test_what_a_new_key_signs_is_redeemed_by_a_process_that_ran_before_it(
 
 
 @any_database
-def test_by_hand_no_link_is_lost_while_some_processes_are_a_step_behind(make_service: MakeService) -> None:
+def test_a_manual_rotation_loses_no_link_while_processes_are_a_step_behind(make_service: MakeService) -> None:
     steps = [make_service(secret_keys=given) for given in (OLD_KEY, f"{OLD_KEY},{NEW_KEY}", f"{NEW_KEY},{OLD_KEY}")]
     behind = [*itertools.pairwise(steps), *itertools.pairwise(reversed(steps))]
     for number, (one, other) in enumerate(behind):
@@ -214,9 +214,7 @@ def test_by_hand_no_link_is_lost_while_some_processes_are_a_step_behind(make_ser
 
 
 @pytest.mark.long
-def test_processes_that_run_learn_of_a_rotation_and_of_the_end_of_a_key(
-    tmp_path: Path, mail_server: MailServer
-) -> None:
+def test_running_processes_notice_a_rotation_and_the_removal_of_a_key(tmp_path: Path, mail_server: MailServer) -> None:
     peer = {"mail_server": mail_server.host, "mail_port": mail_server.port, "rate_limits": "off"}
     with ServerProcess(tmp_path, "--workers", "2", **peer) as server:
 
@@ -248,7 +246,7 @@ def shown(folder: Path, *options: str) -> object:
     return json.loads(done.stdout)
 
 
-def test_rotating_puts_a_new_key_first_and_keeps_as_many_older_ones_as_it_is_told(tmp_path: Path) -> None:
+def test_rotating_puts_a_new_key_first_and_keeps_the_given_number_of_older_ones(tmp_path: Path) -> None:
     assert shown(tmp_path) == {"older_keys_kept": 1, "forgotten": 0}
     first = written(tmp_path)
     assert shown(tmp_path, "--keep", "9") == {"older_keys_kept": 2, "forgotten": 0}
@@ -262,7 +260,7 @@ def test_rotating_puts_a_new_key_first_and_keeps_as_many_older_ones_as_it_is_tol
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""])
-def test_before_a_key_leaves_the_command_says_what_ends_with_it_and_asks(tmp_path: Path, answer: str) -> None:
+def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(tmp_path: Path, answer: str) -> None:
     (tmp_path / keys.NAME).write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
     asked = subprocess.run(
         [TILES, "keys", "rotate", "--keep", "1"],
@@ -275,7 +273,7 @@ def test_before_a_key_leaves_the_command_says_what_ends_with_it_and_asks(tmp_pat
     assert written(tmp_path) == [NEW_KEY, OLD_KEY]
 
 
-def test_keys_of_the_environment_are_rotated_by_hand_as_the_command_tells(tmp_path: Path) -> None:
+def test_keys_in_the_environment_are_rotated_by_hand_as_the_command_explains(tmp_path: Path) -> None:
     refused = run_tiles(tmp_path, "keys", "rotate", secret_keys=OLD_KEY)
     assert refused.returncode == 1
     steps = ("TILES_SECRET_KEYS", "old,new", "Restart", "new,old", "Restart", "Take out the old one", "After a theft")

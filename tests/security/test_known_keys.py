@@ -52,7 +52,7 @@ def test_a_machine_with_other_keys_does_not_start_and_says_what_to_do(
     assert OTHER not in refused.stderr
 
 
-def test_a_process_whose_keys_are_others_is_unready_and_found(first: Service, make_service: MakeService) -> None:
+def test_a_process_with_other_keys_is_unready_and_the_check_finds_it(first: Service, make_service: MakeService) -> None:
     other = make_service(secret_keys=OTHER)
     assert_problem(other.http.get("/readyz"), 503, "overloaded")
     assert other.http.get("/healthz").status_code == 200
@@ -62,7 +62,7 @@ def test_a_process_whose_keys_are_others_is_unready_and_found(first: Service, ma
     assert "keys-others" not in [finding.code for some in check.run(first.app) for finding in some]
 
 
-def test_a_worker_whose_keys_are_others_sends_no_link_and_leaves_it_to_one_that_may(
+def test_a_worker_with_other_keys_leaves_emails_to_a_worker_with_known_keys(
     first: Service, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     first.http.post("/v1/registrations", json={"name": "Ada", "email": "ada@example.org"})
@@ -72,7 +72,7 @@ def test_a_worker_whose_keys_are_others_sends_no_link_and_leaves_it_to_one_that_
     assert first.mail()["To"] == "ada@example.org"
 
 
-def test_a_database_that_knows_no_key_yet_takes_those_that_come_first(make_service: MakeService) -> None:
+def test_a_database_without_known_keys_accepts_the_first_ones(make_service: MakeService) -> None:
     service = make_service(secret_keys=f"{NEW},{OLD}")
     assert service.http.get("/readyz").status_code == 200
     begin(service)
@@ -84,7 +84,7 @@ def test_a_database_that_knows_no_key_yet_takes_those_that_come_first(make_servi
 # The key was lost
 
 
-def test_a_key_file_that_was_not_brought_back_is_missed_and_no_other_is_made(tmp_path: Path) -> None:
+def test_a_key_file_missing_after_a_restore_stops_the_start_and_no_key_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "instance"
     assert run_tiles(folder, "db", "upgrade").returncode == 0
     assert run_tiles(folder, "mail", "deliver").returncode == 0
@@ -103,7 +103,7 @@ def test_a_key_file_that_was_not_brought_back_is_missed_and_no_other_is_made(tmp
     assert run_tiles(folder, "mail", "deliver").returncode == 0
 
 
-def test_a_new_key_is_adopted_with_somebodys_word_only(
+def test_a_new_key_is_adopted_only_after_confirmation(
     first: Service, make_service: MakeService, database_url: str, tmp_path: Path
 ) -> None:
     other = {"database_url": database_url, "secret_keys": OTHER}
@@ -121,7 +121,7 @@ def test_a_new_key_is_adopted_with_somebodys_word_only(
 # Rotating
 
 
-def test_rotating_stores_the_new_key_and_forgets_those_that_leave(make_service: MakeService) -> None:
+def test_rotating_stores_the_new_key_and_forgets_the_removed_ones(make_service: MakeService) -> None:
     own = make_service(secret_keys="")
     begin(own)
     before = digests(own)
@@ -136,7 +136,7 @@ def test_rotating_stores_the_new_key_and_forgets_those_that_leave(make_service: 
     assert own.http.get("/readyz").status_code == 200
 
 
-def test_a_rotation_by_hand_stores_no_key(first: Service) -> None:
+def test_a_manual_rotation_stores_no_key(first: Service) -> None:
     before = digests(first)
     with first.app.app_context(), pytest.raises(Impossible, match="there is no file to rotate"):
         keys.rotate()
@@ -152,7 +152,7 @@ def test_rotating_adopts_no_key_by_accident(make_service: MakeService, tmp_path:
     assert (tmp_path / keys.NAME).read_text() == before
 
 
-def test_by_hand_keys_roll_without_complaint_while_some_machines_are_a_step_behind(make_service: MakeService) -> None:
+def test_a_manual_rotation_succeeds_while_machines_are_a_step_behind(make_service: MakeService) -> None:
     steps = [make_service(secret_keys=given) for given in (OLD, f"{OLD},{NEW}", f"{NEW},{OLD}", NEW)]
     for behind, ahead in itertools.pairwise(steps):
         for service in (behind, ahead, behind, ahead):

@@ -57,7 +57,7 @@ def per_what(*limits: Limit) -> pytest.MarkDecorator:
 
 @pytest.mark.parametrize("email", ["ada@example.org", "nobody@example.org"], ids=["known", "unknown"])
 @per_what(Limit(sign_in, 10, 401, 5 * MINUTE), Limit(register, 3, 202, HOUR), Limit(ask_for_reset, 3, 202, HOUR))
-def test_a_client_has_its_limit_for_an_address_whether_or_not_it_has_an_account(
+def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     service: Service, limited: Service, limit: Limit, email: str
 ) -> None:
     service.register(email="ada@example.org")
@@ -71,14 +71,14 @@ def test_a_client_has_its_limit_for_an_address_whether_or_not_it_has_an_account(
 
 
 @per_what(Limit(sign_in, 50, 401, 5 * MINUTE), Limit(register, 20, 202, HOUR), Limit(ask_for_reset, 20, 202, HOUR))
-def test_a_client_has_its_limit_whatever_the_addresses(limited: Service, limit: Limit) -> None:
+def test_a_client_is_limited_across_all_addresses(limited: Service, limit: Limit) -> None:
     statuses = [limit.ask(limited, f"{number}@example.org").status_code for number in range(limit.allowed)]
     assert statuses == [limit.status] * limit.allowed
     assert_limited(limit.ask(limited, "another@example.org"), limit.seconds)
     assert limit.ask(limited, "another@example.org", sender=1).status_code == limit.status
 
 
-def test_a_client_redeems_120_tokens_an_hour_of_whatever_purpose(limited: Service) -> None:
+def test_a_client_redeems_120_tokens_an_hour_of_any_purpose(limited: Service) -> None:
     paths = ("/v1/registrations/confirm", "/v1/password-resets/confirm")
     assert [redeem(limited, paths[number % 2]).status_code for number in range(120)] == [400] * 120
     for path in paths:
@@ -86,7 +86,7 @@ def test_a_client_redeems_120_tokens_an_hour_of_whatever_purpose(limited: Servic
     assert redeem(limited, paths[0], sender=1).status_code == 400
 
 
-def test_a_page_counts_as_the_api_does(limited: Service) -> None:
+def test_pages_and_the_api_share_their_limits(limited: Service) -> None:
     def send_form() -> TestResponse:
         return limited.http.post("/password-reset", data={"email": "ada@example.org"}, environ_overrides=client(0))
 
@@ -97,9 +97,7 @@ def test_a_page_counts_as_the_api_does(limited: Service) -> None:
     assert 1 <= int(page.headers["Retry-After"]) <= HOUR
 
 
-def test_a_client_asks_for_an_address_three_times_an_hour_and_five_times_a_day(
-    limited: Service, moment: Moment
-) -> None:
+def test_a_client_requests_emails_to_an_address_3_times_an_hour_and_5_a_day(limited: Service, moment: Moment) -> None:
     start = moment.now
     for ask in (register, ask_for_reset):
         assert [ask(limited).status_code for _ in range(3)] == [202] * 3
@@ -120,7 +118,7 @@ def test_sign_ins_are_charged_to_the_whole_service(make_service: MakeService) ->
     assert statuses == [401, 401, 401, 429]
 
 
-def test_a_current_password_is_asked_for_ten_times_in_five_minutes(limited: Service) -> None:
+def test_a_current_password_may_be_tried_ten_times_in_five_minutes(limited: Service) -> None:
     ada, eve = limited.register(), limited.register(email="eve@example.org")
 
     def change(person: Person) -> TestResponse:
@@ -147,7 +145,7 @@ def test_a_limit_on_one_thing_blocks_no_other(limited: Service) -> None:
     assert redeem(limited, "/v1/password-resets/confirm").status_code == 400
 
 
-def test_what_cannot_be_read_is_charged_to_nobody(limited: Service) -> None:
+def test_an_invalid_request_is_charged_to_no_address(limited: Service) -> None:
     for _ in range(30):
         assert limited.http.post("/v1/password-resets", data="{", content_type="application/json").status_code == 400
         assert post(limited, "/v1/password-resets", {"email": "ada@example.org", "x": "y"}).status_code == 422
@@ -197,7 +195,7 @@ def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(
         (2, "198.51.100.1, 203.0.113.1, 192.0.2.9", "198.51.100.2, 203.0.113.1, 192.0.2.8", True),
     ],
 )
-def test_a_client_is_the_one_that_the_trusted_proxies_name_and_nothing_to_the_left(
+def test_trusted_proxies_name_the_client_and_entries_to_the_left_are_ignored(
     make_service: MakeService, proxies: int, first: str, second: str, *, same: bool
 ) -> None:
     service = make_service(rate_limits=ONE_A_CLIENT, trusted_proxies=proxies)
@@ -230,12 +228,12 @@ def test_off_limits_nothing(make_service: MakeService) -> None:
                 "sign-in/client=-1/hour", "kilimanjaro/client=1/hour", "sign-in/client:1/hour",
                 "sign-in/client=1/hour/x"],
 )  # fmt: skip
-def test_limits_that_make_no_sense_stop_the_start(make_service: MakeService, changes: str) -> None:
+def test_invalid_limits_stop_the_start(make_service: MakeService, changes: str) -> None:
     with pytest.raises(SettingsError, match=r"^TILES_RATE_LIMITS: "):
         make_service(rate_limits=changes)
 
 
-def test_what_is_counted_in_a_process_is_bounded_however_many_names_are_tried(
+def test_counts_in_a_process_are_bounded_for_any_number_of_keys(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle, "MOST_KEYS", 100)

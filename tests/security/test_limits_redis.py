@@ -40,12 +40,12 @@ def stored_in(url: str) -> dict[bytes, tuple[bytes, int]]:
         return {key: (connection.get(key) or b"", connection.pttl(key)) for key in connection.scan_iter()}
 
 
-def test_two_processes_share_what_they_count_in_redis(make_service: MakeService, clean_redis: str) -> None:
+def test_two_processes_share_their_counts_in_redis(make_service: MakeService, clean_redis: str) -> None:
     one, other = (make_service(rate_limits="", redis_url=clean_redis) for _ in range(2))
     assert [ask_for_reset(service).status_code for service in (one, other, one, other, one)] == [202] * 3 + [429] * 2
 
 
-def test_what_redis_holds_names_nobody_and_ends(make_service: MakeService, clean_redis: str) -> None:
+def test_redis_holds_no_name_and_every_key_expires(make_service: MakeService, clean_redis: str) -> None:
     service = make_service(rate_limits="", redis_url=clean_redis)
     for ask in (sign_in, register, ask_for_reset):
         # No letter of this name is a hexadecimal one but the e.
@@ -57,9 +57,7 @@ def test_what_redis_holds_names_nobody_and_ends(make_service: MakeService, clean
     assert all(0 < lives <= MONTH * 1000 for _, lives in found.values())
 
 
-def test_the_keys_change_with_the_window_and_end_with_it(
-    make_service: MakeService, clean_redis: str, moment: Moment
-) -> None:
+def test_keys_change_and_expire_with_their_window(make_service: MakeService, clean_redis: str, moment: Moment) -> None:
     service = make_service(rate_limits="", redis_url=clean_redis)
     ask_for_reset(service)
     before = stored_in(clean_redis)
@@ -105,7 +103,7 @@ def test_without_redis_requests_are_answered_and_counted_in_the_process(
     assert asked == [202] * 3 + [429] * 2
 
 
-def test_a_redis_that_hangs_is_asked_once_and_then_left_alone_for_a_while(
+def test_a_redis_that_hangs_is_tried_once_and_then_skipped_for_a_while(
     make_service: MakeService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle, "REDIS_SECONDS", 0.1)

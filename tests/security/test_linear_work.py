@@ -178,7 +178,7 @@ def test_no_form_is_slow_to_read(service: Service, content_type: str) -> None:
 
 
 @any_database
-def test_every_page_that_anybody_may_read_is_quick(service: Service) -> None:
+def test_every_public_page_is_quick(service: Service) -> None:
     with service.app.app_context():
         pages = [
             rule.rule
@@ -196,7 +196,7 @@ def test_every_page_that_anybody_may_read_is_quick(service: Service) -> None:
     assert slow == {}
 
 
-def test_what_one_sent_is_read_no_faster_for_another() -> None:
+def test_no_cache_of_sent_text_is_shared_between_clients() -> None:
     """No function of ours that sees strangers' words keeps them."""
     assert server
     caches = {

@@ -78,14 +78,14 @@ def test_networks_of_ipv6_have_growing_allowances(service: Service, addresses: l
 
 
 @any_database
-def test_what_a_client_is_refused_is_not_counted_for_its_neighbours(service: Service) -> None:
+def test_refused_tries_of_a_client_do_not_count_for_its_neighbours(service: Service) -> None:
     service.register(email=ADA)
     assert wrong_passwords(service, ["2001:db8:1:1::1"] * 80) == 20
     assert sign_in(service, "2001:db8:1:2::1", password=PASSWORD).status_code == 201
 
 
 @pytest.mark.parametrize("email", [ADA, NOBODY])
-def test_strangers_try_90_and_a_reset_lets_in_who_reads_the_mailbox(service: Service, email: str) -> None:
+def test_after_90_wrong_passwords_of_strangers_a_reset_lets_the_owner_sign_in(service: Service, email: str) -> None:
     service.register(email=ADA)
     assert wrong_passwords(service, [ipv4(number) for number in range(95)], email) == 90
     refused = sign_in(service, "192.0.2.1", email, PASSWORD)
@@ -115,7 +115,7 @@ def test_the_trust_in_a_client_ends_after_an_hour_and_another_link_renews_it(
 
 
 @any_database
-def test_a_right_password_forgets_the_wrong_ones(service: Service) -> None:
+def test_the_right_password_clears_the_wrong_ones(service: Service) -> None:
     service.register(email=ADA)
     for _ in range(2):
         assert wrong_passwords(service, [ipv4(number) for number in range(60)]) == 60
@@ -123,7 +123,7 @@ def test_a_right_password_forgets_the_wrong_ones(service: Service) -> None:
     assert [row for row in service.rows("wrong_passwords") if row["trusted_until"] is None] == []
 
 
-def test_of_200_wrong_passwords_at_once_100_at_most_are_looked_at_by_two_processes(make_service: MakeService) -> None:
+def test_of_200_wrong_passwords_at_once_two_processes_check_at_most_100(make_service: MakeService) -> None:
     services = [make_service(rate_limits=SLOWLY) for _ in range(2)]
     services[0].register(email=ADA)
     barrier = threading.Barrier(20)
@@ -146,7 +146,7 @@ def ask_again(service: Service, person: Person, password: str, address: str) -> 
     return service.http.put("/v1/account/password", json=body, headers=headers, environ_overrides=environ).status_code
 
 
-def test_a_password_that_is_asked_again_counts_with_sign_in(service: Service) -> None:
+def test_a_password_that_is_asked_for_again_counts_like_a_sign_in(service: Service) -> None:
     ada = service.register(email=ADA)
     assert [ask_again(service, ada, WRONG, ipv4(1)) for _ in range(12)] == [403] * 12
     assert wrong_passwords(service, [ipv4(1)] * 12) == 8
@@ -156,7 +156,7 @@ def test_a_password_that_is_asked_again_counts_with_sign_in(service: Service) ->
 
 
 @any_database
-def test_what_was_not_checked_is_not_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_that_was_not_checked_is_not_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise Overloaded(retry_after=5)
 
@@ -167,7 +167,7 @@ def test_what_was_not_checked_is_not_counted(service: Service, monkeypatch: pyte
     assert sign_in(service, ipv4(1), password=PASSWORD).status_code == 201
 
 
-def test_wrong_passwords_are_stored_under_digests_and_forgotten_by_their_number(
+def test_wrong_passwords_are_stored_under_digests_and_expire_by_their_number(
     service: Service, move_clock: MoveClock
 ) -> None:
     for email in (ADA, NOBODY):
@@ -189,7 +189,7 @@ def test_wrong_passwords_are_stored_under_digests_and_forgotten_by_their_number(
     assert [left_after(days) for days in (4, 1, 360, 1)] == [12, 4, 4, 0]
 
 
-def test_an_erased_account_takes_its_wrong_passwords_along(service: Service) -> None:
+def test_erasing_an_account_deletes_its_wrong_passwords(service: Service) -> None:
     ada = service.register(email=ADA)
     wrong_passwords(service, [ipv4(1)])
     assert close(service, ada.headers, erase=True).status_code == 200

@@ -19,7 +19,7 @@ BACKEND = Path(logs.__file__).parent
 THREATS = (BACKEND.parent / "docs" / "threats.md").read_text("utf-8")
 
 
-def test_each_attempt_and_its_refusal_leaves_a_line_that_names_nobody(
+def test_each_attempt_and_its_refusal_is_logged_without_naming_anybody(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = make_service(rate_limits="sign-in/address+client=4/5 minutes")
@@ -100,8 +100,8 @@ def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: 
     assert "ada" not in written
 
 
-def test_what_is_logged_is_what_the_page_says() -> None:
-    (section,) = re.findall(r"^What is logged.*?(?=^#|\Z)", THREATS, re.MULTILINE | re.DOTALL)
+def test_the_documented_loggers_are_those_of_the_code() -> None:
+    (section,) = re.findall(r"^### What is logged.*?(?=^#|\Z)", THREATS, re.MULTILINE | re.DOTALL)
     documented = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
     calls = re.compile(r"\blog\.(info|warning|error)\(")
     assert documented == {path.stem for path in BACKEND.rglob("*.py") if calls.search(path.read_text("utf-8"))}

@@ -47,7 +47,7 @@ def stored_session(person: Person) -> uuid.UUID:
 
 
 @pytest.mark.parametrize("change", [{"credentials_id": uuid.uuid4()}, {"closed_at": datetime.now(UTC)}])
-def test_a_session_of_an_older_password_or_a_closed_account_is_nobodys_though_its_row_is_there(
+def test_a_leftover_session_of_an_older_password_or_a_closed_account_does_not_work(
     service: Service, ada: Person, change: dict[str, Any]
 ) -> None:
     store(service, models.Account, account_id(service, ada.email), **change)
@@ -70,7 +70,7 @@ def by_taking_back(service: Service, ada: Person) -> TestResponse:
 
 
 @pytest.mark.parametrize("end", [by_reset, by_closing, by_taking_back])
-def test_what_ends_sessions_leaves_no_row_of_them(
+def test_ending_sessions_deletes_their_rows(
     service: Service, ada: Person, end: Callable[[Service, Person], TestResponse]
 ) -> None:
     signed_in(service, ada.email)
@@ -108,7 +108,7 @@ def test_a_new_service_has_no_account(service: Service) -> None:
 
 
 @any_database
-def test_a_session_comes_of_a_password_and_of_nothing_else(service: Service) -> None:
+def test_only_a_password_starts_a_session(service: Service) -> None:
     document = service.http.get("/openapi.json").json
     schemas, opens = document["components"]["schemas"], {}
     for path, item in document["paths"].items():
@@ -121,9 +121,7 @@ def test_a_session_comes_of_a_password_and_of_nothing_else(service: Service) -> 
 
 
 @any_database
-def test_a_password_stays_good_for_ten_years(
-    service: Service, ada: Person, move_clock: Callable[[timedelta], None]
-) -> None:
+def test_a_password_works_for_ten_years(service: Service, ada: Person, move_clock: Callable[[timedelta], None]) -> None:
     move_clock(timedelta(days=3650))
     assert service.sign_in(ada.email, PASSWORD).status_code == 201
 
@@ -131,13 +129,13 @@ def test_a_password_stays_good_for_ten_years(
 # What belongs to whom
 
 
-def test_what_one_person_changes_is_nobody_elses(service: Service, ada: Person) -> None:
+def test_a_change_affects_no_other_account(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     assert service.http.patch("/v1/account", json={"name": "Eve"}, headers=ada.headers).json["name"] == "Eve"
     assert service.account(bob.headers).json["name"] == "Bob"
 
 
-def test_an_idempotency_key_belongs_to_who_sent_it(service: Service, ada: Person) -> None:
+def test_an_idempotency_key_is_scoped_to_its_sender(service: Service, ada: Person) -> None:
     bob = service.register(email="bob@example.org")
     key = {"Idempotency-Key": "k-1"}
     answers = [post(service, "feedback", {**headers, **key}, message="More tiles.")
@@ -160,7 +158,7 @@ def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: P
 # Equal work, and limits before any work
 
 
-def test_asking_for_an_erasure_does_the_same_for_every_address(service: Service, ada: Person) -> None:
+def test_an_erasure_request_does_the_same_work_for_every_address(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     assert close(service, bob.headers).status_code == 200
     request_erasure(service, "warm@example.org")
@@ -182,7 +180,7 @@ ASKING = {
 
 
 @pytest.mark.parametrize("path", ASKING)
-def test_a_limit_is_charged_before_anything_is_looked_up(make_service: MakeService, path: str) -> None:
+def test_a_limit_is_charged_before_any_look_up(make_service: MakeService, path: str) -> None:
     limit, body = ASKING[path]
     service = make_service(rate_limits=f"{limit}/address+client=1/hour")
     assert post(service, path, **body).status_code in {202, 401}
@@ -206,7 +204,7 @@ def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
 
 
 @any_database
-def test_every_operation_that_redeems_is_charged(make_service: MakeService) -> None:
+def test_every_operation_that_redeems_a_token_is_charged(make_service: MakeService) -> None:
     service = make_service(rate_limits="token/client=1/hour")
     operations = redeeming(service)
     assert len(operations) == 8
@@ -217,7 +215,7 @@ def test_every_operation_that_redeems_is_charged(make_service: MakeService) -> N
 
 
 @any_database
-def test_an_account_sends_ten_messages_an_hour_from_wherever(make_service: MakeService) -> None:
+def test_an_account_sends_ten_messages_an_hour_from_any_client(make_service: MakeService) -> None:
     service = make_service(rate_limits="feedback/account=2/hour")
     ada = service.register()
 
@@ -234,7 +232,7 @@ def test_an_account_sends_ten_messages_an_hour_from_wherever(make_service: MakeS
 # Legal holds
 
 
-def test_a_hold_counts_that_is_placed_while_accounts_are_marked(
+def test_a_hold_placed_while_accounts_are_marked_counts(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make_service(erasure_grace_days=0)
@@ -283,7 +281,7 @@ DATA_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form
     [("/", 200), ("/privacy", 200), ("/static/style.css", 200), ("/static/nothing.css", 404), ("/nowhere", 404),
      ("/healthz", 200), ("/v1/account", 401), ("/v1/sessions", 401), ("/password-reset/confirm", 303)],
 )  # fmt: skip
-def test_every_answer_has_the_headers_that_protect_it(service: Service, path: str, status: int) -> None:
+def test_every_response_has_the_security_headers(service: Service, path: str, status: int) -> None:
     response = service.http.get(path, buffered=True)
     assert response.status_code == status
     assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
@@ -292,7 +290,7 @@ def test_every_answer_has_the_headers_that_protect_it(service: Service, path: st
     assert "Set-Cookie" not in response.headers
 
 
-def test_an_error_of_the_database_has_no_value_in_it(service: Service) -> None:
+def test_a_database_error_contains_no_value(service: Service) -> None:
     with service.app.app_context(), engine.reading() as session, pytest.raises(DBAPIError) as error:
         session.execute(text("SELECT :marker FROM nothing"), {"marker": "kilimanjaro"})
     assert "kilimanjaro" not in str(error.value)

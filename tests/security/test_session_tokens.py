@@ -35,7 +35,7 @@ AUTHORIZATION = {
 
 
 @pytest.mark.parametrize("value", AUTHORIZATION.values(), ids=AUTHORIZATION.keys())
-def test_a_made_up_session_is_nobodys(send: Send, value: str) -> None:
+def test_a_made_up_session_is_refused(send: Send, value: str) -> None:
     response = send("GET", "/v1/account", headers={"Authorization": value})
     assert_problem(response, 401, "unauthenticated")
     assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -60,7 +60,7 @@ def test_an_operation_of_an_account_needs_a_session(shared_service: Service, met
     ],
     ids=["cut off", "prolonged", "other case", "no prefix", "prefix twice", "Basic", "Token", "no scheme"],
 )
-def test_a_session_that_is_nearly_right_is_nobodys(
+def test_a_slightly_altered_session_is_refused(
     send: Send, sender: Person, spoil: Callable[[str], dict[str, str]]
 ) -> None:
     assert_problem(send("GET", "/v1/account", headers=spoil(sender.session["token"])), 401, "unauthenticated")

@@ -70,7 +70,7 @@ def customers_of_one_48() -> list[str]:
     [(["198.51.100.1"], 60), pytest.param(customers_of_one_48(), 1, marks=pytest.mark.long)],
     ids=["a client", "a /48"],
 )
-def test_one_client_or_one_48_keeps_nobody_from_signing_in_or_from_a_link(
+def test_one_client_or_one_48_stops_nobody_from_signing_in_or_using_a_link(
     service: Service, clients: list[str], times: int
 ) -> None:
     assert do_the_worst(service, clients, times)[429] > 0
@@ -88,7 +88,7 @@ def test_one_client_or_one_48_keeps_nobody_from_signing_in_or_from_a_link(
 
 @pytest.mark.long
 @any_database
-def test_a_thousand_clients_keep_nobody_out_who_reads_the_mailbox(service: Service, move_clock: MoveClock) -> None:
+def test_a_thousand_clients_cannot_lock_out_the_owner_of_the_mailbox(service: Service, move_clock: MoveClock) -> None:
     clients = [str(ipaddress.ip_address("198.18.0.0") + number) for number in range(1_000)]
     passwords = [OTHER_PASSWORD, PASSWORD, OTHER_PASSWORD]
     do_the_worst(service, clients, 1, 2)
@@ -106,7 +106,7 @@ def test_a_thousand_clients_keep_nobody_out_who_reads_the_mailbox(service: Servi
 
 
 @any_database
-def test_many_sign_ins_of_one_household_do_not_shut_it_for_all(service: Service) -> None:
+def test_many_sign_ins_of_one_client_do_not_use_up_the_limit_of_the_service(service: Service) -> None:
     statuses = Counter(
         post(service, "198.51.100.1", "sessions", email=f"{number}@example.org", password=PASSWORD).status_code
         for number in range(300)
@@ -116,7 +116,7 @@ def test_many_sign_ins_of_one_household_do_not_shut_it_for_all(service: Service)
 
 
 @any_database
-def test_one_48_makes_nobody_elses_counts_forgotten(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_48_cannot_reset_the_counts_of_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     # As much smaller as the part of a /48 that is tried here.
     monkeypatch.setattr(throttle, "MOST_KEYS", 5_000)
     for _ in range(50):

@@ -96,7 +96,7 @@ SPOIL: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL.keys())
-def test_a_spoilt_token_is_invalid(send: Send, shared_service: Service, spoil: Callable[[str], str]) -> None:
+def test_an_altered_token_is_invalid(send: Send, shared_service: Service, spoil: Callable[[str], str]) -> None:
     refuse(send, CONFIRM, spoil(real_token(shared_service.app)))
 
 
@@ -144,7 +144,7 @@ def test_a_token_signed_with_another_key_is_invalid(send: Send, tmp_path: Path) 
     dispose(app)
 
 
-def test_a_token_about_nobody_is_invalid(send: Send, shared_service: Service) -> None:
+def test_a_token_of_an_unknown_account_is_invalid(send: Send, shared_service: Service) -> None:
     refuse(send, "/v1/password-resets/confirm", real_token(shared_service.app, Purpose.PASSWORD_RESET))
 
 
@@ -178,7 +178,7 @@ def test_a_token_signed_by_another_algorithm_is_refused(service: Service) -> Non
     assert service.confirm(good).status_code == 201
 
 
-def test_the_state_that_a_token_is_bound_to_has_every_part() -> None:
+def test_a_token_is_bound_to_every_part_of_the_state() -> None:
     account = {"id": uuid.uuid4(), "email": "ada@example.org", "closed_at": None, "credentials_id": uuid.uuid4()}
     others = [
         {"id": uuid.uuid4()},
@@ -198,7 +198,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("purpose", LIFETIMES)
-def test_a_token_is_good_from_5_minutes_ahead_to_its_lifetime(
+def test_a_token_is_valid_from_5_minutes_ahead_until_its_lifetime_ends(
     shared_service: Service, monkeypatch: pytest.MonkeyPatch, purpose: Purpose
 ) -> None:
     monkeypatch.setattr(clock, "now", lambda: NOW)
@@ -215,7 +215,7 @@ def test_a_token_is_good_from_5_minutes_ahead_to_its_lifetime(
 
 
 @pytest.mark.parametrize("path", ["/v1/registrations/confirm", "/registration"])
-def test_white_space_around_and_within_a_mailed_token_falls_off(service: Service, path: str) -> None:
+def test_white_space_around_and_within_a_mailed_token_is_removed(service: Service, path: str) -> None:
     token = service.ask_to_register()
     body = {"token": f" \t{token[:70]}\r\n {token[70:]}\u00a0\n", "password": PASSWORD}
     response = service.http.post(path, **{"json" if path.startswith("/v1") else "data": body})
@@ -246,7 +246,7 @@ def test_a_link_works_no_longer_than_the_response_says(
         assert_problem(service.http.post(confirm, json=redeemed), 400, "invalid-token")
 
 
-def test_a_link_that_an_older_release_mailed_is_good_after_an_upgrade(
+def test_a_link_emailed_by_an_older_release_works_after_an_upgrade(
     shared_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"account": NOBODY, "email": "zo\u00eb@example.org", "state": "s"}
