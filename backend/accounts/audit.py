@@ -12,7 +12,7 @@ from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
-    "found", "exported", "held", "released", "disclosed",
+    "found", "exported", "renamed", "unsubscribed", "held", "released", "disclosed",
 ]  # fmt: skip
 Actor = Literal["person", "data manager", "service"]
 MOST_SHOWN = 1000

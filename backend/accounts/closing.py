@@ -66,10 +66,20 @@ def cancel(*, token: str, client: str | None) -> None:
     """Open a closed account again, as it was before, with the link of its closing email."""
     account, _ = credentials.redeem_for(Purpose.ERASURE_CANCEL, token, client)
     with transaction():
-        credentials.take_address(account, account.email, **credentials.OPEN)
-        credentials.notify_previous_addresses(account.id)
+        reopen_account(account, actor="person")
         credentials.note_mailbox_proven(account.email, client)
-        credentials.notify_reopened(account.id)
+
+
+def reopen_account(account: AnyRow, *, actor: Actor) -> None:
+    """In the caller's transaction: open a closed account again, and email what was done.
+
+    Raises:
+        InvalidToken: the account has changed since it was read.
+        EmailInUse: another open account has the address.
+    """
+    credentials.take_address(account, account.email, **credentials.OPEN)
+    credentials.notify_previous_addresses(account.id)
+    credentials.notify_reopened(account.id, actor)
 
 
 def close_account(

@@ -122,10 +122,10 @@ def notify_previous_addresses(account_id: uuid.UUID) -> None:
         queue.enqueue("email_changed", account_id=account_id, about=previous_id)
 
 
-def notify_reopened(account_id: uuid.UUID) -> None:
+def notify_reopened(account_id: uuid.UUID, actor: audit.Actor = "person") -> None:
     """In the caller's transaction: record that the account is open again, and email it."""
     queue.enqueue("account_reopened", account_id=account_id)
-    audit.record("reopened", account_id, actor="person")
+    audit.record("reopened", account_id, actor=actor)
 
 
 def forget_previous_addresses() -> None:

@@ -13,6 +13,7 @@ from backend import clock
 from backend.commands import console
 from backend.config import settings
 from backend.database import scrub
+from backend.database.engine import AnyRow
 from backend.desk import operations
 from backend.errors import InvalidToken
 from backend.privacy import erasure, ledger
@@ -35,7 +36,9 @@ def data() -> None:
 
     \b
     a person asks what is held      find, export
+    a person wants it corrected     rename, unsubscribe
     a person wants to be erased     erase, then requests: what waits, and until when
+    a person wants to come back     cancel (an erasure), reopen
     the law requires to keep it     hold, release
     an authority gets data          disclose
     is anything late                requests --overdue
@@ -49,6 +52,11 @@ def data() -> None:
     """  # noqa: D301 - click's sign for lines that it must not wrap
 
 
+def shown(account: AnyRow) -> dict[str, object]:
+    """Return the columns of an account that the commands print."""
+    return {name: getattr(account, name) for name in SHOWN}
+
+
 @data.command()
 @WHO
 def find(who: str, *, as_json: bool) -> None:
@@ -56,7 +64,7 @@ def find(who: str, *, as_json: bool) -> None:
 
     It shows open and closed accounts, with what waits for each. Times are in UTC. It exits with 1 when there is none.
     """
-    rows = [{name: getattr(account, name) for name in SHOWN} for account in operations.find(who)]
+    rows = [shown(account) for account in operations.find(who)]
     if as_json:
         click.echo(console.dump(rows))
     for number, row in enumerate(rows if not as_json else ()):
@@ -76,19 +84,6 @@ def export(who: str, output: Path | None, *, as_json: bool) -> None:
     you send it. Erasing the account does not erase the file: delete it yourself.
     """
     console.write(asdict(operations.export(who)), output, as_json=as_json)
-
-
-@data.command()
-@WHO
-@console.yes_option
-def close(who: str, *, yes: bool, as_json: bool) -> None:
-    """Close an account, and keep it for now.
-
-    Every session ends. It is erased after TILES_CLOSED_RETENTION_DAYS; until then the link in the email to the person
-    opens it again.
-    """
-    console.sure(f"Close the account of {who}?", yes=yes)
-    console.show(asdict(operations.close(who)), as_json=as_json)
 
 
 @data.command()

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 
 from backend import clock
 from backend.accounts import audit, closing
@@ -20,11 +20,12 @@ from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.export import AccountExport
 from backend.database.export import export as export_account
 from backend.database.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress, with_hold
-from backend.errors import Impossible
+from backend.errors import EmailInUse, Impossible, InvalidToken
 from backend.mail import queue
 from backend.privacy import erasure
 
 MANAGER: audit.Actor = "data manager"
+CHANGED = "this account has changed in this moment, or is being erased: look with `tiles data find`"
 
 
 def _accounts(who: str) -> list[AnyRow]:
@@ -75,6 +76,39 @@ def export(who: str) -> AccountExport:
     return export_account(account.id)
 
 
+def rename(who: str, name: str | None) -> AnyRow:
+    """Correct the name of an account, or remove it with None; return the account."""
+    return _change(_one(who), "renamed", name=name)
+
+
+def unsubscribe(who: str) -> AnyRow:
+    """Stop emails about TILES to an account; return the account."""
+    return _change(_one(who), "unsubscribed", email_updates=False)
+
+
+def _change(account: AnyRow, act: audit.Act, **values: str | bool | None) -> AnyRow:
+    with transaction() as session:
+        _refuse_erasing(account)
+        session.execute(update(Account).where(Account.id == account.id).values(**values))
+        audit.record(act, account.id, actor=MANAGER)
+    return _one(str(account.id))
+
+
+def reopen(who: str, *, erasure: bool = False) -> AnyRow:
+    """Open a closed account again, with `erasure` only if its erasure waits; return it. The person gets an email."""
+    account = _one(who)
+    if account.closed_at is None or (erasure and account.erasure_requested_at is None):
+        raise Impossible("no erasure of this account waits" if erasure else "this account is open")
+    try:
+        with transaction():
+            closing.reopen_account(account, actor=MANAGER)
+    except EmailInUse:
+        raise Impossible("somebody registered again with this address: the closed account stays closed") from None
+    except InvalidToken:
+        raise Impossible(CHANGED) from None
+    return _one(str(account.id))
+
+
 def close(who: str) -> AccountClosure:
     """Close an account, which is then kept for the retention time of closed accounts. The person gets an email."""
     account = _one(who)
@@ -98,7 +132,7 @@ def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Ac
     with transaction():
         closed = closing.close_account(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
-        raise Impossible("this account has changed in this moment, or is being erased: look with `tiles data find`")
+        raise Impossible(CHANGED)
     return closed
 
 

@@ -1,0 +1,69 @@
+"""`tiles data`: the commands that correct an account, close it and open it again."""
+
+from dataclasses import asdict
+
+import click
+
+from backend.accounts.fields import clean_name
+from backend.commands import console
+from backend.commands.data import WHO, data, shown
+from backend.desk import operations
+
+
+@data.command()
+@WHO
+@click.argument("name", required=False)
+@click.option("--remove", is_flag=True, help="Instead: remove the name.")
+def rename(who: str, name: str | None, *, remove: bool, as_json: bool) -> None:
+    """Correct or remove the name of an account."""
+    if remove == (name is not None):
+        raise click.UsageError("give the correct name, or --remove")
+    try:
+        cleaned = None if name is None else clean_name(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    console.show(shown(operations.rename(who, cleaned)), as_json=as_json)
+
+
+@data.command()
+@WHO
+def unsubscribe(who: str, *, as_json: bool) -> None:
+    """Stop emails about TILES to an account. Emails about the account itself still go out."""
+    console.show(shown(operations.unsubscribe(who)), as_json=as_json)
+
+
+@data.command()
+@WHO
+@console.yes_option
+def reopen(who: str, *, yes: bool, as_json: bool) -> None:
+    """Open a closed account again.
+
+    It is as it was, and the person gets an email. An erasure that waits does not happen.
+    """
+    console.sure(f"Open the account of {who} again?", yes=yes)
+    console.show(shown(operations.reopen(who)), as_json=as_json)
+
+
+@data.command()
+@WHO
+@console.yes_option
+def cancel(who: str, *, yes: bool, as_json: bool) -> None:
+    """Cancel an erasure that waits, and open the account again.
+
+    It does the same as the link in the email about the closed account. The person gets an email.
+    """
+    console.sure(f"Cancel the erasure of {who}, and open the account again?", yes=yes)
+    console.show(shown(operations.reopen(who, erasure=True)), as_json=as_json)
+
+
+@data.command()
+@WHO
+@console.yes_option
+def close(who: str, *, yes: bool, as_json: bool) -> None:
+    """Close an account, and keep it for now.
+
+    Every session ends. It is erased after TILES_CLOSED_RETENTION_DAYS; until then the link in the email to the person
+    opens it again.
+    """
+    console.sure(f"Close the account of {who}?", yes=yes)
+    console.show(asdict(operations.close(who)), as_json=as_json)

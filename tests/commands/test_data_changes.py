@@ -1,0 +1,95 @@
+"""`tiles data`: a name is corrected or removed, a person unsubscribed, a closed account opened again."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from journeys import CLOSED, REOPENED, MoveClock, cancel, close, erase_due, the_mail, told
+from support import NOBODY, Person, Service, any_database, assert_problem, invoke, token_of
+
+ADA = "ada@example.org"
+
+pytestmark = [any_database, pytest.mark.usefixtures("ada")]
+
+
+def changed(service: Service, *arguments: str) -> dict[str, object]:
+    """Run a command that succeeds, and return the account that it prints."""
+    account: dict[str, object] = json.loads(invoke(service, "data", *arguments, "--json").stdout)
+    return account
+
+
+def refused(service: Service, *arguments: str, status: int = 1) -> str:
+    """Run a command that is refused, and return why."""
+    before = service.rows("accounts"), service.rows("audit"), service.rows("mails")
+    error = invoke(service, "data", *arguments, status=status).stderr.splitlines()[-1]
+    assert (service.rows("accounts"), service.rows("audit"), service.rows("mails")) == before
+    return error
+
+
+def acts(service: Service) -> list[str]:
+    return sorted(row["act"] for row in service.rows("audit") if row["actor"] == "data manager")
+
+
+def test_a_name_is_corrected_and_removed_and_the_person_sees_it(service: Service, ada: Person) -> None:
+    assert changed(service, "rename", ADA, "  Ada King ")["name"] == "Ada King"
+    assert service.account(ada.headers).json["name"] == "Ada King"
+    assert changed(service, "rename", ADA, "--remove")["name"] is None
+    assert service.account(ada.headers).json["name"] is None
+    assert acts(service) == ["renamed", "renamed"]
+    assert "King" not in str(service.rows("audit"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("Ada King", "--remove"), ("",), ("Ada\nKing",), ("x" * 201,)])
+def test_a_name_that_is_missing_or_breaks_its_rule_is_refused(service: Service, arguments: tuple[str, ...]) -> None:
+    assert refused(service, "rename", ADA, *arguments, status=2).startswith("Error: ")
+
+
+def test_a_person_is_unsubscribed_and_the_account_stays(service: Service, ada: Person) -> None:
+    assert changed(service, "unsubscribe", ADA)["email_updates"] is False
+    assert service.account(ada.headers).json["email_updates"] is False
+    assert acts(service) == ["unsubscribed"]
+
+
+def test_a_closed_account_is_opened_again_as_it_was_and_its_owner_gets_an_email(service: Service, ada: Person) -> None:
+    assert close(service, ada.headers).status_code == 200
+    link = token_of(the_mail(service.deliver(), ADA, CLOSED))
+    account = changed(service, "reopen", ADA, "--yes")
+    assert (account["closed_at"], account["erase_after"], account["name"]) == (None, None, "Ada Lovelace")
+    assert told(service.deliver()) == {(ADA, REOPENED)}
+    assert_problem(service.account(ada.headers), 401, "unauthenticated")
+    assert service.sign_in().status_code == 201
+    assert acts(service) == ["reopened"]
+    assert_problem(cancel(service, link), 400, "invalid-token")
+
+
+def test_an_erasure_that_waits_is_cancelled_and_does_not_happen(service: Service, move_clock: MoveClock) -> None:
+    invoke(service, "data", "erase", ADA, "--yes")
+    service.deliver()
+    account = changed(service, "cancel", ADA, "--yes")
+    assert (account["closed_at"], account["erasure_requested_at"], account["erase_after"]) == (None, None, None)
+    assert told(service.deliver()) == {(ADA, REOPENED)}
+    move_clock(timedelta(days=15))
+    assert erase_due(service) == 0
+    assert service.sign_in().status_code == 201
+
+
+def test_what_cannot_be_opened_or_cancelled_is_refused(service: Service) -> None:
+    assert "is open" in refused(service, "reopen", ADA, "--yes")
+    assert "no erasure" in refused(service, "cancel", ADA, "--yes")
+    invoke(service, "data", "close", ADA, "--yes")
+    service.deliver()
+    assert "no erasure" in refused(service, "cancel", ADA, "--yes")
+    old = str(service.rows("accounts")[0]["id"])
+    service.register(name="Ada", email=ADA)
+    assert "stays closed" in refused(service, "reopen", old, "--yes")
+    for command in ("rename", "unsubscribe", "reopen", "cancel"):
+        options = {"rename": ("Ada",), "unsubscribe": ()}.get(command, ("--yes",))
+        assert "there is no account" in refused(service, command, NOBODY, *options)
+        assert "several accounts" in str(invoke(service, "data", command, ADA, *options, status=1).stderr)
+
+
+def test_opening_an_account_is_asked_first(service: Service) -> None:
+    invoke(service, "data", "erase", ADA, "--yes")
+    for command in ("reopen", "cancel"):
+        assert invoke(service, "data", command, ADA, typed="n\n", status=1).stderr.endswith("nothing was done\n")
+    assert service.rows("accounts")[0]["closed_at"]
