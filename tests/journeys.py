@@ -38,16 +38,16 @@ def post(service: Service, path: str, headers: dict[str, str] | None = None, **b
 
 
 def the_mail(mails: Sequence[EmailMessage], to: str, subject: str) -> EmailMessage:
-    """Return the one mail to an address with a subject."""
-    (found,) = [message for message in mails if (message["To"], message["Subject"]) == (to, subject)]
-    return found
+    """Return the one email to an address with a subject."""
+    (email,) = [message for message in mails if (message["To"], message["Subject"]) == (to, subject)]
+    return email
 
 
-def told(mails: Sequence[EmailMessage]) -> set[tuple[str, str]]:
-    """Return who was mailed what."""
-    found = [(message["To"], message["Subject"]) for message in mails]
-    assert len(set(found)) == len(found), found
-    return set(found)
+def to_and_subject(mails: Sequence[EmailMessage]) -> set[tuple[str, str]]:
+    """Return the recipient and the subject of each email; no pair occurs twice."""
+    pairs = [(message["To"], message["Subject"]) for message in mails]
+    assert len(set(pairs)) == len(pairs), pairs
+    return set(pairs)
 
 
 def signed_in(service: Service, email: str, password: str = PASSWORD) -> dict[str, str]:

@@ -130,7 +130,8 @@ def register(service: Service) -> Person:
     if same in _registrations:
         return _registrations[same].repeat(service)
     _registrations[same] = _Registration(service)
-    return _registrations[same].person
+    # A copy, because tests change the person.
+    return replace(_registrations[same].person)
 
 
 MEMORY = Path("/dev/shm")

@@ -17,7 +17,7 @@ from journeys import (
     moment,
     post,
     signed_in,
-    told,
+    to_and_subject,
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
 from werkzeug.test import TestResponse
@@ -28,7 +28,7 @@ ADA = "ada@example.org"
 
 
 def acts(service: Service) -> list[tuple[str, str]]:
-    """Return what the audit says was done, and by whom."""
+    """Return the audit's actions and who did them."""
     return sorted((row["act"], row["actor"]) for row in service.rows("audit"))
 
 
@@ -53,7 +53,7 @@ def test_closing_ends_every_session_and_says_when_the_account_is_erased(
     assert service.rows("sessions") == []
     assert acts(service) == [("closed", "person")] + [("erasure-requested", "person")] * erase
     message = service.mail()
-    assert told([message]) == {(ADA, CLOSED)}
+    assert to_and_subject([message]) == {(ADA, CLOSED)}
     for part in (text_of(message), html_of(message)):
         assert f"https://accounts.tiles.test/erasure-cancel#{token_of(message)}" in part
         assert f"{erase_after.day} {erase_after:%B %Y}" in part
@@ -74,7 +74,7 @@ def test_of_concurrent_closings_one_succeeds_and_one_email_is_sent(service: Serv
     answers = at_once(*[lambda headers=headers: close(service, headers) for headers in (ada.headers, *others)])
     assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401]
     assert acts(service) == [("closed", "person")]
-    assert told(service.deliver()) == {(ADA, CLOSED)}
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
 
 
 @pytest.mark.parametrize("erase", [False, True])
@@ -139,7 +139,7 @@ def test_of_concurrent_cancelling_and_erasing_exactly_one_succeeds(make_service:
         person = service.register(email=f"ada{number}@example.org")
         token = closed_by(service, person.headers, person.email, erase=True)
         answer, erased = at_once(lambda token=token: cancel(service, token), lambda: erase_due(service))
-        # One that lost the row to the other for now finds it later.
+        # A worker that found the row locked erases it in a later round.
         erased = erased or erase_due(service)
         assert (answer.status_code, erased) in {(204, 0), (400, 1)}
         assert service.sign_in(person.email).status_code == (201 if answer.status_code == 204 else 401)

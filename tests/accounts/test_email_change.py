@@ -19,7 +19,7 @@ from journeys import (
     request_email_change,
     signed_in,
     the_mail,
-    told,
+    to_and_subject,
     undo,
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
@@ -105,13 +105,13 @@ def test_a_second_email_change_ends_the_first(service: Service, ada: Person) -> 
 
 def test_of_two_concurrent_changes_one_succeeds(service: Service, ada: Person) -> None:
     first, second = (ask_for_email_change(service, ada.headers, email) for email in (NEW, THIRD))
-    # Four requests with each of the two links.
+    # Four requests use each of the two links.
     links = [first, second] * 4
     answers = at_once(*[lambda token=token: confirm_email_change(service, token) for token in links])
     assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
     used = next(token for token, answer in zip(links, answers, strict=True) if answer.status_code == 204)
     assert email_of(service, ada) == (NEW if used == first else THIRD)
-    assert told(service.deliver()) == {(OLD, CHANGED)}
+    assert to_and_subject(service.deliver()) == {(OLD, CHANGED)}
 
 
 # Another account with the new address
@@ -200,7 +200,7 @@ def test_an_account_that_is_erased_while_its_password_is_checked_is_unauthentica
 
     monkeypatch.setattr(Hasher, "verify", verify_slowly)
     assert_problem(request_email_change(service, ada.headers, NEW), 401, "unauthenticated")
-    assert told(service.deliver()) == {(OLD, ERASED)}
+    assert to_and_subject(service.deliver()) == {(OLD, ERASED)}
 
 
 @any_database
@@ -211,7 +211,7 @@ def test_email_changes_are_limited_per_account_and_per_address(make_service: Mak
     service.register(name="Eve", email=THIRD)
     assert request_email_change(service, ada.headers, NEW).status_code == 202
     assert_problem(request_email_change(service, bob.headers, NEW.upper()), 429, "too-many-requests")
-    # An address with an account has the same limit.
+    # An address that has an account has the same limit.
     assert request_email_change(service, ada.headers, THIRD).status_code == 202
     assert_problem(request_email_change(service, bob.headers, THIRD), 429, "too-many-requests")
     refused = request_email_change(service, ada.headers, "fourth@example.org")
@@ -219,12 +219,12 @@ def test_email_changes_are_limited_per_account_and_per_address(make_service: Mak
     assert int(refused.headers["Retry-After"]) > 0
 
 
-# An account that a thief prepares before its owner comes (Sudhodanan and Paverd, USENIX Security 2022)
+# Accounts that an attacker prepares before their owner registers (Sudhodanan and Paverd, USENIX Security 2022)
 
 
 @pytest.fixture
 def thief(service: Service) -> Person:
-    """A thief whose account has Ada's address, which she confirmed by mistake."""
+    """A thief whose account has Ada's address, because she confirmed the change by mistake."""
     thief = service.register(name="Thief", email=THIEF)
     change_email(service, thief.headers, OLD)
     return thief
@@ -256,7 +256,7 @@ def test_pre_hijacking_by_an_unexpired_email_change_ends_with_the_owners_first_p
 ) -> None:
     link = ask_for_email_change(service, thief.headers, NEW)
     reset = service.ask_for_reset(OLD)
-    # Also when its email is still to be made.
+    # The same holds if the email has not been made yet.
     assert request_email_change(service, thief.headers, THIRD).status_code == 202
     assert service.reset(reset).status_code == 204
     assert_problem(confirm_email_change(service, link), 400, "invalid-token")

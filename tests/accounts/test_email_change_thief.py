@@ -1,4 +1,4 @@
-"""A thief who knew the password and changed the email does not keep the account, nor anything that opens it."""
+"""A thief who knew the password and changed the email keeps neither the account nor any access to it."""
 
 from collections import Counter
 from datetime import timedelta
@@ -19,7 +19,7 @@ from journeys import (
     close,
     recover,
     the_mail,
-    told,
+    to_and_subject,
     turning_away,
     undo,
     undo_link,
@@ -57,7 +57,7 @@ def test_a_thief_cannot_keep_the_account(service: Service, ada: Person) -> None:
     change_email(service, ada.headers, THIRD, THIRD_PASSWORD)
     assert close(service, ada.headers, erase=True, password=THIRD_PASSWORD).status_code == 200
     mails = service.deliver()
-    assert told(mails) == {(OLD, CHANGED), (NEW, CHANGED), (THIRD, CLOSED)}
+    assert to_and_subject(mails) == {(OLD, CHANGED), (NEW, CHANGED), (THIRD, CLOSED)}
     links = [token_of(message) for message in mails if message["To"] != OLD]
     headers = recover(service, token_of(the_mail(mails, OLD, CHANGED)), OLD)
     for link in links:
@@ -82,7 +82,7 @@ def test_a_notice_delivered_late_gives_no_access_to_a_recovered_account(
 
 @pytest.fixture
 def links(service: Service, ada: Person) -> list[str]:
-    """The links that were mailed to the thief's address and to the old one; the last one has been used."""
+    """The links that were emailed to the thief's address and to the old one; the last one has been used."""
     undoing = undo_link(service, ada.headers, OLD, NEW)
     reset = service.ask_for_reset(NEW)
     service.http.post("/v1/erasure-requests", json={"email": NEW})
@@ -94,7 +94,7 @@ def links(service: Service, ada: Person) -> list[str]:
 def test_no_operation_accepts_the_password_session_or_links_from_before_the_undo(
     service: Service, ada: Person, links: list[str]
 ) -> None:
-    # What somebody who knew the password sends in each field of any operation.
+    # What a person who knew the password would send in each field of any operation.
     fields: dict[str, Any] = {
         "name": "Thief", "email": OLD, "password": PASSWORD, "current_password": PASSWORD,
         "new_password": OTHER_PASSWORD, "message": "Hello", "email_updates": False, "erase": True,

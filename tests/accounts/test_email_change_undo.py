@@ -1,4 +1,4 @@
-"""Taking an account back from the mailbox of an email that was changed: for 72 hours, for each such address."""
+"""Undoing an email change from the old mailbox: for 72 hours, for each replaced address."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from journeys import (
     request_email_change,
     signed_in,
     the_mail,
-    told,
+    to_and_subject,
     undo,
     undo_link,
 )
@@ -50,7 +50,7 @@ THIRD_PASSWORD = "copper violin under snow"
 
 
 def remembered(service: Service) -> list[str]:
-    """Return the addresses that may take an account back."""
+    """Return the addresses that may undo a change."""
     return sorted(row["email"] for row in service.rows("previous_addresses"))
 
 
@@ -64,7 +64,7 @@ def tidy(service: Service) -> None:
 
 def test_the_old_address_gets_a_notice_with_a_link(service: Service, ada: Person) -> None:
     (notice,) = mails = change_email(service, ada.headers, NEW)
-    assert told(mails) == {(OLD, CHANGED)}
+    assert to_and_subject(mails) == {(OLD, CHANGED)}
     link = f"https://accounts.tiles.test/email-change-undo#{token_of(notice)}"
     for part in (text_of(notice), html_of(notice)):
         assert link in part
@@ -84,7 +84,7 @@ def test_undoing_restores_the_address_ends_every_session_and_sends_a_reset_link(
     for headers in (ada.headers, other):
         assert_problem(service.account(headers), 401, "unauthenticated")
     mails = service.deliver()
-    assert told(mails) == {(OLD, RESET), (NEW, TAKEN_BACK)}
+    assert to_and_subject(mails) == {(OLD, RESET), (NEW, TAKEN_BACK)}
     assert service.reset(token_of(the_mail(mails, OLD, RESET))).status_code == 204
     service.deliver()
     mine = signed_in(service, OLD, OTHER_PASSWORD)
@@ -101,7 +101,7 @@ def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada
     token = undo_link(service, ada.headers, OLD, NEW)
     answers = at_once(*[lambda: undo(service, token)] * 8)
     assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
-    assert told(service.deliver()) == {(OLD, RESET), (NEW, TAKEN_BACK)}
+    assert to_and_subject(service.deliver()) == {(OLD, RESET), (NEW, TAKEN_BACK)}
 
 
 @any_database
@@ -181,7 +181,7 @@ def test_undoing_ends_a_change_that_waits_for_its_confirmation(service: Service,
     assert request_email_change(service, ada.headers, "fourth@example.org").status_code == 202
     assert undo(service, token).status_code == 204
     assert_problem(confirm_email_change(service, waiting), 400, "invalid-token")
-    assert told(service.deliver()) == {(OLD, RESET), (NEW, TAKEN_BACK)}
+    assert to_and_subject(service.deliver()) == {(OLD, RESET), (NEW, TAKEN_BACK)}
 
 
 def test_an_old_address_that_got_an_account_meanwhile_is_refused(service: Service, ada: Person) -> None:
@@ -213,7 +213,7 @@ def test_every_earlier_address_is_mailed_a_link_for_72_hours_after_its_own_chang
 ) -> None:
     for email, before, hours in ((NEW, [OLD], 48), (THIRD, [OLD, NEW], 24)):
         mails = change_email(service, signed_in(service, before[-1]), email)
-        assert told(mails) == {(old, CHANGED) for old in before}
+        assert to_and_subject(mails) == {(old, CHANGED) for old in before}
         assert remembered(service) == before
         move_clock(timedelta(hours=hours, seconds=2))
     change_password(service, signed_in(service, THIRD), THIRD_PASSWORD)
@@ -241,7 +241,7 @@ def test_an_undo_by_a_younger_address_keeps_the_right_of_the_older_and_notifies_
     assert undo(service, token_of(the_mail(mails, NEW, CHANGED))).status_code == 204
     assert remembered(service) == [OLD]
     mails = service.deliver()
-    assert told(mails) == {(OLD, CHANGED), (NEW, RESET), (THIRD, TAKEN_BACK)}
+    assert to_and_subject(mails) == {(OLD, CHANGED), (NEW, RESET), (THIRD, TAKEN_BACK)}
     headers = recover(service, token_of(the_mail(mails, OLD, CHANGED)), OLD)
     assert service.account(headers).json["email"] == OLD
 
@@ -263,10 +263,10 @@ def test_changing_the_email_back_ends_every_undo_link(service: Service, ada: Per
     undo_link(service, ada.headers, OLD, NEW)
     change_email(service, ada.headers, THIRD)
     mails = change_email(service, ada.headers, OLD)
-    assert (OLD, CHANGED) not in told(mails)
+    assert (OLD, CHANGED) not in to_and_subject(mails)
     change_password(service, ada.headers, OTHER_PASSWORD)
     mails += service.deliver()
-    # An address that was proven again before its right ended is the older claim.
+    # The first address was proven again before its right ended, so its claim is the oldest.
     for message in [message for message in mails if message["Subject"] == CHANGED]:
         assert_problem(undo(service, token_of(message)), 400, "invalid-token")
     assert service.account(ada.headers).json["email"] == OLD
@@ -283,12 +283,12 @@ def test_undoing_reopens_a_closed_account_unchanged(
     undo_link(service, ada.headers, OLD, NEW)
     day = moment(close(service, ada.headers, erase=erase).json["erase_after"])
     mails = service.deliver()
-    assert told(mails) == {(OLD, CHANGED), (NEW, CLOSED)}
+    assert to_and_subject(mails) == {(OLD, CHANGED), (NEW, CLOSED)}
     notice = the_mail(mails, OLD, CHANGED)
     for part in (text_of(notice), html_of(notice)):
         assert "closed since" in part
         assert f"{day.day} {day:%B %Y}" in part
-    # A new account of the thief with the younger address is another.
+    # The thief may register the younger address again. That is a different account.
     service.register(name="Thief", email=NEW, password=THIRD_PASSWORD)
     assert service.account(recover(service, token_of(notice), OLD)).json == before
     (row,) = [row for row in service.rows("accounts") if row["email"] == OLD]

@@ -37,7 +37,7 @@ each_ask = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
 
 def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tuple[object, ...]:
-    """Ask, and return all that it shows and all that it costs."""
+    """Send a request, and return everything that it shows and costs."""
     hash_work.clear()
     with service.statements() as statements:
         response = ask(service, email)
@@ -58,7 +58,7 @@ def test_the_work_is_the_same_with_an_account_without_one_and_with_a_closed_one(
 
 @pytest.fixture
 def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the time that limits read stand still."""
+    """Stop the clock of the limits."""
     monkeypatch.setattr(throttle, "time", SimpleNamespace(time=lambda: 1_000_000_000.0))
 
 
@@ -69,9 +69,9 @@ def test_a_limit_reveals_no_account_by_its_counts_or_responses(make_service: Mak
     service = make_service(rate_limits="")
 
     def answers(email: str, net: str) -> list[tuple[int, bytes]]:
-        found = (ask(service, email, client=f"{net}.{number % 9}") for number in range(100))
-        # A page shows again what was written into it.
-        return [(answer.status_code, shown(answer)[2].replace(email.encode(), b"")) for answer in found]
+        responses = (ask(service, email, client=f"{net}.{number % 9}") for number in range(100))
+        # A page shows the typed address again.
+        return [(response.status_code, shown(response)[2].replace(email.encode(), b"")) for response in responses]
 
     known, unknown = answers(ADA, "192.0.2"), answers(UNKNOWN, "198.51.100")
     assert known == unknown
@@ -89,14 +89,14 @@ def test_a_locked_address_reveals_no_account_by_the_work_done(
     known, unknown = (work(service, wrong, email, hash_work) for email in (ADA, UNKNOWN))
     assert known == unknown
     assert len([statement for statement in known[3] if "wrong_passwords" in statement]) == 2
-    found = []
+    costs = []
     for email in (ADA, UNKNOWN):
         assert [service.sign_in(email, OTHER_PASSWORD).status_code for _ in range(19)] == [401] * 19
-        # The right password learns nothing here either, and costs no hash.
-        found.append(work(service, lambda s, e: s.sign_in(e, PASSWORD), email, hash_work))
-    status, *_, statements, hashed = found[0]
+        # The right password gets the same response, and costs no hash.
+        costs.append(work(service, lambda s, e: s.sign_in(e, PASSWORD), email, hash_work))
+    status, *_, statements, hashed = costs[0]
     assert (status, ["accounts" in statement for statement in statements], hashed) == (429, [False, False], {})
-    assert found[0] == found[1]
+    assert costs[0] == costs[1]
 
 
 def test_the_response_is_the_same_with_an_account_without_one_and_with_a_closed_one(
@@ -105,9 +105,11 @@ def test_the_response_is_the_same_with_an_account_without_one_and_with_a_closed_
     bob = service.register(name="Bob", email=UNKNOWN)
     assert close(service, bob.headers).status_code == 200
     service.deliver()
-    answers = [post(service, "erasure-requests", email=email) for email in ("nobody@example.org", ada.email, bob.email)]
-    assert answers[0].status_code == 202
-    assert all(shown(answer) == shown(answers[0]) for answer in answers)
+    responses = [
+        post(service, "erasure-requests", email=email) for email in ("nobody@example.org", ada.email, bob.email)
+    ]
+    assert responses[0].status_code == 202
+    assert all(shown(response) == shown(responses[0]) for response in responses)
     assert {message["To"] for message in service.deliver()} == {ada.email, bob.email}
     assert service.rows("mails") == []
 
@@ -126,13 +128,13 @@ def test_user_enumeration_by_email_in_use_needs_the_mailbox(
 
 @any_database
 def test_the_order_of_emails_reveals_no_account(service: Service) -> None:
-    asked = [f"person{number}@example.org" for number in range(queue.BATCH)]
+    requested = [f"person{number}@example.org" for number in range(queue.BATCH)]
     for _ in range(3):
-        for email in asked:
+        for email in requested:
             assert post(service, "registrations", name="Ada", email=email).status_code == 202
-        if [message["To"] for message in service.deliver()] != asked:
+        if [message["To"] for message in service.deliver()] != requested:
             return
-    raise AssertionError("three times the emails left in the order in which they were asked for")
+    raise AssertionError("three times the emails left in the order in which they were requested")
 
 
 LOOKS_ALIKE = {
@@ -154,7 +156,7 @@ def test_a_unicode_homograph_of_an_address_gets_no_link_to_its_account(service: 
     for other in LOOKS_ALIKE.values():
         for ask in ASKS.values():
             assert ask(service, other).status_code in {200, 202, 401, 422}
-    # At most it may register: an account of its own, with nothing of Mike's.
+    # The homograph can at most register an account of its own, without Mike's data.
     for message in service.deliver():
         assert message["To"] not in {"mike@example.org", "mike@site.example.org"}
         assert "/registration#" in text_of(message)

@@ -1,4 +1,4 @@
-"""The rules of a name, an email and a password: what is stored of what is typed, and what signs in."""
+"""The rules of names, emails and passwords: how input is stored, and what signs in."""
 
 import random
 import string
@@ -64,7 +64,7 @@ EMAILS = {
     "sigma": ("ada@\u0391\u03a3.example", "ada@\u03b1\u03c3.example", "ada@\u03b1\u03c3.example"),
     "Japanese": ("ada@\u4f8b\u3048.\u30c6\u30b9\u30c8", "ada@\u4f8b\u3048.\u30c6\u30b9\u30c8",
                  "ADA@xn--r8jz45g.xn--zckzah"),
-    # Cherokee's capitals are what an international domain holds, and what no two databases fold alike.
+    # International domains contain Cherokee capitals, which databases fold differently.
     "Cherokee": ("ada@\u13e3\u13b3\u13a9.example", "ada@\u13e3\u13b3\u13a9.example",
                  "ADA@\uabb3\uab83\uab79.example"),
     "254 characters": (LONG, LONG, f"{'X' * 64}@{'Y' * 63}.{'z' * 63}.{'w' * 57}.org"),
@@ -94,13 +94,13 @@ def test_two_addresses_that_only_look_alike_are_two_people(service: Service) -> 
 
 
 def passphrase(length: int) -> str:
-    """Return letters in which nobody finds a rule."""
+    """Return letters without a pattern."""
     return "".join(random.Random(length).choices(string.ascii_letters, k=length))
 
 
-# One code point each, and none follows from the one before.
+# Each is one code point, and they form no sequence.
 EMOJI = "🙂🍋🎻🦊🌵🚲🧩🪁🍩🐙🌋🧲🎩🪵🦜🛶"
-# 200 code points; more than 256 when each accent is one of its own.
+# 200 code points in NFC, and more than 256 in NFD.
 ACCENTS = "".join(random.Random(1).choices("\u00e9\u00f6\u00fb\u00e0n\u00ee\u0161\u0159", k=200))
 
 

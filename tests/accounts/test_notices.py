@@ -1,4 +1,4 @@
-"""Every change of an account's state is mailed once to each mailbox that it concerns, and to no other."""
+"""Every change of an account's state sends one email to each affected mailbox, and to no other."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ from journeys import (
     finish_erasing,
     hold,
     the_mail,
-    told,
+    to_and_subject,
     undo,
     undo_link,
 )
@@ -45,7 +45,7 @@ Act = Callable[[], object]
 
 
 class Life(NamedTuple):
-    """A person with an account, and what moves the clock."""
+    """A person with an account, and a function that moves the clock."""
 
     service: Service
     ada: Person
@@ -100,7 +100,7 @@ def erasing_when_due(life: Life) -> Act:
     return partial(finish_erasing, life.service)
 
 
-# Each prepares the account, and returns the act that changes its state.
+# Each function prepares the account, and returns the action that changes its state.
 STORIES: dict[str, tuple[Callable[[Life], Act], set[tuple[str, str]]]] = {
     "a reset": (lambda life: partial(life.service.reset, life.service.ask_for_reset(MINE)), {(MINE, PASSWORD_CHANGED)}),
     "a new password": (lambda life: partial(change_password, life.service, life.ada.headers, OTHER_PASSWORD),
@@ -124,7 +124,7 @@ STORIES: dict[str, tuple[Callable[[Life], Act], set[tuple[str, str]]]] = {
     "releasing a hold": (releasing, {(MINE, CLOSED)}),
     "the erasure": (erasing_when_due, {(MINE, ERASED)}),
 }  # fmt: skip
-# Operations that change no account's state: they ask for an email, concern sessions or settings, or make the account.
+# These operations do not change an account's state: they request an email, create it, or concern sessions or settings.
 STATELESS = {
     "/v1/registrations", "/v1/registrations/confirm", "/v1/password-resets", "/v1/sessions", "/v1/sessions/current",
     "/v1/sessions/<uuid:id>", "/v1/account", "/v1/account/name", "/v1/account/email-changes", "/v1/erasure-requests",
@@ -138,7 +138,7 @@ LOOKING = {"find", "export", "disclose", "requests", "audit_trail", "is_late_but
 
 
 def state(service: Service) -> list[Any]:
-    """Return what of each account its owner has to hear of."""
+    """Return the state of each account of which its owner must be notified."""
     columns = ("email", "password_hash", "closed_at", "erase_after")
     accounts = [[row[column] for column in columns] for row in service.rows("accounts")]
     return [accounts, [row["until"] for row in service.rows("holds")]]
@@ -154,7 +154,7 @@ def test_each_change_sends_one_notice_to_each_affected_address(
     assert service.deliver() == []
     act()
     assert state(service) != before
-    assert told(service.deliver()) == mails
+    assert to_and_subject(service.deliver()) == mails
 
 
 def test_the_changes_include_every_operation_and_every_action_of_the_data_manager() -> None:
@@ -197,4 +197,4 @@ def test_an_account_that_is_closed_again_before_the_email_is_sent_is_not_called_
     assert cancel(service, closed_by(service, ada.headers, MINE)).status_code == 204
     with service.app.app_context():
         desk.close(MINE)
-    assert told(service.deliver()) == {(MINE, CLOSED)}
+    assert to_and_subject(service.deliver()) == {(MINE, CLOSED)}

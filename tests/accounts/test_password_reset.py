@@ -91,7 +91,7 @@ def test_the_day_begins_when_the_email_is_made(service: Service, move_clock: Mov
 
 def test_a_reset_ends_every_other_link_and_a_later_one_works(service: Service, ada: Person) -> None:
     links = [service.ask_for_reset(), service.ask_to_register(email=ada.email), service.ask_for_reset()]
-    # The same password again is a new password too.
+    # Setting the same password again counts as a new password.
     assert service.reset(links.pop(1), PASSWORD).status_code == 204
     for link in links:
         assert_problem(service.reset(link, THIRD_PASSWORD), 400, "invalid-token")
@@ -127,7 +127,7 @@ def test_an_address_without_an_account_or_one_that_looks_alike_gets_no_email(ser
         "bob@example.org", "\u0430da@example.org", "ada@ex\u0430mple.org", "ada@example.org.example.com",
         "ada+1@example.org",
     ):  # fmt: skip
-        # A part before the @ that is not ASCII is refused.
+        # Anything but ASCII before the @ is refused.
         assert post(service, "password-resets", email=address).status_code in {202, 422}
     assert service.deliver() == []
     assert service.rows("mails") == []

@@ -96,7 +96,7 @@ def test_an_international_domain_receives_email_and_signs_in(service: Service) -
     assert service.sign_in("ada@xn--bcher-kva.example").status_code == 201
 
 
-# Attacks before the owner comes (Sudhodanan and Paverd, USENIX Security 2022); two more are in test_email_change.py
+# Attacks before the owner registers (Sudhodanan and Paverd, USENIX Security 2022); two more are in test_email_change.py
 
 
 def test_pre_hijacking_by_registering_first_creates_no_account(service: Service) -> None:

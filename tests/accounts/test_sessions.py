@@ -1,4 +1,4 @@
-"""Sessions: opened with an email and a password, listed, ended, and ending by themselves."""
+"""Sessions: started with an email and a password, listed, ended, and expiring."""
 
 import hashlib
 import uuid
@@ -39,7 +39,7 @@ def assert_ended(service: Service, headers: dict[str, str]) -> None:
     assert_problem(service.account(headers), 401, "unauthenticated")
 
 
-# Begun
+# Starting
 
 
 def test_signing_in_returns_the_account_and_a_session(service: Service, ada: Person) -> None:
@@ -107,7 +107,7 @@ def test_signing_in_after_argon2_was_raised_renews_the_hash_and_ends_no_session(
     assert raised.reset(link).status_code == 204
 
 
-# Listed
+# Listing
 
 
 def test_the_list_shows_each_session_the_newest_first(service: Service, ada: Person, move_clock: MoveClock) -> None:
@@ -141,7 +141,7 @@ def test_only_the_day_of_the_last_use_is_stored_and_once_a_day(
     assert str(row["last_used_on"]) == today.isoformat()
 
 
-# Ended by the person
+# Ending
 
 
 def test_signing_out_ends_this_session_only(service: Service, ada: Person) -> None:
@@ -176,7 +176,7 @@ def manager_closes(service: Service, ada: Person) -> None:
         desk.close(ada.email)
 
 
-# What ends every session of an account
+# Actions that end every session of an account
 ENDS: dict[str, Callable[[Service, Person], object]] = {
     "reset": lambda service, ada: service.reset(service.ask_for_reset(ada.email)),
     "closing": lambda service, ada: close(service, ada.headers),
@@ -199,7 +199,7 @@ def test_an_action_that_ends_sessions_ends_a_stolen_one(
     assert service.account(bob.headers).status_code == 200
 
 
-# Ended by itself
+# Expiring
 
 
 def test_a_session_in_use_ends_at_its_maximum_age(service: Service, ada: Person, move_clock: MoveClock) -> None:

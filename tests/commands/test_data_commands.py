@@ -20,7 +20,7 @@ from journeys import (
     in_ledger,
     receipt_of,
     the_mail,
-    told,
+    to_and_subject,
 )
 from support import NOBODY, Person, Service, any_database, assert_problem, invoke, run_tiles, token_of
 
@@ -194,7 +194,7 @@ def test_closing_ends_every_session_tells_the_person_and_keeps_the_account_for_n
     assert_problem(service.account(ada.headers), 401, "unauthenticated")
     assert_problem(service.sign_in(), 401, "wrong-credentials")
     mails = service.deliver()
-    assert told(mails) == {(ADA, CLOSED)}
+    assert to_and_subject(mails) == {(ADA, CLOSED)}
     assert printed(service, "requests", "--json") == []
     assert acts(service) == [("closed", {})]
     assert f"closed already, since {closed['closed_at'][:10]}" in refused(service, "close", ADA, "--yes")
@@ -322,7 +322,7 @@ def test_releasing_lifts_every_hold_and_tells_a_person_who_waits_to_be_erased(
     service.deliver()
     assert printed(service, "release", ADA, "--json") == {"released": 2}
     assert acts(service)[-1] == ("released", {"holds": 2})
-    assert told(service.deliver()) == {(ADA, CLOSED)}
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
     assert "there is no legal hold" in refused(service, "release", ADA)
     move_clock(15 * A_DAY)
     assert erase_due(service) == 1

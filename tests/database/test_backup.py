@@ -1,4 +1,4 @@
-"""`tiles backup` and `tiles restore`: complete copies, taken while others write, without what was erased before."""
+"""`tiles backup` and `tiles restore`: complete copies, made while others write, without erased data."""
 
 import os
 import resource
@@ -122,7 +122,7 @@ def test_a_backup_has_no_byte_of_an_erased_person(service: Service, ada: Person,
     service.http.post("/v1/feedback", json={"message": "Lovelace was here"}, headers=ada.headers)
     database = tmp_path / "tiles.sqlite3"
     with closing(sqlite3.connect(database)) as connection, connection:
-        # Otherwise SQLite leaves copies of deleted rows only now and then.
+        # Without this, SQLite leaves copies of deleted rows only sometimes.
         connection.execute("PRAGMA secure_delete = OFF")
         for condition in ("feedback", "sessions", "accounts WHERE email = 'ada@example.org'"):
             connection.execute(f"DELETE FROM {condition}")
@@ -197,8 +197,8 @@ def half_way(folder: Path) -> Iterator[subprocess.Popen[str]]:
         connection.execute("CREATE TABLE ballast (n, filling)")
         connection.executemany("INSERT INTO ballast VALUES (?, randomblob(1000000))", [(n,) for n in range(60)])
         connection.commit()
-    command, given = [TILES, "backup", folder / "second"], environment(folder, secret_keys=KEY)
-    with subprocess.Popen(command, env=given, stderr=subprocess.PIPE, text=True) as process:
+    command, variables = [TILES, "backup", folder / "second"], environment(folder, secret_keys=KEY)
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 20
         while not any(path.stat().st_size for path in folder.glob("second.*.part")) and time.monotonic() < deadline:
             pass

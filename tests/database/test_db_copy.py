@@ -1,4 +1,4 @@
-"""`tiles db copy`: every row of SQLite goes to an empty PostgreSQL, unchanged, and the service goes on there."""
+"""`tiles db copy`: copies every row of SQLite unchanged to an empty PostgreSQL, where the service continues."""
 
 import json
 import sqlite3
@@ -23,7 +23,7 @@ from backend.database import copying, engine
 from backend.database.models import Feedback
 
 ODD = "e\u0301 \U0001f600\u202eabc\u00a0\ufeff\ufffd ' \" \\ % \t\n\x7f"
-# For each type, values that a careless copy would change. The first type that fits counts.
+# For each type, values that a careless copy would change. The first matching type counts.
 VALUES: dict[type[TypeEngine[Any]], Callable[[int], object]] = {
     Uuid: lambda number: uuid.UUID(int=2**128 - 1 - number),
     LargeBinary: lambda number: bytes(range(number, number + 32)),

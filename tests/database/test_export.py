@@ -1,4 +1,4 @@
-"""The copy of one's data: every column of every table about people, readable, and nothing of anybody else."""
+"""The export of one's data: every column of every table about people, readable, and nothing about others."""
 
 import json
 from datetime import timedelta
@@ -34,7 +34,7 @@ def tables(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def fill(service: Service, person: Person, note: str) -> None:
-    """Store something about a person in every table about people but that of previous addresses."""
+    """Store something about a person in every table about people except previous addresses."""
     headers = {**person.headers, "Idempotency-Key": note}
     assert service.http.post("/v1/feedback", json={"message": f"{note} tiles"}, headers=headers).status_code == 201
     signed_in(service, person.email)
@@ -64,17 +64,17 @@ def test_an_export_has_every_column_about_the_person_and_nothing_about_others(se
         assert all(entry["columns"].values())
         assert all(set(row) == ABOUT_PEOPLE[entry["table"]] for row in entry["rows"])
 
-    found = tables(document)
-    (account,) = found["accounts"]
+    exported = tables(document)
+    (account,) = exported["accounts"]
     assert (account["name"], account["email"], account["email_updates"]) == (ada.name, f"now-{ADA}", True)
     assert account["created_at"].endswith("Z")
-    assert [row["message"] for row in found["feedback"]] == ["adas tiles"]
-    assert [row["email"] for row in found["previous_addresses"]] == [ADA]
-    assert [row["basis"] for row in found["holds"]] == ["Court order 12 of 2026"]
-    assert [row["authority"] for row in found["disclosures"]] == ["Court of adas"]
-    assert {row["act"] for row in found["audit"]} == {"held", "disclosed"}
-    assert [row["email"] for row in found["mails"]] == ["adas@example.org"]
-    assert len(found["sessions"]) == 2
+    assert [row["message"] for row in exported["feedback"]] == ["adas tiles"]
+    assert [row["email"] for row in exported["previous_addresses"]] == [ADA]
+    assert [row["basis"] for row in exported["holds"]] == ["Court order 12 of 2026"]
+    assert [row["authority"] for row in exported["disclosures"]] == ["Court of adas"]
+    assert {row["act"] for row in exported["audit"]} == {"held", "disclosed"}
+    assert [row["email"] for row in exported["mails"]] == ["adas@example.org"]
+    assert len(exported["sessions"]) == 2
 
     text = json.dumps(document).lower()
     assert "bob" not in text

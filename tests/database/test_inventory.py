@@ -9,7 +9,7 @@ from support import Service, any_database, run_tiles
 
 from backend.database.inventory import inventory
 
-# test_promises_8_to_10 compares it with the database, the privacy page and the copy of one's data.
+# test_promises_8_to_10 compares it with the database, the privacy page and the export.
 
 
 def run(service: Service, *arguments: str) -> str:
@@ -20,10 +20,10 @@ def run(service: Service, *arguments: str) -> str:
 
 @any_database
 def test_a_script_gets_the_declarations_as_they_are(service: Service) -> None:
-    found = json.loads(run(service, "--json"))
-    assert found == json.loads(json.dumps([asdict(table) for table in inventory()]))
-    assert {tuple(table) for table in found} == {("name", "purpose", "columns")}
-    columns = {tuple(column) for table in found for column in table["columns"]}
+    printed = json.loads(run(service, "--json"))
+    assert printed == json.loads(json.dumps([asdict(table) for table in inventory()]))
+    assert {tuple(table) for table in printed} == {("name", "purpose", "columns")}
+    columns = {tuple(column) for table in printed for column in table["columns"]}
     assert columns == {("name", "category", "purpose", "retention", "erasure")}
 
 

@@ -65,13 +65,13 @@ class Leak:
 
     @property
     def values(self) -> list[str]:
-        """Every value of every column, and the strings within JSON, in every way to write it."""
+        """Every value of every column, and the strings within JSON, in every notation."""
         cells = (value for rows in self.rows.values() for row in rows for value in row.values())
         return sorted({text for cell in cells for text in texts(cell)})
 
 
 def texts(cell: object) -> Iterator[str]:
-    """Yield the ways to write a value, as a dump or a token does."""
+    """Yield the notations of a value in a dump or a token."""
     match cell:
         case None | bool():
             return
@@ -138,11 +138,11 @@ def populate(service: Service) -> list[Person]:
 
 @pytest.fixture(scope="module")
 def leak(shared_service: Service) -> Leak:
-    """A copy of a database in which everything has happened and everything waits."""
+    """A copy of a database with accounts in every state and an email of each kind."""
     people = populate(shared_service)
     rows = dump(shared_service)
     expected = {"accounts", "announcements", "audit", "disclosures", "feedback", "holds", "mails", "policies"}
-    assert {table for table, found in rows.items() if found} >= expected | {"previous_addresses", "sessions"}
+    assert {table for table, contents in rows.items() if contents} >= expected | {"previous_addresses", "sessions"}
     folder = shared_service.app.extensions["tiles.settings"].instance_path
     raw = b"".join(path.read_bytes() for path in folder.glob("tiles.sqlite3*"))
     return Leak(shared_service, rows, raw, people, mailed_tokens(shared_service))
@@ -229,6 +229,6 @@ def test_no_token_can_be_forged_from_a_leaked_database_without_the_key(
 
 
 def test_a_token_can_be_forged_with_the_key(leak: Leak) -> None:
-    """It shows that the tests above fail only for want of the key. The last test, because it changes accounts."""
+    """Shows that the tests above depend on the key only. It comes last, because it changes accounts."""
     for purpose in (Purpose.UNSUBSCRIBE, *ENDPOINTS):
         assert {redeem(leak.service, purpose, token) for token in forge(leak)[purpose]} & {200, 201, 204}, purpose

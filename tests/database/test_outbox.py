@@ -1,4 +1,4 @@
-"""The outbox: what requests in the event loop write is committed together, and nothing there waits."""
+"""The outbox: writes of requests in the event loop are committed together, and the event loop never waits."""
 
 import asyncio
 import sqlite3
@@ -49,7 +49,7 @@ def together(service: Service, engine: Engine, *requests: Callable[[], object]) 
 
 @contextmanager
 def locked(engine: Engine) -> Iterator[threading.Timer]:
-    """Let another process hold the write lock; starting the timer ends that."""
+    """Let another process hold the write lock; starting the timer releases it."""
     connection = sqlite3.connect(str(engine.url.database), isolation_level=None, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.3, connection.rollback)
@@ -76,7 +76,7 @@ def test_statements_that_arrive_during_a_transaction_share_the_next_one(service:
         unlock.start()
         assert together(service, engine, *requests) == [True] * 20
     assert len(service.rows("mails")) == 20
-    # The first one waits alone, and all others together.
+    # The first request waits alone, and all others together.
     assert begun["BEGIN IMMEDIATE"] <= 3
 
 

@@ -1,4 +1,4 @@
-"""Many clients on few connections: the service behind PgBouncer in transaction mode, with no setting but its URL."""
+"""Many clients on few connections: the service behind PgBouncer in transaction mode, configured only by its URL."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ from backend.database import engine, inventory, schema, scrub
 from backend.errors import Impossible
 
 HEAD = schema.versions()[-1]
-# Fewer than the clients, so that they have to share.
+# There are fewer connections than clients, so that clients have to share.
 SERVER_CONNECTIONS = 2
 CONFIGURATION = Template("""\
 [databases]
@@ -59,7 +59,7 @@ pool_mode = transaction
 
 @pytest.fixture(scope="module")
 def pgbouncer(postgresql: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a real PgBouncer in front of PostgreSQL, with its own settings but for the mode."""
+    """The port of a real PgBouncer in front of PostgreSQL, with default settings except for the mode."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     assert program, "install pgbouncer (apt-get install pgbouncer) to run these tests"
     file, port = tmp_path_factory.mktemp("pgbouncer") / "pgbouncer.ini", free_port()
@@ -89,7 +89,7 @@ def database_url(postgresql_url: str, pgbouncer: int) -> str:
 
 @pytest.fixture
 def empty_url(empty_postgresql_url: str, pgbouncer: int) -> str:
-    """A database in which nothing is yet, behind PgBouncer."""
+    """An empty database behind PgBouncer."""
     return behind(pgbouncer, empty_postgresql_url)
 
 
@@ -122,13 +122,13 @@ def test_more_clients_than_connections_share_them(service: Service, ada: Person)
 
 def test_a_statement_that_is_repeated_may_reach_another_connection(service: Service) -> None:
     def ask() -> list[int | None]:
-        found = []
+        numbers = []
         with service.app.app_context():
-            # By default the driver prepares a statement at its sixth execution, in one connection.
+            # By default the driver prepares a statement at its sixth execution on a connection.
             for number in range(20):
                 with engine.transaction() as session:
-                    found.append(session.scalar(text("SELECT CAST(:number AS integer)"), {"number": number}))
-        return found
+                    numbers.append(session.scalar(text("SELECT CAST(:number AS integer)"), {"number": number}))
+        return numbers
 
     assert at_once(*[ask] * 6) == [list(range(20))] * 6
 
@@ -188,8 +188,8 @@ def test_scrubbing_needs_a_direct_connection(service: Service) -> None:
 def test_the_real_server_starts_and_serves_behind_the_pooler(
     tmp_path: Path, empty_url: str, mail_server: MailServer
 ) -> None:
-    given = {"mail_server": mail_server.host, "mail_port": mail_server.port, "database_url": empty_url}
-    with ServerProcess(tmp_path, "--workers", "2", **given) as server:
+    settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, "database_url": empty_url}
+    with ServerProcess(tmp_path, "--workers", "2", **settings) as server:
         person = {"name": "Ada", "email": "ada@example.org"}
         assert httpx2.post(f"{server.url}/v1/registrations", json=person).status_code == 202
         wait_for(lambda: mail_server.messages)
@@ -209,7 +209,7 @@ def test_a_lost_connection_is_noticed_as_soon_as_the_url_or_the_default_says(
     with app.app_context(), engine.db.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        with socket.socket(fileno=os.dup(driver.fileno())) as found:
-            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            assert tuple(found.getsockopt(socket.IPPROTO_TCP, option) for option in options) == expected
+        with socket.socket(fileno=os.dup(driver.fileno())) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert tuple(sock.getsockopt(socket.IPPROTO_TCP, option) for option in options) == expected
     dispose(app)

@@ -1,4 +1,4 @@
-"""A restored backup brings nobody back: who was erased after it is erased again, once, without an email."""
+"""A restored backup brings nobody back: accounts erased after it are erased again, once, without an email."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ ENTRY = {"account": "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11", "erased_at": "2026-0
 
 
 class Backup:
-    """A copy of the whole database, and of nothing outside of it."""
+    """A copy of the database, without any file outside it."""
 
     def __init__(self, service: Service, url: str, folder: Path) -> None:
         self._service, self._url = service, url
@@ -77,7 +77,7 @@ def backup(service: Service, database_url: str, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def bob(service: Service) -> Person:
-    """Somebody who stays."""
+    """A person whose account is not erased."""
     return service.register(name="Bob", email=BOB)
 
 
@@ -105,7 +105,7 @@ def replay(service: Service, *arguments: str) -> tuple[int, int]:
 
 
 def holding(folder: Path) -> list[str]:
-    """Return the files of SQLite that have bytes of the person who was erased."""
+    """Return SQLite's files that contain bytes of the erased person."""
     contents = {path.name: path.read_bytes().lower() for path in folder.rglob("*") if path.is_file()}
     return [name for name, content in contents.items() if b"lovelace" in content or ADA.encode() in content]
 
@@ -310,7 +310,7 @@ def test_a_file_that_is_no_ledger_or_comes_without_yes_erases_nobody(
         json.dumps(ENTRY | {"erased_at": "2099-01-01"}).encode(): "line 1 is no entry of a ledger",
         json.dumps(ENTRY | {"erased_at": 4}).encode(): "line 1 is no entry of a ledger",
     }.items():
-        # A damaged last line without its line break is what a crash left.
+        # A damaged last line without a line break was left by a crash.
         file.write_bytes(content + b"\n")
         assert replay_file(str(file)).startswith(f"Error: {file}: {advice}")
     assert addresses(service) == {ada.email}

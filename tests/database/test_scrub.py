@@ -1,4 +1,4 @@
-"""Rewriting the database: nothing of what was deleted is left, or the command says what it could not do."""
+"""Rewriting the database: no deleted data is left, or the command says what it could not do."""
 
 import sqlite3
 import threading
@@ -22,9 +22,9 @@ postgresql_only = pytest.mark.parametrize("database_url", ["postgresql"], indire
 
 @pytest.fixture
 def left(service: Service, postgresql: PostgresServer, database_url: str) -> Callable[[], list[str]]:
-    """Erase somebody on PostgreSQL; afterwards return the files in which bytes of them are left."""
+    """Erase a person on PostgreSQL; return a function that lists the files with bytes of the person."""
     canary = service.register(name="Canary Kilimanjaro", email="canary-kilimanjaro@example.org")
-    # A transaction that began before still sees the person.
+    # A transaction that began earlier still sees the person.
     with psycopg.connect(database_url) as older:
         older.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         older.execute("SELECT count(*) FROM policies")

@@ -1,4 +1,4 @@
-"""Upgrades: every migration keeps what is stored, up and down, and nobody has to stop while it runs."""
+"""Upgrades: every migration keeps all rows, up and down, and the service continues while it runs."""
 
 import io
 import re
@@ -62,7 +62,7 @@ def test_versions_are_numbers_that_count_up_one_after_the_other() -> None:
 
 
 def tables_of(connection: Connection) -> dict[str, Table]:
-    """Return the tables that the database has now, each after those that it refers to."""
+    """Return the database's present tables, each after the tables that it refers to."""
     metadata = MetaData()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*expression-based index")
@@ -213,7 +213,7 @@ def test_on_the_schema_of_an_older_release_it_is_not_ready(service: Service) -> 
     assert_problem(service.http.get("/readyz"), 503, "overloaded")
 
 
-# The release before
+# The previous release
 
 
 def git(*arguments: str) -> bytes:
@@ -226,7 +226,7 @@ def git(*arguments: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree before the newest version of the schema, with a `tiles` command of its own."""
+    """The source tree before the newest schema version, with its own `tiles` command."""
     newest = re.compile(rf"/versions/{REVISIONS[-1]}_", re.ASCII)
     for commit in git("rev-list", "--first-parent", "HEAD").decode().split():
         if not newest.search(git("ls-tree", "-r", "--name-only", commit, "backend").decode()):
@@ -244,7 +244,7 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def code_of(tree: Path) -> Iterator[None]:
-    """Start the code of another tree."""
+    """Let started processes use the code of another tree."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tree))
         patch.setattr(support, "TILES", tree / "tiles")

@@ -1,4 +1,4 @@
-"""While another process holds SQLite's write lock, everything that only reads is answered."""
+"""While another process holds SQLite's write lock, every request that only reads gets a response."""
 
 import sqlite3
 import time

@@ -1,4 +1,4 @@
-"""What the tests of emails share: requests for emails, a scripted mail server, workers in processes of their own."""
+"""Helpers for the tests of emails: requests for emails, a scripted mail server, separate worker processes."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def recipients(peer: MailServer) -> list[str]:
 
 @contextmanager
 def through(service: Service, peer: MailServer) -> Iterator[MailServer]:
-    """Let a service that exists already send through another mail server."""
+    """Let an existing service send through another mail server."""
     mailer = service.app.extensions["mail"]
     with peer:
         service.mail_server, mailer.port = peer, peer.port
@@ -118,12 +118,12 @@ HANG_UP = "421 gone"
 
 
 def at(stage: str, reply: str, *addresses: str) -> Callable[[str, str], str | None]:
-    """Return a script that replies so at one stage: to these addresses, or to all."""
+    """Return a script that sends a reply at one stage, for these addresses or for all."""
     return lambda at_stage, address: reply if at_stage == stage and (not addresses or address in addresses) else None
 
 
 class Doorkeeper:
-    """Lets in who knows the name and the password, and remembers what was tried."""
+    """Accepts one user name and password, and records each attempt."""
 
     def __init__(self, *known: str) -> None:
         self.known, self.tried = known, list[tuple[str, ...]]()
@@ -136,7 +136,7 @@ class Doorkeeper:
 
 @contextmanager
 def mail_workers(count: int, folder: Path, database_url: str, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run `tiles mail work` in processes of its own."""
+    """Run `tiles mail work` in separate processes."""
     variables = environment(folder, database_url=database_url, mail_server="127.0.0.1", mail_port=port)
     workers = [subprocess.Popen([TILES, "mail", "work"], env=variables, stderr=subprocess.DEVNULL)
                for _ in range(count)]  # fmt: skip

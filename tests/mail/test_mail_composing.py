@@ -1,4 +1,4 @@
-"""An email as it travels: readable in every program, whatever is in a name, an address or a setting."""
+"""Emails on the wire: readable in every email program, with any name, address or setting."""
 
 import random
 from email.header import decode_header, make_header
@@ -39,7 +39,7 @@ def content_of(service: Service) -> bytes:
 
 
 def header_of(content: bytes, name: str) -> str:
-    """Return a header as it travelled, unfolded."""
+    """Return an unfolded header as it was sent."""
     head = content.decode("ascii").split("\r\n\r\n")[0].replace("\r\n ", " ")
     (value,) = [line.partition(": ")[2] for line in head.split("\r\n") if line.startswith(f"{name}: ")]
     return value

@@ -1,4 +1,4 @@
-"""Links in emails: scanners burn none, no request chooses their host, and no stranger's words reach a mailbox."""
+"""Links in emails: scanners use none up, no request chooses their host, and no stranger's text reaches a mailbox."""
 
 import re
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def mailed(service: Service, response: TestResponse) -> EmailMessage:
     return service.mail()
 
 
-# How each email with a link is made, and how a person uses its link.
+# For each email with a link: how it is requested, and how a person uses the link.
 LINKS: dict[str, Link] = {
     "registration": (lambda s, _: request(s, "registrations", NEW), Service.confirm),
     "registration of an account": (lambda s, a: request(s, "registrations", a.email), Service.reset),
@@ -72,13 +72,13 @@ SCANNERS = [
 
 
 def urls_of(message: EmailMessage) -> set[str]:
-    """Return every address in an email's parts and headers."""
+    """Return every URL in an email's parts and headers."""
     parts = f"{text_of(message)}\n{html_of(message)}\n{message.get('List-Unsubscribe', '')}"
     return set(re.findall(r"https?://[^\s\"'<>]+", parts))
 
 
 def scan(service: Service, url: str) -> None:
-    """Open an address as scanners do: several times, also rewritten so that the fragment reaches a server."""
+    """Open a URL as scanners do: several times, also rewritten so that the fragment reaches a server."""
     whole, fragment = urldefrag(url)
     path = urlsplit(whole).path or "/"
     rewritten = [f"{path}?token={fragment}", f"{path}/{fragment}", f"{path}%23{fragment}"] if fragment else []
@@ -106,7 +106,7 @@ def test_a_mail_scanner_uses_up_no_link(service: Service, ada: Person, link: Lin
 
 
 class Poisoned(Service):
-    """The service; every request names another host wherever a host may be named."""
+    """The service; every request names another host in every header that may name one."""
 
     @property
     def http(self) -> FlaskClient:
@@ -157,7 +157,7 @@ def test_a_host_injected_into_a_request_is_in_no_link_of_any_email(
         assert all(url.startswith("https://accounts.tiles.test") for url in urls_of(message)), subject
 
 
-# No hexadecimal digest contains any of the words that are looked for.
+# No hexadecimal digest can contain any of these words.
 SPAM = "WIN 500 EUR NOW http://spam.example/win Call 0190-5550"
 
 

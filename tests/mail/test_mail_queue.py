@@ -1,4 +1,4 @@
-"""The mail queue: an accepted email is delivered, or given up where the operator sees it."""
+"""The mail queue: an accepted email is delivered, or abandoned where the operator sees it."""
 
 import json
 import random
@@ -222,20 +222,20 @@ def test_the_emails_of_a_dead_worker_are_sent_when_its_claim_has_expired(
 
 @any_database
 def test_many_emails_take_one_connection_and_no_name_server(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, getfqdn = list[int](), socket.getfqdn
+    lookups, getfqdn = list[int](), socket.getfqdn
 
     def ask_for_name(host: str = "") -> str:
-        asked[-1] += 1
+        lookups[-1] += 1
         return getfqdn(host)
 
     monkeypatch.setattr(socket, "getfqdn", ask_for_name)
     for count in (1, 30):
         ask_many(service, count)
-        asked.append(0)
+        lookups.append(0)
         assert len(service.deliver()) == count
     assert service.mail_server.connections == 2
-    # Per connection, one call on each side.
-    assert asked[0] == asked[1]
+    # Client and server each call getfqdn once per connection.
+    assert lookups[0] == lookups[1]
 
 
 def test_a_queued_email_holds_no_token_no_link_and_no_text(service: Service) -> None:
@@ -261,8 +261,8 @@ def test_a_reset_goes_to_the_address_as_registered(service: Service, ada: Person
 def test_no_byte_of_a_sent_email_is_left_while_others_wait(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # SQLite leaves copies of rows that move to another page, in spite of PRAGMA secure_delete.
-    # With names of these lengths, and emails sent in their order, it happens.
+    # SQLite leaves copies of rows that move to another page, in spite of PRAGMA secure_delete. Names of these lengths,
+    # with emails sent in their order, make rows move.
     monkeypatch.setattr(random, "shuffle", lambda _: None)
     for number in range(64):
         ask(service, f"person{number:03}@example.org", f"Ada{number:03}".ljust(5 + 79 * number % 92, "y"))

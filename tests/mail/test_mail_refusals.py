@@ -1,4 +1,4 @@
-"""Whose refusal it is: one about the mailbox gives an email up, one about us waits for the operator and is shown."""
+"""Refusals: one about the mailbox abandons the email; one about the service makes it wait for the operator."""
 
 import json
 import logging
@@ -78,7 +78,7 @@ def test_a_failure_of_every_email_makes_the_service_unready_until_one_is_sent(
         assert probe(service, "queue") == {"mails-blocked": "error"}
         assert isinstance(peer, Scripted)
         peer.script = at("nowhere", "")
-        # A server that refuses the sender is away: that blames no email.
+        # A server that refuses the sender counts as unavailable, so no email is at fault.
         assert retry(service) == (0 if stage == "MAIL" else 1)
         service.deliver()
         assert len(peer.messages) == 1
@@ -149,7 +149,7 @@ BROKEN_ON_POSTGRESQL = ["created_at = '+infinity'"]
 
 
 def spoil(service: Service, *changes: str) -> None:
-    """Queue an email for each change, with its row changed so."""
+    """Queue an email for each change, and change its row."""
     for address, change in zip(ask_many(service, len(changes)), changes, strict=True):
         with service.app.app_context(), engine.transaction() as session:
             session.execute(engine.text(f"UPDATE mails SET {change} WHERE email = '{address}'"))
@@ -194,29 +194,29 @@ def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_inst
 
 @any_database
 @pytest.mark.parametrize(
-    ("stage", "reply", "found"),
+    ("stage", "reply", "findings"),
     [
         ("nowhere", "", {}),
         ("MAIL", "553 5.7.1 Sender address rejected: not owned by user", {"mail-server": "error"}),
         ("RCPT", "553 5.7.1 Sender address rejected: not owned by user", {"mail-server": "error"}),
-        # A server that sees us for the first time may ask us to try again.
+        # A server that greylists asks unknown clients to try again.
         ("RCPT", LATER, {}),
     ],
 )
 def test_the_check_finds_what_every_email_would_be_refused_for_and_sends_none(
-    make_service: Make, stage: str, reply: str, found: dict[str, str]
+    make_service: Make, stage: str, reply: str, findings: dict[str, str]
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    commands: list[tuple[str, str]] = []
 
     def script(at_stage: str, address: str) -> str | None:
-        asked.append((at_stage, address))
+        commands.append((at_stage, address))
         return reply if at_stage == stage else None
 
     with Scripted(script) as peer:
         service = make_service(mail_port=peer.port, data_manager_email="privacy@example.org")
-        assert probe(service, "mail-server") == found
+        assert probe(service, "mail-server") == findings
     expected = [("MAIL", "tiles@accounts.tiles.test"), ("RCPT", "privacy@example.org")]
-    assert asked[1:] == (expected[:1] if stage == "MAIL" else expected)
+    assert commands[1:] == (expected[:1] if stage == "MAIL" else expected)
     assert peer.messages == []
 
 

@@ -1,4 +1,4 @@
-"""A server that ends a session after some emails is not away: the next email goes out at once in a new session."""
+"""A server that ends a session after some emails is available: the next email is sent at once in a new session."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ pytestmark = any_database
 
 
 class Limited(Scripted):
-    """Accepts so many emails in a session, and then ends it at one stage."""
+    """Accepts a number of emails in a session, and then ends it at one stage."""
 
     def __init__(self, most: int, stage: str, reply: str) -> None:
         super().__init__(self._script)

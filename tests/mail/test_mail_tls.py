@@ -1,4 +1,4 @@
-"""Sending over TLS: only to the server that was meant, and never in clear text instead."""
+"""Sending over TLS: only to the configured server, and never in clear text instead."""
 
 import logging
 import re
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.usefixtures("authority")
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """One database: it has no part in how a connection is made."""
+    """SQLite only, because the database does not affect the connection."""
     return sqlite_url
 
 
 @pytest.fixture
 def through(make_service: Make) -> Callable[..., Service]:
-    """Make the service with another mail server, which it is told to use over TLS."""
+    """Make the service with another mail server, used over TLS."""
 
     def make(peer: MailServer | Between, **settings: Any) -> Service:
         service = make_service(mail_port=peer.port, **settings)
@@ -50,7 +50,7 @@ def through(make_service: Make) -> Callable[..., Service]:
 
 
 def assert_refused(service: Service, code: str) -> None:
-    """Check that nothing was sent or lost, and that no email is to blame."""
+    """Check that nothing was sent or lost, and that no attempt was counted."""
     with pytest.raises(ServerUnavailable, match=f"^{code}$"):
         service.deliver()
     assert counts(service) == {"waiting": 1}
@@ -131,7 +131,7 @@ def test_the_worker_waits_while_the_server_is_untrusted_and_logs_why_without_nam
 
 
 class Between:
-    """Answers in the mail server's place, and notes what it hears in clear and what after the handshake."""
+    """Replies in place of the mail server, and records the data before and after the TLS handshake."""
 
     def __init__(self, certificate: trustme.LeafCert, use: Use = TLS, **answers: str) -> None:
         self.use, self.context = use, ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -156,7 +156,7 @@ class Between:
                     self._talk(secured, self.safe, self.answers["safe"], "220 between" if self.use == SSL else "")
 
     def _talk(self, connection: socket.socket, heard: list[str], hello: str, greeting: str) -> bool:
-        """Answer until the client leaves; return True if TLS is to begin."""
+        """Reply until the client disconnects; return True if TLS is to begin."""
         connection.sendall(f"{greeting}\r\n".encode() if greeting else b"")
         with connection.makefile("rb") as lines:
             for line in lines:
@@ -182,8 +182,8 @@ class Between:
 
 
 def only(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
-    """Let a side speak one version of TLS, however broken."""
-    # Python warns of those that nobody should use.
+    """Allow one side only one version of TLS, even a broken one."""
+    # Python warns about broken versions.
     with pytest.warns(DeprecationWarning, match=version):
         context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -195,7 +195,7 @@ def only(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
 def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
     through: Make, authority: trustme.CA, use: Use, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Also on a machine whose OpenSSL would put up with it, as an old one may.
+    # The service refuses it even if the machine's OpenSSL would accept it.
     lenient = ssl.create_default_context
 
     def create_default_context(*purpose: ssl.Purpose) -> ssl.SSLContext:
@@ -258,12 +258,12 @@ def test_a_server_that_offers_starttls_and_does_not_begin_it_receives_nothing(
 
 
 def test_settings_that_would_send_the_password_in_clear_are_refused(tmp_path: Path, database_url: str) -> None:
-    given = {"mail_server": "mail.example.org", "mail_username": "tiles", "mail_password": "open sesame"}
+    settings = {"mail_server": "mail.example.org", "mail_username": "tiles", "mail_password": "open sesame"}
     with pytest.raises(ValidationError, match="TILES_MAIL_USE_TLS") as refused:
-        make_settings(tmp_path, database_url, **given)
+        make_settings(tmp_path, database_url, **settings)
     assert "sesame" not in str(refused.value)
     for use in (TLS, SSL):
-        make_settings(tmp_path, database_url, **given, **use)
+        make_settings(tmp_path, database_url, **settings, **use)
 
 
 @pytest.mark.parametrize("use", [{}, TLS, SSL], ids=["clear", "STARTTLS", "SMTPS"])

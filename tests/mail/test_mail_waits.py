@@ -1,4 +1,4 @@
-"""A slow mail server: each reply has a deadline, the claim is kept meanwhile, and nothing else waits for it."""
+"""A slow mail server: each reply has a deadline, the claim is renewed meanwhile, and no other job waits."""
 
 import os
 import signal
@@ -20,13 +20,13 @@ from backend.mail import delivery, messages, queue, smtp
 from backend.mail.refusals import ServerUnavailable
 from backend.serving import worker
 
-# RFC 5321 section 4.5.3.2, read before the fixture below shortens them.
+# Read here, before the fixture below shortens them (RFC 5321 section 4.5.3.2).
 DEADLINES = smtp.REPLY_SECONDS, smtp.FINAL_REPLY_SECONDS
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let minutes be parts of a second."""
+    """Shorten minutes to fractions of a second."""
     for name, seconds in (("REPLY_SECONDS", 0.4), ("FINAL_REPLY_SECONDS", 0.8), ("WAIT_SECONDS", 0.05)):
         monkeypatch.setattr(smtp, name, seconds)
 
@@ -240,7 +240,7 @@ def test_a_worker_that_was_frozen_sends_nothing_that_another_may_have_claimed(
 
         peer.replies["content"] = freeze
         assert tried(service) == 3
-    # It released two, and claimed them again.
+    # The worker released two emails, and claimed them again.
     assert peer.mails == 3
     assert service.rows("mails") == []
 

@@ -1,4 +1,4 @@
-"""What the emails about an account's end, and those to everybody, say in each of their cases."""
+"""The text of emails about closing and erasing, and of announcements, in each of their cases."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,7 @@ def in_days(days: int) -> str:
 
 
 def assert_says(message: EmailMessage, *words: str, never: tuple[str, ...] = ()) -> None:
-    """Check that both parts of an email say some words and not others."""
+    """Check that both parts of an email contain `words`, and none of `never`."""
     for part in parts(message):
         for phrase in words:
             assert phrase in part
@@ -60,8 +60,8 @@ def test_the_closing_email_says_when_the_account_is_erased_and_how_to_reopen_it(
     close(service, service.register().headers, erase=erase)
     message, token = service.mail(), ""
     days = re.compile(r"\{(\d+)\}")
-    told = [days.sub(lambda match: in_days(int(match[1])), phrase) for phrase in words]
-    assert_says(message, f"was closed on {in_days(0)}", *told, never=never)
+    phrases = [days.sub(lambda match: in_days(int(match[1])), phrase) for phrase in words]
+    assert_says(message, f"was closed on {in_days(0)}", *phrases, never=never)
     token = token_of(message)
     assert f"\n{ERASURE}-cancel#{token}\n" in text_of(message)
     assert f'class="button" href="{ERASURE}-cancel#{token}"' in html_of(message)

@@ -1,4 +1,4 @@
-"""A mailbox gets five emails of a group a day, however many people request them, and no group blocks another."""
+"""A mailbox gets at most five emails of a group a day, and no group blocks another."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +22,7 @@ PATHS = {"registrations": {"name": "Eve"}, "password-resets": {}, "erasure-reque
 
 @pytest.fixture(autouse=True)
 def noon(move_clock: MoveClock) -> None:
-    """Let no day end during a test."""
+    """Move the clock to noon, so that no day ends during a test."""
     now = clock.now()
     move_clock(now.replace(hour=12) - now)
 
@@ -54,7 +54,7 @@ def test_a_mailbox_gets_15_emails_a_day_over_all_kinds_and_tags(service: Service
     counted = Counter(
         message["To"].lower().replace("+", "@").partition("@")[0] for message in service.mail_server.messages
     )
-    # An email to nobody counts too, such as a reset for a tag without an account. One email came yesterday.
+    # A reset for a +tag without an account counts too, though no email is sent. One email was sent yesterday.
     assert counted["ada"] <= 16
     assert {row["count"] for row in service.rows("mailbox_counts")} <= {0, 5}
     assert service.rows("mails") == []

@@ -34,7 +34,7 @@ NEWS = "Hello,\n\nthere are new tiles.\n"
 
 
 class Interrupted(Exception):
-    """The process ends in this moment."""
+    """Ends the process at this point."""
 
 
 def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:
@@ -61,7 +61,7 @@ def queue_all(service: Service) -> list[int]:
 
 
 def work_off(service: Service) -> list[EmailMessage]:
-    """Let the worker queue and send until there is nothing left to do; return what arrived because of it."""
+    """Let the worker queue and send until nothing is left to do; return the emails that arrived."""
     before = len(service.mail_server.messages)
     with service.app.app_context():
         while worker.deliver():
@@ -74,7 +74,7 @@ def recipients(messages: list[EmailMessage]) -> list[str]:
 
 
 def many(service: Service, number: int) -> list[str]:
-    """Make accounts that want emails, without their registrations; return the addresses."""
+    """Insert accounts that want emails; return the addresses."""
     rows = [
         {"id": uuid.uuid4(), "name": None, "email": f"person{index:04}@example.org", "password_hash": "none",
          "credentials_id": uuid.uuid4(), "email_updates": True, "created_at": clock.now()}
@@ -86,7 +86,7 @@ def many(service: Service, number: int) -> list[str]:
 
 
 def queued(service: Service) -> list[uuid.UUID]:
-    """Return for whom an email of an announcement waits, as often as it does."""
+    """Return the account of each queued email of an announcement."""
     return [uuid.UUID(str(row["account_id"])) for row in service.rows("mails") if row["kind"] == "announcement"]
 
 
@@ -95,7 +95,7 @@ def switch(service: Service, person: Person, *, wanted: bool) -> None:
     assert response.status_code == 200
 
 
-# To whom
+# Recipients
 
 
 def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(service: Service, ada: Person) -> None:
@@ -137,7 +137,7 @@ def test_an_announcement_without_recipients_finishes_at_once(service: Service) -
     assert progress(service, begun) == Progress(begun.announcement, 0, 0, finished=True)
 
 
-# Batch by batch
+# Batches
 
 
 def test_emails_are_queued_batch_by_batch_and_counted(service: Service) -> None:
@@ -147,7 +147,7 @@ def test_emails_are_queued_batch_by_batch_and_counted(service: Service) -> None:
     assert begun == Progress(begun.announcement, 0, total, finished=False)
     first = queue_some(service)
     assert progress(service, begun) == Progress(begun.announcement, first, total, finished=False)
-    # By the random ids that accounts have: about as many in each.
+    # Batches follow the accounts' random ids, so each has about the same size.
     assert len(batches := [first, *queue_all(service)]) == 2
     assert sum(batches) == total == len(queued(service))
     assert progress(service, begun) == Progress(begun.announcement, total, total, finished=True)
@@ -208,12 +208,12 @@ def test_an_unreachable_mailbox_delays_no_other(service: Service) -> None:
     assert len(queued(service)) == 1
 
 
-# Interrupted
+# Interruptions
 
 
 @contextmanager
 def interrupted(service: Service, after: int) -> Iterator[None]:
-    """Let the process end, as it were, before a statement: that and what follows it never reaches the database."""
+    """Simulate the end of the process before a statement: neither it nor any later one reaches the database."""
     seen: list[str] = []
 
     def end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -294,7 +294,7 @@ def test_of_several_concurrent_workers_one_queues_a_batch(service: Service) -> N
     assert progress(service, begun).queued == len(queued(service)) == BATCH
 
 
-# Once
+# Repetitions
 
 
 def test_announcing_the_same_text_again_sends_nothing(service: Service, ada: Person) -> None:
@@ -378,9 +378,9 @@ def test_an_invalid_announcement_is_refused_in_a_line(service: Service, tmp_path
     for version in ("2099-01", "", "a b", "\udcff"):
         assert "is not published" in run(service, "--policy", version, status=1).stderr
     file = written(tmp_path)
-    for given in ((), (file,), ("--subject", "News"), (file, "--policy", "1"), ("--subject", "News", "--policy", "1"),
+    for words in ((), (file,), ("--subject", "News"), (file, "--policy", "1"), ("--subject", "News", "--policy", "1"),
                   (file, "--subject", "News", "--policy", "1")):  # fmt: skip
-        assert "give FILE and --subject, or --policy alone" in run(service, *given, status=2).stderr
+        assert "give FILE and --subject, or --policy alone" in run(service, *words, status=2).stderr
     assert service.rows("announcements") == []
 
 
@@ -412,7 +412,7 @@ def test_following_shows_the_progress_until_it_is_finished(
     shown, stderr = ended(following)
     del shown["announcement"]
     assert shown == {"queued": 60, "recipients": 60, "finished": True}
-    # A bar is for a terminal.
+    # Only a terminal gets a progress bar.
     assert stderr == ""
 
 
@@ -420,7 +420,7 @@ def test_following_shows_the_progress_until_it_is_finished(
 def test_ctrl_c_stops_the_progress_display_and_not_the_announcement(
     service: Service, following: "subprocess.Popen[str]"
 ) -> None:
-    # Not while it is still about to begin: it sleeps between two looks.
+    # Wait until the command sleeps between two checks; before that it is still starting.
     states: list[str] = []
 
     def sleeps() -> bool:

@@ -1,4 +1,4 @@
-"""The canary: a person with unmistakable data uses every feature, is erased, and no byte of it is left.
+"""The canary: a person with unique data uses every feature and is erased, and no byte of the data is left.
 
 Two places are left out: the Maildir, which stands for a mail server, and PostgreSQL's write-ahead log, of which the
 operator reads in docs/operating.md.
@@ -68,16 +68,16 @@ STORED = (
 
 
 def rows_with(url: str, words: dict[str, str]) -> list[str]:
-    """Return which tables hold the words: every column of every table, the database's own too."""
-    found = []
+    """Return which tables contain the words; search every column of every table, including system tables."""
+    places = []
     sought = [word.lower() for word in words.values()]
     holds = "EXISTS (SELECT FROM unnest(%s::text[]) word WHERE strpos(lower(t::text), word) > 0)"
     with psycopg.connect(url) as connection:
         tables = connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm')").fetchall()
         for (table,) in tables:
             for (row,) in connection.execute(f"SELECT t::text FROM {table} t WHERE {holds}", [sought]):
-                found += [f"{what} in {table}" for what, word in words.items() if word.lower() in row.lower()]
-    return found
+                places += [f"{what} in {table}" for what, word in words.items() if word.lower() in row.lower()]
+    return places
 
 
 # The walk
@@ -103,7 +103,7 @@ LATER, NEVER = "451 4.3.0 Try again later", "550 5.1.1 No such mailbox"
 
 @dataclass
 class Walk:
-    """A person's way through the real service; it remembers each operation, page and command that was used."""
+    """A person's use of the real service; records each operation, page and command that was used."""
 
     server: ServerProcess
     mail_server: Picky
@@ -120,22 +120,22 @@ class Walk:
         self.http = httpx2.Client(base_url=self.server.url)
 
     def mark(self, what: str) -> str:
-        """Return the one word by which a value of this person is recognised."""
+        """Return the unique word that marks a value of this person."""
         return self.words.setdefault(what, f"canary{secrets.token_hex(6)}")
 
     def address(self, what: str) -> str:
         return f"{self.mark(what)}@example.org"
 
     def password(self) -> str:
-        """Return a new password, which may be found nowhere either."""
+        """Return a new password, which must not be found anywhere."""
         return self.mark(f"password {len(self.words)}") + " quiet lemon"
 
     def api(
         self, method: str, path: str, body: object = None, *, status: int, headers: dict[str, str] | None = None
     ) -> Any:  # noqa: ANN401 - any JSON
         """Use an operation, check its status, and return its response."""
-        given = {} if body is None else {"json": body}
-        response = self.http.request(method, path, headers=headers or {}, **given)
+        options = {} if body is None else {"json": body}
+        response = self.http.request(method, path, headers=headers or {}, **options)
         assert response.status_code == status, (method, path, response.text)
         self.operations |= {
             (operation.method, operation.path)
@@ -165,18 +165,18 @@ class Walk:
         return done
 
     def token(self, address: str, page: str) -> str:
-        """Wait for an unread email that links to a page, and return the token, which may be found nowhere."""
+        """Wait for an unread email that links to a page, and return its token, which must not be found anywhere."""
 
         def find() -> str | None:
             for number, message in enumerate(self.mail_server.messages):
-                found = re.search(rf"/{page}[#/]([^\s>]+)", text_of(message))
-                if number not in self.read and message["To"] == address and found:
+                link = re.search(rf"/{page}[#/]([^\s>]+)", text_of(message))
+                if number not in self.read and message["To"] == address and link:
                     self.read.add(number)
-                    return found.group(1)
+                    return link.group(1)
             return None
 
         token = wait_for(find)
-        # The signature is unique to the token; what the token carries is looked for by its own words.
+        # The signature is unique to the token. The values inside the token have marks of their own.
         self.words[f"{page} token {len(self.words)}"] = token.rpartition(".")[2]
         return token
 
@@ -191,7 +191,7 @@ class Walk:
 
     @contextmanager
     def refusing(self, address: str, reply: str) -> Iterator[None]:
-        """Have an email to an address put off or abandoned, and left in the queue."""
+        """Leave a delayed or abandoned email to an address in the queue."""
 
         def status() -> queue.Status:
             with self.app.app_context():
@@ -205,7 +205,7 @@ class Walk:
         del self.mail_server.refused[address]
 
     def sign_in(self, address: str, password: str) -> dict[str, str]:
-        """Sign in, and return the headers of the session, whose token may be found nowhere."""
+        """Sign in, and return the headers of the session, whose token must not be found anywhere."""
         session = self.api("POST", "/v1/sessions", {"email": address, "password": password}, status=201)["session"]
         self.words[f"session {len(self.words)}"] = session["token"].removeprefix("tiles_")
         return bearer(session["token"])
@@ -254,7 +254,7 @@ def crowd(app: Flask, number: int) -> None:
 
 
 def leave_copies(url: str) -> None:
-    """Leave a copy of a person between the rows of SQLite's pages, as a row that moves sometimes does."""
+    """Leave a copy of a person in the free space of SQLite's pages, as rows that move sometimes do."""
     if url.startswith("postgresql"):
         return
     file = Path(url.removeprefix("sqlite:///"))
@@ -265,12 +265,12 @@ def leave_copies(url: str) -> None:
         for changed in (name + "x" * 20_000, name):
             connection.execute(f"UPDATE accounts SET name = ? WHERE {theirs}", [changed])
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    # Once in the table, once in an index, and a copy.
+    # The table has it once, an index has it once, and there is one copy.
     assert file.read_bytes().count(address.encode()) > 2
 
 
 def register(walk: Walk) -> str:
-    """Register with failures on the way; return the password."""
+    """Register with some failures; return the password."""
     person = {"name": f"Old {walk.mark('old name')}", "email": walk.address("old address")}
     for body in (person | {walk.mark("member"): 1}, person | {"email": walk.mark("no address")}, {}, [person["name"]]):
         walk.api("POST", "/v1/registrations", body, status=422)
@@ -361,7 +361,7 @@ def move(walk: Walk, password: str) -> str:
 
 
 def write(walk: Walk, mine: dict[str, str]) -> None:
-    """Send feedback; what was sent without a session belongs to nobody and stays."""
+    """Send feedback; a message without a session belongs to no account and stays."""
     keyed = {"message": f"More tiles, {walk.mark('keyed feedback')}."}
     key = mine | {"Idempotency-Key": walk.mark("key")}
     assert walk.api("POST", "/v1/feedback", keyed, status=201, headers=key) == walk.api(
@@ -369,7 +369,7 @@ def write(walk: Walk, mine: dict[str, str]) -> None:
     )
     walk.api("POST", "/v1/feedback", {"message": walk.mark("refused feedback")}, status=422, headers=key)
     walk.api("POST", "/v1/feedback", {"message": f"Less, {walk.mark('feedback')}."}, status=201, headers=mine)
-    # So long that it gets pages of its own, and so random that it cannot be compressed.
+    # The text is too long for one page, and too random to be compressed.
     long = "".join(random.choices(string.printable[:94], k=3900)) + walk.mark("long feedback")
     walk.api("POST", "/v1/feedback", {"message": long}, status=201, headers=mine)
     walk.api("POST", "/v1/feedback", {"message": "Nobody's."}, status=201)
@@ -436,12 +436,12 @@ def let_grace_pass(app: Flask) -> None:
 
 
 def check_receipt(walk: Walk, address: str) -> str:
-    """Wait for the receipt, verify it, and return the account's random id, which is all that is left."""
+    """Wait for the receipt, verify it, and return the account's random id, the only value that is kept."""
 
     def find() -> str | None:
-        told = (text_of(message) for message in walk.mail_server.messages
+        texts = (text_of(message) for message in walk.mail_server.messages
                 if message["To"] == address and "erased" in str(message["Subject"]))  # fmt: skip
-        return next((line for text in told for line in text.splitlines() if len(line) > 100), None)
+        return next((line for text in texts for line in text.splitlines() if len(line) > 100), None)
 
     receipt = wait_for(find)
     verify = "/v1/erasure-receipts/verify"
@@ -469,7 +469,7 @@ def come_too_late(walk: Walk, account: str, address: str, mine: dict[str, str], 
 
 
 def sample(url: str) -> None:
-    """Have PostgreSQL take as much as it can into its statistics."""
+    """Make PostgreSQL sample as many values as it can into its statistics."""
     if url.startswith("postgresql"):
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET default_statistics_target = 10000")
@@ -483,8 +483,8 @@ def assert_found(walk: Walk, url: str, folder: Path) -> None:
         hashes = session.scalars(text("SELECT password_hash FROM accounts WHERE password_hash LIKE '$argon2%'")).all()
     walk.words |= {f"password hash {number}": hash_.rpartition("$")[2] for number, hash_ in enumerate(hashes)}
     marks = {what: walk.words[what] for what in (*STORED, "password hash 0", "password hash 1")}
-    found = rows_with(url, marks) if url.startswith("postgresql") else residue(folder, marks)
-    assert {re.split(" in | at ", entry)[0] for entry in found} == marks.keys()
+    places = rows_with(url, marks) if url.startswith("postgresql") else residue(folder, marks)
+    assert {re.split(" in | at ", entry)[0] for entry in places} == marks.keys()
 
 
 def erase_companion(walk: Walk, companion: str, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Erasing due accounts: everything goes, with one receipt each, despite full queues and crashes."""
+"""Erasing due accounts: all data is deleted, with one receipt each, despite full queues and crashes."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -25,7 +25,7 @@ from journeys import (
     request_email_change,
     request_erasure,
     the_mail,
-    told,
+    to_and_subject,
 )
 from support import (
     OTHER_PASSWORD,
@@ -51,7 +51,7 @@ TABLES = ("accounts", "previous_addresses", "sessions", "feedback", "holds", "ma
 
 
 class Crash(Exception):
-    """What a test breaks off with."""
+    """Interrupts an erasure."""
 
 
 def crash(*_: object, **__: object) -> None:
@@ -73,7 +73,7 @@ def test_an_account_is_erased_after_the_grace_period_and_no_other_changes(
     assert erase_due(service) == 0
     move_clock(timedelta(minutes=2))
     assert erase_due(service) == 1
-    assert told(service.deliver()) == {(ADA, ERASED)}
+    assert to_and_subject(service.deliver()) == {(ADA, ERASED)}
     assert {table: service.rows(table) for table in TABLES} == before
     assert service.account(bob.headers).status_code == 200
     assert erase_due(service) == 0
@@ -87,7 +87,7 @@ def test_a_registration_link_makes_no_second_account_of_an_erased_one(hasty: Ser
     assert erase_due(hasty) == 1
     assert_problem(hasty.confirm(ada.token, OTHER_PASSWORD), 400, "invalid-token")
     assert hasty.rows("accounts") == []
-    # The ledger and the audit name the account and nobody.
+    # The ledger and the audit contain the account's id and no name.
     assert in_ledger(hasty) == [id_]
     with hasty.app.app_context():
         assert ledger.path().stat().st_mode & 0o777 == 0o600
@@ -110,7 +110,7 @@ def test_a_queued_email_is_erased_with_the_account(
 ) -> None:
     ada = hasty.register()
     post(hasty, "password-resets", email=ADA.upper())
-    # A registration that was asked for before the closing goes with the account too.
+    # A registration that was requested before the closing is erased with the account too.
     post(hasty, "registrations", name="Somebody", email=ADA)
     assert request_email_change(hasty, ada.headers, "countess@example.org").status_code == 202
     request_erasure(hasty, ADA)
@@ -123,7 +123,7 @@ def test_a_queued_email_is_erased_with_the_account(
     close(hasty, ada.headers, erase=True)
     assert erase_due(hasty) == 1
     assert [(row["kind"], row["email"]) for row in hasty.rows("mails")] == [("erased", ADA)]
-    assert told(hasty.deliver()) == {(ADA, ERASED)}
+    assert to_and_subject(hasty.deliver()) == {(ADA, ERASED)}
 
 
 def test_abandoned_emails_are_erased_with_an_account_that_had_their_address(
@@ -135,7 +135,7 @@ def test_abandoned_emails_are_erased_with_an_account_that_had_their_address(
     change_email(hasty, ada.headers, "countess@example.org")
     close(hasty, ada.headers, erase=True)
     assert erase_due(hasty) == 1
-    assert told(hasty.deliver()) == {("countess@example.org", ERASED)}
+    assert to_and_subject(hasty.deliver()) == {("countess@example.org", ERASED)}
     assert hasty.rows("mails") == []
 
 
@@ -143,7 +143,7 @@ def test_an_abandoned_registration_email_is_erased_with_the_account(hasty: Servi
     fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
     close(hasty, hasty.register().headers, erase=True)
     assert erase_due(hasty) == 1
-    assert told(hasty.deliver()) == {(ADA, ERASED)}
+    assert to_and_subject(hasty.deliver()) == {(ADA, ERASED)}
     assert hasty.rows("mails") == []
 
 
@@ -173,7 +173,7 @@ def test_a_requested_erasure_of_a_newer_closed_account_stays_requested(
     move_clock(timedelta(days=5))
     request_erasure(service, ADA)
     assert erase_due(service) == 1
-    assert told(service.deliver()) == {(ADA, ERASE), (ADA, ERASED)}
+    assert to_and_subject(service.deliver()) == {(ADA, ERASE), (ADA, ERASED)}
 
 
 @pytest.mark.parametrize(("refusal", "wait"), [("550 5.1.1 no such mailbox", None), ("451 4.3.0 later", queue.GIVE_UP)],
@@ -221,7 +221,7 @@ def test_after_a_crash_the_next_round_finishes_with_one_receipt(
         with pytest.raises(Crash):
             erase_due(hasty)
     assert len(hasty.rows("accounts")) == 2
-    # What has begun cannot be taken back.
+    # An erasure that has begun cannot be cancelled.
     assert_problem(cancel(hasty, token), 400, "invalid-token")
     request_erasure(hasty, ADA)
     assert hasty.deliver() == []
@@ -229,7 +229,7 @@ def test_after_a_crash_the_next_round_finishes_with_one_receipt(
     move_clock(CLAIM)
     assert erase_due(hasty) == 2
     assert set(in_ledger(hasty)) == ids
-    assert told(hasty.deliver()) == {("ada0@example.org", ERASED), (ADA, ERASED)}
+    assert to_and_subject(hasty.deliver()) == {("ada0@example.org", ERASED), (ADA, ERASED)}
     assert finish_erasing(hasty) == 0
     assert hasty.deliver() == []
 

@@ -1,4 +1,4 @@
-"""Legal holds: while one lasts nothing is erased; it ends by itself, and then the erasure that waited runs."""
+"""Legal holds: a hold delays the erasure, ends by itself, and then the erasure runs."""
 
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ from journeys import (
     no_ledger,
     overdue,
     the_mail,
-    told,
+    to_and_subject,
 )
 from support import Person, Service, any_database, text_of, token_of
 
@@ -57,7 +57,7 @@ def test_an_erasure_waits_for_the_hold_says_so_and_runs_when_it_has_ended(
     move_clock(A_DAY + timedelta(minutes=1))
     assert overdue(service) != []
     assert erase_due(service) == 1
-    assert told(service.deliver()) == {(ADA, ERASED)}
+    assert to_and_subject(service.deliver()) == {(ADA, ERASED)}
     assert service.rows("holds") == []
     with pytest.raises(Impossible, match="no account"):
         hold(service, ADA, in_days(10))
@@ -81,7 +81,7 @@ def test_lifting_the_hold_lets_the_erasure_run_and_notifies_the_person(
     for person in (ada, bob):
         close(service, person.headers, erase=True)
     service.deliver()
-    # A hold on one account keeps no other.
+    # A hold on one account does not delay another.
     hold(service, ADA, in_days(100))
     message = the_mail(service.deliver(), ADA, CLOSED)
     assert "A legal duty" in text_of(message)

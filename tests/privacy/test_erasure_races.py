@@ -1,4 +1,4 @@
-"""Erasing while other things happen: workers, emails on their way, feedback, links to the same address."""
+"""Erasing while other events happen: other workers, emails being sent, feedback, links to the same address."""
 
 import asyncio
 import logging
@@ -76,9 +76,9 @@ def test_feedback_that_arrives_while_its_account_is_erased_is_refused_or_erased_
 
 
 def test_several_concurrent_workers_erase_each_account_once(hasty: Service) -> None:
-    found = people(hasty, 8)
+    everyone = people(hasty, 8)
     assert sum(at_once(*[lambda: erase_due(hasty)] * 4)) + finish_erasing(hasty) == 8
-    assert sorted(message["To"] for message in hasty.deliver()) == sorted(person.email for person in found)
+    assert sorted(message["To"] for message in hasty.deliver()) == sorted(person.email for person in everyone)
     assert len(in_ledger(hasty)) == len(set(in_ledger(hasty))) == 8
     assert [row["act"] for row in hasty.rows("audit")].count("erased") == 8
 
@@ -111,7 +111,7 @@ def test_two_workers_that_erase_two_accounts_of_one_address_leave_no_email_to_it
     other = threading.Thread(target=erase_due, args=(hasty,))
 
     def meet() -> None:
-        """Let the other worker come as far as it does before this one has committed."""
+        """Let the other worker run as far as it can before this one has committed."""
         monkeypatch.undo()
         monkeypatch.setattr(erasure, "BATCH", 1)
         other.start()

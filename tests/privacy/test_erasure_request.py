@@ -21,7 +21,7 @@ from journeys import (
     request_erasure,
     signed_in,
     the_mail,
-    told,
+    to_and_subject,
 )
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
 
@@ -33,7 +33,7 @@ def test_an_account_is_closed_and_erased_without_the_app(service: Service, ada: 
     response = request_erasure(service, ADA.upper())
     assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": 86400})
     message = service.mail()
-    assert told([message]) == {(ADA, ERASE)}
+    assert to_and_subject([message]) == {(ADA, ERASE)}
     assert f"https://accounts.tiles.test/erasure#{token_of(message)}" in text_of(message)
     for part in (text_of(message), html_of(message)):
         assert "14 days later" in part
@@ -43,10 +43,10 @@ def test_an_account_is_closed_and_erased_without_the_app(service: Service, ada: 
     assert moment(response.json["erase_after"]) - moment(response.json["closed_at"]) == timedelta(days=14)
     assert_problem(service.account(ada.headers), 401, "unauthenticated")
     assert_problem(confirm_erasure(service, token_of(message)), 400, "invalid-token")
-    assert told(service.deliver()) == {(ADA, CLOSED)}
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
     move_clock(timedelta(days=14, minutes=1))
     assert finish_erasing(service) == 1
-    assert told(service.deliver()) == {(ADA, ERASED)}
+    assert to_and_subject(service.deliver()) == {(ADA, ERASED)}
     assert service.rows("accounts") == []
 
 
@@ -54,7 +54,7 @@ def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada
     token = ask_for_erasure(service, ada.email)
     answers = at_once(*[lambda: confirm_erasure(service, token)] * 8)
     assert sorted(answer.status_code for answer in answers) == [200, *[400] * 7]
-    assert told(service.deliver()) == {(ADA, CLOSED)}
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
 
 
 @any_database
@@ -109,10 +109,10 @@ def test_requesting_again_never_delays_the_erasure(
 ) -> None:
     first = close(service, ada.headers, erase=erase).json
     service.deliver()
-    asked = service.rows("accounts")[0]["erasure_requested_at"]
+    requested_at = service.rows("accounts")[0]["erasure_requested_at"]
     move_clock(timedelta(days=days))
     assert confirm_erasure(service, ask_for_erasure(service, ADA)).json == first
-    assert not erase or service.rows("accounts")[0]["erasure_requested_at"] == asked
+    assert not erase or service.rows("accounts")[0]["erasure_requested_at"] == requested_at
 
 
 def test_one_request_erases_every_account_that_the_address_had(
@@ -137,7 +137,7 @@ def test_of_links_to_two_accounts_of_one_address_used_at_once_one_erases_both(se
     closed_by(service, service.register(password=OTHER_PASSWORD).headers, ADA, password=OTHER_PASSWORD)
     second = ask_for_erasure(service, ADA)
     answers = at_once(lambda: confirm_erasure(service, first), lambda: confirm_erasure(service, second))
-    # The first use asks for both, and so ends the other link.
+    # The first use requests the erasure of both, which ends the other link.
     assert sorted(answer.status_code for answer in answers) == [200, 400]
     assert all(row["erasure_requested_at"] for row in service.rows("accounts"))
 

@@ -30,7 +30,7 @@ EARLIER = json.dumps({"account": ACCOUNT, "erased_at": "2026-01-01T00:00:00Z"})
 
 
 def write(service: Service, count: int = 1) -> Path:
-    """Append accounts as an erasure does; return where."""
+    """Append accounts as an erasure does; return the ledger's path."""
     with service.app.app_context(), ledger.opened() as append:
         append({uuid.uuid4(): clock.now() for _ in range(count)})
         return ledger.path()
@@ -40,7 +40,7 @@ def write(service: Service, count: int = 1) -> Path:
 
 
 def failing(error: int, after: int) -> object:
-    """Return an `os.write` that takes so many bytes and then fails."""
+    """Return an `os.write` that writes this many bytes and then fails."""
     left, really = after, os.write
 
     def fail(file: int, data: bytes) -> int:
@@ -95,11 +95,11 @@ def test_a_full_disk_leaves_the_account_and_the_ledger_unchanged(
     peer = {"mail_server": mail_server.host, "mail_port": mail_server.port, "erasure_grace_days": 0}
     service = Service(make_app(make_settings(small_disk, f"sqlite:///{small_disk}/tiles.sqlite3", **peer)), mail_server)
     token = closed_by(service, service.register().headers, ADA, erase=True)
-    # The ledger ends with a page, so that the next line needs another.
+    # The ledger fills its last page, so the next line needs another.
     (small_disk / "erasures.jsonl").write_bytes(b"\n" * 4096)
     if log_has_room:
         with service.app.app_context(), db.engine.connect() as connection:
-            # From here on SQLite's log is written from its beginning.
+            # After this, SQLite writes its WAL from the beginning.
             connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)")
     before, ballast = service.rows("accounts"), small_disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_account_and_the_ledger_unchanged(
 # An altered line
 
 
-# What may have become of the second of three lines
+# Alterations of the second of three lines
 ALTERED: dict[str, Callable[[str], str]] = {
     "another account": lambda two: two[:14] + ("0" if two[14] != "0" else "1") + two[15:],
     "another time": lambda two: re.sub(r"T\d\d:", "T24:", two),
@@ -174,14 +174,14 @@ def test_a_whole_last_line_without_its_line_break_is_kept(service: Service) -> N
     assert len(in_ledger(service)) == 5
 
 
-# A long one
+# A long ledger
 
 
 def assert_quick(lines: int, seconds: float) -> None:
-    """Check how long the ledger takes at a start, in processor time, and that it is read once."""
+    """Check the processor time that reading the ledger takes at a start, and that it is read once."""
     with pytest.MonkeyPatch.context() as patch:
         read, opened = Path.read_text, list[Path]()
-        patch.setattr(Path, "read_text", lambda self, *given: opened.append(self) or read(self, *given))
+        patch.setattr(Path, "read_text", lambda self, *arguments: opened.append(self) or read(self, *arguments))
         begun = time.process_time()
         assert erasure.replay() == erasure.Replayed(lines, 0)
         assert time.process_time() - begun < seconds

@@ -25,7 +25,7 @@ MANY = 210
 
 
 def make_due(service: Service, number: int) -> None:
-    """Have so many people whose grace period is over."""
+    """Insert this many accounts whose grace period is over."""
     now = datetime.now(UTC)
     ids = [uuid.uuid4() for _ in range(number)]
     accounts = [
@@ -41,7 +41,7 @@ def make_due(service: Service, number: int) -> None:
 
 
 def left(service: Service) -> int:
-    """Return how many of them are there."""
+    """Return how many of them are left."""
     with service.app.app_context(), engine.reading() as session:
         return int(session.scalar(text("SELECT count(*) FROM accounts WHERE email LIKE '%@example.net'")) or 0)
 
@@ -52,7 +52,7 @@ def erased(service: Service) -> list[str]:
 
 
 def in_ledger(folder: Path) -> set[str]:
-    """Return which accounts the ledger names."""
+    """Return the accounts in the ledger."""
     lines = (folder / "erasures.jsonl").read_text("utf-8").splitlines()
     return {json.loads(line)["account"] for line in lines if line}
 
@@ -105,7 +105,7 @@ def test_hundreds_are_erased_and_emailed_once_each_while_others_are_served(
 
 
 def erase_due(service: Service, database_url: str, folder: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start the data manager's command, and wait for nothing."""
+    """Start the data manager's command without waiting for it."""
     dispose(service.app)
     return subprocess.Popen(
         [TILES, "data", "erase", "--due", "--yes", "--json"],
@@ -125,24 +125,24 @@ def test_a_killed_command_can_be_run_again_and_nobody_is_emailed_twice(
     killed.kill()
     killed.wait()
     assert 0 < left(service) <= MANY
-    # What the killed one was at is left to it for a minute.
+    # The killed process keeps its claim for a minute.
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE accounts SET erasing_since = :before WHERE erasing_since IS NOT NULL"),
                         {"before": datetime.now(UTC) - timedelta(minutes=2)})  # fmt: skip
     rest = left(service)
     again = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    said, complained = again.communicate(timeout=60)
-    assert json.loads(said) == {"erased": rest}
-    assert complained == ""
+    stdout, stderr = again.communicate(timeout=60)
+    assert json.loads(stdout) == {"erased": rest}
+    assert stderr == ""
     assert left(service) == 0
     assert len(erased(service)) == len(set(erased(service))) == MANY
     assert len(in_ledger(tmp_path)) == MANY
     before = len(mail_server.messages)
     while service.deliver():
         pass
-    told = Counter(str(message["To"]) for message in mail_server.messages[before:])
-    assert len(told) == MANY
-    assert set(told.values()) == {1}
+    emails_by_recipient = Counter(str(message["To"]) for message in mail_server.messages[before:])
+    assert len(emails_by_recipient) == MANY
+    assert set(emails_by_recipient.values()) == {1}
 
 
 @any_database
@@ -150,10 +150,10 @@ def test_progress_is_shown_on_a_terminal(service: Service, database_url: str, tm
     make_due(service, 110)
     mine, its = pty.openpty()
     erasing = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=its)
-    said, _ = erasing.communicate(timeout=60)
+    stdout, _ = erasing.communicate(timeout=60)
     os.close(its)
     shown = os.read(mine, 10_000).decode()
     os.close(mine)
-    assert json.loads(said) == {"erased": 110}
+    assert json.loads(stdout) == {"erased": 110}
     assert "Erasing" in shown
     assert "100%" in shown

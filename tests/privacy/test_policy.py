@@ -1,4 +1,4 @@
-"""The privacy policy: published in versions, in force from a day, the same everywhere it is shown."""
+"""The privacy policy: published in versions, effective from a day, and shown the same everywhere."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The receipt of an erasure: signed, verifiable by anybody who has it, and naming nobody."""
+"""The receipt of an erasure: signed, verifiable by anyone who has it, and without a name."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ ADA = "ada@example.org"
 
 
 def erased(service: Service) -> str:
-    """Let the one due account be erased, and return its receipt from the email."""
+    """Erase the one due account, and return its receipt from the email."""
     service.deliver()
     assert erase_due(service) == 1
     return receipt_of(the_mail(service.deliver(), ADA, ERASED))
@@ -43,7 +43,7 @@ def erased(service: Service) -> str:
 
 @pytest.fixture
 def receipt(hasty: Service) -> str:
-    """The receipt of somebody who had another address, sent feedback twice, and whose data were disclosed."""
+    """The receipt of a person with an earlier address, two messages of feedback and a disclosure."""
     ada = hasty.register(email="countess@example.org")
     change_email(hasty, ada.headers, ADA)
     for message in ("More tiles.", "Fewer tiles."):
@@ -59,7 +59,7 @@ def verify(service: Service, receipt: str) -> TestResponse:
 
 
 def payload_of(receipt: str) -> str:
-    """Return what is signed, as everybody can read it."""
+    """Return the signed content, which anyone can read."""
     part = receipt.lstrip(".").split(".")[0]
     raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     return (zlib.decompress(raw) if receipt.startswith(".") else raw).decode()

@@ -15,7 +15,7 @@ ADA = "ada@example.org"
 
 
 def announce(service: Service, text: str = "New tiles are here.") -> list[EmailMessage]:
-    """Announce something, and return the emails that came of it."""
+    """Announce something, and return the emails."""
     with service.app.app_context():
         announcements.announce(subject="News", text=text)
         before = len(service.mail_server.messages)
@@ -25,10 +25,10 @@ def announce(service: Service, text: str = "New tiles are here.") -> list[EmailM
 
 
 def path_of(message: EmailMessage) -> str:
-    """Return the path that an email program's one click leads to."""
-    found = re.fullmatch(r"<https://accounts\.tiles\.test(/unsubscribe/\S+)>", message["List-Unsubscribe"])
-    assert found, message["List-Unsubscribe"]
-    return found.group(1)
+    """Return the path of an email program's one-click request."""
+    match = re.fullmatch(r"<https://accounts\.tiles\.test(/unsubscribe/\S+)>", message["List-Unsubscribe"])
+    assert match, message["List-Unsubscribe"]
+    return match.group(1)
 
 
 def click(service: Service, path: str, **options: str) -> TestResponse:
@@ -45,10 +45,10 @@ def test_an_announcement_has_the_headers_of_one_click_and_no_other_email_has(ser
     (news,) = announce(service)
     content = service.mail_server.envelopes[-1].content
     assert isinstance(content, bytes)
-    # As it goes over the wire: not encoded, which no email program would read, and each header once.
+    # On the wire each header occurs once and is not encoded, because email programs would not decode it.
     headers = content.replace(b"\r\n", b"\n").partition(b"\n\n")[0].replace(b"\n ", b" ")
-    found = [line.split(b":", 1) for line in headers.splitlines() if line.lower().startswith(b"list-unsubscribe")]
-    assert [(name, value.strip().decode()) for name, value in sorted(found)] == [
+    fields = [line.split(b":", 1) for line in headers.splitlines() if line.lower().startswith(b"list-unsubscribe")]
+    assert [(name, value.strip().decode()) for name, value in sorted(fields)] == [
         (b"List-Unsubscribe", news["List-Unsubscribe"]),
         (b"List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
     ]

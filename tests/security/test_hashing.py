@@ -1,4 +1,4 @@
-"""Password hashes: their cost, the same work for every address also after it was raised, and a bounded backlog."""
+"""Password hashes: their cost, equal work for every address also after the cost was raised, and a bounded backlog."""
 
 import json
 import os
@@ -34,22 +34,22 @@ def test_the_default_argon2_parameters_are_those_of_owasp(app: Flask, tmp_path: 
     settings = make_settings(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite3'}").model_copy(update=defaults)
     with app.app_context():
         encoded = Hasher(settings).hash(PASSWORD)
-    found = extract_parameters(encoded)
+    parameters = extract_parameters(encoded)
     assert encoded.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    assert (found.salt_len, found.hash_len) == (16, 32)
+    assert (parameters.salt_len, parameters.hash_len) == (16, 32)
 
 
 def test_a_full_hasher_backlog_counts_as_no_wrong_password(make_service: MakeService) -> None:
     service = make_service(rate_limits="")
     service.register()
-    line = service.app.extensions["tiles.hasher"]._line  # noqa: SLF001 - a full line is made in no other way
+    slots = service.app.extensions["tiles.hasher"]._line  # noqa: SLF001 - no other way fills all slots
     held = 0
-    while line.acquire(blocking=False):
+    while slots.acquire(blocking=False):
         held += 1
     with service.statements() as statements:
         assert [service.sign_in().status_code for _ in range(3)] == [503] * 3
     assert statements == []
-    line.release(held)
+    slots.release(held)
     assert service.sign_in().status_code == 201
 
 
@@ -67,7 +67,7 @@ def costs(service: Service) -> set[str]:
 
 
 def assert_work(service: Service, hash_work: Counter[str], addresses: list[str], *expected: str) -> None:
-    """Refuse a sign-in of each address; each executes the same statements and verifies one hash of each cost."""
+    """Check that a refused sign-in of each address runs the same statements and verifies one hash of each cost."""
     executed = set()
     for address in addresses:
         hash_work.clear()
@@ -79,7 +79,7 @@ def assert_work(service: Service, hash_work: Counter[str], addresses: list[str],
 
 
 def test_after_argon2_is_raised_every_address_costs_the_same(raised: Service, hash_work: Counter[str]) -> None:
-    # Before and after an account has a new hash.
+    # Before an account has a new hash, and after.
     assert_work(raised, hash_work, ["ada@example.org", "nobody@example.org"], LOW, HIGH)
     raised.register(name="Eve", email="eve@example.org")
     closed = raised.register(name="Bob", email="bob@example.org")
@@ -99,7 +99,7 @@ def test_parameters_that_no_hash_uses_are_no_longer_computed(
     assert costs(raised) == {LOW}
     assert raised.sign_in().status_code == 201
     assert costs(raised) == {LOW, HIGH}
-    # A process that still has the old parameters.
+    # This process still has the old parameters.
     assert service.sign_in(password="not that one").status_code == 401
     tidy()
     assert costs(raised) == {HIGH}
@@ -127,10 +127,10 @@ def test_the_upgrade_records_the_costs_of_existing_hashes(make_service: MakeServ
     assert costs(service) == {LOW}
 
 
-# An Argon2 that was built for another processor
+# Argon2 built for another processor
 
 
-# Python runs this first: every hash meets an instruction that the processor does not know.
+# Python runs this first: every hash then fails with an illegal instruction.
 FOREIGN = """
 import ctypes, mmap, platform
 import argon2, argon2.low_level
@@ -148,7 +148,7 @@ argon2.low_level.verify_secret = argon2._password_hasher.verify_secret = illegal
 
 @pytest.fixture
 def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every process that is started have such an Argon2."""
+    """Make every started process use an Argon2 that was built for another processor."""
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "sitecustomize.py").write_text(FOREIGN)
     path = os.pathsep.join([str(tmp_path / "foreign"), os.environ.get("PYTHONPATH", "")])
@@ -165,7 +165,7 @@ def test_an_argon2_built_for_another_processor_stops_the_start_and_the_check_nam
     assert "make" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "tiles.sqlite3").exists()
-    # A command that makes no hash works.
+    # A command that needs no hash still works.
     assert run_tiles(folder, "db", "upgrade").returncode == 0
     done = run_tiles(folder, "check", "--json")
     assert done.returncode == 1

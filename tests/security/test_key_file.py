@@ -1,4 +1,4 @@
-"""The file of keys that an instance makes for itself: whole at every moment, and its owner's alone."""
+"""The key file that an instance creates: complete at every moment, and readable by its owner only."""
 
 import json
 import os
@@ -22,7 +22,7 @@ OLD_KEY = "o" * 40
 
 @pytest.fixture
 def own(make_service: MakeService) -> Service:
-    """The service with a key that the instance made itself."""
+    """The service with a key that the instance created."""
     return make_service(secret_keys="")
 
 
@@ -36,7 +36,7 @@ def file_of(service: Service) -> Path:
 
 
 def written(path: Path) -> list[str]:
-    """Return the keys of a file that is whole and its owner's alone."""
+    """Return the keys of a file; check that it is complete and that only its owner can read it."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text("ascii")
     assert text.endswith("\n")
@@ -45,16 +45,16 @@ def written(path: Path) -> list[str]:
 
 
 def left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str, tuple[str, int]]]:
-    """Act in a process that is killed before its first step, in one before its second, ... until one gets through.
+    """Run `act` in a process that is killed before its first step, then in one killed before its second, and so on.
 
-    A step is a call of what is not Python, the system among it. Return the files with their modes that each left.
+    A step is a call of a C function. The last process is not killed. Return the files and modes that each process left.
     """
     script = f"""
 import json, os, signal, sys
 from pathlib import Path
 from backend import create_app
 from backend.security import keys
-folder, app, told, status = Path({str(folder)!r}), create_app(), [], None
+folder, app, states, status = Path({str(folder)!r}), create_app(), [], None
 path = folder / keys.NAME
 def count(frame, event, called):
     global left
@@ -63,7 +63,7 @@ def count(frame, event, called):
         left >= 0 or os.kill(os.getpid(), signal.SIGKILL)
 while status != 0:
     {prepare}
-    left, child = len(told), os.fork()
+    left, child = len(states), os.fork()
     if child == 0:
         with app.app_context():
             sys.setprofile(count)
@@ -71,29 +71,29 @@ while status != 0:
             sys.setprofile(None)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
-    told.append({{file.name: (file.read_text(), file.stat().st_mode & 0o777) for file in folder.iterdir()}})
-print(json.dumps(told))
+    states.append({{file.name: (file.read_text(), file.stat().st_mode & 0o777) for file in folder.iterdir()}})
+print(json.dumps(states))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment(folder), capture_output=True, text=True, check=True, timeout=60
     )
-    found: list[dict[str, tuple[str, int]]] = json.loads(done.stdout)
-    return found
+    files_after_each_step: list[dict[str, tuple[str, int]]] = json.loads(done.stdout)
+    return files_after_each_step
 
 
 @pytest.mark.long
 def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
     steps = left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
-    found = [left[keys.NAME][0].split() for left in steps]
-    assert old in found
-    assert all(keys == old or keys[1:] == old for keys in found)
-    assert all(len(key) >= 32 for keys in found for key in keys)
-    # What a killed one wrote beside it is as secret, and goes with the next rotation.
+    keys_after_each_step = [left[keys.NAME][0].split() for left in steps]
+    assert old in keys_after_each_step
+    assert all(keys == old or keys[1:] == old for keys in keys_after_each_step)
+    assert all(len(key) >= 32 for keys in keys_after_each_step for key in keys)
+    # The draft that a killed process left is as secret as the file, and the next rotation deletes it.
     assert {mode for left in steps for _, mode in left.values()} == {0o600}
     assert {len(left) for left in steps} == {1, 2}
     assert list(steps[-1]) == [keys.NAME]
-    assert len(found[-1]) == 3
+    assert len(keys_after_each_step[-1]) == 3
 
 
 @pytest.mark.long
@@ -110,24 +110,24 @@ def test_concurrent_rotations_lose_no_key(own: Service) -> None:
     first = written(file_of(own))
     for done in (5, 10):
         at_once(*[lambda: rotate(own)] * 5)
-        found = written(file_of(own))
-        assert len(set(found)) == done + 1
-        assert found[-1:] == first
+        stored = written(file_of(own))
+        assert len(set(stored)) == done + 1
+        assert stored[-1:] == first
 
 
 @any_database
 def test_processes_that_create_the_first_key_at_once_read_the_same_key(own: Service) -> None:
     file_of(own).unlink()
-    found: list[keys.Keys] = []
+    keys_read: list[keys.Keys] = []
 
     def make() -> None:
         with own.app.app_context():
             keys.make()
-            found.append(keys.in_use())
+            keys_read.append(keys.in_use())
 
     at_once(*[make] * 5)
-    assert len(found) == 5
-    assert len(set(found)) == 1
+    assert len(keys_read) == 5
+    assert len(set(keys_read)) == 1
 
 
 @any_database
@@ -135,10 +135,10 @@ def test_a_key_added_after_the_operator_chose_which_to_remove_stays(own: Service
     with own.app.app_context():
         chosen = keys.in_use()
     rotate(own)
-    came = written(file_of(own))[0]
+    added = written(file_of(own))[0]
     with own.app.app_context():
         keys.rotate(chosen)
-    assert written(file_of(own))[1:] == [came]
+    assert written(file_of(own))[1:] == [added]
 
 
 @any_database

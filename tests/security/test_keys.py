@@ -1,4 +1,4 @@
-"""The keys that sign: a new one takes over without a link being lost, and what an old one signed ends with it."""
+"""Signing keys: a new key takes over without losing a link, and removing a key ends what it signed."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ OLD_KEY, NEW_KEY = "o" * 40, "n" * 40
 Use = Callable[[Service], TestResponse]
 
 
-# A token of each purpose: a function that makes one, and returns a function that uses it
+# One function for each purpose: it makes a token, and returns a function that uses the token.
 
 
 def registration(service: Service) -> Use:
@@ -122,7 +122,7 @@ every_purpose = pytest.mark.parametrize("purpose", Purpose)
 
 @pytest.fixture
 def own(make_service: MakeService) -> Service:
-    """The service with a key that the instance made itself."""
+    """The service with a key that the instance created."""
     return make_service(secret_keys="", erasure_grace_days=0)
 
 
@@ -170,7 +170,7 @@ def test_an_email_and_a_session_from_a_machine_90_seconds_apart_work(
     assert service.sign_in().status_code == 201
 
 
-# Keys come and go
+# Adding and removing keys
 
 
 @any_database
@@ -187,7 +187,7 @@ def test_a_token_stops_working_when_its_key_is_removed(purpose: Purpose, own: Se
     ada, use = own.register(email="eve@example.org"), JOURNEYS[purpose](own)
     rotate(own, leaving=in_use(own))
     assert use(own).status_code == 400
-    # A session is not signed.
+    # A session token is not signed.
     assert own.account(ada.headers).status_code == 200
 
 
@@ -205,7 +205,7 @@ def test_a_running_process_accepts_tokens_signed_with_a_new_key(
 
 @any_database
 def test_a_manual_rotation_loses_no_link_while_processes_are_a_step_behind(make_service: MakeService) -> None:
-    steps = [make_service(secret_keys=given) for given in (OLD_KEY, f"{OLD_KEY},{NEW_KEY}", f"{NEW_KEY},{OLD_KEY}")]
+    steps = [make_service(secret_keys=setting) for setting in (OLD_KEY, f"{OLD_KEY},{NEW_KEY}", f"{NEW_KEY},{OLD_KEY}")]
     behind = [*itertools.pairwise(steps), *itertools.pairwise(reversed(steps))]
     for number, (one, other) in enumerate(behind):
         assert other.confirm(one.ask_to_register(email=f"ada{number}@example.org")).status_code == 201
@@ -262,14 +262,14 @@ def test_rotating_puts_a_new_key_first_and_keeps_the_given_number_of_older_ones(
 @pytest.mark.parametrize("answer", ["n\n", ""])
 def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(tmp_path: Path, answer: str) -> None:
     (tmp_path / keys.NAME).write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
-    asked = subprocess.run(
+    result = subprocess.run(
         [TILES, "keys", "rotate", "--keep", "1"],
         env=environment(tmp_path), input=answer, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert (asked.returncode, asked.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (1, "")
     for part in ("1 oldest", "unused links", "unsubscribe", "open a closed account again", "receipts"):
-        assert part in asked.stderr
-    assert "Error: nothing was done" in asked.stderr
+        assert part in result.stderr
+    assert "Error: nothing was done" in result.stderr
     assert written(tmp_path) == [NEW_KEY, OLD_KEY]
 
 

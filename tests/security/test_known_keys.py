@@ -1,4 +1,4 @@
-"""The database knows which keys sign: a machine with others is told before people find their links refused."""
+"""The database knows which keys sign: a machine with other keys is stopped before it refuses anybody's link."""
 
 import hashlib
 import itertools
@@ -28,13 +28,13 @@ def digests(service: Service) -> set[str]:
 
 @pytest.fixture
 def first(make_service: MakeService) -> Service:
-    """The machine that came first, and has signed."""
+    """The first machine, whose keys the database knows."""
     service = make_service(secret_keys=OLD)
     begin(service)
     return service
 
 
-# Another machine
+# A machine with other keys
 
 
 @pytest.mark.usefixtures("first")
@@ -47,8 +47,8 @@ def test_a_machine_with_other_keys_does_not_start_and_says_what_to_do(
     assert refused.returncode in {1, 2}
     assert refused.stdout == ""
     assert refused.stderr.startswith("Error: TILES_SECRET_KEYS: none of the keys here is known to this database")
-    for what in ("Another machine signs with other keys", "not brought back after a restore", "`tiles keys adopt`"):
-        assert what in refused.stderr
+    for part in ("Another machine signs with other keys", "not brought back after a restore", "`tiles keys adopt`"):
+        assert part in refused.stderr
     assert OTHER not in refused.stderr
 
 
@@ -81,7 +81,7 @@ def test_a_database_without_known_keys_accepts_the_first_ones(make_service: Make
         assert not digests(service) & {key, hashlib.sha256(key.encode()).hexdigest()}
 
 
-# The key was lost
+# A lost key
 
 
 def test_a_key_file_missing_after_a_restore_stops_the_start_and_no_key_is_made(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_a_new_key_is_adopted_only_after_confirmation(
 ) -> None:
     other = {"database_url": database_url, "secret_keys": OTHER}
     before = digests(first)
-    asked = run_tiles(tmp_path, "keys", "adopt", **other)
-    assert asked.returncode == 1
-    assert "receipts of erasures" in asked.stderr
+    result = run_tiles(tmp_path, "keys", "adopt", **other)
+    assert result.returncode == 1
+    assert "receipts of erasures" in result.stderr
     assert digests(first) == before
     assert run_tiles(tmp_path, "keys", "adopt", "--yes", **other).returncode == 0
     assert digests(first).isdisjoint(before)
@@ -153,7 +153,7 @@ def test_rotating_adopts_no_key_by_accident(make_service: MakeService, tmp_path:
 
 
 def test_a_manual_rotation_succeeds_while_machines_are_a_step_behind(make_service: MakeService) -> None:
-    steps = [make_service(secret_keys=given) for given in (OLD, f"{OLD},{NEW}", f"{NEW},{OLD}", NEW)]
+    steps = [make_service(secret_keys=configured) for configured in (OLD, f"{OLD},{NEW}", f"{NEW},{OLD}", NEW)]
     for behind, ahead in itertools.pairwise(steps):
         for service in (behind, ahead, behind, ahead):
             begin(service)

@@ -1,4 +1,4 @@
-"""Limits: how often each thing may be asked for, the same in one process and in many, and nobody's trace in them."""
+"""Limits: how often each operation may be requested, the same with one process and with many, without storing names."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from backend.security import throttle
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """Limits are charged before any look-up: one database is enough."""
+    """SQLite only, because limits are charged before any look-up."""
     return sqlite_url
 
 
@@ -66,7 +66,7 @@ def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     assert statuses == [limit.status] * limit.allowed
     assert_limited(limit.ask(limited, email), limit.seconds)
     assert limit.ask(limited, "somebody.else@example.org").status_code == limit.status
-    # The limit is this client's alone.
+    # The limit applies to this client only.
     assert limit.ask(limited, email, sender=99).status_code == limit.status
 
 
@@ -101,7 +101,7 @@ def test_a_client_requests_emails_to_an_address_3_times_an_hour_and_5_a_day(limi
     start = moment.now
     for ask in (register, ask_for_reset):
         assert [ask(limited).status_code for _ in range(3)] == [202] * 3
-        # The limit ends with its window, and not a second before.
+        # The limit ends with its window, not a second earlier.
         moment.move(int(ask(limited).headers["Retry-After"]) - 1)
         assert ask(limited).status_code == 429
         moment.move(1)
@@ -153,14 +153,16 @@ def test_an_invalid_request_is_charged_to_no_address(limited: Service) -> None:
     assert [ask_for_reset(limited).status_code for _ in range(4)] == [202, 202, 202, 429]
 
 
-# Who a client is
+# What counts as one client
 
 
 def reset_from(service: Service, address: str, number: int, **headers: str) -> int:
     body = {"email": f"{number}@example.org"}
     overrides = {"REMOTE_ADDR": address}
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return service.http.post("/v1/password-resets", json=body, headers=given, environ_overrides=overrides).status_code
+    as_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return service.http.post(
+        "/v1/password-resets", json=body, headers=as_headers, environ_overrides=overrides
+    ).status_code
 
 
 ONE_A_CLIENT = "password-reset/client=1/hour"

@@ -1,4 +1,4 @@
-"""Limits counted in Redis: the same in many processes, with nobody's trace in it, and without Redis when it is away."""
+"""Limits counted in Redis: shared by processes, without names, and replaced by local counts if Redis fails."""
 
 import socket
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from backend.security.throttle import LIMITS
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """Limits are charged before any look-up: one database is enough."""
+    """SQLite only, because limits are charged before any look-up."""
     return sqlite_url
 
 
@@ -28,14 +28,14 @@ def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
 
 @pytest.fixture
 def clean_redis(redis_url: str) -> str:
-    """A Redis in which nothing is yet."""
+    """An empty Redis."""
     with redis.from_url(redis_url) as connection:
         connection.flushall()
     return redis_url
 
 
 def stored_in(url: str) -> dict[bytes, tuple[bytes, int]]:
-    """Return every key of a Redis with its value and the milliseconds that it still lives."""
+    """Return every key of a Redis with its value and its remaining lifetime in milliseconds."""
     with redis.from_url(url) as connection:
         return {key: (connection.get(key) or b"", connection.pttl(key)) for key in connection.scan_iter()}
 
@@ -48,13 +48,13 @@ def test_two_processes_share_their_counts_in_redis(make_service: MakeService, cl
 def test_redis_holds_no_name_and_every_key_expires(make_service: MakeService, clean_redis: str) -> None:
     service = make_service(rate_limits="", redis_url=clean_redis)
     for ask in (sign_in, register, ask_for_reset):
-        # No letter of this name is a hexadecimal one but the e.
+        # Hexadecimal digests cannot contain this name.
         ask(service, "quentin@example.org", sender=7)
-    found = stored_in(clean_redis)
-    told = repr(found).lower()
-    assert all(secret not in told for secret in ("quentin", "example", "198.18", "wrong"))
-    assert len(found) > len(LIMITS) / 2
-    assert all(0 < lives <= MONTH * 1000 for _, lives in found.values())
+    stored = stored_in(clean_redis)
+    content = repr(stored).lower()
+    assert all(secret not in content for secret in ("quentin", "example", "198.18", "wrong"))
+    assert len(stored) > len(LIMITS) / 2
+    assert all(0 < lives <= MONTH * 1000 for _, lives in stored.values())
 
 
 def test_keys_change_and_expire_with_their_window(make_service: MakeService, clean_redis: str, moment: Moment) -> None:
@@ -63,7 +63,7 @@ def test_keys_change_and_expire_with_their_window(make_service: MakeService, cle
     before = stored_in(clean_redis)
     keys = {value: lives / 1000 for value, lives in before.values() if len(value) == 32}
     rests = [window - moment.now % window for window in (5 * MINUTE, HOUR, DAY)]
-    # Redis counts by its own clock, which goes on meanwhile: not a second after the window, and not long before.
+    # Redis counts down with its own clock, so the keys are already some moments old.
     assert all(rest - 60 < lives <= rest for lives, rest in zip(sorted(keys.values()), rests, strict=True))
     moment.move(DAY)
     ask_for_reset(service)
@@ -72,7 +72,7 @@ def test_keys_change_and_expire_with_their_window(make_service: MakeService, cle
     assert not keys.keys() & since.values()
 
 
-# Redis goes and comes
+# Outages of Redis
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_without_redis_requests_are_answered_and_counted_in_the_process(
     service = make_service(rate_limits="", redis_url=outage.url)
     assert ask_for_reset(service).status_code == 202
     outage.stop()
-    # Another process starts without Redis.
+    # This process starts while Redis is unreachable.
     for each in (service, make_service(rate_limits="", redis_url=outage.url)):
         assert [ask_for_reset(each).status_code for _ in range(4)] == [202, 202, 202, 429]
     assert "Redis is away" in caplog.text
     assert "ada" not in caplog.text
     outage.start()
     other = make_service(rate_limits="", redis_url=outage.url)
-    asked = [ask_for_reset(each).status_code for each in (other, service, other, service, other)]
-    assert asked == [202] * 3 + [429] * 2
+    statuses = [ask_for_reset(each).status_code for each in (other, service, other, service, other)]
+    assert statuses == [202] * 3 + [429] * 2
 
 
 def test_a_redis_that_hangs_is_tried_once_and_then_skipped_for_a_while(

@@ -1,4 +1,4 @@
-"""Reading and checking a body takes little time, whatever it holds: no limit was charged yet."""
+"""Reading and checking any body takes little time, because no limit has been charged yet."""
 
 import json
 import sys
@@ -19,20 +19,20 @@ from backend.web.bodies import Body, read_json
 
 MOST_MS = 5
 KIB = 1024
-# A fixed piece of work, and the milliseconds of processor time that it takes where 5 ms are meant: another machine, or
-# one that is busy with other tests, may be slower.
+# A fixed piece of work, and the milliseconds of processor time that it takes on the machine for which the 5 ms are
+# meant. Another machine, or one that is busy with other tests, may be slower.
 YARDSTICK = json.dumps({f"member {number}": number for number in range(500)})
 YARDSTICK_ROUNDS = 10
 YARDSTICK_MS = 1.1
 MODELS = sorted({operation.body for operation in operations.declared if operation.body}, key=lambda body: body.__name__)
-# Each kind of field once: a model in which it stands, its name, and the most code points that are looked at closely.
+# Each kind of field once: a model that has it, its name, and the maximum number of code points that are examined.
 FIELDS = [
     (schemas.RegistrationRequest, "name", 800), (schemas.ErasureRequest, "email", 250),
     (schemas.PasswordResetConfirmation, "password", 1024),
     (schemas.TokenRequest, "token", 4000), (schemas.FeedbackRequest, "message", 4000),
     (schemas.AccountUpdate, "accepted_policy", 4000),
 ]  # fmt: skip
-# Every character that normalizing may move, take apart or put together.
+# Every character that normalizing may reorder, decompose or compose.
 SUSPECTS = [
     character
     for character in map(chr, range(0x110000))
@@ -42,7 +42,7 @@ SUSPECTS = [
 
 @pytest.fixture
 def limit(model: type[Body]) -> int:
-    """The most bytes that a body may have."""
+    """Return the maximum size of a body in bytes."""
     return bodies.most_bytes(path_of(model))
 
 
@@ -51,7 +51,7 @@ def path_of(model: type[Body]) -> str:
 
 
 def slowness() -> float:
-    """Return how many times longer than on the machine of the bar this one takes for a fixed piece of work."""
+    """Return how many times slower this machine is than the reference machine."""
     begun = time.thread_time()
     for _ in range(YARDSTICK_ROUNDS):
         json.loads(YARDSTICK)
@@ -59,7 +59,7 @@ def slowness() -> float:
 
 
 def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
-    """Return the processor time of a refusal or an acceptance, in milliseconds of the machine of the bar.
+    """Return the processor time of a refusal or an acceptance, in milliseconds of the reference machine.
 
     Of several tries the shortest, where one takes too long.
     """
@@ -82,7 +82,7 @@ def reading(service: Service, model: type[Body], body: bytes) -> float:
 
 
 def filled(names: list[str], text: str, limit: int) -> bytes:
-    """Return an object whose members all begin with a text and repeat it as often as the limit allows."""
+    """Return an object whose fields repeat a text as often as the limit allows."""
     frame = len(json.dumps(dict.fromkeys(names, "")).encode())
     each = (limit - frame) // len(names) // len(text.encode())
     return json.dumps(dict.fromkeys(names, text * each), ensure_ascii=False).encode()
@@ -103,7 +103,7 @@ def test_no_character_makes_a_field_slow(service: Service, model: type[Body], fi
 
 
 def texts() -> Iterator[str]:
-    """Return what is repeated: what moves in the sorting of marks, what grows, what an address is parsed for."""
+    """Yield texts to repeat: marks that are sorted, characters that expand, delimiters of addresses."""
     marks = ["\u0315", "\u0300", "\u0334", "\u0344", "\u0f71", "\u0f73", "\u0f75", "\u0f81", "\u3099", "\uff9e"]
     yield from (first + second for first, second in product(marks, marks) if first != second)
     yield from ("e" + first * 14 + second * 14 for first, second in product(marks, marks))
@@ -116,14 +116,14 @@ def texts() -> Iterator[str]:
 @pytest.mark.parametrize("model", MODELS, ids=[model.__name__ for model in MODELS])
 def test_no_text_makes_an_operation_slow(service: Service, limit: int, model: type[Body]) -> None:
     names = [name for name, field in model.model_fields.items() if field.annotation is not bool]
-    # As much as is allowed, and just not so much that a field is refused for its length.
+    # The full size of a body, and the longest text that no field refuses for its length.
     bodies_ = ((text, filled(names, text, room)) for text in texts() for room in (limit, 2 * KIB, KIB // 2))
     slow = {ascii(text[:4]): spent for text, body in bodies_ if (spent := reading(service, model, body)) > MOST_MS}
     assert slow == {}
 
 
 def structures(limit: int) -> dict[str, bytes]:
-    """Return what a decoder could be slow at."""
+    """Return bodies that a decoder could be slow at."""
 
     def repeated(start: str, part: str, end: str) -> bytes:
         return (start + part * ((limit - len(start) - len(end)) // len(part)) + end).encode()
@@ -152,8 +152,8 @@ def structures(limit: int) -> dict[str, bytes]:
 @any_database
 @pytest.mark.parametrize("model", MODELS, ids=[model.__name__ for model in MODELS])
 def test_no_structure_makes_an_operation_slow(service: Service, limit: int, model: type[Body]) -> None:
-    found = {name: reading(service, model, body) for name, body in structures(limit).items()}
-    assert {name: spent for name, spent in found.items() if spent > MOST_MS} == {}
+    times = {name: reading(service, model, body) for name, body in structures(limit).items()}
+    assert {name: spent for name, spent in times.items() if spent > MOST_MS} == {}
 
 
 @any_database
@@ -188,7 +188,7 @@ def test_every_public_page_is_quick(service: Service) -> None:
     assert len(pages) > 15
     http = service.http
     slow = {}
-    # Only the operator reads the metrics.
+    # Only the operator can read the metrics.
     for path in set(pages) - {"/metrics"}:
         http.get(path)
         if (spent := milliseconds(lambda path=path: http.get(path).get_data())) > MOST_MS:  # type: ignore[misc]
@@ -197,7 +197,7 @@ def test_every_public_page_is_quick(service: Service) -> None:
 
 
 def test_no_cache_of_sent_text_is_shared_between_clients() -> None:
-    """No function of ours that sees strangers' words keeps them."""
+    """No function that receives text from clients caches it."""
     assert server
     caches = {
         f"{module.__name__}.{name}"
@@ -206,7 +206,7 @@ def test_no_cache_of_sent_text_is_shared_between_clients() -> None:
         for name, value in vars(module).items()
         if type(value).__name__ == "_lru_cache_wrapper" and value.__module__ == module.__name__
     }
-    # Of our own files, costs and sender, and of the clock.
+    # These cache our own files, costs and sender, and the time of a second.
     assert caches == {
         "backend.logs._to_the_second",
         "backend.security.password_rules._common_passwords",

@@ -1,4 +1,4 @@
-"""Lockout: at most 100 wrong passwords for an address, and nobody is kept out who reads the mailbox."""
+"""Lockout: at most 100 wrong passwords for an address, and the owner of the mailbox can always sign in."""
 
 import ipaddress
 import threading
@@ -17,7 +17,7 @@ from backend.serving import worker
 
 ADA, NOBODY = "ada@example.org", "nobody@example.org"
 WRONG = "not that one at all"
-# Only the lockout: the other limits end within minutes.
+# These tests use the lockout only, because the other limits end within minutes.
 SLOWLY = ",".join(
     f"{limit}=100000/hour"
     for limit in ("request/client", "sign-in/client", "sign-in/address+client", "password/account")
@@ -34,7 +34,7 @@ def ipv4(number: int) -> str:
 
 
 def in_one_48(number: int) -> str:
-    """Return an address of one of the 65,536 customers' networks in a /48, each in another /56 than the one before."""
+    """Return an address in one of the 65,536 /64 networks of a /48; the next number is in another /56."""
     return f"2001:db8:1:{number % 256:02x}{number // 256:02x}::1"
 
 
@@ -44,7 +44,7 @@ def sign_in(service: Service, address: str, email: str = ADA, password: str = WR
 
 
 def wrong_passwords(service: Service, addresses: list[str], email: str = ADA) -> int:
-    """Try a wrong password from each address; return how many were looked at."""
+    """Try a wrong password from each address; return how many were checked."""
     statuses = Counter(sign_in(service, address, email).status_code for address in addresses)
     assert set(statuses) <= {401, 429}
     return statuses[401]
@@ -72,7 +72,7 @@ def test_a_client_tries_20_wrong_passwords_and_locks_out_only_itself(service: Se
 def test_networks_of_ipv6_have_growing_allowances(service: Service, addresses: list[str], allowed: int) -> None:
     service.register(email=ADA)
     assert wrong_passwords(service, addresses) == allowed
-    # A /48 and an IPv4 address of one stranger.
+    # One stranger has a /48 and an IPv4 address.
     wrong_passwords(service, [ipv4(1)] * 25)
     assert sign_in(service, "2001:db8:2::1", password=PASSWORD).status_code == 201
 
@@ -94,7 +94,7 @@ def test_after_90_wrong_passwords_of_strangers_a_reset_lets_the_owner_sign_in(se
     if email == NOBODY:
         return
     assert service.reset(service.ask_for_reset()).status_code == 204
-    # The strangers go on at once; the last ten are for the client that used the link, also a second time.
+    # The strangers continue at once. The last ten tries are for the client that used the link, also a second time.
     for _ in range(2):
         assert wrong_passwords(service, [ipv4(number) for number in range(95)]) == 90
         assert sign_in(service, ipv4(999), password=OTHER_PASSWORD).status_code == 429
@@ -135,7 +135,7 @@ def test_of_200_wrong_passwords_at_once_two_processes_check_at_most_100(make_ser
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(guess, range(20))) == 90
     assert sign_in(services[1], "192.0.2.1", password=PASSWORD).status_code == 429
-    # A reset by one opens the other.
+    # A reset through one unlocks the other.
     assert services[0].reset(services[0].ask_for_reset()).status_code == 204
     assert sign_in(services[1], "192.0.2.1", password=OTHER_PASSWORD).status_code == 201
 

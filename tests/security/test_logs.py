@@ -50,10 +50,10 @@ def test_each_attempt_and_its_refusal_is_logged_without_naming_anybody(
 
 @contextmanager
 def configured(capfd: pytest.CaptureFixture[str]) -> Iterator[logging.Logger]:
-    """Configure the root logger as the service does; afterwards it, and standard error, are as before."""
+    """Configure the root logger as the service does; restore it and standard error afterwards."""
     root, stderr = logging.getLogger(), os.dup(2)
     handlers, level = root.handlers[:], root.level
-    logs.finish()  # writes what an earlier test left in the queue
+    logs.finish()  # writes the lines that an earlier test left in the queue
     capfd.readouterr()
     logs.configure()
     yield root

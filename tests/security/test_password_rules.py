@@ -1,4 +1,4 @@
-"""What a password must not be, and that nearly everything else may be one."""
+"""Which passwords are refused, and that nearly all others are accepted."""
 
 import base64
 import gzip
@@ -36,7 +36,7 @@ def refused(
     name: str | None = "Ada Lovelace",
     email: str = "countess1815@engines.example",
 ) -> set[str]:
-    """Return the kinds of the reasons; each reason is of one kind."""
+    """Return the kind of each reason."""
     reasons = weaknesses(password, minimum=minimum, name=name, email=email)
     kinds = [[kind for kind, start in KINDS.items() if reason.startswith(start)] for reason in reasons]
     assert all(len(kind) == 1 for kind in kinds)
@@ -262,7 +262,7 @@ def test_a_password_is_only_normalized_to_nfkc_before_hashing() -> None:
 
 
 def calls(password: str) -> int:
-    """Return how many functions are called to judge the password."""
+    """Return how many functions are called to check the password."""
     count = 0
 
     def one_more(_frame: FrameType, event: str, _arg: object) -> None:

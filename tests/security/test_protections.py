@@ -1,4 +1,4 @@
-"""Protections that stand behind others: each is looked at alone, as if the one before it were missing."""
+"""Second lines of defence: each is tested alone, as if the first one were missing."""
 
 import uuid
 from collections.abc import Callable
@@ -34,7 +34,7 @@ UNKNOWN = "nobody@example.org"
 
 
 def store(service: Service, table: type[engine.Base], row_id: uuid.UUID, **values: Any) -> None:
-    """Change a row behind the service's back."""
+    """Change a row directly in the database."""
     with service.app.app_context(), engine.transaction() as session:
         session.execute(update(table.__table__).where(table.__table__.c.id == row_id).values(**values))
 
@@ -43,7 +43,7 @@ def stored_session(person: Person) -> uuid.UUID:
     return uuid.UUID(person.session["id"])
 
 
-# Sessions whose rows were left
+# Sessions whose rows were not deleted
 
 
 @pytest.mark.parametrize("change", [{"credentials_id": uuid.uuid4()}, {"closed_at": datetime.now(UTC)}])
@@ -96,7 +96,7 @@ def test_the_list_shows_no_session_of_a_stranger_or_an_older_password(service: S
     assert [entry["id"] for entry in listed] == [ada.session["id"]]
 
 
-# Accounts and sessions begin with a proof
+# How accounts and sessions begin
 
 
 @any_database
@@ -126,7 +126,7 @@ def test_a_password_works_for_ten_years(service: Service, ada: Person, move_cloc
     assert service.sign_in(ada.email, PASSWORD).status_code == 201
 
 
-# What belongs to whom
+# Who may change what
 
 
 def test_a_change_affects_no_other_account(service: Service, ada: Person) -> None:
@@ -190,17 +190,17 @@ def test_a_limit_is_charged_before_any_look_up(make_service: MakeService, path: 
 
 
 def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
-    """Find every operation that takes what was mailed, and the one page that has it in its path."""
+    """Return a request for every operation that takes an emailed token, and for the page with a token in its path."""
     schemas = service.http.get("/openapi.json").json["components"]["schemas"]
     bodies = {name: set(schema.get("required", ())) for name, schema in schemas.items()}
     made_up = {"token": "made-up", "receipt": "made-up", "password": PASSWORD}
-    found = [("/unsubscribe/made-up", {})]
+    requests = [("/unsubscribe/made-up", {})]
     for path, operations in service.http.get("/openapi.json").json["paths"].items():
         content = operations.get("post", {}).get("requestBody", {}).get("content", {})
         names = [part["schema"]["$ref"].rpartition("/")[2] for part in content.values()]
         taking = [bodies[name] for name in names if bodies[name] & {"token", "receipt"}]
-        found += [(path, {member: made_up[member] for member in members}) for members in taking]
-    return found
+        requests += [(path, {member: made_up[member] for member in members}) for members in taking]
+    return requests
 
 
 @any_database
@@ -239,7 +239,7 @@ def test_a_hold_placed_while_accounts_are_marked_counts(
     ada = service.register()
     assert close(service, ada.headers, erase=True).status_code == 200
     hold(service, ada.email, clock.now() + timedelta(days=10))
-    # The look at what is due was before the hold.
+    # The worker selected the due accounts before the hold was placed.
     account = models.Account
     monkeypatch.setattr(erasure, "is_due", lambda now: account.closed_at.is_not(None) & (account.erase_after <= now))
     assert erase_due(service) == 0
@@ -247,7 +247,7 @@ def test_a_hold_placed_while_accounts_are_marked_counts(
     assert [row["erasing_since"] for row in service.rows("accounts")] == [None]
 
 
-# Answers, and what is logged of a mistake
+# Responses, and what is logged of an error
 
 
 HEADERS = {

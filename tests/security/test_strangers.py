@@ -1,4 +1,4 @@
-"""What strangers may do, all at once and at its worst, keeps nobody out."""
+"""Strangers cannot lock anybody out, even if they use every operation to its limit at once."""
 
 import ipaddress
 from collections import Counter
@@ -26,7 +26,7 @@ WORST = {
 
 @pytest.fixture(autouse=True)
 def noon(move_clock: MoveClock) -> None:
-    """Let no day end during a test."""
+    """Move the clock to noon, so that no day ends during a test."""
     now = clock.now()
     move_clock(now.replace(hour=12) - now)
 
@@ -44,7 +44,7 @@ def post(service: Service, client: str, path: str, **body: str) -> TestResponse:
 
 
 def do_the_worst(service: Service, clients: list[str], times: int, most: int = len(WORST)) -> Counter[int]:
-    """Let each client do the worst things, several times."""
+    """Send the most harmful requests from each client, several times."""
     answers = (
         post(service, client, path, **body).status_code
         for _ in range(times) for client in clients for path, body in list(WORST.items())[:most]
@@ -76,7 +76,7 @@ def test_one_client_or_one_48_stops_nobody_from_signing_in_or_using_a_link(
     assert do_the_worst(service, clients, times)[429] > 0
     signed_in = post(service, HOME, "sessions", email=ADA, password=PASSWORD)
     assert signed_in.status_code == 201
-    # Both as somebody at home who forgot the password, and from the mobile network.
+    # The owner forgot the password, once at home and once in the mobile network.
     for client in (HOME, "2001:db8:2::1"):
         assert post(service, client, "password-resets", email=ADA).status_code == 202
     assert (
@@ -94,14 +94,14 @@ def test_a_thousand_clients_cannot_lock_out_the_owner_of_the_mailbox(service: Se
     do_the_worst(service, clients, 1, 2)
     for password in passwords:
         do_the_worst(service, clients[:100], 1)
-        # It may be that no mail leaves any more; then there are links already.
+        # The daily limit of emails may be reached. Then the mailbox already has working links.
         assert post(service, HOME, "password-resets", email=ADA).status_code in {202, 429}
         link = links(service)[-1]
         assert post(service, HOME, "password-resets/confirm", token=link, password=password).status_code == 204
         do_the_worst(service, clients[:100], 1)
         assert post(service, HOME, "sessions", email=ADA, password=password).status_code == 201
         move_clock(timedelta(hours=1, minutes=1))
-    # By resets, and by registrations of an address that has an account.
+    # Resets, and registrations with an address that has an account, send such links.
     assert len(links(service)) <= 2 * (5 + len(passwords))
 
 
@@ -117,7 +117,7 @@ def test_many_sign_ins_of_one_client_do_not_use_up_the_limit_of_the_service(serv
 
 @any_database
 def test_one_48_cannot_reset_the_counts_of_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As much smaller as the part of a /48 that is tried here.
+    # Scaled down like the part of a /48 that this test uses.
     monkeypatch.setattr(throttle, "MOST_KEYS", 5_000)
     for _ in range(50):
         post(service, HOME, "sessions", email="bob@example.org", password=PASSWORD)

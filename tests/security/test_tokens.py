@@ -1,4 +1,4 @@
-"""Tokens: one response for every invalid one, which does not say what is wrong with it."""
+"""Tokens: every invalid token gets the same response, which does not say what is wrong."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ CONFIRM = "/v1/registrations/confirm"
 
 
 def refuse(send: Send, path: str, token: str) -> None:
-    """Send a token; it is refused, and the response and the log do not contain it."""
+    """Check that a token is refused, and that neither the response nor the log contains it."""
     secrets = (token[:20],) if token[20:] else ()
     assert_problem(
         send("POST", path, json={"token": token, "password": PASSWORD}, secrets=secrets), 400, "invalid-token"
@@ -152,8 +152,8 @@ def test_line_breaks_in_a_receipt_do_no_harm(shared_service: Service) -> None:
     entry: Any = SimpleNamespace(account_id=uuid.UUID(NOBODY), details={"removed": [], "kept": []})
     with shared_service.app.app_context():
         receipt = tokens.issue_receipt(entry)
-        said = tokens.verify_receipt(f" {receipt[:40]}\r\n {receipt[40:]}\n")
-    assert said == {"account": NOBODY, "removed": [], "kept": []}
+        content = tokens.verify_receipt(f" {receipt[:40]}\r\n {receipt[40:]}\n")
+    assert content == {"account": NOBODY, "removed": [], "kept": []}
 
 
 def forged(algorithm: Callable[..., "hashlib._Hash"]) -> str:
@@ -191,7 +191,7 @@ def test_a_token_is_bound_to_every_part_of_the_state() -> None:
     assert len(set(states)) == len(states) == 5 + len(Purpose) - 1
 
 
-# In its time
+# Lifetimes
 
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
@@ -228,13 +228,13 @@ def test_a_link_works_no_longer_than_the_response_says(
 ) -> None:
     monkeypatch.setattr(clock, "now", lambda: NOW)
     session = bearer(service.sign_in().json["session"]["token"])
-    asked = {
+    requests = {
         "registrations": ({"name": "Eve", "email": "eve@example.org"}, 86400),
         "password-resets": ({"email": ada.email}, 86400),
         "account/email-changes": ({"email": "countess@example.org", "password": PASSWORD}, 3600),
         "erasure-requests": ({"email": ada.email}, 86400),
     }
-    for path, (body, seconds) in asked.items():
+    for path, (body, seconds) in requests.items():
         monkeypatch.setattr(clock, "now", lambda: NOW)
         response = service.http.post(f"/v1/{path}", json=body, headers=session)
         assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": seconds})
@@ -250,7 +250,7 @@ def test_a_link_emailed_by_an_older_release_works_after_an_upgrade(
     shared_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"account": NOBODY, "email": "zo\u00eb@example.org", "state": "s"}
-    # With spaces: without them it would look like a secret in the repository.
+    # The spaces keep secret scanners from reporting the value.
     token = (
         "eyJhY2NvdW50Ijoi NWExYzJmNWUtOWE5 Yi00Yzg3LThmMGUt M2Y2ZjJhNGYwYjEx IiwiZW1haWwiOiJ6 b8OrQGV4YW1wbGUu "
         "b3JnIiwic3RhdGUi OiJzIn0.aVc1pQ.T 6B2gicGNCU9tWSHK If10r27KJJhfOFmV zpg74Kgbvo "
