@@ -68,12 +68,17 @@ def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow
     """Return the account of a mailed link and the token's content. The caller updates it where `is_unchanged`."""
     throttle().charge("token", client=client)
     content = tokens.redeem(purpose, token)
-    mine = Account.id == uuid.UUID(content["account"])
-    with reading() as session:
-        account = session.execute(select(*account_columns()).where(mine)).one_or_none()
+    account = account_of(content)
     if account is None or tokens.state(purpose, account) != content["state"]:
         raise InvalidToken
     return account, content
+
+
+def account_of(content: dict[str, Any]) -> AnyRow | None:
+    """Return the account that a token's content names; None after its erasure."""
+    mine = Account.id == uuid.UUID(content["account"])
+    with reading() as session:
+        return session.execute(select(*account_columns()).where(mine)).one_or_none()
 
 
 def note_mailbox_proven(email: str, client: str | None) -> None:

@@ -73,15 +73,24 @@ def every_form(service: Service, shown: Shown) -> None:
         shown.send("a code that does not work", service, path, 400, token="a-code", password=PASSWORD)
     for path in ("/email-change", "/email-change-undo", "/erasure/confirm", "/erasure-cancel", "/unsubscribe/a-code"):
         shown.send("a code that does not work", service, path, 400, token="a-code")
+    for path in TOKEN_PAGES:
+        shown.send("a code that does not work", service, f"{path}/look", 400, token="a-code")
+    shown.send("a code that does not work", service, "/registration/again", 400, token="a-code", email="a@example.org")
     for path in ("/password-reset", "/erasure"):
         shown.send("no address", service, path, 422, email="ada at example.org")
         shown.send("asked", service, path, email="nobody@example.org")
     service.deliver()
     token = service.ask_to_register()
+    shown.send("a link that works", service, "/registration/look", token=token)
+    shown.send("a code of another page", service, "/erasure/look", token=token)
     shown.send("a weak password", service, "/registration", 422, token=token, password="aaaa")
     shown.send("done", service, "/registration", token=token, password=PASSWORD)
-    shown.send("done", service, "/password-reset/confirm", token=service.ask_for_reset(), password=OTHER_PASSWORD)
+    reset = service.ask_for_reset()
+    shown.send("a link that works", service, "/password-reset/look", token=reset)
+    shown.send("done", service, "/password-reset/confirm", token=reset, password=OTHER_PASSWORD)
     service.deliver()
+    for path, used in (("/registration", token), ("/password-reset", reset)):
+        shown.send("a used link", service, f"{path}/look", token=used)
 
 
 def every_link(service: Service, shown: Shown) -> None:
@@ -182,12 +191,13 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
         assert all(re.match(r"/(?!/)|#|$", link) for link in parts.links), name
         assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
         assert "unsafe" not in response.headers["Content-Security-Policy"], name
-    redirects_and_text = {"pages.change_password", "pages.security_txt", "pages.both_steps"}
+    redirects_and_text = {"pages.change_password", "pages.security_txt", "links.later_step",
+                          "links.mangled"}  # fmt: skip
     rules = {
         (method, rule.rule)
         for rule in service.app.url_map.iter_rules()
         for method in (rule.methods or set()) & {"GET", "POST"}
-        if rule.endpoint.startswith("pages.") and rule.endpoint not in redirects_and_text
+        if rule.endpoint.startswith(("pages.", "links.")) and rule.endpoint not in redirects_and_text
     }
     assert rules - shown.rules == {("GET", "/problems")}
     for name in ("/registration", "/registration: a weak password", "/nothing-is-here"):
