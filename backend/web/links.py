@@ -10,7 +10,7 @@ from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, make_response, redirect, render_template
+from flask import Blueprint, Response, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from backend import clock
@@ -57,15 +57,17 @@ def _each_page(suffix: str, method: str) -> Callable[[Submit], Submit]:
 
     def decorate(view: Submit) -> Submit:
         for purpose in PAGES:
-            door.add_url_rule(f"/{purpose}{suffix}", defaults={"purpose": purpose}, view_func=view, methods=[method])
+            path = f"/{purpose}{suffix}"
+            door.add_url_rule(path, f"{view.__name__} {path}", partial(view, purpose), methods=[method])
         return view
 
     return decorate
 
 
 @_each_page("", "GET")
+@_each_page("/look", "GET")
 def start(purpose: Purpose) -> str:
-    """Show the page behind a mailed link, which asks for the code."""
+    """Show the page behind a mailed link, which asks for the code; also on a reload of what it was answered."""
     return _page(purpose, "start")
 
 
@@ -94,10 +96,11 @@ def mangled(purpose: Purpose, code: str) -> ResponseReturnValue:  # noqa: ARG001
     return redirect(f"/{purpose}", HTTPStatus.SEE_OTHER)
 
 
-@_each_page("/<any(look, confirm):step>", "GET")
-def later_step(purpose: Purpose, step: str) -> ResponseReturnValue:  # noqa: ARG001 - only a POST takes it
-    """Redirect a reload of a later step to the first."""
-    return redirect(f"/{purpose}", HTTPStatus.SEE_OTHER)
+@door.get("/password-reset/confirm")
+@door.get("/erasure/confirm")
+def last_step() -> ResponseReturnValue:
+    """Redirect a reload of the last step to the first."""
+    return redirect(request.path.removesuffix("/confirm"), HTTPStatus.SEE_OTHER)
 
 
 def _using(purpose: Purpose) -> Callable[[Submit], Submit]:
