@@ -152,7 +152,7 @@ def create_account(page: Page, password: str = PASSWORD) -> None:
 
 def ask_for_mail(page: Page, email: str) -> None:
     page.get_by_label("Email address").fill(email)
-    press(page, "Send me an email")
+    press(page, "Email me a link")
 
 
 def change_password(page: Page) -> None:

@@ -140,7 +140,7 @@ def _ask(purpose: Purpose, request_email: Callable[..., None], view: str = "star
         request_email(email=forms.email(), client=client())
     except Problem as problem:
         return _start_again(purpose, problem, "start" if isinstance(problem, InvalidToken) else view)
-    return _page(purpose, "sent", email=forms.email_as_typed())
+    return _page(purpose, "sent", token=forms.token(), email=forms.email_as_typed())
 
 
 @door.post("/registration")

@@ -25,7 +25,7 @@ def fill_in_email(page: Page, email: str = "") -> None:
     if email:
         field.fill(email)
     page.get_by_role("main").get_by_role("button").click()
-    expect_heading(page, "Look into your inbox")
+    expect_heading(page, "Check your inbox")
 
 
 @with_and_without_javascript
