@@ -30,9 +30,9 @@ def request_again(*, token: str, email: str, client: str | None) -> None:
     request(name=content["name"], email=email, client=client)
 
 
-def confirm(*, token: str, password: str, client: str | None) -> None:
-    """Create the account of a mailed link."""
-    values = _redeem(token, password, client)
+def confirm(*, token: str, password: str, accepted_policy: str | None = None, client: str | None) -> None:
+    """Create the account of a mailed link, with the accepted policy version."""
+    values = _redeem(token, password, client) | {"accepted_policy": accepted_policy}
     with transaction():
         _create(values, client)
 

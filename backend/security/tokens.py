@@ -36,6 +36,10 @@ class Purpose(StrEnum):
     RECEIPT = "erasure-receipt"
 
 
+MAILED = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET, Purpose.EMAIL_CHANGE, Purpose.EMAIL_CHANGE_UNDO,
+          Purpose.ERASURE, Purpose.ERASURE_CANCEL)  # fmt: skip
+"""The purposes of the links that are mailed, each to a page of this name, to be used once."""
+
 # A mailed code may be valid for at most 24 hours (NIST SP 800-63B-4, section 4.2.1.2). A purpose that is not listed has
 # no time limit: its token ends with the state it is bound to, or not at all.
 LIFETIMES = {

@@ -7,6 +7,7 @@ from flask import g, request
 
 from backend.accounts import fields
 from backend.errors import FieldError, InvalidRequest, Problem
+from backend.privacy import policy
 from backend.security.password_rules import clean_password
 from backend.security.tokens import joined
 from backend.web.bodies import read_body
@@ -73,6 +74,12 @@ def new_password() -> str:
         InvalidRequest: it breaks the rule of the field.
     """
     return _clean("password", clean_password, _field("password"))
+
+
+def accepted_policy() -> str | None:
+    """Return the version of the policy that the page named."""
+    version = _field("accepted_policy")
+    return version if policy.VERSION.fullmatch(version) else None
 
 
 def _clean(name: str, clean: Callable[[str], str], value: str) -> str:

@@ -17,12 +17,11 @@ from backend import clock
 from backend.accounts import closing, email_change, links, passwords, profile, registration
 from backend.accounts.links import State
 from backend.errors import EmailInUse, InvalidToken, Problem, WeakPassword
-from backend.security.tokens import Purpose
+from backend.privacy import policy
+from backend.security.tokens import MAILED, Purpose
 from backend.web import forms
 from backend.web.problems import client
 
-PAGES = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET, Purpose.EMAIL_CHANGE, Purpose.EMAIL_CHANGE_UNDO,
-         Purpose.ERASURE, Purpose.ERASURE_CANCEL)  # fmt: skip
 # The features raise these after they charged for the token.
 CHARGED = InvalidToken, EmailInUse, WeakPassword
 
@@ -35,6 +34,8 @@ Submit = Callable[..., ResponseReturnValue]
 def _page(purpose: Purpose, view: str, **context: Any) -> str:
     """Return a view of the page that is named after the purpose."""
     defaults: dict[str, Any] = {"errors": {}, "problem": None, "token": "", "email": "", "link": None}
+    if view == State.LIVE and purpose is Purpose.REGISTRATION:
+        context["policy"] = policy.current()
     template = f"{purpose.replace('-', '_')}.html"
     return render_template(template, **defaults | context, purpose=purpose, view=view)
 
@@ -56,7 +57,7 @@ def _each_page(suffix: str, method: str) -> Callable[[Submit], Submit]:
     """Decorate the function that is the same for the pages of all mailed links."""
 
     def decorate(view: Submit) -> Submit:
-        for purpose in PAGES:
+        for purpose in MAILED:
             path = f"/{purpose}{suffix}"
             door.add_url_rule(path, f"{view.__name__} {path}", partial(view, purpose), methods=[method])
         return view
@@ -147,7 +148,8 @@ def _ask(purpose: Purpose, request_email: Callable[..., None], view: str = "star
 @_using(Purpose.REGISTRATION)
 def confirm_registration() -> str:
     """Create the account."""
-    registration.confirm(token=forms.token(), password=forms.new_password(), client=client())
+    accepted = forms.accepted_policy()
+    registration.confirm(token=forms.token(), password=forms.new_password(), accepted_policy=accepted, client=client())
     return _page(Purpose.REGISTRATION, "done")
 
 

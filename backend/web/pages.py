@@ -12,8 +12,9 @@ from backend import clock
 from backend.config import settings
 from backend.database.inventory import inventory
 from backend.database.models import RECORD
-from backend.errors import NotFound, problems
+from backend.errors import Impossible, NotFound, problems
 from backend.privacy import policy
+from backend.security.tokens import MAILED
 from backend.web.api import operations
 from backend.web.problems import DATABASE_AWAY
 
@@ -27,6 +28,8 @@ door = Blueprint("pages", __name__)
 def _template_globals() -> dict[str, Any]:
     values = settings()
     return {
+        "app_url": values.app_url,
+        "terms_url": values.terms_url,
         "support_email": values.support_email,
         "data_manager_email": values.data_manager_email,
         "min_length": values.password_min_length,
@@ -51,6 +54,16 @@ def privacy() -> str:
         current, upcoming, unknown = None, [], True
     stored = Markup(_rendered_once("_inventory.html", lambda: {"inventory": inventory()}))  # noqa: S704 - rendered here
     return render_template("privacy.html", inventory=stored, policy=current, upcoming=upcoming, policy_unknown=unknown)
+
+
+@door.get("/privacy/<version>")
+def privacy_version(version: str) -> str:
+    """Show one published version of the policy, also after it was replaced or withdrawn."""
+    try:
+        shown = policy.find(version)
+    except Impossible:
+        raise NotFound from None
+    return render_template("privacy_version.html", policy=shown)
 
 
 @door.get("/problems")
@@ -109,3 +122,33 @@ def security_txt() -> Response:
         f"Policy: {url}/privacy",
     )
     return Response("\n".join(lines) + "\n", mimetype="text/plain")
+
+
+@door.get("/.well-known/apple-app-site-association")
+def apple_app_site_association() -> ResponseReturnValue:
+    """Let the iPhone apps of the settings open the mailed links, and share the passwords of these pages."""
+    apps = settings().ios_app_ids
+    if not apps:
+        raise NotFound
+    # Without a code a page stays in the browser.
+    links = [{"/": f"/{purpose}", "#": "?*"} for purpose in MAILED]
+    return current_app.json.response(
+        {"applinks": {"details": [{"appIDs": apps, "components": links}]}, "webcredentials": {"apps": apps}}
+    )
+
+
+@door.get("/.well-known/assetlinks.json")
+def assetlinks() -> ResponseReturnValue:
+    """Let the Android apps of the settings open the mailed links, and share the passwords (Digital Asset Links)."""
+    certificates: dict[str, list[str]] = {}
+    for app in settings().android_apps:
+        package, _, fingerprint = app.partition("=")
+        certificates.setdefault(package, []).append(fingerprint)
+    if not certificates:
+        raise NotFound
+    relation = ["delegate_permission/common.handle_all_urls", "delegate_permission/common.get_login_creds"]
+    app_of = {"namespace": "android_app"}
+    return current_app.json.response([
+        {"relation": relation, "target": app_of | {"package_name": package, "sha256_cert_fingerprints": fingerprints}}
+        for package, fingerprints in certificates.items()
+    ])  # fmt: skip

@@ -13,8 +13,8 @@ from support import OTHER_PASSWORD, PASSWORD, Service, any_database, token_of
 from backend.database import engine
 from backend.errors import InvalidToken
 from backend.privacy import erasure
+from backend.security.tokens import MAILED as PAGES
 from backend.security.tokens import Purpose
-from backend.web.links import PAGES
 
 ADA = "ada@example.org"
 with_and_without_javascript = pytest.mark.parametrize("javascript", [True, False])
