@@ -162,7 +162,7 @@ def _erased(row: AnyRow) -> Draft:
         "erased_on": entry.at.date(),
         "removed": entry.details["removed"],
         "kept": entry.details["kept"],
-        "receipt": tokens.issue_receipt(entry),
+        **_link(Purpose.RECEIPT, tokens.issue_receipt(entry)),
     }
     return Draft(row.email, "erased", context)
 

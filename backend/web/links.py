@@ -5,23 +5,26 @@ is looked at first: the script posts the token that it finds in the fragment, or
 to a path of its own: a link opened on top of a response from its own path would load nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
 
 from backend import clock
 from backend.accounts import closing, email_change, links, passwords, profile, registration
 from backend.accounts.links import State
 from backend.errors import EmailInUse, InvalidToken, Problem, WeakPassword
-from backend.privacy import policy
+from backend.privacy import erasure, policy
 from backend.security.tokens import MAILED, Purpose
 from backend.web import forms
 from backend.web.problems import client
+from backend.web.schemas import ErasureReceipt
 
+PAGES = (*MAILED, Purpose.RECEIPT)
 # The features raise these after they charged for the token.
 CHARGED = InvalidToken, EmailInUse, WeakPassword
 
@@ -53,11 +56,11 @@ def _refused(page: str, problem: Problem) -> Response:
     return response
 
 
-def _each_page(suffix: str, method: str) -> Callable[[Submit], Submit]:
-    """Decorate the function that is the same for the pages of all mailed links."""
+def _each_page(suffix: str, method: str, purposes: Sequence[Purpose] = PAGES) -> Callable[[Submit], Submit]:
+    """Decorate the function that is the same for the pages of several mailed links."""
 
     def decorate(view: Submit) -> Submit:
-        for purpose in MAILED:
+        for purpose in purposes:
             path = f"/{purpose}{suffix}"
             door.add_url_rule(path, f"{view.__name__} {path}", partial(view, purpose), methods=[method])
         return view
@@ -72,7 +75,7 @@ def start(purpose: Purpose) -> str:
     return _page(purpose, "start")
 
 
-@_each_page("/look", "POST")
+@_each_page("/look", "POST", MAILED)
 def look(purpose: Purpose) -> ResponseReturnValue:
     """Show what a mailed link asks for, or what became of it. Nothing is changed."""
     try:
@@ -210,6 +213,19 @@ def cancel_erasure() -> str:
     """Open the account again."""
     closing.cancel(token=forms.token(), client=client())
     return _page(Purpose.ERASURE_CANCEL, "done")
+
+
+@door.post("/erasure-receipt/look")
+def show_receipt() -> ResponseReturnValue:
+    """Show what a receipt says. It is shown again and again: nothing uses it up."""
+    try:
+        content = erasure.verify(receipt=forms.token(), client=client())
+        receipt = ErasureReceipt.model_validate(content)
+    except ValidationError:
+        return _start_again(Purpose.RECEIPT, InvalidToken())
+    except Problem as problem:
+        return _start_again(Purpose.RECEIPT, problem)
+    return _page(Purpose.RECEIPT, "live", receipt=receipt)
 
 
 @door.get("/unsubscribe/<token>")

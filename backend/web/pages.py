@@ -11,7 +11,7 @@ from markupsafe import Markup
 from backend import clock
 from backend.config import settings
 from backend.database.inventory import inventory
-from backend.database.models import RECORD
+from backend.database.models import KEEP_RECORDS, RECORD
 from backend.errors import Impossible, NotFound, problems
 from backend.privacy import policy
 from backend.security.tokens import MAILED
@@ -36,6 +36,7 @@ def _template_globals() -> dict[str, Any]:
         "grace_days": values.erasure_grace_days,
         "closed_retention_days": values.closed_retention_days,
         "record": RECORD,
+        "keep_records": KEEP_RECORDS,
     }
 
 

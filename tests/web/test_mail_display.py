@@ -23,8 +23,9 @@ BUTTONS = {
     "account_closed": "/erasure-cancel#",
     "account_reopened": "/password-reset",
     "policy_changed": "/privacy",
+    "erased": "/erasure-receipt#",
 }
-MAILS = [*BUTTONS, "announcement", "email_taken_back", "erased"]
+MAILS = [*BUTTONS, "announcement", "email_taken_back"]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ STATIC = Path(__file__).parents[2] / "backend" / "web" / "static"
 pytestmark = any_database
 
 
-TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel"]
+TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel",
+               "/erasure-receipt"]  # fmt: skip
 
 
 class Shown:
@@ -64,7 +65,7 @@ def every_page(service: Service, shown: Shown) -> None:
             policy.publish(version=f"2026-{number}", effective_on=today + timedelta(days=30 * number), text=text)
     looks = [f"{path}/look" for path in TOKEN_PAGES]
     for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems()), *TOKEN_PAGES,
-                 *looks, "/unsubscribe/a-code"):  # fmt: skip
+                 *looks, "/unsubscribe/a-code", "/privacy/2026-0", "/privacy/2026-1"):  # fmt: skip
         shown.get(service, path)
 
 
@@ -192,13 +193,14 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
         assert all(re.match(r"/(?!/)|#|$", link) for link in parts.links), name
         assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
         assert "unsafe" not in response.headers["Content-Security-Policy"], name
-    redirects_and_text = {"pages.change_password", "pages.security_txt", "links.last_step"}
+    redirects_and_data = {"pages.change_password", "pages.security_txt", "pages.apple_app_site_association",
+                          "pages.assetlinks", "links.last_step"}  # fmt: skip
     rules = {
         (method, rule.rule)
         for rule in service.app.url_map.iter_rules()
         for method in (rule.methods or set()) & {"GET", "POST"}
         if rule.endpoint.startswith(("pages.", "links."))
-        and rule.endpoint not in redirects_and_text
+        and rule.endpoint not in redirects_and_data
         and "#" not in rule.rule
     }
     assert rules - shown.rules == {("GET", "/problems")}

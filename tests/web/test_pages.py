@@ -26,6 +26,7 @@ from backend import clock
 PATHS = ["/", "/privacy", "/docs", "/problems/", "/problems/weak-password", "/registration", "/registration#a-code",
          "/password-reset", "/password-reset#a-code", "/email-change", "/email-change#a-code", "/email-change-undo",
          "/email-change-undo#a-code", "/erasure", "/erasure#a-code", "/erasure-cancel", "/erasure-cancel#a-code",
+         "/erasure-receipt", "/erasure-receipt#a-code",
          "/unsubscribe/a-code", "/nothing-is-here"]  # fmt: skip
 GRACE_DAYS = 14
 with_and_without_javascript = pytest.mark.parametrize("javascript", [True, False])
