@@ -50,8 +50,8 @@ def policy_group() -> None:
 def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
     """Publish a version of the privacy policy.
 
-    FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. /privacy
-    shows it at once. It comes into force on its day, today or later, and can be withdrawn before. Publishing the same
+    FILE (- is standard input, with --yes) holds Markdown in UTF-8: headings, lists, tables and links, no images and no
+    HTML. /privacy shows it at once, and /privacy/VERSION for good. It comes into force on its day, today or later, and can be withdrawn before. Publishing the same
     again changes nothing. To tell people by email: `tiles announce --policy VERSION`.
     """
     effective_on, text = effective.date(), _read(file)

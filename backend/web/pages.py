@@ -15,6 +15,7 @@ from backend.database.models import KEEP_RECORDS, RECORD
 from backend.errors import Impossible, NotFound, problems
 from backend.privacy import policy
 from backend.security.tokens import MAILED
+from backend.web import markdown
 from backend.web.api import operations
 from backend.web.problems import DATABASE_AWAY
 
@@ -50,11 +51,19 @@ def home() -> str:
 def privacy() -> str:
     """Show what is promised and what is stored; without its database, all but the policy."""
     try:
-        current, upcoming, unknown = policy.current(), policy.upcoming(), False
+        versions, unknown = policy.versions(), False
     except DATABASE_AWAY:
-        current, upcoming, unknown = None, [], True
+        versions, unknown = [], True
+    of_state = {state: [version for version in versions if version.state == state] for state in policy.STATES}
     stored = Markup(_rendered_once("_inventory.html", lambda: {"inventory": inventory()}))  # noqa: S704 - rendered here
-    return render_template("privacy.html", inventory=stored, policy=current, upcoming=upcoming, policy_unknown=unknown)
+    return render_template(
+        "privacy.html",
+        inventory=stored,
+        policy=next(iter(of_state[policy.IN_FORCE]), None),
+        upcoming=of_state[policy.UPCOMING],
+        replaced=of_state[policy.REPLACED],
+        policy_unknown=unknown,
+    )
 
 
 @door.get("/privacy/<version>")
@@ -95,6 +104,12 @@ def _rendered_once(template: str, context: Callable[[], dict[str, Any]]) -> str:
     if template not in rendered:
         rendered[template] = render_template(template, **context())
     return rendered[template]
+
+
+@door.app_template_filter("markdown")
+def _markdown(text: str, under: int, anchor: str) -> markdown.Rendered:
+    """Return a Markdown text as HTML, and its headings."""
+    return markdown.render(text, under, anchor)
 
 
 @door.app_template_filter("resolve")
