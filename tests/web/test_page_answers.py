@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from accessibility import violations
-from journeys import MakeService, ask_for_email_change, ask_for_erasure, closed_by, hold, undo_link
+from journeys import (
+    MakeService,
+    MoveClock,
+    ask_for_email_change,
+    ask_for_erasure,
+    closed_by,
+    hold,
+    receipt_of,
+    undo_link,
+)
 from playwright.sync_api import Browser, Route
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 from werkzeug.exceptions import HTTPException
@@ -18,8 +27,9 @@ from werkzeug.test import TestResponse
 
 from backend import clock
 from backend.database import engine
+from backend.desk import operations as desk
 from backend.errors import problems
-from backend.privacy import announcements, policy
+from backend.privacy import announcements, erasure, policy
 from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -30,6 +40,24 @@ pytestmark = any_database
 
 TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel",
                "/erasure-receipt"]  # fmt: skip
+
+
+POLICY = """# Our policy
+
+We keep it to ourselves.
+
+## What
+
+- a name
+
+| what | why | for how long | who reads it | where it is from |
+|---|---|---|---|---|
+| averylongwordinacellofatable | anotherverylongwordinacell | yetanotherlongword | nobodywhatever | the person |
+
+### When
+
+Always, <b>also</b> then.
+"""
 
 
 class Shown:
@@ -61,7 +89,7 @@ def every_page(service: Service, shown: Shown) -> None:
     """Open every page."""
     with service.app.app_context():
         today = clock.now().date()
-        for number, text in enumerate(("We keep it\n\nto ourselves.", "We keep even less.")):
+        for number, text in enumerate((POLICY, "We keep even less.")):
             policy.publish(version=f"2026-{number}", effective_on=today + timedelta(days=30 * number), text=text)
     looks = [f"{path}/look" for path in TOKEN_PAGES]
     for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems()), *TOKEN_PAGES,
@@ -123,6 +151,20 @@ def every_link(service: Service, shown: Shown) -> None:
     shown.send("done", service, urlsplit(links[-1].strip("<>")).path)
 
 
+def every_late_link(service: Service, move_clock: MoveClock, shown: Shown) -> None:
+    """Look at links after their time, and at a receipt."""
+    reset, token = service.ask_for_reset(), service.ask_to_register(email="late@example.org")
+    move_clock(timedelta(hours=25))
+    shown.send("an expired link", service, "/registration/look", token=token)
+    shown.send("an expired link", service, "/password-reset/look", token=reset)
+    shown.send("another link", service, "/registration/again", token=token, email="late@example.org")
+    shown.send("no address", service, "/registration/again", 422, token=token, email="late")
+    with service.app.app_context():
+        desk.erase("grace@example.org", at_once=True)
+        erasure.erase_due()
+    shown.send("genuine", service, "/erasure-receipt/look", token=receipt_of(service.deliver()[-1]))
+
+
 def every_error(service: Service, make_service: MakeService, shown: Shown) -> None:
     """Open a page for every kind of error."""
     shown.get(service, "/nothing-is-here", 404)
@@ -139,12 +181,13 @@ def every_error(service: Service, make_service: MakeService, shown: Shown) -> No
 
 
 @pytest.fixture
-def shown(service: Service, make_service: MakeService) -> Shown:
+def shown(service: Service, make_service: MakeService, move_clock: MoveClock) -> Shown:
     """Everything that a browser can be shown."""
     found = Shown()
     every_page(service, found)
     every_form(service, found)
     every_link(service, found)
+    every_late_link(service, move_clock, found)
     every_error(service, make_service, found)
     return found
 
@@ -166,7 +209,7 @@ class Parts(HTMLParser):
 
 
 def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
-    """Show a response in a browser, and return its accessibility violations."""
+    """Show a response in a browser, and return its accessibility violations and the widths at which it scrolls."""
     # The pages' policy would refuse axe-core, and a colour that fades has no contrast yet.
     context = browser.new_context(bypass_csp=True, reduced_motion="reduce")
     page = context.new_page()
@@ -181,6 +224,10 @@ def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
     page.route("**/*", serve)
     page.goto(f"http://accounts.tiles.test/{'#a-code' if name in TOKEN_PAGES else ''}")
     reports = violations(page)
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        needed = page.evaluate("document.documentElement.scrollWidth")
+        reports += [f"{needed} pixels at {width}"] if needed > width else []
     context.close()
     return reports
 

@@ -53,7 +53,7 @@
 
   // Without this script the form for the code is open.
   document.querySelectorAll("details.code").forEach((details) => {
-    details.open = code.value !== "";
+    details.open = code.value !== "" || code.hasAttribute("aria-invalid");
   });
   openLink();
   addEventListener("hashchange", openLink);
