@@ -10,7 +10,7 @@ from backend import config, metrics
 from backend.database import engine
 from backend.mail import transport
 from backend.security import hashing, keys, throttle
-from backend.web import api, pages, problems
+from backend.web import api, links, pages, problems
 
 
 class _App(Flask):
@@ -52,5 +52,5 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
     if make_instance:
         with app.app_context():
             keys.make()
-    problems.init_app(app, api.door, pages.door)
+    problems.init_app(app, api.door, links.door, pages.door)
     return app

@@ -1,7 +1,6 @@
 """Every setting, its default and one line of meaning; nothing else reads the environment."""
 
 import difflib
-import ipaddress
 import logging
 import os
 import tomllib
@@ -25,7 +24,7 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL, make_url
 
 from backend import values
-from backend.values import SERVICE, named
+from backend.values import SERVICE, is_loopback, named
 
 PREFIX = "TILES_"
 THREADS, PROCESSES = "SERVE_THREADS", "SERVE_PROCESSES"
@@ -101,6 +100,18 @@ class Settings(BaseModel):
     closed_retention_days: int = Field(
         default=365, ge=0, le=3650, description="a closed account is erased after this; 0 keeps it until that is asked"
     )
+    ios_app_ids: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.ios_app_ids)] = Field(
+        default=(), description="iPhone apps that open the mailed links and share passwords, as `TEAMID.bundle.id`"
+    )
+    android_apps: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.android_apps)] = Field(
+        default=(), description="Android apps that do, as `package=SHA-256 of its certificate`; one entry a certificate"
+    )
+    app_url: Annotated[str, AfterValidator(values.app_url)] | None = Field(
+        default=None, description="what the button that opens the app leads to, such as `tiles://open`"
+    )
+    terms_url: Annotated[str, AfterValidator(values.web_url)] | None = Field(
+        default=None, description="terms of use; the page that makes an account links them"
+    )
     rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
         default="",
         description="changes to the table of limits, such as `sign-in/client=200/5 minutes`; `off` is for load tests",
@@ -141,12 +152,7 @@ class Settings(BaseModel):
     @property
     def mail_host(self) -> str:
         """The public URL's host as EHLO names it: an IP address is a literal (RFC 5321 section 4.1.3)."""
-        host = urlsplit(self.public_url).hostname or ""
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return host
-        return f"[IPv6:{address}]" if isinstance(address, ipaddress.IPv6Address) else f"[{address}]"
+        return values.literal(urlsplit(self.public_url).hostname or "")
 
     @property
     def smtp_port(self) -> int:
@@ -167,14 +173,6 @@ class Settings(BaseModel):
         if self.mail_username and clear and not is_loopback(self.mail_server or ""):
             raise ValueError("TILES_MAIL_USE_TLS: set it (or TILES_MAIL_USE_SSL): the password would travel in clear")
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or an address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:

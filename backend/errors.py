@@ -1,6 +1,7 @@
 """Every error that the service returns, each with a stable code (RFC 9457)."""
 # ruff: noqa: D101 - the title and the explanation describe each problem
 
+import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.retry_after = retry_after
         super().__init__(self.code)
+
+
+def _from_now(seconds: int) -> str:
+    minutes, hours = math.ceil(seconds / 60), math.ceil(seconds / 3600)
+    if minutes <= 1:
+        return "in a minute"
+    return f"in {minutes} minutes" if minutes < 2 * 60 else f"in {hours} hours"
 
 
 class MalformedJson(Problem):
@@ -119,6 +127,10 @@ class TooManyRequests(Problem):
     code, status, title = "too-many-requests", 429, "Too many requests"
     explanation = "A limit is reached. It is the same whether or not an account exists."
     remedy = "Wait as many seconds as the header Retry-After says."
+
+    def __init__(self, detail: str | None = None, *, retry_after: int) -> None:
+        """Say in words when to try again."""
+        super().__init__(f"{detail or self.explanation} Try again {_from_now(retry_after)}.", retry_after=retry_after)
 
 
 class Overloaded(Problem):

@@ -1,5 +1,6 @@
 """Validators for single settings: URLs, addresses and keys. Each returns the value, or raises a ValueError."""
 
+import ipaddress
 import re
 import unicodedata
 from contextlib import suppress
@@ -23,6 +24,14 @@ SEVERAL_HOSTS = re.compile(
 )
 # The options in a SQLite URL that Python's driver knows.
 SQLITE_OPTIONS = {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
+
+
+# An app's prefix of ten characters, and its bundle ID.
+IOS_APP = re.compile(r"[A-Z0-9]{10}\.[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+ANDROID_APP = re.compile(
+    r"(?P<package>[A-Za-z]\w*(\.[A-Za-z]\w*)+)\s*=\s*(?P<fingerprint>[0-9A-F]{2}(:[0-9A-F]{2}){31})", re.ASCII
+)
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+")
 
 
 def database_url(value: str) -> str:
@@ -131,3 +140,54 @@ def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         advice = f"write keys of at least {MINIMUM_KEY_LENGTH} random characters each"
         raise ValueError(f"{advice}, such as `openssl rand -hex 32` prints")
     return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def literal(host: str) -> str:
+    """Return a host as EHLO names it: an IP address is a literal (RFC 5321 section 4.1.3)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[IPv6:{address}]" if isinstance(address, ipaddress.IPv6Address) else f"[{address}]"
+
+
+def ios_app_ids(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the ids of iPhone apps."""
+    if not all(map(IOS_APP.fullmatch, values)):
+        raise ValueError("write ids of a team and a bundle, such as ABCDE12345.org.example.tiles, comma-separated")
+    return values
+
+
+def android_apps(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return Android apps as `package=fingerprint`, the fingerprint in upper case."""
+    apps = [re.sub("[0-9A-Fa-f:]{95}$", lambda found: found[0].upper(), value) for value in values]
+    found = [ANDROID_APP.fullmatch(app) for app in apps]
+    if not all(found):
+        raise ValueError(
+            "write a package and the SHA-256 fingerprint of its certificate, such as "
+            "org.example.tiles=12:AB:… (32 bytes), comma-separated"
+        )
+    return tuple(f"{app['package']}={app['fingerprint']}" for app in found if app)
+
+
+def app_url(value: str) -> str:
+    """Check a URL that opens the app."""
+    if not SCHEME.fullmatch(value) or value.partition(":")[0] in {"javascript", "data", "vbscript", "file", "blob"}:
+        raise ValueError("write the URL that opens the app, such as tiles://open or https://tiles.example.org/app")
+    return value
+
+
+def web_url(value: str) -> str:
+    """Check the http or https URL of a page."""
+    with suppress(ValueError):
+        if SCHEME.fullmatch(value) and urlsplit(value).scheme in {"http", "https"} and urlsplit(value).hostname:
+            return value
+    raise ValueError("write an http or https URL, such as https://tiles.example.org/terms")

@@ -1,6 +1,7 @@
 """The service as it is served, for tests with a browser or several clients: a plugin of pytest."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -11,7 +12,21 @@ from uuid import uuid4
 import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, html_of, run_tiles, token_of, wait_for
+from support import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    MailServer,
+    ServerProcess,
+    Service,
+    free_port,
+    html_of,
+    run_tiles,
+    token_of,
+    wait_for,
+)
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from backend.config import Settings
 
 
 @dataclass
@@ -108,11 +123,18 @@ def button_link(message: EmailMessage) -> str:
 
 
 def open_link(page: Page, message: EmailMessage) -> None:
-    """Open the link of an email; without JavaScript, paste the code too."""
+    """Open the link of an email; without JavaScript, paste the code."""
     page.goto(button_link(message))
+    # Hidden while the script has the link looked at.
+    expect(page.locator("#view")).to_be_visible()
     code = page.get_by_label("Code from the email")
-    if code.input_value() == "":
-        code.fill(token_of(message))
+    if code.count() and code.input_value() == "":
+        paste_code(page, token_of(message))
+
+
+def paste_code(page: Page, code: str) -> None:
+    page.get_by_label("Code from the email").fill(code)
+    press(page, "Continue")
 
 
 def press(page: Page, name: str) -> None:
@@ -130,7 +152,7 @@ def create_account(page: Page, password: str = PASSWORD) -> None:
 
 def ask_for_mail(page: Page, email: str) -> None:
     page.get_by_label("Email address").fill(email)
-    press(page, "Send me an email")
+    press(page, "Email me a link")
 
 
 def change_password(page: Page) -> None:
@@ -147,3 +169,31 @@ def requests_of(page: Page) -> list[Request]:
 
     page.on("request", note)
     return requests
+
+
+@pytest.fixture
+def serve_near(make_service: Callable[..., Service]) -> Iterator[Callable[..., Service]]:
+    """Serve a service of this process at its public URL, so that a test may move its clock and choose its settings."""
+    servers = []
+
+    def serve(**settings: Any) -> Service:
+        port = free_port()
+        service = make_service(public_url=f"http://127.0.0.1:{port}", **settings)
+        servers.append(make_server("127.0.0.1", port, service.app, threaded=True, request_handler=_Quiet))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return service
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def url_of(service: Service) -> str:
+    settings: Settings = service.app.extensions["tiles.settings"]
+    return settings.public_url
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        """Write no log of its own."""

@@ -60,6 +60,17 @@ def test_a_door_never_writes() -> None:
         assert "backend.database.engine.transaction" not in imported(MODULES[module]), module
 
 
+def test_the_words_of_the_pages_stand_in_their_templates() -> None:
+    for module in ("backend.web.links", "backend.web.pages"):
+        statements = {node.value for node in ast.walk(MODULES[module]) if isinstance(node, ast.Expr)}
+        texts = [
+            node.value
+            for node in ast.walk(MODULES[module])
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in statements
+        ]
+        assert [text for text in texts if len(text.split()) > 2] == [], module
+
+
 def test_only_the_clock_reads_the_calendar() -> None:
     for module, tree in MODULES.items():
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -16,7 +16,7 @@ from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, W
 from backend.mail import mailboxes, queue
 from backend.security import lockout, tokens
 from backend.security.hashing import HASH_PREFIX, cost_of, hasher
-from backend.security.password_rules import weaknesses
+from backend.security.password_rules import normalize, weaknesses
 from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
@@ -26,7 +26,11 @@ OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_
 
 def new_password_hash(password: str, *, name: str | None, email: str, pointer: str = "/password") -> str:
     """Return the hash of a new password."""
-    reasons = weaknesses(password, minimum=settings().password_min_length, name=name, email=email)
+    minimum = settings().password_min_length
+    reasons = weaknesses(password, minimum=minimum, name=name, email=email)
+    if len(normalize(password)) < minimum:
+        # What else is wrong with a short password need not be wrong with a longer one.
+        reasons = reasons[:1]
     if reasons:
         raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])
     return hasher().hash(password)
@@ -68,12 +72,17 @@ def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow
     """Return the account of a mailed link and the token's content. The caller updates it where `is_unchanged`."""
     throttle().charge("token", client=client)
     content = tokens.redeem(purpose, token)
-    mine = Account.id == uuid.UUID(content["account"])
-    with reading() as session:
-        account = session.execute(select(*account_columns()).where(mine)).one_or_none()
+    account = account_of(content)
     if account is None or tokens.state(purpose, account) != content["state"]:
         raise InvalidToken
     return account, content
+
+
+def account_of(content: dict[str, Any]) -> AnyRow | None:
+    """Return the account that a token's content names; None after its erasure."""
+    mine = Account.id == uuid.UUID(content["account"])
+    with reading() as session:
+        return session.execute(select(*account_columns()).where(mine)).one_or_none()
 
 
 def note_mailbox_proven(email: str, client: str | None) -> None:

@@ -71,7 +71,7 @@ def undo(*, token: str, client: str | None) -> None:
     The thief knew the password, so it opens nothing any more. Younger addresses lose their claim, older ones keep it.
     """
     account, content = credentials.redeem_for(Purpose.EMAIL_CHANGE_UNDO, token, client)
-    previous = _previous_address(account, content["change"])
+    previous = previous_address(account, content["change"])
     password_hash = unusable_hash(hasher().cost)
     values = {"password_hash": password_hash, "credentials_id": uuid.uuid4(), **credentials.OPEN}
     with transaction() as session:
@@ -87,7 +87,8 @@ def undo(*, token: str, client: str | None) -> None:
             credentials.notify_reopened(account.id)
 
 
-def _previous_address(account: AnyRow, change_id: str) -> AnyRow:
+def previous_address(account: AnyRow, change_id: str) -> AnyRow:
+    """Return the address that an undo link gives back, or raise InvalidToken if its 72 hours are over."""
     wanted = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change_id))
     columns = (PreviousAddress.email, PreviousAddress.changed_at)
     with reading() as session:

@@ -68,7 +68,7 @@ def clean_email(email: str) -> str:
 
 def parsed_email(email: str) -> str:
     """Return what `clean_email` returns, without its shortcut for plain addresses."""
-    msg = "write an email address, such as ada@example.org"
+    msg = _fault(email)
     local, _, domain = email.rpartition("@")
     # The library's time grows with the square of the longest label, and it refuses longer ones only at the end.
     labels = DOTS.split(normalized("NFC", domain, EMAIL_LENGTH) or "")
@@ -84,3 +84,17 @@ def parsed_email(email: str) -> str:
         msg = f"write an email address of at most {EMAIL_LENGTH} characters"
         raise ValueError(msg)
     return parsed.normalized
+
+
+def _fault(email: str) -> str:
+    """Return the most likely rule that a text breaks, if it is no email address."""
+    local, _, domain = email.rpartition("@")
+    if not (local and domain):
+        return "write an email address, such as ada@example.org"
+    if "@" in local:
+        return "write an email address with one @ only, such as ada@example.org"
+    if not local.isascii():
+        return "write the part before the @ without accents and other scripts: this service cannot send email there"
+    if not DOTS.search(domain):
+        return "write the part after the @ with its dot, such as example.org"
+    return "write an email address, such as ada@example.org"

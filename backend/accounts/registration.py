@@ -23,9 +23,16 @@ def request(*, name: str, email: str, client: str | None) -> None:
     queue.accept("registration", name=name, email=email)
 
 
-def confirm(*, token: str, password: str, client: str | None) -> None:
-    """Create the account of a mailed link."""
-    values = _redeem(token, password, client)
+def request_again(*, token: str, email: str, client: str | None) -> None:
+    """Email another link in place of an expired one, whose token holds the name."""
+    throttle().charge("token", client=client)
+    content, _ = tokens.read(Purpose.REGISTRATION, token)
+    request(name=content["name"], email=email, client=client)
+
+
+def confirm(*, token: str, password: str, accepted_policy: str | None = None, client: str | None) -> None:
+    """Create the account of a mailed link, with the accepted policy version."""
+    values = _redeem(token, password, client) | {"accepted_policy": accepted_policy}
     with transaction():
         _create(values, client)
 
@@ -48,7 +55,7 @@ def _redeem(token: str, password: str, client: str | None) -> dict[str, Any]:
     content = tokens.redeem(Purpose.REGISTRATION, token)
     account_id, name, email = uuid.UUID(content["account"]), content["name"], content["email"]
     with reading():
-        _refuse_taken(account_id, email)
+        refuse_taken(account_id, email)
     return {
         "id": account_id,
         "name": name,
@@ -70,14 +77,14 @@ def _create(values: dict[str, Any], client: str | None) -> AnyRow:
     insertion = insert_unless_taken(Account).values(**values).returning(*account_columns())
     account = db.session.execute(insertion).one_or_none()
     if account is None:
-        _refuse_taken(values["id"], values["email"])
+        refuse_taken(values["id"], values["email"])
         raise InvalidToken
     credentials.note_cost(values["password_hash"])
     credentials.note_mailbox_proven(values["email"], client)
     return account
 
 
-def _refuse_taken(account_id: uuid.UUID, email: str) -> None:
+def refuse_taken(account_id: uuid.UUID, email: str) -> None:
     """Raise InvalidToken if the link was used, EmailInUse if the address has another account."""
     # In one statement: between two, this link's own account could be created and look like another's.
     ids = db.session.scalars(select(Account.id).where((Account.id == account_id) | Account.is_open_with(email))).all()

@@ -16,7 +16,7 @@ from flask import Flask
 from backend import config
 from backend.commands import check_database
 from backend.commands.check_database import Finding, Findings, error, is_sqlite, sqlite_file, warning
-from backend.config import PREFIX, SettingsError, is_loopback, settings
+from backend.config import PREFIX, SettingsError, settings
 from backend.errors import Impossible
 from backend.mail import messages
 from backend.mail.refusals import Refused, ServerUnavailable, code_of, explain
@@ -24,6 +24,7 @@ from backend.mail.transport import MAILBOX, Connection
 from backend.privacy import ledger
 from backend.security import keys
 from backend.security.hashing import check_argon2, hasher
+from backend.values import is_loopback
 
 SECONDS = 5.0
 SLOW_HASH_SECONDS = 1.0

@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from backend import clock
-from backend.config import is_loopback, settings
+from backend.config import settings
 from backend.database.engine import AnyRow, db, reading
 from backend.database.models import AuditEntry
 from backend.database.schema import is_current
@@ -20,6 +20,7 @@ from backend.mail import queue
 from backend.mail.refusals import explain, needs_operator
 from backend.privacy import erasure, ledger
 from backend.security import keys
+from backend.values import is_loopback
 
 SKEW_SECONDS = 5.0
 OLDEST_MAIL_SECONDS = 3600

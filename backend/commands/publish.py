@@ -50,9 +50,10 @@ def policy_group() -> None:
 def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
     """Publish a version of the privacy policy.
 
-    FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. /privacy
-    shows it at once. It comes into force on its day, today or later, and can be withdrawn before. Publishing the same
-    again changes nothing. To tell people by email: `tiles announce --policy VERSION`.
+    FILE (- is standard input, with --yes) holds Markdown in UTF-8: headings, lists, tables and links, no images and no
+    HTML. /privacy shows it at once, and /privacy/VERSION for good. It comes into force on its day, today or later, and
+    can be withdrawn before. Publishing the same again changes nothing. To tell people by email: `tiles announce
+    --policy VERSION`.
     """
     effective_on, text = effective.date(), _read(file)
     if policy.check(version=version, effective_on=effective_on, text=text):
@@ -101,20 +102,28 @@ def _without_text(version: policy.Version) -> dict[str, Any]:
 @click.argument("file", type=TEXT, required=False)
 @click.option("--subject", help="The email's subject.")
 @click.option("--policy", "version", metavar="VERSION", help="Instead of FILE: a published version of the policy.")
+@click.option("--summary", type=TEXT, help="With --policy: a file with plain text that says what changes.")
+@click.option("--material", is_flag=True, help="With --policy: everybody with an account gets it, with the summary.")
 @click.option("--follow", is_flag=True, help="Show progress until all emails are made; Ctrl-C ends only the showing.")
-def announce(file: IO[str] | None, subject: str | None, version: str | None, *, follow: bool, as_json: bool) -> None:
+def announce(  # noqa: PLR0913 - its options
+    file: IO[str] | None, subject: str | None, version: str | None, summary: IO[str] | None,
+    *, material: bool, follow: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Email a text, or a policy version, to everybody who wants such emails.
 
     FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. You are not asked first,
     and an announcement cannot be undone. The service makes the emails in batches, so that no reset waits for them. The
     same subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
+
+    A material change of the policy concerns everybody: with --material those who switched such emails off get it too.
     """
     if version is not None and file is None and subject is None:
-        progressed = announcements.announce_policy(version)
-    elif version is None and file is not None and subject is not None:
+        told = _read(summary) if summary else None
+        progressed = announcements.announce_policy(version, summary=told, material=material)
+    elif version is None and file is not None and subject is not None and not (summary or material):
         progressed = announcements.announce(subject=subject, text=_read(file))
     else:
-        raise click.UsageError("give FILE and --subject, or --policy alone")
+        raise click.UsageError("give FILE and --subject, or --policy alone (with --summary and --material)")
     console.show(asdict(_follow(progressed) if follow else progressed), as_json=as_json)
 
 

@@ -8,7 +8,7 @@ import uuid
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, ForeignKey, Index, ScalarSelect, func, select
+from sqlalchemy import BindParameter, ColumnElement, ForeignKey, Index, ScalarSelect, false, func, select
 from sqlalchemy.orm import Mapped, MappedColumn
 from sqlalchemy.types import JSON, BigInteger, LargeBinary, String, Text
 
@@ -72,9 +72,10 @@ class Account(Base):
     erasing_since: Mapped[datetime | None] = technical("When the erasure began; nothing can stop it now", LIFE)
 
     @classmethod
-    def wants_mails(cls) -> ColumnElement[bool]:
-        """Return the condition that an account is open and wants emails about TILES."""
-        return cls.email_updates & cls.closed_at.is_(None)
+    def is_told(cls, *, everybody: bool) -> ColumnElement[bool]:
+        """Return the condition that an account is open and, unless everybody is told, wants emails about TILES."""
+        is_open = cls.closed_at.is_(None)
+        return is_open if everybody else cls.email_updates & is_open
 
     @classmethod
     def is_closed_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
@@ -228,12 +229,15 @@ Index("mails_claim", Mail.claim, **_where(Mail.claim.is_not(None)))
 
 
 class Announcement(Base):
-    """Each email to everybody who wants emails about TILES, and how far sending it has come."""
+    """Each email to everybody with an account, or to those who want emails about TILES, and how far sending is."""
 
     __tablename__ = "announcements"
     id: Mapped[uuid.UUID] = public("Names the announcement; random", PUBLIC, primary_key=True)
     sha256: Mapped[str] = public("Recognises the same announcement given twice", PUBLIC, String(64), unique=True)
     policy_version: Mapped[str | None] = public("Which version of the policy it announces, if any", PUBLIC, String(40))
+    to_everybody: Mapped[bool] = public(
+        "Whether it goes to everybody, as a material change of the policy does", PUBLIC, server_default=false()
+    )
     subject: Mapped[str | None] = public("Its subject", PUBLIC, String(REASON_LENGTH))
     text: Mapped[str | None] = public("What it says", PUBLIC, Text)
     created_at: Mapped[datetime] = public("When it was given", PUBLIC)

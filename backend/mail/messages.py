@@ -162,28 +162,46 @@ def _erased(row: AnyRow) -> Draft:
         "erased_on": entry.at.date(),
         "removed": entry.details["removed"],
         "kept": entry.details["kept"],
-        "receipt": tokens.issue_receipt(entry),
+        **_link(Purpose.RECEIPT, tokens.issue_receipt(entry)),
     }
     return Draft(row.email, "erased", context)
 
 
 def _announcement(row: AnyRow) -> Draft:
-    account = _account((Account.id == row.account_id) & Account.wants_mails())
     news = _one(
-        select(Announcement.subject, Announcement.text, Policy.version, Policy.effective_on, Policy.sha256)
+        select(Announcement.subject, Announcement.text, Announcement.to_everybody, Policy.version, Policy.effective_on,
+               Policy.published_at)
         .outerjoin(Policy, (Policy.version == Announcement.policy_version) & Policy.withdrawn_at.is_(None))
         .where(Announcement.id == row.about)
-    )
-    if (news.version or news.text) is None:
+    )  # fmt: skip
+    account = _account((Account.id == row.account_id) & Account.is_told(everybody=news.to_everybody))
+    # The version that it announced was withdrawn.
+    if news.version is None and news.subject is None:
         raise _NoRecipient
-    url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
-    headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
-    context = {**news._asdict(), "unsubscribe_url": url}
-    if news.version:
-        context["upcoming"] = news.effective_on > clock.now().date()
-        return Draft(account.email, "policy_changed", context, headers)
-    context["paragraphs"] = [part.strip() for part in news.text.split("\n\n") if part.strip()]
-    return Draft(account.email, "announcement", context, headers)
+    context, headers = {**news._asdict(), "paragraphs": _paragraphs(news.text)}, {}
+    if not news.to_everybody:
+        url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
+        headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+        context["unsubscribe_url"] = url
+    if news.version is None:
+        return Draft(account.email, "announcement", context, headers)
+    context["upcoming"] = news.effective_on > clock.now().date()
+    context["first"] = not _has_earlier(news)
+    return Draft(account.email, "policy_changed", context, headers)
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split("\n\n") if part.strip()]
+
+
+def _has_earlier(policy: AnyRow) -> bool:
+    """Return whether a version of the privacy policy was, or will be, in force before this one."""
+    same_day = (Policy.effective_on == policy.effective_on) & (Policy.published_at < policy.published_at)
+    earlier = select(Policy.version).where(
+        Policy.withdrawn_at.is_(None), (Policy.effective_on < policy.effective_on) | same_day
+    )
+    with reading() as session:
+        return session.scalar(earlier.limit(1)) is not None
 
 
 _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {

@@ -1,4 +1,4 @@
-"""Emails to everybody who wants emails about TILES, queued in batches while the queue is empty.
+"""Emails to everybody with an account, or to those who want emails about TILES, queued while the queue is empty.
 
 So a reset never waits behind an announcement, and an interruption neither loses nor repeats an email.
 """
@@ -40,37 +40,47 @@ def announce(*, subject: str, text: str) -> Progress:
     return _announce(f"{subject}\0{text}", subject=subject, text=text)
 
 
-def announce_policy(version: str) -> Progress:
-    """Announce a published version of the privacy policy once; raise Impossible if there is none."""
+def announce_policy(version: str, *, summary: str | None = None, material: bool = False) -> Progress:
+    """Announce a published version of the privacy policy once; raise Impossible if there is none.
+
+    A material change is a service message: it goes to everybody with an account, with the summary.
+    """
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
             raise Impossible(f"version {version} is not published: see `tiles policy list`")
-    return _announce(f"policy\0{version}", policy_version=version)
+    if (material or summary is not None) and not (summary or "").strip():
+        raise Impossible("write a summary of the change: give --summary a file with plain text")
+    return _announce(f"policy\0{version}", policy_version=version, text=summary, to_everybody=material)
 
 
-def _announce(identity: str, **values: str) -> Progress:
+def _announce(identity: str, *, to_everybody: bool = False, **values: str | None) -> Progress:
     sha256 = hashlib.sha256(identity.encode()).hexdigest()
     with reading():
-        parts = max(1, _count_recipients() // BATCH)
+        parts = max(1, _count_recipients(everybody=to_everybody) // BATCH)
     start = {"created_at": clock.now(), "queued": 0, "parts": parts, "parts_made": 0}
     with transaction() as session:
-        new = {"id": uuid.uuid4(), "sha256": sha256, **start, **values}
+        new = {"id": uuid.uuid4(), "sha256": sha256, "to_everybody": to_everybody, **start, **values}
         session.execute(insert_unless_taken(Announcement).values(new))
-        announcement = session.scalars(select(Announcement.id).where(Announcement.sha256 == sha256)).one()
-    return progress(announcement)
+        columns = (Announcement.id, Announcement.text, Announcement.to_everybody)
+        row = session.execute(select(*columns).where(Announcement.sha256 == sha256)).one()
+        if (row.text, row.to_everybody) != (values.get("text"), to_everybody):
+            raise Impossible("this version was announced already, with another summary or to others")
+    return progress(row.id)
 
 
-def _count_recipients() -> int:
-    return db.session.scalar(select(func.count()).select_from(Account).where(Account.wants_mails())) or 0
+def _count_recipients(*, everybody: bool) -> int:
+    told = Account.is_told(everybody=everybody)
+    return db.session.scalar(select(func.count()).select_from(Account).where(told)) or 0
 
 
 def progress(announcement: uuid.UUID) -> Progress:
     """Return the progress of an announcement."""
-    columns = (Announcement.queued, Announcement.finished_at)
+    columns = (Announcement.queued, Announcement.finished_at, Announcement.to_everybody)
     with reading() as session:
-        queued, finished_at = session.execute(select(*columns).where(Announcement.id == announcement)).one()
-        return Progress(announcement, queued, _count_recipients(), finished_at is not None)
+        row = session.execute(select(*columns).where(Announcement.id == announcement)).one()
+        recipients = _count_recipients(everybody=row.to_everybody)
+    return Progress(announcement, row.queued, recipients, row.finished_at is not None)
 
 
 def queue_some() -> int:
@@ -85,7 +95,7 @@ def queue_some() -> int:
 
 
 def _oldest_unfinished() -> AnyRow | None:
-    columns = (Announcement.id, Announcement.parts, Announcement.parts_made)
+    columns = (Announcement.id, Announcement.parts, Announcement.parts_made, Announcement.to_everybody)
     unfinished = select(*columns).where(Announcement.finished_at.is_(None))
     with reading() as session:
         return session.execute(unfinished.order_by(Announcement.created_at).limit(1)).one_or_none()
@@ -96,7 +106,7 @@ def _queue_part(announcement: AnyRow) -> int:
     with transaction() as session:
         # Locked, so that no account is erased before its email is queued.
         part = _is_in_part(announcement.parts_made, announcement.parts)
-        accounts = select(Account.id).where(Account.wants_mails(), part)
+        accounts = select(Account.id).where(Account.is_told(everybody=announcement.to_everybody), part)
         ids = session.scalars(accounts.with_for_update(read=True, key_share=True)).all()
         step = {
             "parts_made": done,

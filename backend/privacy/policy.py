@@ -14,7 +14,7 @@ from backend.database.models import Announcement, Policy
 from backend.errors import Impossible
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "withdrawn", "replaced"
+STATES = IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "withdrawn", "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,6 @@ def _versions() -> list[Version]:
 def current() -> Version | None:
     """Return the version in force today (UTC); None before the first."""
     return next((version for version in versions() if version.state == IN_FORCE), None)
-
-
-def upcoming() -> list[Version]:
-    """Return the versions that are not yet in force, the next one first."""
-    return [version for version in versions() if version.state == UPCOMING]
 
 
 def find(version: str, known: Sequence[Version] | None = None) -> Version:

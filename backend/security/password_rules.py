@@ -67,8 +67,10 @@ def clean_password(password: str) -> str:
     Raises:
         ValueError: it is empty or too long.
     """
-    if not normalized("NFKC", password, MAXIMUM):
-        raise ValueError(f"write a password of 1 to {MAXIMUM} characters")
+    if not password:
+        raise ValueError("write a password")
+    if normalized("NFKC", password, MAXIMUM) is None:
+        raise ValueError(f"write a password of at most {MAXIMUM} characters")
     return password
 
 

@@ -9,7 +9,7 @@ import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from pydantic import BaseModel, ValidationError
@@ -35,6 +35,10 @@ class Purpose(StrEnum):
     UNSUBSCRIBE = "unsubscribe"
     RECEIPT = "erasure-receipt"
 
+
+MAILED = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET, Purpose.EMAIL_CHANGE, Purpose.EMAIL_CHANGE_UNDO,
+          Purpose.ERASURE, Purpose.ERASURE_CANCEL)  # fmt: skip
+"""The purposes of the links that are mailed, each to a page of this name, to be used once."""
 
 # A mailed code may be valid for at most 24 hours (NIST SP 800-63B-4, section 4.2.1.2). A purpose that is not listed has
 # no time limit: its token ends with the state it is bound to, or not at all.
@@ -99,11 +103,18 @@ def joined(token: str) -> str:
     return "".join(token.split())
 
 
-def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
-    """Return the content of a token. The caller's conditional update finds out whether it was used before.
+class Reading(NamedTuple):
+    """What a genuine token carries, and whether its time is over."""
+
+    content: dict[str, Any]
+    is_expired: bool
+
+
+def read(purpose: Purpose, token: str) -> Reading:
+    """Return the content of a token, expired or not.
 
     Raises:
-        InvalidToken: it is made up, altered, expired, or of another purpose.
+        InvalidToken: it is made up, altered, from the future, or of another purpose.
     """
     token = joined(token)
     # The base64 decoder skips other characters, so that one token would have many spellings.
@@ -118,9 +129,22 @@ def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
         raise InvalidToken
     lifetime = LIFETIMES.get(purpose)
     # The signed time has whole seconds.
-    if lifetime and not -LEEWAY <= clock.now().replace(microsecond=0) - issued_at <= lifetime:
+    age = clock.now().replace(microsecond=0) - issued_at
+    if lifetime and age < -LEEWAY:
         raise InvalidToken
-    return dict(content)
+    return Reading(dict(content), is_expired=lifetime is not None and age > lifetime)
+
+
+def redeem(purpose: Purpose, token: str) -> dict[str, Any]:
+    """Return the content of a token. The caller's conditional update finds out whether it was used before.
+
+    Raises:
+        InvalidToken: it is expired, or `read` refuses it.
+    """
+    content, is_expired = read(purpose, token)
+    if is_expired:
+        raise InvalidToken
+    return content
 
 
 def issue_for(purpose: Purpose, account: Account | AnyRow, **content: str) -> str:

@@ -1,21 +1,32 @@
-"""The forms of the pages: their fields, and the page that shows them again with what is wrong."""
+"""The forms of the pages: their fields, and what is wrong with them."""
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import current_app, g, render_template, request
-from flask.typing import ResponseReturnValue
+from flask import g, request
 
 from backend.accounts import fields
-from backend.errors import FieldError, InvalidRequest, InvalidToken, Problem
+from backend.errors import FieldError, InvalidRequest, Problem
+from backend.privacy import policy
 from backend.security.password_rules import clean_password
 from backend.security.tokens import joined
 from backend.web.bodies import read_body
+from backend.web.problems import charge_request
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 MOST_FIELDS = 8
+
+
+def check() -> None:
+    """Charge a form, and refuse it from another site: its visitors would each have a limit of their own."""
+    if request.method != "POST":
+        return
+    charge_request()
+    # A webmail program unsubscribes from its own page (RFC 8058), with the token of the path.
+    is_foreign = request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
+    if is_foreign and request.endpoint != "links.confirm_unsubscribe":
+        raise InvalidRequest("Open this page itself, and send the form from there.")
+    read_body()
 
 
 def _field(name: str) -> str:
@@ -42,6 +53,11 @@ def token() -> str:
     return joined(_field("token"))
 
 
+def email_as_typed() -> str:
+    """Return what was typed as an email address."""
+    return _field("email")
+
+
 def email() -> str:
     """Return the email address.
 
@@ -60,6 +76,12 @@ def new_password() -> str:
     return _clean("password", clean_password, _field("password"))
 
 
+def accepted_policy() -> str | None:
+    """Return the version of the policy that the page named."""
+    version = _field("accepted_policy")
+    return version if policy.VERSION.fullmatch(version) else None
+
+
 def _clean(name: str, clean: Callable[[str], str], value: str) -> str:
     try:
         return clean(value)
@@ -67,43 +89,10 @@ def _clean(name: str, clean: Callable[[str], str], value: str) -> str:
         raise InvalidRequest(errors=[FieldError(f"/{name}", str(error))]) from None
 
 
-Submit = Callable[..., ResponseReturnValue]
-
-
-def shown_again(template: str, step: str = "") -> Callable[[Submit], Submit]:
-    """Decorate the function of a form: if it raises a problem, show the form's page with the fields and the errors."""
-
-    def decorate(submit: Submit) -> Submit:
-        @wraps(submit)
-        def view(**arguments: Any) -> ResponseReturnValue:
-            try:
-                return submit(**arguments)
-            except Problem as problem:
-                context = {"token": token(), "email": _field("email"), "step": step}
-                page = render_template(template, errors=_by_field(problem), **context)
-                response = current_app.make_response((page, problem.status))
-                if problem.retry_after is not None:
-                    response.headers["Retry-After"] = str(problem.retry_after)
-                return response
-
-        return view
-
-    return decorate
-
-
-def _by_field(problem: Problem) -> dict[str, list[str]]:
-    """Return the error texts of each field; those of no field are under the empty name."""
+def errors_of(problem: Problem) -> dict[str, list[str]]:
+    """Return the error texts of each field."""
     by_field: dict[str, list[str]] = {}
     for error in problem.errors:
         text = error.detail[:1].upper() + error.detail[1:]
         by_field.setdefault(error.pointer.removeprefix("/"), []).append(text)
-    # A token that is a part of the page's address has no field.
-    field = "token" if isinstance(problem, InvalidToken) and not request.view_args else ""
-    return by_field or {field: [f"{problem.title}. {problem.detail}"]}
-
-
-def message(
-    title: str, *paragraphs: str, step: tuple[int, str] | None = None, link: tuple[str, str] | None = None
-) -> str:
-    """Return a page that confirms an action; `step` is its number of four and its name, `link` a path and a text."""
-    return render_template("message.html", title=title, paragraphs=paragraphs, step=step, link=link)
+    return by_field

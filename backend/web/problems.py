@@ -77,8 +77,7 @@ def viewer_if_any() -> sessions.Viewer | None:
 def problem_response(problem: Problem) -> Response:
     """Return the problem document (RFC 9457), or a page if a browser asks for one outside of the API."""
     if not request.path.startswith("/v1/") and "text/html" in request.headers.get("Accept", ""):
-        page = render_template("error.html", status=problem.status, title=problem.title, detail=problem.detail)
-        response = make_response(page, problem.status)
+        response = make_response(render_template("error.html", problem=problem), problem.status)
     else:
         response = Response(current_app.json.dumps(_document(problem)), problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after is not None:

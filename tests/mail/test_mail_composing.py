@@ -72,6 +72,17 @@ def test_a_senders_name_in_any_script_and_of_any_length_arrives_readable(name: s
     assert max(len(line) for line in content.split(b"\r\n") if line.startswith((b"From", b" "))) <= 78
 
 
+@any_database
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mail_program_shows_the_senders_name_of_a_really_sent_mail(make_service: Make, name: str) -> None:
+    service = make_service(mail_default_sender=named(name, "tiles@example.org"))
+    ask(service)
+    assert len(service.deliver()) == 1
+    # Python 3.11's own parser of addresses keeps the space between two encoded words (RFC 2047 section 6.2).
+    encoded, address = parseaddr(header_of(content_of(service), "From"))
+    assert (str(make_header(decode_header(encoded))), address) == (name, "tiles@example.org")
+
+
 def test_generated_names_become_ascii_headers_that_decode_to_the_name() -> None:
     letters = random.Random(1)
     for _ in range(300):

@@ -1,5 +1,6 @@
 """Announcements: to everybody who wants emails, once each, queued batch by batch."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from email.message import EmailMessage
 from itertools import count
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from flask.cli import ScriptInfo
-from journeys import MakeService, MoveClock, at_once, turning_away
+from journeys import MakeService, MoveClock, at_once, close, turning_away
 from sqlalchemy import event, insert
 from support import TILES, Person, Service, any_database, environment, html_of, text_of, wait_for
 
@@ -25,6 +26,7 @@ from backend.commands.serve import tiles
 from backend.database import engine as db
 from backend.database.models import Account
 from backend.desk import operations
+from backend.errors import Impossible
 from backend.mail import queue
 from backend.privacy import announcements, policy
 from backend.privacy.announcements import BATCH, Progress
@@ -310,6 +312,7 @@ def test_announcing_the_same_text_again_sends_nothing(service: Service, ada: Per
 
 def test_a_policy_version_is_announced_once(service: Service, ada: Person) -> None:
     with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.\n")
         policy.publish(version="2027-01", effective_on=date(2099, 1, 31), text="We store less.\n")
         begun = announcements.announce_policy("2027-01")
     (message,) = work_off(service)
@@ -322,7 +325,89 @@ def test_a_policy_version_is_announced_once(service: Service, ada: Person) -> No
     assert work_off(service) == []
 
 
+@pytest.fixture
+def quiet(service: Service) -> Person:
+    """Somebody who switched emails about TILES off."""
+    bob = service.register(email="bob@example.org")
+    assert service.http.patch("/v1/account", json={"email_updates": False}, headers=bob.headers).status_code == 200
+    return bob
+
+
+def test_a_material_change_reaches_everybody_with_an_account_and_says_so(
+    service: Service, ada: Person, quiet: Person
+) -> None:
+    carl = service.register(email="carl@example.org")
+    close(service, carl.headers)
+    service.deliver()
+    with service.app.app_context():
+        for version, month in (("2026-01", 1), ("2027-01", 2)):
+            policy.publish(version=version, effective_on=date(2099, month, 1), text=f"Text of {version}")
+        summary = "We keep one thing less.\n\nNothing else changes."
+        begun = announcements.announce_policy("2027-01", summary=summary, material=True)
+    assert begun.recipients == 2
+    messages = work_off(service)
+    assert sorted(message["To"] for message in messages) == [ada.email, quiet.email]
+    for message in messages:
+        assert message["Subject"] == "The TILES privacy policy changes on 1 February 2099"
+        assert message["List-Unsubscribe"] is None
+        for part in (text_of(message), html_of(message)):
+            assert "We keep one thing less." in part
+            assert "Nothing else changes." in part
+            assert "to everybody with a TILES" in part
+            assert "unsubscribe" not in part
+            assert "SHA-256" not in part
+            assert hashlib.sha256(b"Text of 2027-01").hexdigest() not in part
+    with service.app.app_context():
+        again = announcements.announce_policy("2027-01", summary=summary, material=True)
+        assert again.announcement == begun.announcement
+        others: list[dict[str, Any]] = [{"summary": summary}, {"summary": "Other.", "material": True}, {}]
+        for changes in others:
+            with pytest.raises(Impossible, match="announced already"):
+                announcements.announce_policy("2027-01", **changes)
+    assert work_off(service) == []
+
+
+def test_another_change_leaves_those_alone_who_switched_emails_off(
+    service: Service, ada: Person, quiet: Person
+) -> None:
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+        announcements.announce_policy("2026-01", summary="A comma moved.")
+    (message,) = work_off(service)
+    assert message["To"] == ada.email != quiet.email
+    assert "A comma moved." in text_of(message)
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_the_first_version_is_not_called_changed(service: Service, ada: Person, days: int) -> None:
+    effective_on = clock.now().date() + timedelta(days=days)
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=effective_on, text="We store two things.")
+        announcements.announce_policy("2026-01")
+    (message,) = work_off(service)
+    assert message["To"] == ada.email
+    assert "comes into force on" in message["Subject"] if days else message["Subject"].endswith("is in force")
+    for part in (message["Subject"], text_of(message), html_of(message)):
+        assert "change" not in part
+        assert "new version" not in part
+
+
 # The command
+
+
+def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_path: Path) -> None:
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+    material = ("--policy", "2026-01", "--material")
+    assert "write a summary" in run(service, *material, status=1).stderr
+    assert "write a summary" in run(service, *material, "--summary", written(tmp_path, " "), status=1).stderr
+    for given in (("--material",), ("--summary", written(tmp_path))):
+        assert "give FILE" in run(service, written(tmp_path), "--subject", "News", *given, status=2).stderr
+    assert service.rows("announcements") == []
+    run(service, *material, "--summary", written(tmp_path, "Less."), status=0)
+    (row,) = service.rows("announcements")
+    assert (bool(row["to_everybody"]), row["text"]) == (True, "Less.")
 
 
 def run(service: Service, *arguments: str, status: int = 0) -> Result:

@@ -23,8 +23,9 @@ BUTTONS = {
     "account_closed": "/erasure-cancel#",
     "account_reopened": "/password-reset",
     "policy_changed": "/privacy",
+    "erased": "/erasure-receipt#",
 }
-MAILS = [*BUTTONS, "announcement", "email_taken_back", "erased"]
+MAILS = [*BUTTONS, "announcement", "email_taken_back"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
     (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
     site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01", "--yes")
     site.tiles("announce", "--policy", "2100-01", "--follow")
-    found["policy_changed"] = site.mail(email, subject="privacy policy changes")
+    found["policy_changed"] = site.mail(email, subject="privacy policy")
     found["email_change"] = site.ask_to_change_email(session, new)
     site.post("email-changes/confirm", 204, token=token_of(found["email_change"]))
     found["email_changed"] = site.mail(email, subject="address was changed")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from contract import DOCUMENT, OPERATIONS, PROBLEM, operation_of
 from flask.testing import FlaskClient
-from journeys import RESET, moment, the_mail
+from journeys import RESET, moment, receipt_of, the_mail
 from somebody import PURPOSES, Somebody
-from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, text_of, token_of
+from support import NOBODY, OTHER_PASSWORD, PASSWORD, WORD, Service, any_database, bearer, token_of
 from werkzeug.test import TestResponse
 
 from backend import clock
@@ -210,7 +210,7 @@ def _change_the_address_and_leave(service: Service, email: str, password: str) -
     with service.app.app_context():
         desk.erase(email, at_once=True)
         erasure.erase_due()
-    (receipt,) = [line for line in text_of(service.deliver()[-1]).splitlines() if len(line) > 300]
+    receipt = receipt_of(service.deliver()[-1])
     http.post("/v1/erasure-receipts/verify", json={"receipt": receipt})
 
 

@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from accessibility import violations
-from journeys import MakeService, ask_for_email_change, ask_for_erasure, closed_by, hold, undo_link
+from journeys import (
+    MakeService,
+    MoveClock,
+    ask_for_email_change,
+    ask_for_erasure,
+    closed_by,
+    hold,
+    receipt_of,
+    undo_link,
+)
 from playwright.sync_api import Browser, Route
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 from werkzeug.exceptions import HTTPException
@@ -18,8 +27,9 @@ from werkzeug.test import TestResponse
 
 from backend import clock
 from backend.database import engine
+from backend.desk import operations as desk
 from backend.errors import problems
-from backend.privacy import announcements, policy
+from backend.privacy import announcements, erasure, policy
 from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -28,7 +38,26 @@ STATIC = Path(__file__).parents[2] / "backend" / "web" / "static"
 pytestmark = any_database
 
 
-TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel"]
+TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel",
+               "/erasure-receipt"]  # fmt: skip
+
+
+POLICY = """# Our policy
+
+We keep it to ourselves.
+
+## What
+
+- a name
+
+| what | why | for how long | who reads it | where it is from |
+|---|---|---|---|---|
+| averylongwordinacellofatable | anotherverylongwordinacell | yetanotherlongword | nobodywhatever | the person |
+
+### When
+
+Always, <b>also</b> then.
+"""
 
 
 class Shown:
@@ -60,10 +89,11 @@ def every_page(service: Service, shown: Shown) -> None:
     """Open every page."""
     with service.app.app_context():
         today = clock.now().date()
-        for number, text in enumerate(("We keep it\n\nto ourselves.", "We keep even less.")):
+        for number, text in enumerate((POLICY, "We keep even less.")):
             policy.publish(version=f"2026-{number}", effective_on=today + timedelta(days=30 * number), text=text)
+    looks = [f"{path}/look" for path in TOKEN_PAGES]
     for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems()), *TOKEN_PAGES,
-                 "/unsubscribe/a-code"):  # fmt: skip
+                 *looks, "/unsubscribe/a-code", "/privacy/2026-0", "/privacy/2026-1"):  # fmt: skip
         shown.get(service, path)
 
 
@@ -73,15 +103,24 @@ def every_form(service: Service, shown: Shown) -> None:
         shown.send("a code that does not work", service, path, 400, token="a-code", password=PASSWORD)
     for path in ("/email-change", "/email-change-undo", "/erasure/confirm", "/erasure-cancel", "/unsubscribe/a-code"):
         shown.send("a code that does not work", service, path, 400, token="a-code")
+    for path in TOKEN_PAGES:
+        shown.send("a code that does not work", service, f"{path}/look", 400, token="a-code")
+    shown.send("a code that does not work", service, "/registration/again", 400, token="a-code", email="a@example.org")
     for path in ("/password-reset", "/erasure"):
         shown.send("no address", service, path, 422, email="ada at example.org")
         shown.send("asked", service, path, email="nobody@example.org")
     service.deliver()
     token = service.ask_to_register()
+    shown.send("a link that works", service, "/registration/look", token=token)
+    shown.send("a code of another page", service, "/erasure/look", token=token)
     shown.send("a weak password", service, "/registration", 422, token=token, password="aaaa")
     shown.send("done", service, "/registration", token=token, password=PASSWORD)
-    shown.send("done", service, "/password-reset/confirm", token=service.ask_for_reset(), password=OTHER_PASSWORD)
+    reset = service.ask_for_reset()
+    shown.send("a link that works", service, "/password-reset/look", token=reset)
+    shown.send("done", service, "/password-reset/confirm", token=reset, password=OTHER_PASSWORD)
     service.deliver()
+    for path, used in (("/registration", token), ("/password-reset", reset)):
+        shown.send("a used link", service, f"{path}/look", token=used)
 
 
 def every_link(service: Service, shown: Shown) -> None:
@@ -112,6 +151,20 @@ def every_link(service: Service, shown: Shown) -> None:
     shown.send("done", service, urlsplit(links[-1].strip("<>")).path)
 
 
+def every_late_link(service: Service, move_clock: MoveClock, shown: Shown) -> None:
+    """Look at links after their time, and at a receipt."""
+    reset, token = service.ask_for_reset(), service.ask_to_register(email="late@example.org")
+    move_clock(timedelta(hours=25))
+    shown.send("an expired link", service, "/registration/look", token=token)
+    shown.send("an expired link", service, "/password-reset/look", token=reset)
+    shown.send("another link", service, "/registration/again", token=token, email="late@example.org")
+    shown.send("no address", service, "/registration/again", 422, token=token, email="late")
+    with service.app.app_context():
+        desk.erase("grace@example.org", at_once=True)
+        erasure.erase_due()
+    shown.send("genuine", service, "/erasure-receipt/look", token=receipt_of(service.deliver()[-1]))
+
+
 def every_error(service: Service, make_service: MakeService, shown: Shown) -> None:
     """Open a page for every kind of error."""
     shown.get(service, "/nothing-is-here", 404)
@@ -128,12 +181,13 @@ def every_error(service: Service, make_service: MakeService, shown: Shown) -> No
 
 
 @pytest.fixture
-def shown(service: Service, make_service: MakeService) -> Shown:
+def shown(service: Service, make_service: MakeService, move_clock: MoveClock) -> Shown:
     """Everything that a browser can be shown."""
     found = Shown()
     every_page(service, found)
     every_form(service, found)
     every_link(service, found)
+    every_late_link(service, move_clock, found)
     every_error(service, make_service, found)
     return found
 
@@ -155,7 +209,7 @@ class Parts(HTMLParser):
 
 
 def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
-    """Show a response in a browser, and return its accessibility violations."""
+    """Show a response in a browser, and return its accessibility violations and the widths at which it scrolls."""
     # The pages' policy would refuse axe-core, and a colour that fades has no contrast yet.
     context = browser.new_context(bypass_csp=True, reduced_motion="reduce")
     page = context.new_page()
@@ -170,6 +224,10 @@ def look(browser: Browser, name: str, response: TestResponse) -> list[str]:
     page.route("**/*", serve)
     page.goto(f"http://accounts.tiles.test/{'#a-code' if name in TOKEN_PAGES else ''}")
     reports = violations(page)
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        needed = page.evaluate("document.documentElement.scrollWidth")
+        reports += [f"{needed} pixels at {width}"] if needed > width else []
     context.close()
     return reports
 
@@ -182,12 +240,15 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
         assert all(re.match(r"/(?!/)|#|$", link) for link in parts.links), name
         assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; "), name
         assert "unsafe" not in response.headers["Content-Security-Policy"], name
-    redirects_and_text = {"pages.change_password", "pages.security_txt", "pages.both_steps"}
+    redirects_and_data = {"pages.change_password", "pages.security_txt", "pages.apple_app_site_association",
+                          "pages.assetlinks", "links.last_step"}  # fmt: skip
     rules = {
         (method, rule.rule)
         for rule in service.app.url_map.iter_rules()
         for method in (rule.methods or set()) & {"GET", "POST"}
-        if rule.endpoint.startswith("pages.") and rule.endpoint not in redirects_and_text
+        if rule.endpoint.startswith(("pages.", "links."))
+        and rule.endpoint not in redirects_and_data
+        and "#" not in rule.rule
     }
     assert rules - shown.rules == {("GET", "/problems")}
     for name in ("/registration", "/registration: a weak password", "/nothing-is-here"):

@@ -100,11 +100,17 @@ def test_cross_site_request_forgery_by_a_real_browser_mails_nobody(
     assert len([message for message in site.mail_server.messages if message["To"] == email]) == 2
 
 
-def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manager(site: Site, page: Page) -> None:
+def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manager(
+    site: Site, email: str, page: Page
+) -> None:
+    registration = site.ask_to_register(email)
+    site.register(f"other-{email}")
+    site.post("password-resets", 202, email=f"other-{email}")
+    reset = site.mail(f"other-{email}", subject="Reset")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
     long = "quiet lemon gravel piano " * 8
-    for path, label in (("/registration#a-code", "Password"), ("/password-reset#a-code", "New password")):
-        page.goto(f"{site.url}{path}")
+    for message, label in ((registration, "Password"), (reset, "New password")):
+        page.goto(button_link(message))
         field = page.get_by_label(label, exact=True)
         assert field.get_attribute("type") == "password"
         assert field.get_attribute("autocomplete") == "new-password"
@@ -154,7 +160,8 @@ def test_no_code_is_sent_in_an_address_and_nothing_is_kept_or_asked_elsewhere(
     expect_heading(page, "Your password is changed")
     expect_nothing_kept()
     posted = [request.url.removeprefix(site.url) for request in requests if request.method == "POST"]
-    assert posted == ["/registration", "/password-reset", "/password-reset/confirm"]
+    assert posted == ["/registration/look", "/registration", "/password-reset", "/password-reset/look",
+                      "/password-reset/confirm"]  # fmt: skip
     for request in requests:
         assert request.url.startswith(f"{site.url}/")
         for token in (token_of(registration), token_of(reset)):

@@ -2,47 +2,44 @@
   "use strict";
 
   const code = document.getElementById("token");
-  const request = document.getElementById("request");
-  const confirm = document.querySelector("details#confirm");
+  const view = document.getElementById("view");
+  const opening = document.getElementById("opening");
 
-  function takeCode() {
+  // The code in a link's fragment is looked at before the person is asked for anything.
+  function openLink() {
     const fragment = location.hash.slice(1);
     if (!fragment || document.getElementById(fragment)) return; // empty, or an anchor of this page
     if (!code) {
-      // A link pasted over an answer differs from it in the fragment only: the empty query makes the page load.
+      // A link pasted over a response differs from it in the fragment only: the empty query makes the page load.
       location.replace(`${location.pathname}?${location.hash}`);
       return;
     }
     history.replaceState(null, "", location.pathname + location.search);
     code.value = fragment;
-    code.removeAttribute("aria-invalid");
-    document.getElementById("error-summary")?.remove();
-    document.title = document.title.replace(/^Error: /, "");
-    showWhatIsNeeded();
+    waiting(true);
+    code.form.submit();
   }
 
-  function showWhatIsNeeded() {
-    const filled = code.value !== "" && !code.hasAttribute("aria-invalid");
-    document.getElementById("token-field").hidden = filled;
-    if (!confirm) return;
-    confirm.open = filled;
-    confirm.querySelector("summary").hidden = filled;
-    request.hidden = filled;
+  function waiting(is) {
+    opening.hidden = !is;
+    view.hidden = is;
+    if (is) document.getElementById("error-summary")?.remove();
   }
 
   function revealing(button) {
     const password = document.getElementById(button.getAttribute("aria-controls"));
     const status = document.getElementById(`${password.id}-status`);
-    const show = (visible) => {
-      password.type = visible ? "text" : "password";
-      button.textContent = visible ? "Hide password" : "Show password";
+    const show = (type) => {
+      if (password.type === type) return;
+      password.type = type;
+      [button.textContent, button.dataset.other] = [button.dataset.other, button.textContent];
     };
     button.hidden = false;
     button.addEventListener("click", () => {
-      show(password.type === "password");
-      status.textContent = password.type === "text" ? "Your password is visible" : "Your password is hidden";
+      show(password.type === "password" ? "text" : "password");
+      status.textContent = status.dataset[password.type];
     });
-    password.form.addEventListener("submit", () => show(false)); // browsers remember what was typed as text
+    password.form.addEventListener("submit", () => show("password")); // browsers remember what was typed as text
   }
 
   // A link works once: the second half of a double click would be answered with "no longer works".
@@ -54,9 +51,15 @@
     });
   }
 
-  if (code) showWhatIsNeeded();
-  takeCode();
-  addEventListener("hashchange", takeCode);
+  // Without this script the form for the code is open.
+  document.querySelectorAll("details.code").forEach((details) => {
+    details.open = code.value !== "" || code.hasAttribute("aria-invalid");
+  });
+  openLink();
+  addEventListener("hashchange", openLink);
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) waiting(false); // the browser went back to this page, as it was left
+  });
   document.querySelectorAll("button[aria-controls]").forEach(revealing);
   document.querySelectorAll("form").forEach(submittingOnce);
   document.getElementById("error-summary")?.focus();
