@@ -76,11 +76,12 @@ def add_to(document: dict[str, Any]) -> None:
 
 
 def _add_example(content: dict[str, Any], operation: str, schemas: dict[str, Any]) -> None:
-    if "$ref" in content["schema"]:
-        content["example"] = _example(content["schema"], operation, schemas)
-    else:
-        codes = content["schema"]["allOf"][1]["properties"]["code"]["enum"]
+    schema = schemas.get(content["schema"].get("$ref", "").rpartition("/")[2], content["schema"])
+    if "allOf" in schema:
+        codes = schema["allOf"][1]["properties"]["code"]["enum"]
         content["examples"] = {code: {"$ref": f"#/components/examples/{code}"} for code in codes}
+    else:
+        content["example"] = _example(content["schema"], operation, schemas)
 
 
 def _example(schema: dict[str, Any], operation: str, schemas: dict[str, Any]) -> object:

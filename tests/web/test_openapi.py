@@ -121,7 +121,7 @@ def test_an_absent_field_means_its_declared_default(service: Service) -> None:
             properties = resolve(described["requestBody"]["content"]["application/json"]["schema"])["properties"]
             if defaults := {name: field["default"] for name, field in properties.items() if "default" in field}:
                 declared[path] = defaults
-    assert declared.keys() == COMPARED.keys()
+    assert declared.keys() - COMPARED.keys() == set()
     somebody = Somebody(service)
     for path, defaults in declared.items():
         responses = []
