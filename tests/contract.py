@@ -29,12 +29,12 @@ FORMATS = {"date-time": lambda text: re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d
 
 
 def _closed(part: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return a schema in which objects have only the fields that it names."""
+    """Return a schema in which objects have only the fields that it names. The parts of an allOf name some each."""
     if isinstance(part, list):
         return [_closed(inner) for inner in part]
     if not isinstance(part, dict):
         return part
-    closed = {name: _closed(inner) for name, inner in part.items()}
+    closed = {name: inner if name == "allOf" else _closed(inner) for name, inner in part.items()}
     return {"additionalProperties": False, **closed} if isinstance(part.get("properties"), dict) else closed
 
 

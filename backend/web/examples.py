@@ -31,7 +31,7 @@ EXAMPLES: dict[str, Any] = {
     "created_at": MOMENT,
     "accepted": VERSION,
     "current": VERSION,
-    "NewSession.token": "tiles_pQ3vT8kZ1mXc6RbW0sYd5HnJ2fLg7Ue4AiOoEeBbCc9",
+    "NewSession.token": "tiles_" + "example-" * 5 + "key",
     "id": ID,
     "last_used_on": "2026-11-30",
     "expires_at": "2026-12-31T00:00:00Z",
@@ -48,14 +48,14 @@ EXAMPLES: dict[str, Any] = {
     "received_at": MOMENT,
     "version": VERSION,
     "effective_on": "2026-01-01",
-    "sha256": "64ec88ca00b268e5ba1a35678a1b5316d212f4f366b2477232534a8aeca37f3c",
+    "sha256": "0123456789abcdef" * 4,
     "url": f"{URL}/privacy",
     "exported_at": MOMENT,
     "table": "accounts",
     "purpose": "Each person with an account",
     "columns": {"email": "For signing in and for resetting the password (as long as the account)"},
     "ExportedTable.rows": [{"email": "ada@example.org"}],
-    "request_id": "3f9d1c7a5b2e4860917f6a3d8c0e4b21",
+    "request_id": "0123456789abcdef" * 2,
 }
 """By field, more precisely `Schema.field` or `operation.field`, or by schema for one with optional fields."""
 

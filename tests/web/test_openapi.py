@@ -128,7 +128,7 @@ def test_an_absent_field_means_its_declared_default(service: Service) -> None:
             # A field that may be null and has no default is null.
             if defaults := {name: schema["properties"][name].get("default") for name in optional}:
                 declared[path] = defaults
-    assert declared.keys() == COMPARED.keys()
+    assert declared.keys() - COMPARED.keys() == set()
     somebody = Somebody(service)
     for path, defaults in declared.items():
         responses = []
