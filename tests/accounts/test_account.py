@@ -8,8 +8,8 @@ from backend import clock
 from backend.privacy import policy
 
 
-def change(service: Service, person: Person, **members: object) -> TestResponse:
-    return service.http.patch("/v1/account", json=members, headers=person.headers)
+def change(service: Service, person: Person, **fields: object) -> TestResponse:
+    return service.http.patch("/v1/account", json=fields, headers=person.headers)
 
 
 def test_a_name_is_changed_or_removed_and_the_rest_stays(service: Service, ada: Person) -> None:
@@ -66,10 +66,10 @@ def test_only_a_published_policy_can_be_accepted(service: Service, ada: Person) 
 
 @any_database
 @pytest.mark.parametrize(
-    "members", [{"email_updates": None}, {"email_updates": 1}, {"accepted_policy": None}, {"name": ""}, {"email": "a"}]
+    "fields", [{"email_updates": None}, {"email_updates": 1}, {"accepted_policy": None}, {"name": ""}, {"email": "a"}]
 )
-def test_an_invalid_field_changes_nothing(service: Service, ada: Person, members: dict[str, object]) -> None:
+def test_an_invalid_field_changes_nothing(service: Service, ada: Person, fields: dict[str, object]) -> None:
     before = service.rows("accounts")
-    assert_problem(change(service, ada, **members), 422, "invalid-request")
+    assert_problem(change(service, ada, **fields), 422, "invalid-request")
     assert_problem(service.http.patch("/v1/account", json={"name": "Eve"}), 401, "unauthenticated")
     assert service.rows("accounts") == before

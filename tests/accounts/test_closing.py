@@ -71,8 +71,8 @@ def test_a_wrong_password_is_refused_and_changes_nothing(service: Service, ada: 
 
 def test_of_concurrent_closings_one_succeeds_and_one_email_is_sent(service: Service, ada: Person) -> None:
     others = [signed_in(service, ADA) for _ in range(3)]
-    answers = at_once(*[lambda headers=headers: close(service, headers) for headers in (ada.headers, *others)])
-    assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401]
+    responses = at_once(*[lambda headers=headers: close(service, headers) for headers in (ada.headers, *others)])
+    assert sorted(response.status_code for response in responses) == [200, 401, 401, 401]
     assert acts(service) == [("closed", "person")]
     assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
 
@@ -99,8 +99,8 @@ def test_the_link_reopens_the_account_unchanged(
 
 def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = closed_by(service, ada.headers, ADA, erase=True)
-    answers = at_once(*[lambda: cancel(service, token)] * 8)
-    assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
+    responses = at_once(*[lambda: cancel(service, token)] * 8)
+    assert sorted(response.status_code for response in responses) == [204, *[400] * 7]
     assert acts(service).count(("reopened", "person")) == 1
 
 
@@ -124,12 +124,12 @@ def test_cancelling_after_erasure_is_refused(
 ) -> None:
     token = closed_by(service, ada.headers, ADA, erase=True)
     move_clock(timedelta(days=14, minutes=1))
-    answers: list[TestResponse] = []
-    before_the_ledger(monkeypatch, lambda: answers.extend(at_once(lambda: cancel(service, token))))
+    responses: list[TestResponse] = []
+    before_the_ledger(monkeypatch, lambda: responses.extend(at_once(lambda: cancel(service, token))))
     assert erase_due(service) == 1
-    for answer in (*answers, cancel(service, token)):
-        assert_problem(answer, 400, "invalid-token")
-    assert len(answers) == 1
+    for response in (*responses, cancel(service, token)):
+        assert_problem(response, 400, "invalid-token")
+    assert len(responses) == 1
     assert service.rows("accounts") == []
 
 
@@ -138,11 +138,11 @@ def test_of_concurrent_cancelling_and_erasing_exactly_one_succeeds(make_service:
     for number in range(4):
         person = service.register(email=f"ada{number}@example.org")
         token = closed_by(service, person.headers, person.email, erase=True)
-        answer, erased = at_once(lambda token=token: cancel(service, token), lambda: erase_due(service))
+        response, erased = at_once(lambda token=token: cancel(service, token), lambda: erase_due(service))
         # A worker that found the row locked erases it in a later round.
         erased = erased or erase_due(service)
-        assert (answer.status_code, erased) in {(204, 0), (400, 1)}
-        assert service.sign_in(person.email).status_code == (201 if answer.status_code == 204 else 401)
+        assert (response.status_code, erased) in {(204, 0), (400, 1)}
+        assert service.sign_in(person.email).status_code == (201 if response.status_code == 204 else 401)
         service.deliver()
 
 
@@ -168,8 +168,8 @@ def test_a_closed_account_whose_address_has_a_new_account_stays_closed_and_is_er
 def test_of_concurrent_reopening_and_registering_one_succeeds(service: Service, ada: Person) -> None:
     link = closed_by(service, ada.headers, ADA)
     registration = service.ask_to_register(name="Ada Byron")
-    answers = at_once(lambda: cancel(service, link), lambda: service.confirm(registration, OTHER_PASSWORD))
-    assert sorted(answer.status_code for answer in answers) in ([204, 409], [201, 409])
+    responses = at_once(lambda: cancel(service, link), lambda: service.confirm(registration, OTHER_PASSWORD))
+    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
     assert [row["closed_at"] for row in service.rows("accounts")].count(None) == 1
 
 

@@ -107,9 +107,9 @@ def test_of_two_concurrent_changes_one_succeeds(service: Service, ada: Person) -
     first, second = (ask_for_email_change(service, ada.headers, email) for email in (NEW, THIRD))
     # Four requests use each of the two links.
     links = [first, second] * 4
-    answers = at_once(*[lambda token=token: confirm_email_change(service, token) for token in links])
-    assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
-    used = next(token for token, answer in zip(links, answers, strict=True) if answer.status_code == 204)
+    responses = at_once(*[lambda token=token: confirm_email_change(service, token) for token in links])
+    assert sorted(response.status_code for response in responses) == [204, *[400] * 7]
+    used = next(token for token, response in zip(links, responses, strict=True) if response.status_code == 204)
     assert email_of(service, ada) == (NEW if used == first else THIRD)
     assert to_and_subject(service.deliver()) == {(OLD, CHANGED)}
 
@@ -138,12 +138,12 @@ def test_of_two_accounts_that_take_an_address_at_once_one_gets_it(service: Servi
     bob = service.register(name="Bob", email="bob@example.org")
     for email in [f"shared{number}@example.org" for number in range(3)]:
         first, second = (ask_for_email_change(service, person.headers, email) for person in (ada, bob))
-        answers = at_once(
+        responses = at_once(
             lambda first=first: confirm_email_change(service, first),
             lambda second=second: confirm_email_change(service, second),
         )
-        assert sorted(answer.status_code for answer in answers) == [204, 409]
-        assert_problem(max(answers, key=lambda answer: answer.status_code), 409, "email-in-use")
+        assert sorted(response.status_code for response in responses) == [204, 409]
+        assert_problem(max(responses, key=lambda response: response.status_code), 409, "email-in-use")
         assert [email_of(service, ada), email_of(service, bob)].count(email) == 1
         service.deliver()
 
@@ -153,10 +153,10 @@ def test_a_concurrent_registration_and_change_to_one_address_make_one_account_wi
 ) -> None:
     change = ask_for_email_change(service, ada.headers, NEW)
     registration = service.ask_to_register(name="Bob", email=NEW)
-    answers = at_once(
+    responses = at_once(
         lambda: confirm_email_change(service, change), lambda: service.confirm(registration, OTHER_PASSWORD)
     )
-    assert sorted(answer.status_code for answer in answers) in ([204, 409], [201, 409])
+    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
     assert [row["email"] for row in service.rows("accounts")].count(NEW) == 1
 
 

@@ -107,13 +107,13 @@ def test_no_operation_accepts_the_password_session_or_links_from_before_the_undo
         for link in links if "token" in names else [MISSING]:
             body = {name: fields.get(name, link) for name in names} if names else None
             headers = ada.headers if operation.session != "none" else {}
-            answer = service.http.open(path, method=operation.method, json=body, headers=headers)
+            response = service.http.open(path, method=operation.method, json=body, headers=headers)
             if operation.session != "none":
-                assert_problem(answer, 401, "unauthenticated")
+                assert_problem(response, 401, "unauthenticated")
             elif "token" in names:
-                assert_problem(answer, 400, "invalid-token")
+                assert_problem(response, 400, "invalid-token")
             elif path == "/v1/sessions":
-                assert_problem(answer, 401, "wrong-credentials")
+                assert_problem(response, 401, "wrong-credentials")
             assert {table: service.rows(table) for table in before} == before, operation.path
     assert {message["To"] for message in service.deliver() if message["Subject"] != TAKEN_BACK} == {OLD}
 
@@ -126,9 +126,9 @@ def test_sign_in_does_not_reveal_that_an_account_was_recovered(service: Service,
     for email in (OLD, "bob@example.org", "nobody@example.org"):
         hash_work.clear()
         with service.statements() as executed:
-            answer = service.sign_in(email, PASSWORD)
-        assert_problem(answer, 401, "wrong-credentials")
-        seen.append((shown(answer), dict(hash_work), list(executed)))
+            response = service.sign_in(email, PASSWORD)
+        assert_problem(response, 401, "wrong-credentials")
+        seen.append((shown(response), dict(hash_work), list(executed)))
     assert seen == [seen[0]] * 3
 
 

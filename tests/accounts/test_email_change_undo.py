@@ -99,8 +99,8 @@ def test_undoing_restores_the_address_ends_every_session_and_sends_a_reset_link(
 
 def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = undo_link(service, ada.headers, OLD, NEW)
-    answers = at_once(*[lambda: undo(service, token)] * 8)
-    assert sorted(answer.status_code for answer in answers) == [204, *[400] * 7]
+    responses = at_once(*[lambda: undo(service, token)] * 8)
+    assert sorted(response.status_code for response in responses) == [204, *[400] * 7]
     assert to_and_subject(service.deliver()) == {(OLD, RESET), (NEW, TAKEN_BACK)}
 
 
@@ -199,8 +199,8 @@ def test_a_concurrent_undo_and_registration_make_one_account_with_the_old_addres
 ) -> None:
     token = undo_link(service, ada.headers, OLD, NEW)
     registration = service.ask_to_register(name="Bob", email=OLD)
-    answers = at_once(lambda: undo(service, token), lambda: service.confirm(registration, OTHER_PASSWORD))
-    assert sorted(answer.status_code for answer in answers) in ([204, 409], [201, 409])
+    responses = at_once(lambda: undo(service, token), lambda: service.confirm(registration, OTHER_PASSWORD))
+    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
     assert [row["email"] for row in service.rows("accounts")].count(OLD) == 1
 
 
@@ -250,10 +250,10 @@ def test_of_two_concurrent_undos_the_older_address_wins(service: Service, ada: P
     undo_link(service, ada.headers, OLD, NEW)
     mails = change_email(service, ada.headers, THIRD)
     older, younger = (token_of(the_mail(mails, email, CHANGED)) for email in (OLD, NEW))
-    answers = at_once(lambda: undo(service, older), lambda: undo(service, younger))
-    assert sorted(answer.status_code for answer in answers) == [204, 400]
+    responses = at_once(lambda: undo(service, older), lambda: undo(service, younger))
+    assert sorted(response.status_code for response in responses) == [204, 400]
     mails = service.deliver()
-    if answers[1].status_code == 204:
+    if responses[1].status_code == 204:
         assert undo(service, token_of(the_mail(mails, OLD, CHANGED))).status_code == 204
     assert [row["email"] for row in service.rows("accounts")] == [OLD]
     assert remembered(service) == []
@@ -313,10 +313,10 @@ def test_undoing_is_refused_once_the_erasure_has_begun(hasty: Service, monkeypat
     undo_link(service, ada.headers, OLD, NEW)
     assert close(service, ada.headers, erase=True).status_code == 200
     token = token_of(the_mail(service.deliver(), OLD, CHANGED))
-    answers: list[int] = []
-    before_the_ledger(monkeypatch, lambda: answers.extend(at_once(lambda: undo(service, token).status_code)))
+    statuses: list[int] = []
+    before_the_ledger(monkeypatch, lambda: statuses.extend(at_once(lambda: undo(service, token).status_code)))
     assert erase_due(service) == 1
-    answers.append(undo(service, token).status_code)
-    assert answers == [400, 400]
+    statuses.append(undo(service, token).status_code)
+    assert statuses == [400, 400]
     assert remembered(service) == []
     assert {message["To"] for message in service.deliver()} == {NEW}

@@ -68,12 +68,12 @@ def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_limit_reveals_no_account_by_its_counts_or_responses(make_service: MakeService, ask: Ask) -> None:
     service = make_service(rate_limits="")
 
-    def answers(email: str, net: str) -> list[tuple[int, bytes]]:
+    def responses_to(email: str, net: str) -> list[tuple[int, bytes]]:
         responses = (ask(service, email, client=f"{net}.{number % 9}") for number in range(100))
         # A page shows the typed address again.
         return [(response.status_code, shown(response)[2].replace(email.encode(), b"")) for response in responses]
 
-    known, unknown = answers(ADA, "192.0.2"), answers(UNKNOWN, "198.51.100")
+    known, unknown = responses_to(ADA, "192.0.2"), responses_to(UNKNOWN, "198.51.100")
     assert known == unknown
     assert known[-1][0] == 429
 

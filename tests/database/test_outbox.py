@@ -35,14 +35,14 @@ def engine(service: Service) -> Engine:
 def together(service: Service, engine: Engine, *requests: Callable[[], object]) -> list[bool | BaseException]:
     """Answer requests in an event loop at the same time; return the outcome of each commit."""
 
-    async def answer(box: Outbox, request: Callable[[], object]) -> bool:
+    async def respond(box: Outbox, request: Callable[[], object]) -> bool:
         with service.app.app_context(), collecting(box) as collected:
             request()
         return await box.commit(collected)
 
     async def main() -> list[bool | BaseException]:
         box = Outbox(engine)
-        return await asyncio.gather(*(answer(box, request) for request in requests), return_exceptions=True)
+        return await asyncio.gather(*(respond(box, request) for request in requests), return_exceptions=True)
 
     return asyncio.run(main())
 

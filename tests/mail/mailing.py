@@ -110,8 +110,8 @@ class Scripted(MailServer):
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.refuse_data = self._reply(server, "DATA", envelope.rcpt_tos[0])
-        answer = await super().handle_DATA(server, session, envelope)
-        return self._reply(server, "ACCEPTED", envelope.rcpt_tos[0]) or answer if answer == "250 OK" else answer
+        reply = await super().handle_DATA(server, session, envelope)
+        return self._reply(server, "ACCEPTED", envelope.rcpt_tos[0]) or reply if reply == "250 OK" else reply
 
 
 HANG_UP = "421 gone"

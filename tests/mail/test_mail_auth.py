@@ -28,7 +28,7 @@ def test_a_name_and_a_password_beyond_ascii_are_sent_as_utf_8(make_service: Make
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "answer", "code"),
+    ("mechanism", "reply", "code"),
     [
         (b"PLAIN", b"535 5.7.8 Wrong", "smtp-535"),
         (b"PLAIN", b"454 4.7.0 Later", "smtp-454"),
@@ -39,10 +39,10 @@ def test_a_name_and_a_password_beyond_ascii_are_sent_as_utf_8(make_service: Make
     ],
 )
 def test_a_failure_to_sign_in_blames_no_email_stops_no_worker_and_says_what_to_do(
-    make_service: Make, caplog: pytest.LogCaptureFixture, mechanism: bytes, answer: bytes, code: str
+    make_service: Make, caplog: pytest.LogCaptureFixture, mechanism: bytes, reply: bytes, code: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    with RawPeer(ehlo=b"250-raw\r\n250 AUTH " + mechanism, auth=answer) as peer:
+    with RawPeer(ehlo=b"250-raw\r\n250 AUTH " + mechanism, auth=reply) as peer:
         service = make_service(mail_port=peer.port, mail_username=USER, mail_password=PASSWORD)
         ask(service)
         with pytest.raises(ServerUnavailable, match=f"^{code}$"):

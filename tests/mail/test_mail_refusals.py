@@ -148,7 +148,7 @@ BROKEN_ON_SQLITE = ["created_at = 'nonsense'", "created_at = 17", "about = x'00f
 BROKEN_ON_POSTGRESQL = ["created_at = '+infinity'"]
 
 
-def spoil(service: Service, *changes: str) -> None:
+def queue_damaged(service: Service, *changes: str) -> None:
     """Queue an email for each change, and change its row."""
     for address, change in zip(ask_many(service, len(changes)), changes, strict=True):
         with service.app.app_context(), engine.transaction() as session:
@@ -161,7 +161,7 @@ def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_are_sent(
 ) -> None:
     service = make_service(rate_limits=limits)
     special = BROKEN_ON_SQLITE if database_url.startswith("sqlite") else BROKEN_ON_POSTGRESQL
-    spoil(service, *BROKEN, *special)
+    queue_damaged(service, *BROKEN, *special)
     ask(service, "bob@example.org")
     assert [message["To"] for message in service.deliver()] == ["bob@example.org"]
     assert tried(service) == 0
@@ -175,14 +175,14 @@ def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_are_sent(
 
 @any_database
 def test_an_invalid_due_date_delays_no_email(service: Service) -> None:
-    spoil(service, "due_at = 'nonsense'")
+    queue_damaged(service, "due_at = 'nonsense'")
     assert len(service.deliver()) == 1
 
 
 def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_installed(
     service: Service, tmp_path: Path, database_url: str
 ) -> None:
-    spoil(service, "kind = 'of_a_later_release'")
+    queue_damaged(service, "kind = 'of_a_later_release'")
     service.deliver()
     shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
     assert shown["unreadable"] == 1

@@ -29,12 +29,12 @@ class Limited(Scripted):
         return None
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        answer = await super().handle_DATA(server, session, envelope)
+        reply = await super().handle_DATA(server, session, envelope)
         if self.stage == "between" and self.accepted >= self.most:
             assert server.transport
             server.transport.write(b"250 OK\r\n")
             server.transport.close()
-        return answer
+        return reply
 
 
 @pytest.mark.parametrize("most", [1, 7])

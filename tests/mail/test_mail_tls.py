@@ -133,14 +133,14 @@ def test_the_worker_waits_while_the_server_is_untrusted_and_logs_why_without_nam
 class Between:
     """Replies in place of the mail server, and records the data before and after the TLS handshake."""
 
-    def __init__(self, certificate: trustme.LeafCert, use: Use = TLS, **answers: str) -> None:
+    def __init__(self, certificate: trustme.LeafCert, use: Use = TLS, **replies: str) -> None:
         self.use, self.context = use, ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         certificate.configure_cert(self.context)
-        self.answers = {
+        self.replies = {
             "clear": "250-between\r\n250 STARTTLS",
             "starttls": "220 go on",
             "safe": "250 between",
-        } | answers
+        } | replies
         self.clear: list[str] = []
         self.safe: list[str] = []
         self.messages: list[str] = []
@@ -151,9 +151,9 @@ class Between:
     def _answer(self) -> None:
         connection, _ = self._listener.accept()
         with connection, suppress(OSError):
-            if self.use == SSL or self._talk(connection, self.clear, self.answers["clear"], "220 between"):
+            if self.use == SSL or self._talk(connection, self.clear, self.replies["clear"], "220 between"):
                 with self.context.wrap_socket(connection, server_side=True) as secured:
-                    self._talk(secured, self.safe, self.answers["safe"], "220 between" if self.use == SSL else "")
+                    self._talk(secured, self.safe, self.replies["safe"], "220 between" if self.use == SSL else "")
 
     def _talk(self, connection: socket.socket, heard: list[str], hello: str, greeting: str) -> bool:
         """Reply until the client disconnects; return True if TLS is to begin."""
@@ -162,7 +162,7 @@ class Between:
             for line in lines:
                 heard.append(line.decode("latin-1").strip())
                 command = heard[-1].upper().split(" ")[0]
-                starttls = self.answers["starttls"]
+                starttls = self.replies["starttls"]
                 known = {"EHLO": hello, "STARTTLS": starttls, "DATA": "354 go on", "AUTH": "235 come in"}
                 connection.sendall(f"{known.get(command, '250 OK')}\r\n".encode())
                 if command == "STARTTLS" and starttls.startswith("220"):
@@ -218,17 +218,17 @@ def assert_kept_to_itself(peer: Between) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers",
+    "replies",
     [
         {"starttls": "220 go on\r\n250-between\r\n250 AUTH PLAIN"},
         {"clear": "250-between\r\n250-AUTH PLAIN\r\n250 STARTTLS"},
     ],
-    ids=["after the answer to STARTTLS", "before STARTTLS"],
+    ids=["after the reply to STARTTLS", "before STARTTLS"],
 )
 def test_replies_in_clear_text_are_discarded_when_tls_begins(
-    through: Make, authority: trustme.CA, answers: dict[str, str]
+    through: Make, authority: trustme.CA, replies: dict[str, str]
 ) -> None:
-    with Between(authority.issue_cert(HOST), **answers) as peer:
+    with Between(authority.issue_cert(HOST), **replies) as peer:
         assert_refused(through(peer, **LOGIN, **TLS), "not-supported")
     assert_kept_to_itself(peer)
     assert [line.split(" ")[0] for line in peer.safe] == ["ehlo"]

@@ -76,7 +76,7 @@ def rows_with(url: str, words: dict[str, str]) -> list[str]:
         tables = connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm')").fetchall()
         for (table,) in tables:
             for (row,) in connection.execute(f"SELECT t::text FROM {table} t WHERE {holds}", [sought]):
-                places += [f"{what} in {table}" for what, word in words.items() if word.lower() in row.lower()]
+                places += [f"{label} in {table}" for label, word in words.items() if word.lower() in row.lower()]
     return places
 
 
@@ -119,12 +119,12 @@ class Walk:
     def __post_init__(self) -> None:
         self.http = httpx2.Client(base_url=self.server.url)
 
-    def mark(self, what: str) -> str:
+    def mark(self, label: str) -> str:
         """Return the unique word that marks a value of this person."""
-        return self.words.setdefault(what, f"canary{secrets.token_hex(6)}")
+        return self.words.setdefault(label, f"canary{secrets.token_hex(6)}")
 
-    def address(self, what: str) -> str:
-        return f"{self.mark(what)}@example.org"
+    def address(self, label: str) -> str:
+        return f"{self.mark(label)}@example.org"
 
     def password(self) -> str:
         """Return a new password, which must not be found anywhere."""
@@ -272,7 +272,7 @@ def leave_copies(url: str) -> None:
 def register(walk: Walk) -> str:
     """Register with some failures; return the password."""
     person = {"name": f"Old {walk.mark('old name')}", "email": walk.address("old address")}
-    for body in (person | {walk.mark("member"): 1}, person | {"email": walk.mark("no address")}, {}, [person["name"]]):
+    for body in (person | {walk.mark("field"): 1}, person | {"email": walk.mark("no address")}, {}, [person["name"]]):
         walk.api("POST", "/v1/registrations", body, status=422)
     walk.stammer(
         f"{walk.mark('no method')} / nothing\r\n",
@@ -482,7 +482,7 @@ def assert_found(walk: Walk, url: str, folder: Path) -> None:
     with walk.app.app_context(), engine.reading() as session:
         hashes = session.scalars(text("SELECT password_hash FROM accounts WHERE password_hash LIKE '$argon2%'")).all()
     walk.words |= {f"password hash {number}": hash_.rpartition("$")[2] for number, hash_ in enumerate(hashes)}
-    marks = {what: walk.words[what] for what in (*STORED, "password hash 0", "password hash 1")}
+    marks = {label: walk.words[label] for label in (*STORED, "password hash 0", "password hash 1")}
     places = rows_with(url, marks) if url.startswith("postgresql") else residue(folder, marks)
     assert {re.split(" in | at ", entry)[0] for entry in places} == marks.keys()
 
@@ -595,7 +595,7 @@ def test_an_address_that_many_requests_race_for_is_not_in_postgresqls_log(
     tokens = [service.ask_to_register(email=address) for _ in range(4)]
     takes = [lambda body=body: post(service, "email-changes/confirm", **body).status_code for body in changes]
     takes += [lambda token=token: service.confirm(token).status_code for token in tokens]
-    answers = sorted(at_once(*takes))
-    assert answers[0] < 300
-    assert set(answers[1:]) == {409}
+    statuses = sorted(at_once(*takes))
+    assert statuses[0] < 300
+    assert set(statuses[1:]) == {409}
     assert word not in postgresql.log.read_text()

@@ -34,9 +34,9 @@ ADA = "ada@example.org"
 CLAIM = timedelta(seconds=61)
 
 
-@pytest.mark.parametrize("answer", ["250 OK", "451 4.7.1 try again later", "550 5.1.1 no such mailbox"])
+@pytest.mark.parametrize("reply", ["250 OK", "451 4.7.1 try again later", "550 5.1.1 no such mailbox"])
 def test_erasing_while_an_email_is_being_sent_leaves_no_trace_of_it(
-    hasty: Service, mail_server: MailServer, answer: str
+    hasty: Service, mail_server: MailServer, reply: str
 ) -> None:
     close(hasty, hasty.register().headers, erase=True)
     erased: list[int] = []
@@ -45,7 +45,7 @@ def test_erasing_while_an_email_is_being_sent_leaves_no_trace_of_it(
     async def handle_data(_server: SMTP, _session: Session, envelope: Envelope) -> str:
         erased.append(await asyncio.get_running_loop().run_in_executor(None, erase_due, hasty))
         sent.append(str(envelope.content))
-        return answer if len(sent) == 1 else "250 OK"
+        return reply if len(sent) == 1 else "250 OK"
 
     mail_server.handle_DATA = handle_data  # type: ignore[method-assign]
     hasty.deliver()
@@ -138,7 +138,7 @@ def test_all_links_to_one_address_and_two_workers_at_once_leave_one_open_account
         changing = ask_for_email_change(hasty, bob.headers, address)
         second = hasty.register(email=address, password=OTHER_PASSWORD)
         opening = closed_by(hasty, second.headers, address, erase=True, password=OTHER_PASSWORD)
-        answers = at_once(
+        statuses = at_once(
             lambda token=erasing: confirm_erasure(hasty, token).status_code,
             lambda token=opening: cancel(hasty, token).status_code,
             lambda token=registering: hasty.confirm(token).status_code,
@@ -146,7 +146,7 @@ def test_all_links_to_one_address_and_two_workers_at_once_leave_one_open_account
             lambda: finish_erasing(hasty),
             lambda: finish_erasing(hasty),
         )
-        assert set(answers[:4]) <= {200, 201, 204, 400, 409}
+        assert set(statuses[:4]) <= {200, 201, 204, 400, 409}
         finish_erasing(hasty)
         assert [row["email"] for row in hasty.rows("accounts") if row["closed_at"] is None].count(address) <= 1
         assert [row for row in hasty.rows("accounts") if row["closed_at"]] == []

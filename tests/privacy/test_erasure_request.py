@@ -52,8 +52,8 @@ def test_an_account_is_closed_and_erased_without_the_app(service: Service, ada: 
 
 def test_of_eight_concurrent_uses_of_one_link_one_succeeds(service: Service, ada: Person) -> None:
     token = ask_for_erasure(service, ada.email)
-    answers = at_once(*[lambda: confirm_erasure(service, token)] * 8)
-    assert sorted(answer.status_code for answer in answers) == [200, *[400] * 7]
+    responses = at_once(*[lambda: confirm_erasure(service, token)] * 8)
+    assert sorted(response.status_code for response in responses) == [200, *[400] * 7]
     assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
 
 
@@ -136,9 +136,9 @@ def test_of_links_to_two_accounts_of_one_address_used_at_once_one_erases_both(se
     first = ask_for_erasure(service, ADA)
     closed_by(service, service.register(password=OTHER_PASSWORD).headers, ADA, password=OTHER_PASSWORD)
     second = ask_for_erasure(service, ADA)
-    answers = at_once(lambda: confirm_erasure(service, first), lambda: confirm_erasure(service, second))
+    responses = at_once(lambda: confirm_erasure(service, first), lambda: confirm_erasure(service, second))
     # The first use requests the erasure of both, which ends the other link.
-    assert sorted(answer.status_code for answer in answers) == [200, 400]
+    assert sorted(response.status_code for response in responses) == [200, 400]
     assert all(row["erasure_requested_at"] for row in service.rows("accounts"))
 
 

@@ -126,7 +126,7 @@ ALTERED: dict[str, Callable[[str], str]] = {
     "cut in the middle": lambda two: two[:30] + "\n",
     "no JSON": lambda _: "Dear diary\n",
     "joined with the third": str.strip,
-    "another member": lambda two: two.replace('"check"', '"czech"'),
+    "another field": lambda two: two.replace('"check"', '"czech"'),
 }
 
 

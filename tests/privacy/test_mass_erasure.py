@@ -62,15 +62,15 @@ class Visitor(threading.Thread):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.url, self.gone, self.answers = url, threading.Event(), Counter[int]()
+        self.url, self.gone, self.statuses = url, threading.Event(), Counter[int]()
 
     def run(self) -> None:
         with httpx2.Client(base_url=self.url, timeout=30) as http:
             while not self.gone.wait(0.1):
                 person = {"name": "Eve", "email": f"{uuid.uuid4().hex}@example.com"}
-                self.answers[http.post("/v1/registrations", json=person).status_code] += 1
+                self.statuses[http.post("/v1/registrations", json=person).status_code] += 1
                 credentials = {"email": "ada@example.org", "password": PASSWORD}
-                self.answers[http.post("/v1/sessions", json=credentials).status_code] += 1
+                self.statuses[http.post("/v1/sessions", json=credentials).status_code] += 1
 
 
 @pytest.mark.usefixtures("ada")
@@ -98,7 +98,7 @@ def test_hundreds_are_erased_and_emailed_once_each_while_others_are_served(
         wait_for(lambda: len(receipts()) >= MANY, seconds=60)
         assert set(Counter(receipts()).values()) == {1}
         assert len(in_ledger(server.instance_path)) == MANY
-    assert sum((visitor.answers for visitor in visitors), Counter[int]()).keys() == {201, 202}
+    assert sum((visitor.statuses for visitor in visitors), Counter[int]()).keys() == {201, 202}
     assert len(erased(service)) == len(set(erased(service))) == MANY
     assert service.rows("feedback") == []
     assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]

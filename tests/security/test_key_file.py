@@ -44,7 +44,7 @@ def written(path: Path) -> list[str]:
     return text.split()
 
 
-def left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str, tuple[str, int]]]:
+def files_left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str, tuple[str, int]]]:
     """Run `act` in a process that is killed before its first step, then in one killed before its second, and so on.
 
     A step is a call of a C function. The last process is not killed. Return the files and modes that each process left.
@@ -84,7 +84,7 @@ print(json.dumps(states))
 @pytest.mark.long
 def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
-    steps = left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
+    steps = files_left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
     keys_after_each_step = [left[keys.NAME][0].split() for left in steps]
     assert old in keys_after_each_step
     assert all(keys == old or keys[1:] == old for keys in keys_after_each_step)
@@ -98,7 +98,7 @@ def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_a_process_killed_while_it_creates_the_first_key_leaves_a_whole_key_or_none(tmp_path: Path) -> None:
-    steps = left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
+    steps = files_left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
     made = [left[keys.NAME] for left in steps if keys.NAME in left]
     assert 0 < len(made) < len(steps)
     assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in made)
@@ -172,12 +172,12 @@ def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -
 
 
 @any_database
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("marmalade")], ids=["gone", "spoiled"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("marmalade")], ids=["gone", "damaged"])
 def test_a_damaged_key_file_stops_no_running_process_and_is_logged(
-    own: Service, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
+    own: Service, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
 ) -> None:
     token, text = own.ask_to_register(), file_of(own).read_text()
-    spoil(file_of(own))
+    damage(file_of(own))
     assert own.confirm(token).status_code == 201
     assert "the key file cannot be read" in caplog.text
     assert not any(key in caplog.text for key in text.split())

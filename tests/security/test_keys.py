@@ -219,8 +219,8 @@ def test_running_processes_notice_a_rotation_and_the_removal_of_a_key(tmp_path: 
     with ServerProcess(tmp_path, "--workers", "2", **peer) as server:
 
         def token_for(email: str) -> str:
-            answer = httpx2.post(f"{server.url}/v1/registrations", json={"name": "Ada", "email": email})
-            assert answer.status_code == 202
+            response = httpx2.post(f"{server.url}/v1/registrations", json={"name": "Ada", "email": email})
+            assert response.status_code == 202
             return token_of(wait_for(lambda: [mail for mail in mail_server.messages if mail["To"] == email])[0])
 
         def confirm(token: str) -> int:

@@ -51,12 +51,12 @@ class Limit(NamedTuple):
     seconds: int
 
 
-def per_what(*limits: Limit) -> pytest.MarkDecorator:
+def limits_of(*limits: Limit) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("limit", limits, ids=[limit.ask.__name__ for limit in limits])
 
 
 @pytest.mark.parametrize("email", ["ada@example.org", "nobody@example.org"], ids=["known", "unknown"])
-@per_what(Limit(sign_in, 10, 401, 5 * MINUTE), Limit(register, 3, 202, HOUR), Limit(ask_for_reset, 3, 202, HOUR))
+@limits_of(Limit(sign_in, 10, 401, 5 * MINUTE), Limit(register, 3, 202, HOUR), Limit(ask_for_reset, 3, 202, HOUR))
 def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     service: Service, limited: Service, limit: Limit, email: str
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     assert limit.ask(limited, email, sender=99).status_code == limit.status
 
 
-@per_what(Limit(sign_in, 50, 401, 5 * MINUTE), Limit(register, 20, 202, HOUR), Limit(ask_for_reset, 20, 202, HOUR))
+@limits_of(Limit(sign_in, 50, 401, 5 * MINUTE), Limit(register, 20, 202, HOUR), Limit(ask_for_reset, 20, 202, HOUR))
 def test_a_client_is_limited_across_all_addresses(limited: Service, limit: Limit) -> None:
     statuses = [limit.ask(limited, f"{number}@example.org").status_code for number in range(limit.allowed)]
     assert statuses == [limit.status] * limit.allowed
@@ -244,5 +244,5 @@ def test_counts_in_a_process_are_bounded_for_any_number_of_keys(
         counter = throttle.throttle()
         for number in range(1_000):
             counter.charge("password-reset", client="127.0.0.1", address=f"{number}@example.org")
-        windows = counter._own.windows.values()  # noqa: SLF001 - no answer shows what memory holds
+        windows = counter._own.windows.values()  # noqa: SLF001 - no response shows the memory
     assert all(len(counts) <= 100 for _, _, counts in windows)

@@ -21,7 +21,7 @@ MOST_MS = 5
 KIB = 1024
 # A fixed piece of work, and the milliseconds of processor time that it takes on the machine for which the 5 ms are
 # meant. Another machine, or one that is busy with other tests, may be slower.
-YARDSTICK = json.dumps({f"member {number}": number for number in range(500)})
+YARDSTICK = json.dumps({f"field {number}": number for number in range(500)})
 YARDSTICK_ROUNDS = 10
 YARDSTICK_MS = 1.1
 MODELS = sorted({operation.body for operation in operations.declared if operation.body}, key=lambda body: body.__name__)
@@ -139,7 +139,7 @@ def structures(limit: int) -> dict[str, bytes]:
         "numbers": repeated('{"name":[', "1" * 4200 + ",", "1]}"),
         "zeros": repeated('{"name":[', "0,", "0]}"),
         "empty objects": repeated('{"name":[', "{},", "{}]}"),
-        "members": f"{{{names}}}".encode(),
+        "fields": f"{{{names}}}".encode(),
         "one name": repeated("{", '"name":0,', '"name":0}'),
         "escapes": repeated('{"name":"', "\\u0f75", '"}'),
         "pairs of surrogates": repeated('{"name":"', "\\ud83d\\ude00", '"}'),

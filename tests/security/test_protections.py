@@ -113,8 +113,8 @@ def test_only_a_password_starts_a_session(service: Service) -> None:
     schemas, opens = document["components"]["schemas"], {}
     for path, item in document["paths"].items():
         for operation in item.values():
-            for answer in operation["responses"].values():
-                if "schemas/SignedIn'" in str(answer):
+            for response in operation["responses"].values():
+                if "schemas/SignedIn'" in str(response):
                     body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
                     opens[path] = set(schemas[body.rpartition("/")[2]]["required"])
     assert opens == {"/v1/sessions": {"email", "password"}, "/v1/registrations/confirm": {"token", "password"}}
@@ -138,10 +138,10 @@ def test_a_change_affects_no_other_account(service: Service, ada: Person) -> Non
 def test_an_idempotency_key_is_scoped_to_its_sender(service: Service, ada: Person) -> None:
     bob = service.register(email="bob@example.org")
     key = {"Idempotency-Key": "k-1"}
-    answers = [post(service, "feedback", {**headers, **key}, message="More tiles.")
+    responses = [post(service, "feedback", {**headers, **key}, message="More tiles.")
                for headers in (ada.headers, bob.headers, {})]  # fmt: skip
-    assert [answer.status_code for answer in answers] == [201] * 3
-    assert len({answer.json["id"] for answer in answers}) == len(service.rows("feedback")) == 3
+    assert [response.status_code for response in responses] == [201] * 3
+    assert len({response.json["id"] for response in responses}) == len(service.rows("feedback")) == 3
 
 
 def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: Person) -> None:
@@ -199,7 +199,7 @@ def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
         content = operations.get("post", {}).get("requestBody", {}).get("content", {})
         names = [part["schema"]["$ref"].rpartition("/")[2] for part in content.values()]
         taking = [bodies[name] for name in names if bodies[name] & {"token", "receipt"}]
-        requests += [(path, {member: made_up[member] for member in members}) for members in taking]
+        requests += [(path, {field: made_up[field] for field in fields}) for fields in taking]
     return requests
 
 
@@ -210,8 +210,8 @@ def test_every_operation_that_redeems_a_token_is_charged(make_service: MakeServi
     assert len(operations) == 8
     for number, (path, body) in enumerate(operations):
         client = {"REMOTE_ADDR": f"192.0.2.{number}"}
-        answers = [service.http.post(path, json=body, environ_overrides=client).status_code for _ in range(2)]
-        assert answers == [400, 429], path
+        statuses = [service.http.post(path, json=body, environ_overrides=client).status_code for _ in range(2)]
+        assert statuses == [400, 429], path
 
 
 @any_database
@@ -247,7 +247,7 @@ def test_a_hold_placed_while_accounts_are_marked_counts(
     assert [row["erasing_since"] for row in service.rows("accounts")] == [None]
 
 
-# Responses, and what is logged of an error
+# Responses, and logged errors
 
 
 HEADERS = {

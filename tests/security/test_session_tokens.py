@@ -49,7 +49,7 @@ def test_an_operation_of_an_account_needs_a_session(shared_service: Service, met
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "alter",
     [
         lambda token: bearer(token[:-1]),
         lambda token: bearer(f"{token}A"),
@@ -61,9 +61,9 @@ def test_an_operation_of_an_account_needs_a_session(shared_service: Service, met
     ids=["cut off", "prolonged", "other case", "no prefix", "prefix twice", "Basic", "Token", "no scheme"],
 )
 def test_a_slightly_altered_session_is_refused(
-    send: Send, sender: Person, spoil: Callable[[str], dict[str, str]]
+    send: Send, sender: Person, alter: Callable[[str], dict[str, str]]
 ) -> None:
-    assert_problem(send("GET", "/v1/account", headers=spoil(sender.session["token"])), 401, "unauthenticated")
+    assert_problem(send("GET", "/v1/account", headers=alter(sender.session["token"])), 401, "unauthenticated")
 
 
 def test_a_mailed_token_is_no_session(send: Send, shared_service: Service) -> None:

@@ -45,11 +45,11 @@ def post(service: Service, client: str, path: str, **body: str) -> TestResponse:
 
 def do_the_worst(service: Service, clients: list[str], times: int, most: int = len(WORST)) -> Counter[int]:
     """Send the most harmful requests from each client, several times."""
-    answers = (
+    codes = (
         post(service, client, path, **body).status_code
         for _ in range(times) for client in clients for path, body in list(WORST.items())[:most]
     )  # fmt: skip
-    statuses = Counter(answers)
+    statuses = Counter(codes)
     assert set(statuses) <= {201, 202, 400, 401, 429}
     return statuses
 

@@ -79,7 +79,7 @@ def with_payload(token: str, change: Callable[[bytes], bytes]) -> str:
     return f"{base64.urlsafe_b64encode(changed).decode().rstrip('=')}.{time}.{signature}"
 
 
-SPOIL: dict[str, Callable[[str], str]] = {
+ALTERATIONS: dict[str, Callable[[str], str]] = {
     "cut off": lambda token: token[:-8],
     "half": lambda token: token[: len(token) // 2],
     "without its head": lambda token: token[8:],
@@ -95,9 +95,9 @@ SPOIL: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL.keys())
-def test_an_altered_token_is_invalid(send: Send, shared_service: Service, spoil: Callable[[str], str]) -> None:
-    refuse(send, CONFIRM, spoil(real_token(shared_service.app)))
+@pytest.mark.parametrize("alter", ALTERATIONS.values(), ids=ALTERATIONS.keys())
+def test_an_altered_token_is_invalid(send: Send, shared_service: Service, alter: Callable[[str], str]) -> None:
+    refuse(send, CONFIRM, alter(real_token(shared_service.app)))
 
 
 def test_a_token_of_another_purpose_is_invalid(send: Send, shared_service: Service, sender: Person) -> None:
