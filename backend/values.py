@@ -29,7 +29,7 @@ SQLITE_OPTIONS = {"cached_statements", "check_same_thread", "detect_types", "iso
 # An app's prefix of ten characters, and its bundle ID.
 IOS_APP = re.compile(r"[A-Z0-9]{10}\.[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 ANDROID_APP = re.compile(
-    r"(?P<package>[A-Za-z]\w*(\.[A-Za-z]\w*)+)\s*=\s*(?P<fingerprint>[0-9A-F]{2}(:[0-9A-F]{2}){31})", re.ASCII
+    r"(?P<package>[A-Za-z]\w*(\.[A-Za-z]\w*)+)\s*[=:\s]\s*(?P<fingerprint>[0-9A-F]{2}(:[0-9A-F]{2}){31})", re.ASCII
 )
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+")
 
