@@ -206,8 +206,9 @@ def test_no_cache_of_sent_text_is_shared_between_clients() -> None:
         for name, value in vars(module).items()
         if type(value).__name__ == "_lru_cache_wrapper" and value.__module__ == module.__name__
     }
-    # These cache our own files, costs and sender.
+    # Of our own files, costs and sender, and of the clock.
     assert caches == {
+        "backend.logs._to_the_second",
         "backend.security.password_rules._common_passwords",
         "backend.security.hashing._hash_of_nobody", "backend.mail.composing.written_sender",
         "backend.mail.messages._templates",
