@@ -20,7 +20,7 @@ TELLING = re.compile(
     r"|://[^/\s:@\"'{}]*:(?!(password|marmalade|hidden)@)[^/\s:@\"'{}]+@"
 )
 WORD = re.compile(r"[A-Za-z0-9+/_-]{20,}")
-HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+HASH = re.compile(r'--hash=sha256:[0-9a-f]{64}|"integrity": "sha512-[\w+/]{86}=="')
 # Bits of a character; prose and names have less, random base64 and random hexadecimals of this length more.
 BASE64_ENTROPY, HEX_ENTROPY = 4.3, 3.0
 
