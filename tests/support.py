@@ -290,10 +290,11 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
     return document
 
 
-def shown(response: TestResponse) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Return all that a response shows, apart from the time and the request's random id."""
+def shown(response: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return all that a response shows, apart from the time, the request's random id and what was typed."""
     headers = [(name, value) for name, value in response.headers if name not in {"Date", "X-Request-Id"}]
-    return response.status_code, headers, response.data.replace(response.headers["X-Request-Id"].encode(), b"")
+    body = response.data.replace(response.headers["X-Request-Id"].encode(), b"")
+    return response.status_code, headers, body.replace(typed.encode(), b"") if typed else body
 
 
 def client_context(certificate_authority: Path) -> ssl.SSLContext:

@@ -41,7 +41,7 @@ def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tup
     hash_work.clear()
     with service.statements() as statements:
         response = ask(service, email)
-    return *shown(response), statements, dict(hash_work)
+    return *shown(response, email), statements, dict(hash_work)
 
 
 @each_ask

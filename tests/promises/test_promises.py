@@ -166,7 +166,8 @@ def observe(service: Service, request: Request, address: str, hash_work: Counter
     with service.statements() as statements:
         response = request(service, address)
     return {
-        "response": shown(response),
+        # A page names the address as it was typed, whatever it is.
+        "response": shown(response, address),
         "statements": statements,
         "hash work": dict(hash_work),
     }
