@@ -148,9 +148,9 @@ class Steps(RuleBasedStateMachine):
         self.run.reached[f"{method} {place}: {refusal}"] += 1
         return response
 
-    def alike(self, what: str, response: TestResponse) -> None:
+    def alike(self, what: str, response: TestResponse, typed: str = "") -> None:
         """Hold an answer to the one that everybody else got, whoever has an account."""
-        answer = shown(response)
+        answer = shown(response, typed)
         assert self.run.alike.setdefault(what, answer) == answer
 
     def use(self, session: Session) -> str | None:

@@ -83,7 +83,7 @@ class Life(Steps):
                 else self.call("POST", f"/v1/{path}s", None, 202, json={"email": email})
             )
             self.world.enqueue(what, email=email)
-        self.alike(f"{path} {response.mimetype}", response)
+        self.alike(f"{path} {response.mimetype}", response, typed=email)
 
     @rule(what=st.sampled_from(["registration", "password_reset", "erasure_request"]), email=emails, password=passwords)
     def ask_and_follow_the_link(self, what: str, email: str, password: str) -> None:
