@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.05
 
 @console.tiles.group("data", cls=console.Group)
 def data() -> None:
-    """Answer what people and authorities ask of the data manager.
+    """Do what people and authorities ask of the data manager.
 
     \b
     a person asks what is held      find, export
