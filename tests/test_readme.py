@@ -1,16 +1,22 @@
-"""The README is true: its commands, its journey, its example and its tables are run and compared."""
+"""The README and docs/ are true: commands and examples run, tables and links are compared with what there is."""
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import documents
 import pytest
+from command_line import commands
 from conftest import needs
+from forking import TILES
 from playwright.sync_api import Page
-from support import OTHER_PASSWORD, PASSWORD, ServerProcess, wait_for
+from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, environment, invoke, wait_for, working
 
+from backend import clock
 from backend.commands.serve import tiles
 from backend.config import PREFIX, Settings
 from backend.security.throttle import LIMITS
@@ -18,6 +24,12 @@ from backend.web.api import operations
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "client_sdk/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -25,90 +37,157 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def rows(header: str) -> list[list[str]]:
-    """Return the cells of the table that begins with a header cell."""
-    found = re.search(rf"^\| {header} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    assert found, header
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found.group(1).splitlines()]
+def pattern(shown: str) -> str:
+    """Return what text matches that is shown with `…` for what differs each time, and with spaces that align it."""
+    escaped = re.escape(shown).replace('…"', r'[^"\s]+"').replace("…", ".+")
+    return re.sub(r"(\\ ){2,}", r"\\s+", escaped)
 
 
 def link_in(server: ServerProcess, page: str) -> str:
     return wait_for(lambda: re.findall(rf"^{server.url}/{page}#\S+", server.log, re.MULTILINE))[-1]
 
 
-def test_a_stranger_gets_from_the_readme_to_an_account_and_back_in(tmp_path: Path, page: Page) -> None:
-    with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
-        (curl,) = [block for block in blocks("sh") if block.startswith("curl")]
-        command = curl.replace(ADDRESS, server.url).replace("curl", f"{needs('curl')} --silent --show-error")
-        assert subprocess.check_output(["sh", "-c", command], text=True).strip() == '{"link_valid_for_seconds":86400}'
+# What a reader types
 
+
+class Terminal:
+    """The terminal of a reader who types what the README shows, against a server of his own."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.server, self.variables = server, environment(server.instance_path, public_url=server.url)
+        self.printed = ""
+
+    def type(self, command: str) -> str:
+        """Run a command and return what it prints. `NAME=…` copies a secret from where the reader finds it."""
+        name, _, value = command.partition("=")
+        if value == "tiles_…":
+            self.variables[name] = re.findall(r"tiles_[\w-]+", self.printed)[-1]
+        elif value == "…":
+            page = "password-reset" if "password-reset#" in self.server.log else "registration"
+            self.variables[name] = link_in(self.server, page).partition("#")[2]
+        elif re.fullmatch(r"[A-Z]+", name):
+            self.variables[name] = value.replace(ADDRESS, self.server.url)
+        else:
+            words = command.replace("curl", f"{needs('curl')} --silent --show-error", 1).replace(
+                ".venv/bin/tiles", str(TILES)
+            )
+            self.printed = subprocess.check_output(["sh", "-c", words], env=self.variables, text=True)
+            return self.printed
+        return ""
+
+
+def test_each_step_of_the_journey_prints_what_is_shown(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
+        terminal = Terminal(server)
+        for language, block in re.findall(r"^```(console|text)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+            if language == "text":
+                mail = re.compile(pattern(block.replace(ADDRESS, server.url)))
+                wait_for(lambda mail=mail: mail.search(server.log))  # type: ignore[misc]
+            for command, shown in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+                if command == "TOKEN=…" and "password-resets" in block:
+                    link_in(server, "password-reset")
+                printed = terminal.type(command)
+                assert re.fullmatch(pattern(shown.replace(ADDRESS, server.url).strip()), printed.strip()), command
+        assert "account is closed ---" in wait_for(lambda: server.log if "closed ---" in server.log else None)
+
+
+def test_a_reader_gets_in_and_back_in_by_the_pages_behind_the_links(tmp_path: Path, page: Page) -> None:
+    with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
+        terminal = Terminal(server)
+        base, register, sign_in, ask = [
+            re.findall(rf"^\$ ({start}.*{end})$", README, re.MULTILINE)[0]
+            for start, end in (
+                ("API=", ""),
+                ("curl", "/registrations"),
+                ("curl", "/sessions"),
+                ("curl", "/password-resets"),
+            )
+        ]
+        terminal.type(base)
+        terminal.type(register)
         page.goto(link_in(server, "registration"))
         page.get_by_label("Password", exact=True).fill(PASSWORD)
         page.get_by_role("button", name="Create").click()
         page.get_by_text("Your account is ready").wait_for()
-
-        (example,) = blocks("python")
-        (tmp_path / "hello.py").write_text(example.replace(ADDRESS, server.url))
-        said = subprocess.check_output([sys.executable, tmp_path / "hello.py"], text=True)
-        assert said == "Hello Ada Lovelace\n"
-
+        assert "Ada Lovelace" in terminal.type(sign_in)
+        terminal.type(ask)
         page.goto(link_in(server, "password-reset"))
         page.get_by_label("New password", exact=True).fill(OTHER_PASSWORD)
         page.get_by_role("button", name="Change my password").click()
         page.get_by_text("Your password is changed").wait_for()
-        changed = example.replace(ADDRESS, server.url).replace(PASSWORD, OTHER_PASSWORD)
-        assert subprocess.check_output([sys.executable, "-c", changed], text=True) == said
+        assert "Ada Lovelace" in terminal.type(sign_in.replace(PASSWORD, OTHER_PASSWORD))
 
 
-def shown(default: object) -> str:
-    match default:
-        case None | "" | ():
-            return "none"
-        case False:
-            return "off"
-        case int():
-            return str(default)
-        case Path():
-            return f"`{default}/`"
-        case _:
-            return f"`{default}`"
+def test_the_example_in_python_registers_with_the_code_from_the_email(tmp_path: Path) -> None:
+    (example,) = blocks("python")
+    assert len(example.splitlines()) <= 10
+    (prints,) = re.findall(r"It prints `(.*?)`", README)
+    with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
+        (tmp_path / "hello.py").write_text(example.replace(ADDRESS, server.url))
+        command = [sys.executable, tmp_path / "hello.py"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hello:
+            said, _ = hello.communicate(link_in(server, "registration").partition("#")[2] + "\n", timeout=30)
+    assert said.removeprefix("The code from the email: ") == f"{prints}\n"
 
 
-def test_the_settings_are_those_of_the_code() -> None:
-    documented = {}
-    for names, defaults, meanings in rows("setting"):
-        each = names.split(", ")
-        several = [cell.split(" · ") if " · " in cell else [cell] * len(each) for cell in (defaults, meanings)]
-        documented |= {name: told for name, *told in zip(each, *several, strict=True)}
-    for name, field in Settings.model_fields.items():
-        default, meaning = documented.pop(PREFIX + name.upper())
-        assert meaning == field.description
-        assert default == shown(field.default)
-    assert documented == {}
+# What follows from the code
 
 
-def test_the_operations_are_those_of_the_code() -> None:
-    declared = {f"{operation.method} {operation.path.replace('<uuid:id>', 'ID')}" for operation in operations.declared}
-    documented = [operation.partition(" ") for operation, _ in rows("operation")]
-    assert {f"{method} {path}" for method, _, paths in documented for path in paths.split(", ")} == declared
+@pytest.mark.parametrize("page", documents.GENERATED)
+def test_the_tables_of_settings_commands_and_operations_are_those_of_the_code(page: str) -> None:
+    written = (documents.DOCS / page).read_text("utf-8")
+    assert written == documents.generated(page), f"docs/{page} is out of date: run `make docs`"
 
 
-def test_the_commands_are_those_of_the_code() -> None:
-    documented = set()
-    for command, _ in rows("command"):
-        words = re.sub(r" (\[|FILE|ADDRESS|--).*", "", command.strip("`")).split(" ")
-        documented |= {" ".join([*words[:-1], last]) for last in words[-1].split("\\|")}
-    groups = {name: command for name, command in tiles.commands.items() if name not in {"run", "shell", "routes"}}
-    ours = set()
-    for name, command in groups.items():
-        ours |= {f"tiles {name} {sub}" for sub in getattr(command, "commands", {})} or {f"tiles {name}"}
-    assert documented == ours
+def test_each_setting_command_and_operation_has_its_row() -> None:
+    names = {
+        "settings.md": {PREFIX + name.upper() for name in Settings.model_fields},
+        "commands.md": {f"tiles {path}" for path, _ in commands(tiles)},
+        "clients.md": {
+            f"{operation.method} {operation.path.replace('<uuid:id>', '{id}')}" for operation in operations.declared
+        },
+    }
+    for page, expected in names.items():
+        generated = documents.generated(page).partition(documents.BEGIN)[2].partition(documents.END)[0]
+        rows = re.findall(r"^\| `(.+?)` \|(.*)\|$", generated, re.MULTILINE)
+        assert {name for name, _ in rows} == expected
+        assert len(rows) == len(expected)
+        assert all(cells.rpartition(" | ")[2].strip() for _, cells in rows)
 
 
-def test_the_options_of_serve_are_those_of_the_code() -> None:
-    (serve,) = [command for command, _ in rows("command") if "serve" in command]
-    options = {option.opts[0] for option in tiles.commands["serve"].params}
-    assert set(re.findall(r"--[a-z]+", serve)) == options
+def test_the_targets_of_make_are_those_of_the_makefile() -> None:
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    documented = re.findall(r"^\| `make ([\w-]+)` \|", (ROOT / "docs/commands.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(targets.split())
+    assert set(re.findall(r"\bmake ([a-z-]+)(?= +#|`| ARGS)", README)) <= set(documented)
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_link_leads_to_a_file_and_a_heading_that_there_are(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text("utf-8")):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_each_page_is_reached_from_the_readme_and_links_all_its_parts(page: Path) -> None:
+    assert f"](docs/{page.name}" in README
+    text = page.read_text("utf-8")
+    parts = re.findall(r"^## (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    contents = text.partition("\n## ")[0]
+    assert [part for part in parts if f"[{part.lower()}](#" not in contents.lower()] == []
 
 
 def test_the_limits_are_those_of_the_code() -> None:
@@ -122,12 +201,13 @@ TESTS = {
     for file in (ROOT / "tests").rglob("*.py")
     for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
 }
-HARD_CASES, THREATS, OPERATING = (
-    ROOT.joinpath("docs", f"{name}.md").read_text("utf-8") for name in ("hard-cases", "threats", "operating")
+HARD_CASES, THREATS, OPERATING, POLICY, DATA_MANAGER = (
+    ROOT.joinpath("docs", f"{name}.md").read_text("utf-8")
+    for name in ("hard-cases", "threats", "operating", "privacy-policy", "data-manager")
 )
 
 
-@pytest.mark.parametrize("page", [HARD_CASES, THREATS], ids=["hard cases", "threats"])
+@pytest.mark.parametrize("page", [HARD_CASES, THREATS, POLICY], ids=["hard cases", "threats", "privacy policy"])
 def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 20
@@ -147,6 +227,36 @@ def test_each_threat_names_its_tests() -> None:
         assert defence, attack
         assert remains, attack
         assert re.fullmatch(r"(`test_\w+` ?)+|not applicable: .+", test), attack
+
+
+def test_each_promise_of_the_privacy_policy_names_its_tests() -> None:
+    promises = tables("no.", POLICY)
+    assert {int(number) for number, *_ in promises} == set(range(1, 16))
+    for number, promise, kept_by, test in promises:
+        assert promise, number
+        assert kept_by, number
+        assert re.fullmatch(r"(`test_\w+` ?)+", test), number
+
+
+@pytest.mark.usefixtures("ada")
+def test_the_data_managers_commands_run_in_their_order(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("policy.txt", "news.txt"):
+        Path(name).write_text(f"The text of {name}.")
+    soon = (clock.now() + timedelta(days=60)).date().isoformat()
+    lines = re.findall(
+        r"^ *tiles (.*)$", "".join(re.findall(r"```sh\n(.*?)```", DATA_MANAGER, re.DOTALL)), re.MULTILINE
+    )
+    used = set()
+    with working(service.app):
+        for line in lines:
+            words = shlex.split(re.sub(r"\d{4}-\d\d-\d\d", soon, line))
+            invoke(service, *words, typed="ada@example.org\ny\n" if "-" in words else "y\n")
+            used.add(" ".join(words[:2]))
+    asked = {f"data {name}" for name in tiles.commands["data"].commands}  # type: ignore[attr-defined]
+    assert asked - used == {"data verify-receipt", "data replay-erasures"}
 
 
 # OWASP ASVS 5.0.0: every requirement of level 1 and of level 2 in chapters V6, V7, V9, V11.4, V14 and V16.
@@ -185,12 +295,5 @@ def test_each_requirement_names_its_tests_or_says_why_not() -> None:
             assert not attribute or any(hasattr(importlib.import_module(m), attribute) for m in modules), name
 
 
-@pytest.mark.parametrize(("header", "report"), [("faults", "chaos"), ("figure", "bench")])
-def test_what_was_measured_is_shown_as_the_report_has_it(header: str, report: str) -> None:
-    told = tables(header, (ROOT / "tests" / report / "report.md").read_text("utf-8"))
-    assert rows(header)
-    assert [row for row in rows(header) if row not in told] == []
-
-
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) < 150
+    assert len(README.splitlines()) <= 120
