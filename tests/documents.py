@@ -1,4 +1,4 @@
-"""Write the tables of docs/ that follow from the code. Run it by `make docs`; test_readme.py compares them."""
+"""Write the tables of docs/ that follow from the code. Run it by `make docs`; test_documents.py compares them."""
 
 import inspect
 import re

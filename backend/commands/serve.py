@@ -70,10 +70,10 @@ def _database_error(error: DBAPIError) -> str:
     loaded = load()
     file = loaded.database.database if loaded.database.drivername == "sqlite" else None
     if file and not Path(file).exists():
-        return f"{loaded.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+        return f"{loaded.database_place}: there is no database yet; `tiles db upgrade` and `tiles serve` create it"
     return (
-        f"{loaded.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
-        f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
+        f"{loaded.database_place}: the database cannot be used; check that it exists, accepts this user, and was "
+        f"migrated by `tiles db upgrade` ({type(error).__name__})"
     )
 
 

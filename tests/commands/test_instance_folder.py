@@ -130,7 +130,7 @@ def test_a_command_that_needs_a_database_makes_nothing_and_says_where_it_looked(
         "data erase ada@example.org --yes", "data requests", "data audit", "mail status", "mail retry", "feedback list",
         "feedback export", "announce --policy 2026-01", "db scrub",
     ):  # fmt: skip
-        advice = "there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+        advice = "there is no database yet; `tiles db upgrade` and `tiles serve` create it"
         assert ended(*command.split()) == (1, "", f"Error: {folder}/tiles.sqlite3: {advice}\n"), command
         assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * there, command
 
