@@ -6,6 +6,7 @@ import shlex
 from datetime import timedelta
 from pathlib import Path
 
+import click
 import documents
 import pytest
 from command_line import commands
@@ -13,7 +14,7 @@ from support import Service, invoke, working
 
 from backend import clock
 from backend.commands.serve import tiles
-from backend.config import PREFIX, Settings
+from backend.config import PREFIX, Settings, load
 from backend.security.throttle import LIMITS
 from backend.web.api import operations
 
@@ -50,6 +51,25 @@ def test_each_setting_command_and_operation_has_its_row() -> None:
         assert {name for name, _ in rows} == expected
         assert len(rows) == len(expected)
         assert all(cells.rpartition(" | ")[2].strip() for _, cells in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_command_that_a_page_names_is_one_of_the_code(page: Path) -> None:
+    for words in re.findall(r"(?:`|^)tiles ([a-z][a-z-]*(?: [a-z][a-z-]+)*)", page.read_text("utf-8"), re.MULTILINE):
+        command: click.Command = tiles
+        for word in words.split():
+            # The words after a command that is no group are its arguments.
+            if isinstance(command, click.Group):
+                command = command.commands[word]
+
+
+def test_the_page_of_settings_shows_a_configuration_that_is_accepted(tmp_path: Path) -> None:
+    (shown,) = re.findall(
+        r"^```toml\n(.*?)^```", (documents.DOCS / "settings.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "config.toml").write_text(shown)
+    accepted = load({"TILES_INSTANCE_PATH": str(tmp_path)})
+    assert (accepted.mail_server, accepted.mail_use_tls) == ("smtp.example.org", True)
 
 
 def test_the_targets_of_make_are_those_of_the_makefile() -> None:
