@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Most tests wait for servers and commands: two processes of pytest for each processor.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal
 
-.PHONY: setup serve test test-all check format lint audit argon2 bench fuzz chaos mutants lock
+.PHONY: setup serve test test-all check format lint docs audit argon2 bench fuzz chaos mutants lock
 
 serve: .venv/.runtime
 	$(BIN)/tiles serve $(ARGS)
@@ -31,6 +31,10 @@ lint: .venv/.development
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Write the tables of settings, commands and operations in docs/ from the code.
+docs: .venv/.development
+	$(BIN)/python tests/documents.py
 
 # Whether a pin has a known vulnerability; offline it says that it could not ask.
 audit: .venv/.development

@@ -51,54 +51,54 @@ class Settings(BaseModel):
 
     instance_path: Path = Field(
         default=Path("instance"),
-        description="folder for what the service makes: database, key, development mailbox; readable by its owner only"
-        "; an installed package has no default",
+        description="Folder for the database, the key and the ledger of erasures. An installed package has no default.",
     )
     database_url: Annotated[str, AfterValidator(values.database_url)] = Field(
         default="",
-        description="`postgresql://…` (several hosts too) or `sqlite:///…`; empty is SQLite in the instance folder",
+        description="`postgresql://…`, also with several hosts, or `sqlite:///…`. Without it: SQLite in `instance/`.",
     )
     secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(values.keys), AfterValidator(values.strong)] = Field(
         default=(),
-        description="keys that sign tokens, newest first, comma-separated; empty is one that the instance made",
+        description="Keys that sign tokens, newest first, comma-separated. Without it: the key in the instance folder.",
     )
     public_url: Annotated[str, AfterValidator(values.public_url)] = Field(
-        default="http://127.0.0.1:8000", description="where people reach the service; every mailed link starts with it"
+        default="http://127.0.0.1:8000",
+        description="Where people reach the service. Every emailed link starts with it.",
     )
     mail_server: Annotated[str, AfterValidator(values.mail_server)] | None = Field(
         default=None,
-        description="SMTP server; without one, mails go to the instance folder's `mailbox/` and to the terminal",
+        description="SMTP server. Without it: emails go to `mailbox/` in the instance folder and to the terminal.",
     )
     mail_port: int | None = Field(
-        default=None, ge=1, le=65535, description="empty is 465 with SSL, 587 with TLS, else 25"
+        default=None, ge=1, le=65535, description="SMTP port. Without it: 465 with SSL, 587 with TLS, 25 otherwise."
     )
     mail_username: Annotated[str, AfterValidator(values.one_line)] | None = Field(
-        default=None, description="for SMTP authentication"
+        default=None, description="User name for SMTP authentication."
     )
     mail_password: Annotated[SecretStr, AfterValidator(values.password)] | None = Field(
-        default=None, description="for SMTP authentication"
+        default=None, description="Password for SMTP authentication."
     )
-    mail_use_tls: bool = Field(default=False, description="STARTTLS, the certificate verified")
-    mail_use_ssl: bool = Field(default=False, description="TLS from the first byte, the certificate verified")
+    mail_use_tls: bool = Field(default=False, description="Use STARTTLS, and verify the certificate.")
+    mail_use_ssl: bool = Field(default=False, description="Use TLS from the first byte, and verify the certificate.")
     mail_default_sender: Annotated[str, AfterValidator(values.sender)] | None = Field(
-        default=None, description="the From of every mail; empty is `tiles@` the public URL's host"
+        default=None, description="From header of every email. Without it: `tiles@` and the host of the public URL."
     )
     redis_url: Annotated[str, AfterValidator(values.redis_url)] | None = Field(
-        default=None, description="where limits are counted for all processes; empty counts in each process"
+        default=None, description="Counts limits for all processes. Without it: each process counts on its own."
     )
-    data_manager_email: Email | None = Field(default=None, description="who answers for personal data; shown in pages")
-    support_email: Email | None = Field(default=None, description="who helps people; shown in mails and pages")
-    password_min_length: int = Field(default=15, ge=8, le=64, description="code points a password needs at least")
-    argon2_memory_kib: int = Field(default=19456, ge=8, le=4_194_304, description="memory of one hash, KiB")
-    argon2_time_cost: int = Field(default=2, ge=1, le=100, description="passes over that memory")
-    argon2_parallelism: int = Field(default=1, ge=1, le=64, description="lanes of one hash")
-    session_idle_days: int = Field(default=30, ge=1, le=3650, description="a session unused for so long ends")
-    session_max_days: int = Field(default=180, ge=1, le=3650, description="a session ends after this, used or not")
+    data_manager_email: Email | None = Field(default=None, description="Contact for personal data. Shown on pages.")
+    support_email: Email | None = Field(default=None, description="Address for help. Shown in emails and on pages.")
+    password_min_length: int = Field(default=15, ge=8, le=64, description="Minimum length, in code points.")
+    argon2_memory_kib: int = Field(default=19456, ge=8, le=4_194_304, description="Memory of one hash, in KiB.")
+    argon2_time_cost: int = Field(default=2, ge=1, le=100, description="Passes of one hash over its memory.")
+    argon2_parallelism: int = Field(default=1, ge=1, le=64, description="Lanes of one hash.")
+    session_idle_days: int = Field(default=30, ge=1, le=3650, description="A session ends when unused for so long.")
+    session_max_days: int = Field(default=180, ge=1, le=3650, description="A session ends after this, used or not.")
     erasure_grace_days: int = Field(
-        default=14, ge=0, le=30, description="an erasure that was asked for waits so long, and can be taken back"
+        default=14, ge=0, le=30, description="Days until a requested erasure. It can be cancelled until then."
     )
     closed_retention_days: int = Field(
-        default=365, ge=0, le=3650, description="a closed account is erased after this; 0 keeps it until that is asked"
+        default=365, ge=0, le=3650, description="Days until a closed account is erased. 0: only when the person asks."
     )
     ios_app_ids: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.ios_app_ids)] = Field(
         default=(), description="iPhone apps that open the mailed links and share passwords, as `TEAMID.bundle.id`"
@@ -114,13 +114,13 @@ class Settings(BaseModel):
     )
     rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
         default="",
-        description="changes to the table of limits, such as `sign-in/client=200/5 minutes`; `off` is for load tests",
+        description="Changes to the limits, such as `sign-in/client=200/5 minutes`. `off` is for load tests only.",
     )
     trusted_proxies: int = Field(
-        default=0, ge=0, le=10, description="reverse proxies in front that set X-Forwarded-For"
+        default=0, ge=0, le=10, description="Number of reverse proxies in front that add to X-Forwarded-For."
     )
     metrics_token: SecretStr | None = Field(
-        default=None, description="who reads `/metrics` sends it as a bearer token; empty answers only to loopback"
+        default=None, description="Bearer token for `/metrics`. Without it: answered to this machine only."
     )
 
     @property

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 from click._termui_impl import ProgressBar
-from flask.cli import AppGroup, FlaskGroup
+from flask.cli import AppGroup, ScriptInfo, routes_command, run_command, shell_command
 
 from backend import clock, create_app
 from backend.errors import Impossible
@@ -39,14 +39,38 @@ class Group(AppGroup):
         return lambda function: make(as_json_option(function) if as_json else function)
 
 
-class _Root(Group, FlaskGroup):
-    """Flask's group, but it finds its commands without the application: help needs no valid settings."""
+# `tiles --help` lists the commands by who uses them.
+READERS = {
+    "Run the service": ("serve", "check", "mail", "db", "backup", "restore", "keys"),
+    "Look after people's data": ("data", "policy", "announce", "feedback"),
+    "Develop and audit": ("inventory",),
+}
+FLASK = {"routes": routes_command, "run": run_command, "shell": shell_command}
+"""Flask's own commands, for a developer. They work, and `tiles --help` does not list them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return sorted(self.commands)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        return self.commands.get(name)
+class _Root(Group):
+    """The group of all commands. They make the application only when they run: help needs no valid settings."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        # A command that may create the instance folder and its key calls `make_folder` or `keys.make` itself.
+        create = partial(create_app, make_instance=False)
+        obj = ScriptInfo(create_app=create, load_dotenv_defaults=False)
+        return super().make_context(info_name, args, parent, **({"obj": obj} | extra))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command of ours or of Flask."""
+        return super().get_command(ctx, cmd_name) or FLASK.get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        width = max(map(len, self.commands))
+        for reader, names in READERS.items():
+            with formatter.section(reader):
+                formatter.write_dl(
+                    [(f"{name:<{width}}", self.commands[name].get_short_help_str(limit=200)) for name in names]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         try:
@@ -58,12 +82,12 @@ class _Root(Group, FlaskGroup):
             raise click.ClickException(str(error)) from None
 
 
-# A command that may create the instance folder and its key calls `make_folder` or `keys.make` itself.
-@click.group(cls=_Root, create_app=partial(create_app, make_instance=False), add_version_option=False)
+@click.group(cls=_Root)
 def tiles() -> None:
     """TILES accounts: a name and an email address, and nothing else.
 
-    Settings come from the environment (TILES_...) or from config.toml in the instance folder; README.md lists them.
+    Settings come from the environment (TILES_...) or from config.toml in the instance folder. docs/settings.md lists
+    them.
     """
     configure()
 

@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.05
 
 @console.tiles.group("data", cls=console.Group)
 def data() -> None:
-    """Answer what people and authorities ask of the data manager.
+    """Do what people and authorities ask of the data manager.
 
     \b
     a person asks what is held      find, export
@@ -225,7 +225,7 @@ def verify_receipt(file: IO[str], *, as_json: bool) -> None:
     try:
         receipt = tokens.verify_receipt(file.read())
     except (InvalidToken, UnicodeDecodeError):
-        msg = "this is no receipt of this service, or it was altered; give the receipt alone, not the mail around it"
+        msg = "this is no receipt of this service, or it was altered; give the receipt alone, not the email around it"
         raise click.ClickException(msg) from None
     if not as_json:
         receipt |= {part: [_in_words(store) for store in receipt[part]] for part in ("removed", "kept")}

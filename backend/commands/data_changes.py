@@ -28,7 +28,10 @@ def rename(who: str, name: str | None, *, remove: bool, as_json: bool) -> None:
 @data.command()
 @WHO
 def unsubscribe(who: str, *, as_json: bool) -> None:
-    """Stop emails about TILES to an account. Emails about the account itself still go out."""
+    """Stop emails about TILES to an account.
+
+    Emails about the account itself still go out.
+    """
     console.show(shown(operations.unsubscribe(who)), as_json=as_json)
 
 

@@ -30,7 +30,7 @@ class _OnPostgresql(click.ClickException):
 @tiles.command("check", with_appcontext=False)
 @click.pass_context
 def check_command(context: click.Context, *, as_json: bool) -> None:
-    """Find what is wrong with this installation before its users do; exits with 1 if anything is.
+    """Find problems of this installation before its users do; exit with 1 if there are any.
 
     Run it as the user, on the machine and with the settings that the service has. It changes nothing, makes one
     password hash, offers an email to the mail server without sending it, and waits at most 5 seconds for each probe.
@@ -102,7 +102,7 @@ def _sqlite_only(instead: str) -> None:
 
 @tiles.group("db", cls=Group)
 def db_group() -> None:
-    """The database."""
+    """Migrate, rewrite or copy the database."""
 
 
 @db_group.command("upgrade")
@@ -168,7 +168,7 @@ def _read_unseen() -> str:
 
 @tiles.group("keys", cls=Group)
 def keys_group() -> None:
-    """The keys that sign links in emails and receipts of erasures."""
+    """Change the keys that sign emailed links and receipts of erasures."""
 
 
 @keys_group.command("rotate")

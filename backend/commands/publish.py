@@ -33,7 +33,7 @@ def _read(file: IO[str]) -> str:
 
 @console.tiles.group("policy", cls=console.Group)
 def policy_group() -> None:
-    """The privacy policy."""
+    """Publish, withdraw and show versions of the privacy policy."""
 
 
 @policy_group.command("publish")
@@ -159,7 +159,7 @@ def show_inventory(*, as_json: bool) -> None:
 
 @console.tiles.group("feedback", cls=console.Group)
 def feedback_group() -> None:
-    """What people wrote from the app."""
+    """Read and export feedback from the app."""
 
 
 def _feedback() -> list[dict[str, Any]]:

@@ -70,10 +70,10 @@ def _database_error(error: DBAPIError) -> str:
     loaded = load()
     file = loaded.database.database if loaded.database.drivername == "sqlite" else None
     if file and not Path(file).exists():
-        return f"{loaded.database_place}: there is no database yet; `tiles db upgrade` makes it, as `tiles serve` does"
+        return f"{loaded.database_place}: there is no database yet; `tiles db upgrade` and `tiles serve` create it"
     return (
-        f"{loaded.database_place}: the database cannot be used; see that it is there, lets this user in, and was "
-        f"brought up to date with `tiles db upgrade` ({type(error).__name__})"
+        f"{loaded.database_place}: the database cannot be used; check that it exists, accepts this user, and was "
+        f"migrated by `tiles db upgrade` ({type(error).__name__})"
     )
 
 
@@ -85,8 +85,9 @@ def _database_error(error: DBAPIError) -> str:
     "--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Threads in each process."
 )
 def serve(host: str, port: int, workers: int, threads: int) -> None:
-    """Migrate the database, erase again what a restored backup brought back, start the HTTP server and the mail worker.
+    """Migrate the database, and start the HTTP server and the mail worker.
 
+    First it erases again the accounts that a restored backup brought back.
     SIGTERM and Ctrl-C let the present requests and the present email finish.
     """
     hashing.check_argon2()
@@ -96,24 +97,24 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     keys.begin()
     again = erasure.replay().erased_again
     if again:
-        say(f"{again} erased accounts had come back with a restored database, and were erased again.")
+        say(f"Erased {again} accounts again: the restored database had brought them back.")
     _say_what_is_not_for_production(workers)
     # The child processes must not share its connections.
     engine.db.engine.dispose()
     shown = f"[{address}]" if ":" in address else address
-    say(f"TILES accounts at http://{shown}:{port} (links in mails start with {settings().public_url})")
+    say(f"Serving TILES accounts at http://{shown}:{port}. Links in emails start with {settings().public_url}.")
     serve_threads(threads, workers, metrics.shared_folder() if workers > 1 else None)
     server.run(_app(), address, port, workers)
 
 
 def _say_what_is_not_for_production(workers: int) -> None:
     if settings().mail_server is None:
-        say("No mail server is set (TILES_MAIL_SERVER): mails go to this terminal and to")
+        say("No mail server is set (TILES_MAIL_SERVER). Emails go to this terminal and to")
         say(f"{settings().instance_path / MAILBOX}")
     if settings().rate_limits == OFF:
-        say("Limits are OFF (TILES_RATE_LIMITS): for load tests only.")
+        say("Limits are off (TILES_RATE_LIMITS). Turn them off for load tests only.")
     if workers > 1 and settings().redis_url is None:
-        say("TILES_REDIS_URL is not set: each of the processes counts limits for itself.")
+        say("TILES_REDIS_URL is not set. Each process counts limits on its own.")
 
 
 def _app() -> Flask:
@@ -128,14 +129,14 @@ def _free_address(host: str, port: int) -> str:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else f"{host} cannot be listened on"
+        reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else f"the service cannot listen on {host}"
         raise click.ClickException(f"{reason} ({error.strerror}): choose another with --host and --port") from None
     return str(address[0])
 
 
 @tiles.group("mail", cls=Group)
 def mail_group() -> None:
-    """The mail queue."""
+    """Send emails, show the queue, and retry."""
 
 
 @mail_group.command("work", as_json=False)

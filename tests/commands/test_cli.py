@@ -1,6 +1,7 @@
 """The command line: every command explains itself, and prints JSON for a script."""
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from command_line import commands
 from support import MailServer, Service, any_database, free_port, invoke, run_tiles
 
+from backend.commands.console import READERS
 from backend.commands.serve import tiles
 
 
@@ -19,6 +21,19 @@ def test_help_lists_the_commands_makes_nothing_and_needs_no_valid_setting(tmp_pa
         assert command.help
     assert shown.stderr == ""
     assert not (tmp_path / "instance").exists()
+
+
+def test_help_lists_each_command_once_under_its_reader_and_no_command_or_option_of_flask() -> None:
+    assert sorted(name for names in READERS.values() for name in names) == sorted(tiles.commands)
+    shown = CliRunner().invoke(tiles, ["--help"]).output
+    assert re.findall(r"^(\S.*):$", shown, re.MULTILINE) == ["Options", *READERS]
+    assert re.findall(r" (--[a-z-]+)", shown) == ["--help"]
+
+
+def test_flasks_own_commands_work_though_help_does_not_list_them(tmp_path: Path) -> None:
+    assert "/v1/registrations" in run_tiles(tmp_path / "instance", "routes").stdout
+    for name in ("run", "shell"):
+        assert run_tiles(tmp_path / "instance", name, "--help").returncode == 0
 
 
 def test_each_command_and_each_of_its_options_explains_itself() -> None:

@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from journeys import CLOSED, REOPENED, MoveClock, cancel, close, erase_due, the_mail, told
+from journeys import CLOSED, REOPENED, MoveClock, cancel, close, erase_due, the_mail, to_and_subject
 from support import NOBODY, Person, Service, any_database, assert_problem, invoke, token_of
 
 ADA = "ada@example.org"
@@ -55,7 +55,7 @@ def test_a_closed_account_is_opened_again_as_it_was_and_its_owner_gets_an_email(
     link = token_of(the_mail(service.deliver(), ADA, CLOSED))
     account = changed(service, "reopen", ADA, "--yes")
     assert (account["closed_at"], account["erase_after"], account["name"]) == (None, None, "Ada Lovelace")
-    assert told(service.deliver()) == {(ADA, REOPENED)}
+    assert to_and_subject(service.deliver()) == {(ADA, REOPENED)}
     assert_problem(service.account(ada.headers), 401, "unauthenticated")
     assert service.sign_in().status_code == 201
     assert acts(service) == ["reopened"]
@@ -67,7 +67,7 @@ def test_an_erasure_that_waits_is_cancelled_and_does_not_happen(service: Service
     service.deliver()
     account = changed(service, "cancel", ADA, "--yes")
     assert (account["closed_at"], account["erasure_requested_at"], account["erase_after"]) == (None, None, None)
-    assert told(service.deliver()) == {(ADA, REOPENED)}
+    assert to_and_subject(service.deliver()) == {(ADA, REOPENED)}
     move_clock(timedelta(days=15))
     assert erase_due(service) == 0
     assert service.sign_in().status_code == 201

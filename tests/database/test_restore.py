@@ -167,7 +167,7 @@ def test_the_service_replays_by_itself_when_it_starts(
     server.instance_path.mkdir()
     shutil.copy(tmp_path / "erasures.jsonl", server.instance_path)
     with server:
-        assert "1 erased accounts had come back with a restored database, and were erased again." in server.log
+        assert "Erased 1 accounts again: the restored database had brought them back." in server.log
         assert addresses(service) == {bob.email}
         wait_for(lambda: not [path for path in tmp_path.glob("tiles.sqlite3*") if b"Lovelace" in path.read_bytes()])
         # The next email shows that no other one was sent before.
@@ -175,7 +175,7 @@ def test_the_service_replays_by_itself_when_it_starts(
         wait_for(lambda: service.mail_server.messages[sent:])
     assert [message["To"] for message in service.mail_server.messages[sent:]] == [bob.email]
     with server:
-        assert server.log.count("had come back") == 1
+        assert server.log.count("had brought them back") == 1
 
 
 @pytest.mark.parametrize("when", ["before the account", "after the account"])

@@ -51,9 +51,6 @@ NOT_RUN = {
     "restore": "it is refused while the service runs",
     "db copy": "the copy is another database, which test_db_copy compares",
     "keys adopt": "the keys are those that the database knows",
-    "run": "Flask's own",
-    "shell": "Flask's own",
-    "routes": "Flask's own",
 }
 # Commands that show what people wrote or what is held about them.
 SHOWS_PEOPLE = {"data find", "data export", "data disclose", "feedback list", "feedback export"}

@@ -240,7 +240,7 @@ def test_the_page_for_operators_names_settings_and_files_that_there_are() -> Non
     named = {name.lower() for name in re.findall(rf"{PREFIX}([A-Z0-9_]+)", PAGE)}
     assert named <= Settings.model_fields.keys()
     linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
-    assert [link for link in linked if not (ROOT / "backend" / link).exists()] == []
+    assert [link for link in linked if not (ROOT / "docs" / link).exists()] == []
     files = set(re.findall(r"(?<!--output )\b[a-z-]+\.(?:conf|yaml|json|service)\b|settings\.example", PAGE))
     assert [name for name in files if not (DEPLOYMENT / name).exists()] == []
 

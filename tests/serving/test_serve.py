@@ -66,7 +66,7 @@ class Slow(MailServer):
 def test_the_start_says_the_address_and_where_mails_go_and_its_files_are_for_the_owner_only(
     server: ServerProcess,
 ) -> None:
-    assert f"TILES accounts at {server.url}" in server.log
+    assert f"Serving TILES accounts at {server.url}" in server.log
     assert "No mail server is set (TILES_MAIL_SERVER)" in server.log
     assert str(server.instance_path / "mailbox") in server.log
     assert server.instance_path.stat().st_mode & 0o777 == 0o700
