@@ -53,7 +53,8 @@ NOT_RUN = {
     "keys adopt": "the keys are those that the database knows",
 }
 # Commands that show what people wrote or what is held about them.
-SHOWS_PEOPLE = {"data find", "data export", "data disclose", "feedback list", "feedback export"}
+SHOWS_PEOPLE = {"data find", "data export", "data disclose", "data rename", "data unsubscribe", "data reopen",
+                "data cancel", "feedback list", "feedback export"}  # fmt: skip
 # The words of both people that are stored just before the end.
 STORED = (
     "name", "old address", "new address", "address never confirmed", "keyed feedback", "feedback", "long feedback",
@@ -485,7 +486,13 @@ def assert_found(walk: Walk, url: str, folder: Path) -> None:
 
 
 def erase_companion(walk: Walk, companion: str, url: str) -> None:
-    """Erase the companion by the command, in a process of its own."""
+    """Correct, close, reopen and erase the companion by commands, the last in a process of its own."""
+    walk.run("data", "rename", companion, walk.mark("corrected name"))
+    walk.run("data", "unsubscribe", companion)
+    walk.run("data", "close", companion, "--yes")
+    walk.run("data", "reopen", companion, "--yes")
+    walk.run("data", "erase", companion, "--yes")
+    walk.run("data", "cancel", companion, "--yes")
     erased = run_tiles(walk.server.instance_path, "data", "erase", companion, "--now", "--yes", "--json",
                        secret_keys=KEY, database_url=url)  # fmt: skip
     assert erased.returncode == 0, erased.stderr
