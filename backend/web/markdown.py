@@ -6,7 +6,6 @@ output is written by the text itself, so no sanitizer comes after.
 
 import re
 from collections.abc import MutableMapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
@@ -52,8 +51,6 @@ _RENDERER = _Renderer()
 _MARKDOWN.validateLink = lambda url: LINK.match(url) is not None  # type: ignore[method-assign]
 
 
-# Nothing limits the requests of those who read a policy, and rendering takes longer than reading it.
-@lru_cache(maxsize=16)
 def render(text: str, under: int, anchor: str) -> Rendered:
     """Return a text as HTML. Its headings come below those of level `under`, with ids that begin with `anchor`."""
     tokens, headings = _MARKDOWN.parse(text), list[Heading]()

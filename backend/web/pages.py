@@ -109,8 +109,12 @@ def _rendered_once(template: str, context: Callable[[], dict[str, Any]]) -> str:
 
 @door.app_template_filter("markdown")
 def _markdown(text: str, under: int, anchor: str) -> markdown.Rendered:
-    """Return a Markdown text as HTML, and its headings."""
-    return markdown.render(text, under, anchor)
+    """Return a policy's text as HTML. It is cached because nothing limits those who read it."""
+    rendered: dict[tuple[str, int, str], markdown.Rendered] = current_app.extensions.setdefault("tiles.policies", {})
+    key = (text, under, anchor)
+    if key not in rendered:
+        rendered[key] = markdown.render(*key)
+    return rendered[key]
 
 
 @door.app_template_filter("resolve")

@@ -291,6 +291,9 @@ def register(walk: Walk) -> str:
     walk.api("POST", confirm, {"token": token, "password": password}, status=201)
     walk.api("POST", confirm, {"token": token, "password": password}, status=400)
     walk.page("/registration", 400, token=token, password=password)
+    walk.page("/registration/look", token=token)
+    walk.page("/registration/again", token=token, email=person["email"])
+    walk.token(person["email"], "password-reset")
     walk.api("POST", "/v1/registrations", person, status=202)
     walk.token(person["email"], "password-reset")
     return password
@@ -339,18 +342,22 @@ def move(walk: Walk, password: str) -> str:
     walk.api("POST", "/v1/email-changes/confirm", proof, status=204)
     walk.api("POST", "/v1/email-changes/confirm", proof, status=400)
     walk.page("/email-change-undo", 400, token=proof["token"])
+    walk.page("/email-change-undo/look", token=proof["token"])
     undo = {"token": walk.token(old, "email-change-undo")}
     walk.api("POST", "/v1/email-changes/undo", undo, status=204)
     walk.api("POST", "/v1/email-changes/undo", undo, status=400)
     password = walk.password()
     token = walk.token(old, "password-reset")
+    walk.page("/password-reset/look", token=token)
     walk.page("/password-reset/confirm", 422, token=token, password=walk.mark("old address"))
     walk.page("/password-reset/confirm", token=token, password=password)
 
     mine = walk.sign_in(old, password)
     ask = {"email": new, "password": password}
     walk.api("POST", "/v1/account/email-changes", ask, status=202, headers=mine)
-    walk.page("/email-change", token=walk.token(new, "email-change"))
+    link = walk.token(new, "email-change")
+    for path in ("/email-change/look", "/email-change"):
+        walk.page(path, token=link)
     walk.token(old, "email-change-undo")
     never = walk.address("address never confirmed")
     with walk.refusing(never, NEVER):
@@ -406,9 +413,13 @@ def close_and_come_back(walk: Walk, address: str, password: str) -> None:
 
     walk.api("POST", "/v1/erasure-requests", {"email": address}, status=202)
     walk.api("POST", "/v1/erasure-requests/confirm", {"token": walk.token(address, "erasure")}, status=200)
-    walk.page("/erasure-cancel", token=walk.token(address, "erasure-cancel"))
+    link = walk.token(address, "erasure-cancel")
+    for path in ("/erasure-cancel/look", "/erasure-cancel"):
+        walk.page(path, token=link)
     walk.page("/erasure", email=address)
-    walk.page("/erasure/confirm", token=walk.token(address, "erasure"))
+    link = walk.token(address, "erasure")
+    for path in ("/erasure/look", "/erasure/confirm"):
+        walk.page(path, token=link)
     walk.api("POST", "/v1/erasure-requests/cancel", {"token": walk.token(address, "erasure-cancel")}, status=204)
 
     walk.run("data", "close", address, "--yes")
@@ -447,6 +458,7 @@ def check_receipt(walk: Walk, address: str) -> str:
     walk.api(
         "POST", verify, {"receipt": receipt[:20] + ("B" if receipt[20] == "A" else "A") + receipt[21:]}, status=400
     )
+    walk.page("/erasure-receipt/look", token=receipt)
     (walk.outside / "receipt").write_text(receipt)
     walk.run("data", "verify-receipt", str(walk.outside / "receipt"))
     return str(account)
@@ -550,7 +562,7 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
     walk.run("db", "scrub")
     declared = {(operation.method, operation.path) for operation in operations.declared}
     assert walk.operations == declared
-    pages = [rule for rule in walk.app.url_map.iter_rules() if str(rule.endpoint).startswith("pages.")]
+    pages = [rule for rule in walk.app.url_map.iter_rules() if str(rule.endpoint).startswith(("pages.", "links."))]
     assert walk.pages == {rule.rule for rule in pages if "POST" in (rule.methods or ())}
     assert walk.commands == {name for name, _ in commands(tiles)} - NOT_RUN.keys()
 
