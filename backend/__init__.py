@@ -1,9 +1,11 @@
 """TILES accounts: a name and an email address, and nothing else."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Request
+from jinja2 import FileSystemLoader
 from werkzeug.routing import MapAdapter
 
 from backend import config, metrics
@@ -42,10 +44,12 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
     app = _App(
         __name__,
         instance_path=str(settings.instance_path.absolute()),
-        template_folder="web/templates",
         static_folder="web/static",
         static_url_path="/static",
     )
+    # The emails' templates come second: pages use their words.
+    folders = (Path(app.root_path, part, "templates") for part in ("web", "mail"))
+    app.jinja_loader = FileSystemLoader(list(folders))
     app.extensions["tiles.settings"] = settings
     for part in (metrics, keys, engine, hashing, throttle, transport):
         part.init_app(app)

@@ -3,7 +3,6 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,7 +11,6 @@ from uuid import uuid4
 
 import httpx2
 import pytest
-from flask import Flask
 from playwright.sync_api import Browser, Page, Request, expect
 from support import (
     OTHER_PASSWORD,
@@ -181,7 +179,7 @@ def serve_near(make_service: Callable[..., Service]) -> Iterator[Callable[..., S
     def serve(**settings: Any) -> Service:
         port = free_port()
         service = make_service(public_url=f"http://127.0.0.1:{port}", **settings)
-        servers.append(make_server("127.0.0.1", port, _whole(service.app), threaded=True, request_handler=_Quiet))
+        servers.append(make_server("127.0.0.1", port, service.app, threaded=True, request_handler=_Quiet))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return service
 
@@ -189,17 +187,6 @@ def serve_near(make_service: Callable[..., Service]) -> Iterator[Callable[..., S
     for server in servers:
         server.shutdown()
         server.server_close()
-
-
-def _whole(app: Flask) -> Callable[..., list[bytes]]:
-    """Read each response to its end, as the front does, so that a file is closed though nobody waits for it."""
-
-    def respond(environ: dict[str, Any], start_response: Any) -> list[bytes]:  # noqa: ANN401 - WSGI's own
-        parts = app(environ, start_response)
-        with closing(parts):  # type: ignore[type-var]
-            return [b"".join(parts)]
-
-    return respond
 
 
 def url_of(service: Service) -> str:

@@ -130,15 +130,12 @@ def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(ma
     verified = service.http.post("/v1/erasure-receipts/verify", json={"receipt": receipt})
     assert verified.status_code == 200
     assert receipt in html_of(message)
-    removed = {entry["store"]: entry["rows"] for entry in verified.json["removed"]}
-    assert removed["accounts"] == removed["feedback"] == 1
-    for store, rows in removed.items():
-        assert (f"\n* {store}: {rows}\n" in text_of(message)) == (rows > 0)
     for entry in verified.json["kept"]:
-        assert f"* {entry['store']}: {entry['rows']} {entry['basis']} " in parts(message)[0]
-        assert entry["basis"] in html_of(message)
+        assert all(entry["basis"] in part for part in parts(message))
     assert_says(
-        message, f"On {in_days(0)} your TILES account", "This is the last email about this account.",
+        message, "1 account, with its name, email address, password and settings", "1 message of feedback",
+        "1 random number in the list of what was erased", f"On {in_days(0)} your TILES account",
+        "This is the last email about this account.",
         "If a backup is restored, the account is erased again at once", "privacy@tiles.test",
         "random numbers, days and, where data were disclosed, to whom", f"{PUBLIC}/erasure-receipt#{receipt}",
         never=(ada.email, "/v1/", "JSON"),
