@@ -160,7 +160,9 @@ def test_each_change_sends_one_notice_to_each_affected_address(
 def test_the_changes_include_every_operation_and_every_action_of_the_data_manager() -> None:
     assert {operation.path for operation in operations.declared if operation.method != "GET"} == STATELESS | CHANGING
     acts = {name for name, act in inspect.getmembers(desk, inspect.isfunction) if act.__module__ == desk.__name__}
-    assert {name for name in acts if not name.startswith("_")} == LOOKING | {"close", "erase", "hold", "release"}
+    assert {name for name in acts if not name.startswith("_")} == LOOKING | {
+        "rename", "unsubscribe", "close", "reopen", "erase", "hold", "release",
+    }  # fmt: skip
 
 
 @any_database

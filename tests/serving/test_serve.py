@@ -198,7 +198,7 @@ def test_all_processes_that_are_told_to_stop_at_once_finish_the_requests_in_hand
     with ServerProcess(tmp_path, **slow) as server, ThreadPoolExecutor(1) as pool:
         credentials = {"email": "ada@example.org", "password": PASSWORD}
         in_hand = pool.submit(httpx2.post, f"{server.url}/v1/sessions", json=credentials, timeout=20)
-        time.sleep(0.3)
+        wait_for(lambda: re.search("^tiles_hash_line [1-9]", httpx2.get(f"{server.url}/metrics").text, re.MULTILINE))
         assert not in_hand.done()
         # All of them are in the process group of the one that was started.
         os.killpg(server.pid, number)
