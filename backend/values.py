@@ -168,14 +168,14 @@ def ios_app_ids(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def android_apps(values: tuple[str, ...]) -> tuple[str, ...]:
     """Return Android apps as `package=fingerprint`, the fingerprint in upper case."""
-    apps = [re.sub("[0-9A-Fa-f:]{95}$", lambda found: found[0].upper(), value) for value in values]
-    found = [ANDROID_APP.fullmatch(app) for app in apps]
-    if not all(found):
+    apps = [re.sub("[0-9A-Fa-f:]{95}$", lambda match: match[0].upper(), value) for value in values]
+    matches = [ANDROID_APP.fullmatch(app) for app in apps]
+    if not all(matches):
         raise ValueError(
             "write a package and the SHA-256 fingerprint of its certificate, such as "
             "org.example.tiles=12:AB:… (32 bytes), comma-separated"
         )
-    return tuple(f"{app['package']}={app['fingerprint']}" for app in found if app)
+    return tuple(f"{app['package']}={app['fingerprint']}" for app in matches if app)
 
 
 def app_url(value: str) -> str:

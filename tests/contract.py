@@ -62,8 +62,8 @@ def _validator_of(operation: tuple[str, str], status: str, media_type: str) -> D
 
 def operation_of(method: str, path: str) -> tuple[str, str]:
     """Return the method and the path as the document has them."""
-    found = [template for template, pattern in TEMPLATES.items() if pattern.fullmatch(path)]
-    return method.upper().replace("HEAD", "GET"), path if path in DOCUMENT["paths"] or not found else found[0]
+    templates = [template for template, pattern in TEMPLATES.items() if pattern.fullmatch(path)]
+    return method.upper().replace("HEAD", "GET"), path if path in DOCUMENT["paths"] or not templates else templates[0]
 
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:

@@ -18,11 +18,11 @@ def register(url: str, email: str, name: str = "Ada Lovelace") -> None:
 
 def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
     """Wait for the newest mail to somebody about something."""
-    found = wait_for(
+    emails = wait_for(
         lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
     )
-    peer.messages.remove(found[-1])
-    return found[-1]
+    peer.messages.remove(emails[-1])
+    return emails[-1]
 
 
 def mailed_token(peer: MailServer, email: str, subject: str) -> str:

@@ -133,8 +133,8 @@ def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
 
 def tables(header: str, page: str) -> list[list[str]]:
     """Return the cells of every table of a page that begins with a header cell."""
-    found = re.findall(rf"^\| {header} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in found for line in table.splitlines()]
+    parts = re.findall(rf"^\| {header} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in parts for line in table.splitlines()]
 
 
 def test_each_threat_names_its_tests() -> None:
@@ -192,10 +192,10 @@ LEVEL_2 = """
 
 
 def test_each_requirement_of_the_standard_has_its_row_and_no_other_has_one() -> None:
-    found = [(number, level) for number, level, *_ in tables("no.", THREATS)]
+    numbers = [(number, level) for number, level, *_ in tables("no.", THREATS)]
     expected = [(number, "1") for number in LEVEL_1.split()] + [(number, "2") for number in LEVEL_2.split()]
     assert len(expected) == 89
-    assert found == sorted(expected, key=lambda entry: [int(part) for part in entry[0].split(".")])
+    assert numbers == sorted(expected, key=lambda entry: [int(part) for part in entry[0].split(".")])
 
 
 def test_each_requirement_names_its_tests_or_says_why_not() -> None:

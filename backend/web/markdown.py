@@ -54,8 +54,8 @@ _MARKDOWN.validateLink = lambda url: LINK.match(url) is not None  # type: ignore
 def render(text: str, under: int, anchor: str) -> Rendered:
     """Return a text as HTML. Its headings come below those of level `under`, with ids that begin with `anchor`."""
     tokens, headings = _MARKDOWN.parse(text), list[Heading]()
-    found = [token for token in tokens if token.type == "heading_open"]
-    highest = min((int(token.tag[1]) for token in found), default=1)
+    openings = [token for token in tokens if token.type == "heading_open"]
+    highest = min((int(token.tag[1]) for token in openings), default=1)
     last = under
     for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if opening.type == "heading_open":

@@ -168,7 +168,7 @@ def client(request: pytest.FixtureRequest, server: ServerProcess, tmp_path_facto
 
 
 def camel(name: str) -> str:
-    return re.sub(r"_(\w)", lambda found: found[1].upper(), name)
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
 
 
 @pytest.mark.long

@@ -166,7 +166,7 @@ def observe(service: Service, request: Request, address: str, hash_work: Counter
     with service.statements() as statements:
         response = request(service, address)
     return {
-        # A page names the address as it was typed, whatever it is.
+        # A page names the address as it was typed, so the responses are compared without it.
         "response": shown(response, address),
         "statements": statements,
         "hash work": dict(hash_work),

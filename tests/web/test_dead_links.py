@@ -252,11 +252,11 @@ def test_looking_changes_nothing_and_uses_nothing(
     make_service: Callable[..., Service], move_clock: Callable[[timedelta], None]
 ) -> None:
     service = make_service(rate_limits="token/client=1000/hour")
-    found = states(service, move_clock)
+    by_purpose = states(service, move_clock)
     before = {name: service.rows(name) for name in engine.Base.metadata.tables}
     headings = set()
     for page in PAGES:
-        for purpose, tokens in found.items():
+        for purpose, tokens in by_purpose.items():
             for token in tokens.values():
                 for _ in range(3):
                     response = service.http.post(f"/{page}/look", data={"token": token})
@@ -265,7 +265,7 @@ def test_looking_changes_nothing_and_uses_nothing(
                     headings.add(response.text.partition("<h1>")[2].partition("</h1>")[0])
     assert {name: service.rows(name) for name in engine.Base.metadata.tables} == before
     assert len(headings) >= 9
-    for purpose, tokens in found.items():
+    for purpose, tokens in by_purpose.items():
         code = "invalid-token"
         for name in ("dead", "expired"):
             if name in tokens:
