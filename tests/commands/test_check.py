@@ -67,7 +67,8 @@ def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: 
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     sound: Service, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    assert found(sound.app) == {}
+    # How long a hash takes here is this machine's, not the installation's.
+    assert found(sound.app).keys() <= {"argon2-slow"}
     assert sound.mail_server.connections == 2
     assert sound.mail_server.messages == []
     sound.register(name="Ada Lovelace", email="ada@example.org")
@@ -77,7 +78,6 @@ def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     given = {**SOUND, **TLS, "mail_server": "127.0.0.1", "mail_port": sound.mail_server.port, "redis_url": redis_url}
     status, findings = told(tmp_path, database_url=database_url, secret_keys=KEY, **given)
-    # How long a hash takes here is this machine's, not the installation's.
     wrong = [finding for finding in findings if finding["level"] != "fine" and finding["code"] != "argon2-slow"]
     assert (status, wrong) == (0, [])
     assert len(findings) == 1 + len(PROBES)
