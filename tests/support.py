@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ from flask import Flask
 from flask.cli import ScriptInfo
 from flask.testing import FlaskClient
 from forking import TILES
-from sqlalchemy import event
+from sqlalchemy import event, select
 from werkzeug.test import TestResponse
 
+from backend import clock
 from backend.commands.serve import tiles
 from backend.database import engine as db
+from backend.database.desk_tables import DataRequest, Reply
+from backend.database.engine import transaction
+from backend.database.models import Account, Feedback
 from backend.mail import delivery
 from backend.serving import worker
 
@@ -461,3 +466,23 @@ def invoke(service: Service, *arguments: str, typed: str | bytes | None = None, 
     done = CliRunner().invoke(tiles, list(arguments), obj=info, input=typed)
     assert done.exit_code == status, (arguments, done.output, done.exception)
     return done
+
+
+def request_and_reply(service: Service, email: str) -> None:
+    """Store a request of a person with feedback, and a reply to that feedback."""
+    now = clock.now()
+    with service.app.app_context(), transaction() as session:
+        feedback = session.execute(
+            select(Feedback.id, Feedback.account_id).join(Account, Account.id == Feedback.account_id)
+            .where(Account.email == email)
+        ).one()  # fmt: skip
+        session.add(
+            DataRequest(
+                id=uuid.uuid4(), account_id=feedback.account_id, kind="access", way="email", identity="mailbox",
+                received_on=now.date(), due_on=now.date(), recorded_at=now,
+            )
+        )  # fmt: skip
+        session.add(
+            Reply(id=uuid.uuid4(), feedback_id=feedback.id, account_id=feedback.account_id, message="Thank you.",
+                  written_at=now)
+        )  # fmt: skip

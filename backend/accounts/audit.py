@@ -1,28 +1,49 @@
-"""The audit trail: which act was done with an account, when and by whom. It names nobody."""
+"""The audit trail: which act was done, when and by whom. It names nobody."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from sqlalchemy import delete, insert, select
 
 from backend import clock
+from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
-    "found", "exported", "renamed", "unsubscribed", "held", "released", "disclosed",
+    "found", "looked-at", "exported", "renamed", "unsubscribed", "subscribed", "email-change-requested",
+    "held", "released", "disclosed",
+    "request-recorded", "request-extended", "request-done",
+    "feedback-read", "feedback-exported", "feedback-done", "feedback-reopened", "feedback-deleted", "feedback-answered",
+    "policy-published", "policy-withdrawn", "announced", "announcement-stopped",
+    "manager-invited", "manager-removed", "signed-in",
 ]  # fmt: skip
 Actor = Literal["person", "data manager", "service"]
 MOST_SHOWN = 1000
 
+_manager: ContextVar[uuid.UUID | None] = ContextVar("manager", default=None)
 
-def record(act: Act, account_id: uuid.UUID, *, actor: Actor, **details: Any) -> uuid.UUID:
-    """Record an act in the caller's transaction. Its details are dates and counts, never text about a person."""
+
+@contextmanager
+def acting(manager_id: uuid.UUID) -> Iterator[None]:
+    """Let the audit name this data manager for what the block does. A command line names none."""
+    token = _manager.set(manager_id)
+    try:
+        yield
+    finally:
+        _manager.reset(token)
+
+
+def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: Any) -> uuid.UUID:
+    """Record an act in the caller's transaction. Its details are dates, counts and legal reasons, and name nobody."""
     entry_id = uuid.uuid4()
     entry = {"id": entry_id, "account_id": account_id, "act": act, "actor": actor, "at": clock.now()}
-    db.session.execute(insert(AuditEntry).values(**entry, details=details))
+    manager_id = _manager.get() if actor == "data manager" else None
+    db.session.execute(insert(AuditEntry).values(**entry, manager_id=manager_id, details=details))
     return entry_id
 
 
@@ -34,7 +55,8 @@ def is_erased(account_id: uuid.UUID) -> bool:
 
 def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
     """Return the newest `MOST_SHOWN` acts, newest first: of these accounts, or of all."""
-    columns = (AuditEntry.at, AuditEntry.actor, AuditEntry.act, AuditEntry.account_id, AuditEntry.details)
+    columns = (AuditEntry.at, AuditEntry.actor, AuditEntry.manager_id, AuditEntry.act, AuditEntry.account_id,
+               AuditEntry.details)  # fmt: skip
     newest = select(*columns).order_by(AuditEntry.at.desc()).limit(MOST_SHOWN)
     if account_ids is not None:
         newest = newest.where(AuditEntry.account_id.in_(account_ids))
@@ -48,3 +70,5 @@ def tidy() -> None:
     with transaction() as session:
         session.execute(delete(AuditEntry).where(AuditEntry.at < oldest))
         session.execute(delete(Disclosure).where(Disclosure.disclosed_at < oldest))
+        session.execute(delete(DataRequest).where(DataRequest.done_on < oldest.date()))
+        session.execute(delete(Manager).where(Manager.removed_at < oldest))

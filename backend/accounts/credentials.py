@@ -11,7 +11,8 @@ from backend.accounts import audit
 from backend.accounts.sessions import Viewer, account_columns
 from backend.config import settings
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
-from backend.database.models import Account, PasswordCost, PreviousAddress
+from backend.database.models import Account, PreviousAddress
+from backend.database.service_tables import PasswordCost
 from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, WrongPassword
 from backend.mail import mailboxes, queue
 from backend.security import lockout, tokens

@@ -9,7 +9,8 @@ from backend.accounts import sessions
 from backend.accounts.credentials import note_cost
 from backend.accounts.sessions import TODAY, SignedIn, account_columns
 from backend.database.engine import AnyRow, reading, transaction
-from backend.database.models import Account, PasswordCost
+from backend.database.models import Account
+from backend.database.service_tables import PasswordCost
 from backend.errors import Overloaded, WrongCredentials
 from backend.security import lockout
 from backend.security.hashing import cost_of, hasher

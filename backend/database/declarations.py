@@ -9,6 +9,7 @@ from sqlalchemy.orm import MappedColumn, mapped_column
 
 DELETED = "deleted"
 UNTOUCHED = "nothing: it is about nobody"
+ABOUT_STAFF = "nothing: it is about a data manager"
 KEPT = "kept: "
 ACCOUNTABILITY = "showing that the law was kept, GDPR Art. 5(2) and 17(3)(e)"
 
@@ -19,6 +20,7 @@ class Category(StrEnum):
     PERSONAL = "personal"
     PSEUDONYMOUS = "pseudonymous"
     TECHNICAL = "technical"
+    STAFF = "staff"
     PUBLIC = "public"
 
 
@@ -60,6 +62,8 @@ pseudonymous = partial(declared, Category.PSEUDONYMOUS, DELETED)
 technical = partial(declared, Category.TECHNICAL, DELETED)
 # Needed by the service to work, and about nobody.
 internal = partial(declared, Category.TECHNICAL, UNTOUCHED)
+# About a data manager, and about nobody with an account.
+staff = partial(declared, Category.STAFF, ABOUT_STAFF)
 # Kept after the account is erased; it names no person.
 kept = partial(declared, Category.PSEUDONYMOUS, KEPT + ACCOUNTABILITY)
 public = partial(declared, Category.PUBLIC, UNTOUCHED)

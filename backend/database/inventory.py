@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Table
 
+from backend.database import desk_tables, models, service_tables  # noqa: F401 - every table
 from backend.database.declarations import Category, Declaration
 from backend.database.engine import Base
 

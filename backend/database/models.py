@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, ForeignKey, Index, ScalarSelect, false, func, select
 from sqlalchemy.orm import Mapped, MappedColumn
-from sqlalchemy.types import JSON, BigInteger, LargeBinary, String, Text
+from sqlalchemy.types import JSON, LargeBinary, String, Text
 
-from backend.database.declarations import internal, kept, personal, pseudonymous, public, technical
+from backend.database.declarations import kept, personal, pseudonymous, public, technical
 from backend.database.engine import Base
 
 NAME_LENGTH = 200
@@ -23,9 +23,6 @@ UNDO = timedelta(hours=72)
 FORGET_ABANDONED = timedelta(days=7)
 # The longest ordinary limitation period for claims about data protection.
 KEEP_RECORDS = timedelta(days=3 * 365)
-# Up to so many wrong passwords are forgotten so long after the last one: fewer than 100 guesses a year are possible,
-# and single ones for many addresses do not fill the disk. The same for every address, so that it shows no account.
-FORGET_WRONG_PASSWORDS = {1: timedelta(days=4), 10: timedelta(days=40), 100: timedelta(days=365)}
 
 LIFE = "as long as the account"
 SESSION = "until the session ends: sign-out, a new password, not used for long, or too old"
@@ -34,20 +31,19 @@ FEEDBACK = "always, to improve the app; if it was sent while signed in, as long 
 CHANGE = f"{UNDO // timedelta(hours=1)} hours"
 HOLD = "until the legal hold ends or is lifted"
 RECORD = f"{KEEP_RECORDS.days // 365} years"
-KEY = "until the key is no longer used"
 PUBLIC = "always: it is public"
-TODAY = "until the end of the day (UTC)"
-FORGOTTEN = "until the right password or an emailed link is used, or a while after the last: 4 days to a year"
 # Why a copy of the data does not show a value.
 GUESSING = "with it the password could be guessed"
 POSING = "with it somebody could pretend to be the person"
 
 
-def _of_account(purpose: str, retention: str) -> MappedColumn[Any]:
+def of_account(purpose: str, retention: str) -> MappedColumn[Any]:
+    """Return a column that names the account to which a row belongs, and with which it is erased."""
     return pseudonymous(purpose, retention, ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
 
 
-def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+def where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """Return the options of an index for the rows under a condition."""
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
@@ -92,9 +88,16 @@ class Account(Base):
 
 
 _LOWER = func.lower(Account.email)
-Index("accounts_open_email", _LOWER, unique=True, **_where(Account.closed_at.is_(None)))
-Index("accounts_closed_email", _LOWER, **_where(Account.closed_at.is_not(None)))
-Index("accounts_erase_after", Account.erase_after, **_where(Account.erase_after.is_not(None)))
+Index("accounts_open_email", _LOWER, unique=True, **where(Account.closed_at.is_(None)))
+Index("accounts_closed_email", _LOWER, **where(Account.closed_at.is_not(None)))
+Index("accounts_erase_after", Account.erase_after, **where(Account.erase_after.is_not(None)))
+Index("accounts_name", func.lower(Account.name))
+# PostgreSQL finds the beginning of a text only in an index that compares bytes.
+for _name, _column in (("email", Account.email), ("name", Account.name)):
+    _begins = Index(
+        f"accounts_{_name}_begins", func.lower(_column).label("lower"), postgresql_ops={"lower": "text_pattern_ops"}
+    )
+    _begins.ddl_if(dialect="postgresql")
 
 
 def with_hold(erase_after: datetime | None, held_until: datetime | None) -> datetime | None:
@@ -102,35 +105,12 @@ def with_hold(erase_after: datetime | None, held_until: datetime | None) -> date
     return max(erase_after, held_until) if erase_after and held_until else erase_after
 
 
-class PasswordCost(Base):
-    """Each setting with which stored passwords are protected, so that signing in takes everybody the same time."""
-
-    __tablename__ = "password_costs"
-    cost: Mapped[str] = public("The setting, as it is stored with each password", PUBLIC, String(60), primary_key=True)
-
-
-class KeyDigest(Base):
-    """Each key that signs links and receipts, so that a machine with other keys notices."""
-
-    __tablename__ = "key_digests"
-    digest: Mapped[str] = internal("Recognises the key without storing it", KEY, String(64), primary_key=True)
-    first_seen: Mapped[date] = internal("When the service began to sign with it", KEY)
-
-
-class Total(Base):
-    """How many emails were sent and accounts erased since the first day, for the operator."""
-
-    __tablename__ = "totals"
-    event: Mapped[str] = public("What was done", PUBLIC, String(40), primary_key=True)
-    value: Mapped[int] = public("How often", PUBLIC, BigInteger)
-
-
 class PreviousAddress(Base):
     """Each address that was replaced within 72 hours, and can take the account back."""
 
     __tablename__ = "previous_addresses"
     id: Mapped[uuid.UUID] = pseudonymous("Names the change; random", CHANGE, primary_key=True)
-    account_id: Mapped[uuid.UUID] = _of_account("Whose address it was", CHANGE)
+    account_id: Mapped[uuid.UUID] = of_account("Whose address it was", CHANGE)
     email: Mapped[str] = personal("For taking the account back if it was stolen", CHANGE, String(EMAIL_LENGTH))
     changed_at: Mapped[datetime] = personal("When another address replaced it", CHANGE)
 
@@ -145,7 +125,7 @@ class Hold(Base):
 
     __tablename__ = "holds"
     id: Mapped[uuid.UUID] = pseudonymous("Names the hold; random", HOLD, primary_key=True)
-    account_id: Mapped[uuid.UUID] = _of_account("Which account must be kept", HOLD)
+    account_id: Mapped[uuid.UUID] = of_account("Which account must be kept", HOLD)
     basis: Mapped[str] = personal("The legal basis", HOLD, String(REASON_LENGTH))
     placed_at: Mapped[datetime] = personal("When it was placed", HOLD)
     until: Mapped[datetime] = personal("When it ends by itself", HOLD)
@@ -180,13 +160,17 @@ class Feedback(Base):
 
     __tablename__ = "feedback"
     id: Mapped[uuid.UUID] = pseudonymous("Names the message; random", FEEDBACK, primary_key=True)
-    account_id: Mapped[uuid.UUID | None] = _of_account("Who wrote it, if the app was signed in", FEEDBACK)
+    account_id: Mapped[uuid.UUID | None] = of_account("Who wrote it, if the app was signed in", FEEDBACK)
     message: Mapped[str] = personal("For improving the app", FEEDBACK, Text)
     received_at: Mapped[datetime] = personal("When it arrived", FEEDBACK)
+    done_at: Mapped[datetime | None] = personal("When the data manager was done with it", FEEDBACK)
     key_sha256: Mapped[bytes | None] = technical(
         "Recognises a message that is sent twice", FEEDBACK, LargeBinary(32), unique=True,
         withheld="it tells a person nothing",
     )  # fmt: skip
+
+
+Index("feedback_received", Feedback.received_at, Feedback.id)
 
 
 class Session(Base):
@@ -194,7 +178,7 @@ class Session(Base):
 
     __tablename__ = "sessions"
     id: Mapped[uuid.UUID] = pseudonymous("Names the session when the person ends it; random", SESSION, primary_key=True)
-    account_id: Mapped[uuid.UUID] = _of_account("Whose session it is", SESSION)
+    account_id: Mapped[uuid.UUID] = of_account("Whose session it is", SESSION)
     token_sha256: Mapped[bytes] = technical(
         "Recognises the app without storing its secret", SESSION, LargeBinary(32), unique=True, withheld=POSING
     )
@@ -211,7 +195,7 @@ class Mail(Base):
     kind: Mapped[str] = technical("Which email it is", HANDOVER, String(40))
     email: Mapped[str | None] = personal("Where it goes, if no account says so", HANDOVER, String(EMAIL_LENGTH))
     name: Mapped[str | None] = personal("The name, for the link of a registration", HANDOVER, String(NAME_LENGTH))
-    account_id: Mapped[uuid.UUID | None] = _of_account("Which account it is about", HANDOVER)
+    account_id: Mapped[uuid.UUID | None] = of_account("Which account it is about", HANDOVER)
     about: Mapped[uuid.UUID | None] = pseudonymous("Which record or password it is about", HANDOVER, withheld=POSING)
     created_at: Mapped[datetime] = technical("How long it has waited", HANDOVER)
     due_at: Mapped[datetime] = technical("When to try, or to try again", HANDOVER)
@@ -224,8 +208,8 @@ class Mail(Base):
 
 
 Index("mails_due", Mail.abandoned_at, Mail.due_at)
-Index("mails_blocked", Mail.blocked_at, **_where(Mail.blocked_at.is_not(None)))
-Index("mails_claim", Mail.claim, **_where(Mail.claim.is_not(None)))
+Index("mails_blocked", Mail.blocked_at, **where(Mail.blocked_at.is_not(None)))
+Index("mails_claim", Mail.claim, **where(Mail.claim.is_not(None)))
 
 
 class Announcement(Base):
@@ -245,6 +229,7 @@ class Announcement(Base):
     parts_made: Mapped[int] = public("How many parts are made", PUBLIC)
     queued: Mapped[int] = public("How many emails it made", PUBLIC)
     finished_at: Mapped[datetime | None] = public("When its last email was made", PUBLIC)
+    stopped_at: Mapped[datetime | None] = public("When it was stopped, so that no more emails leave", PUBLIC)
 
 
 class Disclosure(Base):
@@ -259,37 +244,18 @@ class Disclosure(Base):
 
 
 class AuditEntry(Base):
-    """What was done with an account, when and by whom, as the law asks us to show."""
+    """What was done with accounts, the policy and feedback, when and by whom, as the law asks us to show."""
 
     __tablename__ = "audit"
     id: Mapped[uuid.UUID] = kept("Names the entry; random", RECORD, primary_key=True)
-    account_id: Mapped[uuid.UUID] = kept("Which account; after an erasure nobody can tell", RECORD, index=True)
+    account_id: Mapped[uuid.UUID | None] = kept(
+        "Which account, if it is about one; after an erasure nobody can tell", RECORD, index=True
+    )
     act: Mapped[str] = kept("What was done", RECORD, String(40))
     actor: Mapped[str] = kept("By the person, the data manager or the service", RECORD, String(20))
+    manager_id: Mapped[uuid.UUID | None] = kept("Which data manager, if she did it at the desk", RECORD)
     at: Mapped[datetime] = kept("When", RECORD)
-    details: Mapped[dict[str, Any]] = kept("Dates and counts that belong to it", RECORD, JSON)
+    details: Mapped[dict[str, Any]] = kept("Dates, counts and legal reasons that belong to it", RECORD, JSON)
 
 
-class WrongPassword(Base):
-    """How many wrong passwords were tried, so that nobody can guess one; it names nobody."""
-
-    __tablename__ = "wrong_passwords"
-    address: Mapped[bytes] = technical("Which address, in a secret code", FORGOTTEN, LargeBinary(32), primary_key=True)
-    client: Mapped[bytes] = technical(
-        "Who tried, in a secret code; empty for all together", FORGOTTEN, LargeBinary(32), primary_key=True
-    )
-    count: Mapped[int] = technical("How many", FORGOTTEN)
-    last_on: Mapped[date] = technical("The day of the last one", FORGOTTEN)
-    trusted_until: Mapped[datetime | None] = technical("Until when a used link allows signing in", "an hour")
-
-
-class MailboxCount(Base):
-    """How many emails were requested for an inbox today, so that none is flooded; it names nobody."""
-
-    __tablename__ = "mailbox_counts"
-    mailbox: Mapped[bytes] = technical(
-        "Which inbox, in a secret code that is new each day", TODAY, LargeBinary(32), primary_key=True
-    )
-    kinds: Mapped[str] = technical("What the emails are about", TODAY, String(20), primary_key=True)
-    day: Mapped[date] = technical("Which day", TODAY)
-    count: Mapped[int] = technical("How many", TODAY)
+Index("audit_at", AuditEntry.at, AuditEntry.id)

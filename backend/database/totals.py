@@ -3,7 +3,7 @@
 from typing import Literal
 
 from backend.database.engine import db, insert_into
-from backend.database.models import Total
+from backend.database.service_tables import Total
 
 Event = Literal["mails_sent", "mails_put_off", "mails_given_up", "mails_to_nobody", "mails_over_limit", "erasures"]
 

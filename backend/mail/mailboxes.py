@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 
 from backend import clock
 from backend.database.engine import AnyRow, db, insert_into, transaction
-from backend.database.models import MailboxCount
+from backend.database.service_tables import MailboxCount
 from backend.security import keys
 from backend.security.clients import mailbox
 

@@ -207,9 +207,7 @@ def _batches(hex_ids: set[str]) -> Iterator[list[uuid.UUID]]:
     return (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
 
 
-def _ids_in(
-    entries: Collection[str], column: InstrumentedAttribute[uuid.UUID], *where: ColumnElement[bool]
-) -> set[str]:
+def _ids_in(entries: Collection[str], column: InstrumentedAttribute[Any], *where: ColumnElement[bool]) -> set[str]:
     """Return a column's ids that are among the entries; as text, as to make 200,000 `uuid.UUID` takes a second."""
     # SQLite stores 32 hexadecimal digits, PostgreSQL adds hyphens.
     stored = db.session.scalars(select(func.replace(cast(column, String), "-", "")).where(*where))

@@ -23,7 +23,7 @@ from backend import clock
 from backend.config import PREFIX, SettingsError, make_folder, settings
 from backend.database import schema
 from backend.database.engine import db, has_file, lock, reading, transaction
-from backend.database.models import KeyDigest
+from backend.database.service_tables import KeyDigest
 from backend.errors import Impossible
 from backend.values import strong
 

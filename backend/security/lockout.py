@@ -15,8 +15,8 @@ from sqlalchemy import Date, Integer, Table, UpdateBase, bindparam, case, delete
 from backend import clock
 from backend.config import settings
 from backend.database.engine import changed, db, insert_into, transaction
-from backend.database.models import FORGET_WRONG_PASSWORDS, WrongPassword
 from backend.database.outbox import write
+from backend.database.service_tables import FORGET_WRONG_PASSWORDS, WrongPassword
 from backend.errors import Overloaded, TooManyRequests
 from backend.security import keys
 from backend.security.clients import networks

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from backend import metrics
 from backend.config import settings
 from backend.database.engine import reading
-from backend.database.models import Total
+from backend.database.service_tables import Total
 from backend.errors import NotFound, Unauthenticated
 from backend.mail import queue
 from backend.privacy import erasure

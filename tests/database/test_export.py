@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from journeys import change_email, hold, request_email_change, signed_in
-from support import Person, Service, any_database, assert_problem
+from support import Person, Service, any_database, assert_problem, request_and_reply
 
 from backend import clock
 from backend.database import engine
@@ -41,6 +41,7 @@ def fill(service: Service, person: Person, note: str) -> None:
     hold(service, person.email, clock.now() + timedelta(days=9))
     with service.app.app_context():
         operations.disclose(person.email, authority=f"Court of {note}", basis=f"Order {note}")
+    request_and_reply(service, person.email)
     assert request_email_change(service, person.headers, f"{note}@example.org").status_code == 202
 
 
@@ -55,7 +56,8 @@ def test_an_export_has_every_column_about_the_person_and_nothing_about_others(se
     document = export(service, ada)
     assert {table: service.rows(table) for table in ABOUT_PEOPLE} == before
     assert set(ABOUT_PEOPLE) == {
-        "accounts", "previous_addresses", "sessions", "feedback", "mails", "holds", "disclosures", "audit"
+        "accounts", "previous_addresses", "sessions", "feedback", "mails", "holds", "disclosures", "audit",
+        "data_requests", "replies",
     }  # fmt: skip
     assert {entry["table"]: set(entry["columns"]) for entry in document["stored"]} == ABOUT_PEOPLE
     for entry in document["stored"]:

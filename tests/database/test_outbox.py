@@ -14,8 +14,8 @@ from support import Service, any_database
 
 from backend.database import engine as db
 from backend.database import outbox
-from backend.database.models import Total
 from backend.database.outbox import Outbox, collecting
+from backend.database.service_tables import Total
 from backend.mail import queue
 from backend.web.api import operations
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from backend.database import models  # noqa: F401 - fills the metadata
+from backend.database import desk_tables, models, service_tables  # noqa: F401 - fills the metadata
 from backend.database.engine import Base, db
 
 context.configure(
