@@ -12,7 +12,7 @@ from backend import config, metrics
 from backend.database import engine
 from backend.mail import transport
 from backend.security import hashing, keys, throttle
-from backend.web import api, links, pages, problems
+from backend.web import api, desk, links, pages, problems
 
 
 class _App(Flask):
@@ -56,5 +56,6 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
     if make_instance:
         with app.app_context():
             keys.make()
-    problems.init_app(app, api.door, links.door, pages.door)
+    doors = [api.door, links.door, pages.door, *([desk.door] if settings.desk else [])]
+    problems.init_app(app, *doors)
     return app

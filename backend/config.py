@@ -112,6 +112,7 @@ class Settings(BaseModel):
     terms_url: Annotated[str, AfterValidator(values.web_url)] | None = Field(
         default=None, description="terms of use; the page that makes an account links them"
     )
+    desk: bool = Field(default=True, description="The data manager's pages at `/desk`. `off` removes them.")
     rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
         default="",
         description="Changes to the limits, such as `sign-in/client=200/5 minutes`. `off` is for load tests only.",

@@ -49,7 +49,7 @@ def find(purpose: Purpose, token: str) -> Link:
     try:
         content, is_expired = tokens.read(purpose, token)
     except InvalidToken:
-        return _elsewhere(token)
+        return elsewhere(token)
     if is_expired:
         return Link(State.EXPIRED, content.get("email", ""))
     if purpose is Purpose.REGISTRATION:
@@ -62,7 +62,8 @@ def find(purpose: Purpose, token: str) -> Link:
     return Link(State.USED if _is_done(purpose, account, content) else State.REPLACED)
 
 
-def _elsewhere(token: str) -> Link:
+def elsewhere(token: str) -> Link:
+    """Return whether a token that is not of its page is of another, or damaged."""
     for purpose in Purpose:
         try:
             tokens.read(purpose, token)

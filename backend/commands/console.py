@@ -42,7 +42,7 @@ class Group(AppGroup):
 # `tiles --help` lists the commands by who uses them.
 READERS = {
     "Run the service": ("serve", "check", "mail", "db", "backup", "restore", "keys"),
-    "Look after people's data": ("data", "policy", "announce", "feedback"),
+    "Look after people's data": ("data", "policy", "announce", "feedback", "desk"),
     "Develop and audit": ("inventory",),
 }
 FLASK = {"routes": routes_command, "run": run_command, "shell": shell_command}

@@ -3,7 +3,7 @@
 import uuid
 from datetime import date, datetime
 
-from sqlalchemy import Date, ForeignKey, Index, LargeBinary, String, Text, func
+from sqlalchemy import ColumnElement, Date, ForeignKey, Index, LargeBinary, String, Text, func
 from sqlalchemy.orm import Mapped
 
 from backend.database.declarations import kept, personal, pseudonymous, staff
@@ -24,6 +24,11 @@ class Manager(Base):
     sign_in_id: Mapped[uuid.UUID] = staff("New with each sign-in; ends older links", STAFF)
     invited_at: Mapped[datetime] = staff("When the manager was invited", STAFF)
     removed_at: Mapped[datetime | None] = staff("When the manager was removed", STAFF)
+
+    @classmethod
+    def is_present(cls, email: str) -> ColumnElement[bool]:
+        """Return the condition that a manager has this address, in upper or lower case, and was not removed."""
+        return (func.lower(cls.email) == func.lower(email)) & cls.removed_at.is_(None)
 
 
 Index("managers_email", func.lower(Manager.email), unique=True, **where(Manager.removed_at.is_(None)))

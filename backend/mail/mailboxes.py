@@ -21,6 +21,7 @@ GROUPS = {
     "email_change": "registrations",
     "password_reset": "password resets",
     "erasure_request": "erasure requests",
+    "desk_sign_in": "desk sign-ins",
 }
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Select, select
 
 from backend import clock
 from backend.config import settings
+from backend.database.desk_tables import Manager
 from backend.database.engine import AnyRow, reading
 from backend.database.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
 from backend.mail.composing import compose
@@ -28,7 +29,7 @@ from backend.values import SERVICE
 
 Kind = Literal["registration", "password_reset", "password_changed", "email_change", "email_changed",
                "email_taken_back", "erasure_request", "account_closed", "account_reopened", "erased",
-               "announcement"]  # fmt: skip
+               "announcement", "desk_sign_in"]  # fmt: skip
 PLAIN_ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
@@ -190,6 +191,15 @@ def _announcement(row: AnyRow) -> Draft:
     return Draft(account.email, "policy_changed", context, headers)
 
 
+def _desk_sign_in(row: AnyRow) -> Draft:
+    manager = _one(
+        select(Manager.id, Manager.name, Manager.email, Manager.sign_in_id).where(Manager.is_present(row.email))
+    )
+    minutes = LIFETIMES[Purpose.DESK] // timedelta(minutes=1)
+    context = {"name": manager.name, "minutes": minutes, **_link(Purpose.DESK, tokens.issue_for_manager(manager))}
+    return Draft(manager.email, "desk_sign_in", context)
+
+
 def _paragraphs(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split("\n\n") if part.strip()]
 
@@ -216,6 +226,7 @@ _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
     "account_reopened": _account_reopened,
     "erased": _erased,
     "announcement": _announcement,
+    "desk_sign_in": _desk_sign_in,
 }
 
 

@@ -30,6 +30,8 @@ LIMITS = {
     "password-reset/address+client": "3/hour; 5/day",
     "erasure-request/client": "20/hour",
     "erasure-request/address+client": "3/hour; 5/day",
+    "desk-sign-in/client": "20/hour",
+    "desk-sign-in/address+client": "3/hour; 5/day",
     "email-change/account": "10/hour",
     "email-change/address": "5/hour",
     "token/client": "120/hour",

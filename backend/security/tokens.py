@@ -34,6 +34,7 @@ class Purpose(StrEnum):
     ERASURE_CANCEL = "erasure-cancel"
     UNSUBSCRIBE = "unsubscribe"
     RECEIPT = "erasure-receipt"
+    DESK = "desk/sign-in"
 
 
 MAILED = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET, Purpose.EMAIL_CHANGE, Purpose.EMAIL_CHANGE_UNDO,
@@ -48,13 +49,14 @@ LIFETIMES = {
     Purpose.EMAIL_CHANGE: timedelta(hours=1),
     Purpose.EMAIL_CHANGE_UNDO: UNDO,
     Purpose.ERASURE: timedelta(hours=24),
+    Purpose.DESK: timedelta(minutes=10),
 }
 # The machine that issued a token may have a clock that is ahead of this one.
 LEEWAY = timedelta(minutes=5)
 
 
 class _Content(BaseModel):
-    account: uuid.UUID
+    account: uuid.UUID  # or, for the desk, the data manager
     state: str = ""
     name: str = ""
     email: str = ""
@@ -155,7 +157,20 @@ def issue_for(purpose: Purpose, account: Account | AnyRow, **content: str) -> st
 def state(purpose: Purpose, account: Account | AnyRow) -> str:
     """Return a digest of the state that a token about an account is bound to; it reveals nothing about the account."""
     status = "closed" if account.closed_at else "open"
-    parts = (purpose.value, str(account.id), account.email.lower(), status, str(account.credentials_id))
+    return _digest(purpose, str(account.id), account.email.lower(), status, str(account.credentials_id))
+
+
+def issue_for_manager(manager: AnyRow) -> str:
+    """Return a token with which a data manager signs in at the desk; each sign-in kills the older ones."""
+    return issue(Purpose.DESK, {"account": str(manager.id), "state": manager_state(manager)})
+
+
+def manager_state(manager: AnyRow) -> str:
+    """Return a digest of the state that a data manager's token is bound to."""
+    return _digest(Purpose.DESK, str(manager.id), manager.email.lower(), str(manager.sign_in_id))
+
+
+def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

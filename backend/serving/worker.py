@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from backend.accounts import audit, credentials, sessions
 from backend.database import scrub
 from backend.database.models import Mail
-from backend.desk import operations
+from backend.desk import managers, operations
 from backend.errors import Impossible, stack_of
 from backend.mail import delivery, mailboxes, queue
 from backend.mail.refusals import ServerUnavailable, explain
@@ -40,6 +40,7 @@ def tidy() -> Iterator[None]:
     lockout.tidy()
     mailboxes.tidy()
     operations.forget_ended_holds()
+    managers.forget_ended()
     audit.tidy()
     queue.tidy()
     yield from sessions.forget_ended()

@@ -29,7 +29,8 @@ def check() -> None:
     read_body()
 
 
-def _field(name: str) -> str:
+def field(name: str) -> str:
+    """Return a field as it was typed; empty if it is missing."""
     if "fields" not in g:
         g.fields = _parse(read_body()) if request.mimetype == MEDIA_TYPE else {}
     value: str = g.fields.get(name, "")
@@ -50,12 +51,12 @@ def _parse(body: bytes) -> dict[str, str]:
 
 def token() -> str:
     """Return the code from an email."""
-    return joined(_field("token"))
+    return joined(field("token"))
 
 
 def email_as_typed() -> str:
     """Return what was typed as an email address."""
-    return _field("email")
+    return field("email")
 
 
 def email() -> str:
@@ -64,7 +65,7 @@ def email() -> str:
     Raises:
         InvalidRequest: it is not one.
     """
-    return _clean("email", fields.clean_email, _field("email"))
+    return _clean("email", fields.clean_email, field("email"))
 
 
 def new_password() -> str:
@@ -73,12 +74,12 @@ def new_password() -> str:
     Raises:
         InvalidRequest: it breaks the rule of the field.
     """
-    return _clean("password", clean_password, _field("password"))
+    return _clean("password", clean_password, field("password"))
 
 
 def accepted_policy() -> str | None:
     """Return the version of the policy that the page named."""
-    version = _field("accepted_policy")
+    version = field("accepted_policy")
     return version if policy.VERSION.fullmatch(version) else None
 
 

@@ -1,0 +1,128 @@
+"""The way into the desk: its cookie, who is signed in, and what every form has to prove."""
+
+import hmac
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, g, make_response, redirect, render_template, request
+from flask.typing import ResponseReturnValue
+
+from backend import clock
+from backend.accounts import audit
+from backend.config import settings
+from backend.desk import managers
+from backend.desk.managers import Visitor
+from backend.errors import Impossible, InvalidRequest, Problem
+from backend.web import forms
+
+SIGN_IN = "/desk/sign-in"
+# What a browser without a session may open.
+OUTSIDE: set[str | None] = set()
+
+door = Blueprint("desk", __name__, url_prefix="/desk")
+
+Function = Callable[..., ResponseReturnValue]
+
+
+def _is_https() -> bool:
+    return settings().public_url.startswith("https://")
+
+
+def _cookie() -> str:
+    # A browser takes the prefix only over HTTPS (RFC 6265bis, section 4.1.3.1).
+    return "__Secure-tiles_desk" if _is_https() else "tiles_desk"
+
+
+def remember(response: Response, session_token: str) -> None:
+    """Set the session's cookie, or delete it with an empty token."""
+    age = int(managers.LONGEST.total_seconds()) if session_token else 0
+    response.set_cookie(
+        _cookie(), session_token, max_age=age, path="/desk", secure=_is_https(), httponly=True, samesite="Strict"
+    )
+
+
+@door.before_request
+def _enter() -> ResponseReturnValue | None:
+    """Let in who is signed in, and refuse a form that another site sent."""
+    if request.method == "POST":
+        _refuse_foreign()
+    forms.check()
+    g.visitor = visitor = managers.identify(request.cookies.get(_cookie(), ""))
+    if request.endpoint in OUTSIDE:
+        return None
+    if visitor is None:
+        return _signed_out()
+    if request.method == "POST" and not _proves(visitor):
+        raise InvalidRequest("This form belongs to another sign-in. Go back, reload the page, and send it again.")
+    g.as_manager = ExitStack()
+    g.as_manager.enter_context(audit.acting(visitor.manager.id))
+    return None
+
+
+def _proves(visitor: Visitor) -> bool:
+    return hmac.compare_digest(forms.field("form_token").encode(), visitor.form_token.encode())
+
+
+def _refuse_foreign() -> None:
+    """Refuse a form of another site (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then Origin)."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site == "same-origin" if site else origin in {None, settings().public_url}
+    if not own:
+        raise InvalidRequest("Open the desk itself, and send the form from there.")
+
+
+@door.teardown_request
+def _leave(_: BaseException | None) -> None:
+    if "as_manager" in g:
+        g.as_manager.close()
+
+
+def _signed_out() -> ResponseReturnValue:
+    if request.method == "GET":
+        return redirect(SIGN_IN, HTTPStatus.SEE_OTHER)
+    return make_response(page("signed_out.html"), HTTPStatus.UNAUTHORIZED)
+
+
+def visitor() -> Visitor:
+    """Return the data manager who sent the request, and the session."""
+    signed_in: Visitor = g.visitor
+    return signed_in
+
+
+def page(template: str, **context: Any) -> str:
+    """Return a page of the desk."""
+    defaults = {"visitor": g.visitor, "now": clock.now(), "errors": {}, "problem": None, "failure": None}
+    return render_template(f"desk/{template}", **defaults | context)
+
+
+def refused(template: str, why: Problem | Impossible, **context: Any) -> Response:
+    """Return a form again, with what is wrong: a field breaks its rule, or what was asked for cannot be done."""
+    if isinstance(why, Problem):
+        return make_response(page(template, problem=why, errors=forms.errors_of(why), **context), why.status)
+    text = str(why)
+    return make_response(page(template, failure=text[:1].upper() + text[1:], **context), HTTPStatus.CONFLICT)
+
+
+@door.errorhandler(Impossible)
+def _impossible(why: Impossible) -> Response:
+    return refused("impossible.html", why)
+
+
+def recently(view: Function) -> Function:
+    """Decorate a page for what cannot be undone: it asks for a sign-in of the last ten minutes (ASVS 5.0, 7.5)."""
+
+    @wraps(view)
+    def checked(*args: Any, **values: Any) -> ResponseReturnValue:
+        if visitor().is_recent:
+            return view(*args, **values)
+        return make_response(page("again.html"), HTTPStatus.FORBIDDEN)
+
+    return checked
+
+
+def see(path: str) -> ResponseReturnValue:
+    """Redirect to the page that shows what a form has done."""
+    return redirect(path, HTTPStatus.SEE_OTHER)

@@ -1,0 +1,1 @@
+"""Find people, and look at what is held about one."""

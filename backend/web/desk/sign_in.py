@@ -1,0 +1,95 @@
+"""Sign in at the desk by an emailed link, and end sessions."""
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from flask import g, make_response
+from flask.typing import ResponseReturnValue
+
+from backend.accounts.links import Link, State
+from backend.desk import managers
+from backend.errors import InvalidToken, NotFound, Problem
+from backend.security.tokens import Purpose
+from backend.web import forms
+from backend.web.desk.door import OUTSIDE, SIGN_IN, door, page, refused, remember, see, visitor
+from backend.web.problems import client
+
+View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
+TEMPLATE = "sign_in.html"
+
+
+def _outside(view: View) -> View:
+    """Decorate a page that a browser without a session may open."""
+    OUTSIDE.add(f"{door.name}.{view.__name__}")
+    return view
+
+
+def _shown(view: str, **context: object) -> dict[str, object]:
+    defaults = {"purpose": Purpose.DESK, "token": forms.token(), "email": forms.email_as_typed(), "link": None}
+    return defaults | context | {"view": view}
+
+
+@door.get("/sign-in")
+@door.get("/sign-in/look")
+@_outside
+def sign_in() -> str:
+    """Show the page that asks for an address, or for the code of an email."""
+    return page(TEMPLATE, **_shown("start"))
+
+
+@door.post("/sign-in")
+@_outside
+def request_sign_in() -> ResponseReturnValue:
+    """Ask for the email with a link. The response is the same for every address."""
+    try:
+        managers.request_sign_in(email=forms.email(), client=client())
+    except Problem as problem:
+        return refused(TEMPLATE, problem, **_shown("start"))
+    return page(TEMPLATE, **_shown("sent"))
+
+
+@door.post("/sign-in/look")
+@_outside
+def look_at_sign_in() -> ResponseReturnValue:
+    """Show whom a link signs in, or what became of it. Nothing is changed."""
+    try:
+        link, manager = managers.look(token=forms.token(), client=client())
+    except Problem as problem:
+        return refused(TEMPLATE, problem, **_shown("start"))
+    if link.state is State.DAMAGED:
+        return refused(TEMPLATE, InvalidToken(), **_shown("start"))
+    return page(TEMPLATE, **_shown(link.state, link=link, manager=manager))
+
+
+@door.post("/sign-in/confirm")
+@_outside
+def confirm_sign_in() -> ResponseReturnValue:
+    """Begin a session."""
+    try:
+        session_token = managers.sign_in(token=forms.token(), client=client())
+    except InvalidToken as problem:
+        return refused(TEMPLATE, problem, **_shown(State.REPLACED, link=Link(State.REPLACED)))
+    except Problem as problem:
+        return refused(TEMPLATE, problem, **_shown("start"))
+    if g.visitor:
+        # The new session takes the place of this browser's.
+        with suppress(NotFound):
+            managers.end_session(g.visitor, g.visitor.session_id)
+    response = make_response(see("/desk"))
+    remember(response, session_token)
+    return response
+
+
+@door.get("/sessions")
+def sessions() -> str:
+    """Show where the manager is signed in."""
+    return page("sessions.html", sessions=managers.sessions(visitor()))
+
+
+@door.post("/sessions/<uuid:session_id>/end")
+def end_session(session_id: uuid.UUID) -> ResponseReturnValue:
+    """End a session of the manager."""
+    managers.end_session(visitor(), session_id)
+    return see(SIGN_IN if session_id == visitor().session_id else "/desk/sessions")
