@@ -23,6 +23,7 @@ Act = Literal[
     "manager-invited", "manager-removed", "signed-in",
 ]  # fmt: skip
 Actor = Literal["person", "data manager", "service"]
+LOOKING: tuple[Act, ...] = "found", "looked-at", "exported"
 MOST_SHOWN = 1000
 
 _manager: ContextVar[uuid.UUID | None] = ContextVar("manager", default=None)
@@ -45,6 +46,12 @@ def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: A
     manager_id = _manager.get() if actor == "data manager" else None
     db.session.execute(insert(AuditEntry).values(**entry, manager_id=manager_id, details=details))
     return entry_id
+
+
+def newest_change(account_id: uuid.UUID) -> uuid.UUID | None:
+    """Return the newest entry about an account that is more than a look at it, in the caller's transaction."""
+    changes = select(AuditEntry.id).where(AuditEntry.account_id == account_id, AuditEntry.act.not_in(LOOKING))
+    return db.session.scalar(changes.order_by(AuditEntry.at.desc(), AuditEntry.id).limit(1))
 
 
 def is_erased(account_id: uuid.UUID) -> bool:

@@ -162,18 +162,26 @@ def release(who: str, *, yes: bool, as_json: bool) -> None:
 @WHO
 @click.option("--authority", required=True, help="The recipient of the data, such as an office and its place.")
 @BASIS
+@click.option(
+    "--field", "fields", type=click.Choice(operations.DISCLOSED), multiple=True, default=operations.DISCLOSED,
+    help="Disclose only this; both are the most that the policy allows.",
+)  # fmt: skip
 @console.output_option
-def disclose(who: str, authority: str, basis: str, output: Path | None, *, as_json: bool) -> None:
-    """Record a disclosure, and write the data to hand over.
+def disclose(  # noqa: PLR0913 - its options
+    who: str, authority: str, basis: str, fields: tuple[str, ...], output: Path | None, *, as_json: bool
+) -> None:
+    """Record a disclosure, and write what to hand over.
+
+    It holds the name and the email address at most.
 
     Use it when an authority may lawfully have the data. The record is kept for 3 years, even if the account is erased,
     and names the account by its random id only. The person sees it in the copy of their data.
     """
-    disclosed = operations.disclose(who, authority=authority, basis=basis)
+    disclosed = operations.disclose(who, authority=authority, basis=basis, fields=fields)
     try:
         console.write(asdict(disclosed), output, as_json=as_json)
     except click.ClickException as error:
-        msg = f"{error.message}; the disclosure is recorded: write the data with `tiles data export`"
+        msg = f"{error.message}; the disclosure is recorded: read the data with `tiles data find`"
         raise click.ClickException(msg) from None
 
 
@@ -252,8 +260,8 @@ def audit_trail(who: str | None, *, as_json: bool) -> None:
 
 
 def _summary(details: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry's details for a table: a list of stores becomes the number of its rows."""
+    """Return an entry's details for a table: the stores of an erasure become the number of their rows."""
     return {
-        name: f"{sum(store['rows'] for store in part)} rows" if isinstance(part, list) else part
+        name: f"{sum(store['rows'] for store in part)} rows" if name in {"removed", "kept"} else part
         for name, part in details.items()
     }

@@ -3,9 +3,11 @@
 Each is written to the audit. They raise Impossible if there is not exactly one such account, or for the reason told.
 """
 
+import hashlib
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,15 +27,46 @@ from backend.mail import queue
 from backend.privacy import erasure
 
 MANAGER: audit.Actor = "data manager"
-CHANGED = "this account has changed in this moment, or is being erased: look with `tiles data find`"
+CHANGED = "this account has changed in this moment, or is being erased: look at it again"
+# The policy lets a disclosure hold no more.
+DISCLOSED = "name", "email"
+_STATE = ("id", "name", "email", "email_updates", "closed_at", "credentials_id", "erasure_requested_at", "erase_after",
+          "erasing_since", "held_until")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An account as somebody saw it. What they do with it is refused if anything has changed since, or was done."""
+
+    account: uuid.UUID
+    state: str
+
+
+Who = str | Seen
+
+
+def state(account: AnyRow) -> str:
+    """Return a digest of everything that a page shows of an account, and of what was done with it."""
+    with reading():
+        return _state(account)
+
+
+def _state(account: AnyRow) -> str:
+    values = [getattr(account, name) for name in _STATE]
+    return hashlib.sha256(repr((values, audit.newest_change(account.id))).encode()).hexdigest()[:32]
 
 
 def _accounts(who: str) -> list[AnyRow]:
     """Return the accounts, open and closed, with an email address or an id."""
+    with reading():
+        return rows(_is(who))
+
+
+def rows(condition: ColumnElement[bool]) -> list[AnyRow]:
+    """Return accounts with their erasure and legal hold, in the caller's transaction."""
     held_until = Hold.latest(clock.now()).label("held_until")
     columns = (*account_columns(), Account.erasure_requested_at, Account.erase_after, Account.erasing_since, held_until)
-    with reading() as session:
-        return list(session.execute(select(*columns).where(_is(who)).order_by(Account.created_at)))
+    return list(db.session.execute(select(*columns).where(condition).order_by(Account.created_at)))
 
 
 def _is(who: str) -> ColumnElement[bool]:
@@ -49,7 +82,13 @@ def _is(who: str) -> ColumnElement[bool]:
     return or_(Account.is_open_with(email), Account.is_closed_with(email))
 
 
-def _one(who: str) -> AnyRow:
+def one(who: Who) -> AnyRow:
+    """Return an account, with its erasure and legal hold."""
+    if isinstance(who, Seen):
+        account = one(str(who.account))
+        if state(account) != who.state:
+            raise Impossible("this account has changed since you opened the page: look at it again")
+        return account
     accounts = _accounts(who)
     if not accounts:
         raise Impossible("there is no account with this address or id; erased ones are not known any more")
@@ -68,35 +107,53 @@ def find(who: str) -> list[AnyRow]:
     return accounts
 
 
-def export(who: str) -> AccountExport:
+def export(who: Who) -> AccountExport:
     """Return everything that is stored about an account."""
-    account = _one(who)
+    account = one(who)
     with transaction():
         audit.record("exported", account.id, actor=MANAGER)
     return export_account(account.id)
 
 
-def rename(who: str, name: str | None) -> AnyRow:
+def rename(who: Who, name: str | None) -> AnyRow:
     """Correct the name of an account, or remove it with None; return the account."""
-    return _change(_one(who), "renamed", name=name)
+    return _change(who, "renamed", name=name)
 
 
-def unsubscribe(who: str) -> AnyRow:
+def unsubscribe(who: Who) -> AnyRow:
     """Stop emails about TILES to an account; return the account."""
-    return _change(_one(who), "unsubscribed", email_updates=False)
+    return _change(who, "unsubscribed", email_updates=False)
 
 
-def _change(account: AnyRow, act: audit.Act, **values: str | bool | None) -> AnyRow:
+def subscribe(who: Who) -> AnyRow:
+    """Send emails about TILES to an account again, whose owner asked for it; return the account."""
+    return _change(who, "subscribed", email_updates=True)
+
+
+def request_email_change(who: Who, email: str) -> AnyRow:
+    """Email a link to a new address, which becomes the account's once the link is used; return the account."""
+    account = one(who)
+    if account.closed_at:
+        raise Impossible("this account is closed: open it again first")
+    with transaction():
+        _lock(account, who)
+        queue.enqueue("email_change", email=email, account_id=account.id, about=account.credentials_id)
+        audit.record("email-change-requested", account.id, actor=MANAGER)
+    return account
+
+
+def _change(who: Who, act: audit.Act, **values: str | bool | None) -> AnyRow:
+    account = one(who)
     with transaction() as session:
-        _refuse_erasing(account)
+        _lock(account, who)
         session.execute(update(Account).where(Account.id == account.id).values(**values))
         audit.record(act, account.id, actor=MANAGER)
-    return _one(str(account.id))
+    return one(str(account.id))
 
 
-def reopen(who: str, *, erasure: bool = False) -> AnyRow:
+def reopen(who: Who, *, erasure: bool = False) -> AnyRow:
     """Open a closed account again, with `erasure` only if its erasure waits; return it. The person gets an email."""
-    account = _one(who)
+    account = one(who)
     if account.closed_at is None or (erasure and account.erasure_requested_at is None):
         raise Impossible("no erasure of this account waits" if erasure else "this account is open")
     try:
@@ -106,20 +163,20 @@ def reopen(who: str, *, erasure: bool = False) -> AnyRow:
         raise Impossible("somebody registered again with this address: the closed account stays closed") from None
     except InvalidToken:
         raise Impossible(CHANGED) from None
-    return _one(str(account.id))
+    return one(str(account.id))
 
 
-def close(who: str) -> AccountClosure:
+def close(who: Who) -> AccountClosure:
     """Close an account, which is then kept for the retention time of closed accounts. The person gets an email."""
-    account = _one(who)
+    account = one(who)
     if account.closed_at:
         raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
     return _shut(account, erase=False)
 
 
-def erase(who: str, *, at_once: bool = False) -> AccountClosure:
+def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
     """Close an account and have it erased after the grace period, or at once. The person gets an email."""
-    account = _one(who)
+    account = one(who)
     if at_once and account.held_until:
         raise Impossible(
             f"a legal hold keeps this account until {account.held_until:%Y-%m-%d}: release it first, or ask without "
@@ -136,26 +193,26 @@ def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Ac
     return closed
 
 
-def hold(who: str, *, basis: str, until: datetime) -> uuid.UUID:
+def hold(who: Who, *, basis: str, until: datetime) -> uuid.UUID:
     """Place a legal hold, which delays the erasure of an account. If one waits, the person gets an email."""
-    account, now = _one(who), clock.now()
+    account, now = one(who), clock.now()
     if until <= now:
         raise Impossible("name a day in the future: a hold ends by itself")
     _refuse_naming(account, basis)
     hold_id = uuid.uuid4()
     with transaction() as session:
-        _refuse_erasing(account)
+        _lock(account, who)
         session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
-        audit.record("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}")
+        audit.record("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}", basis=basis)
         _notify_if_waiting(account)
     return hold_id
 
 
-def release(who: str) -> int:
+def release(who: Who) -> int:
     """Lift every legal hold on an account, and return how many. If its erasure waits, the person gets an email."""
-    account = _one(who)
+    account = one(who)
     with transaction():
-        _refuse_erasing(account)
+        _lock(account, who)
         lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
         if not lifted:
             raise Impossible("there is no legal hold on this account")
@@ -166,7 +223,7 @@ def release(who: str) -> int:
 
 def is_late_but_for_a_hold(who: str) -> bool:
     """Return whether an account would be erased at once if its legal holds were lifted."""
-    account = _one(who)
+    account = one(who)
     return account.held_until is not None and account.erase_after is not None and account.erase_after <= clock.now()
 
 
@@ -175,25 +232,39 @@ def _notify_if_waiting(account: AnyRow) -> None:
         queue.enqueue("account_closed", account_id=account.id)
 
 
-def disclose(who: str, *, authority: str, basis: str) -> AccountExport:
-    """Record the disclosure of an account to an authority, and return everything that is stored about it."""
-    account = _one(who)
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """What an authority gets: the chosen data, and on what basis."""
+
+    authority: str
+    basis: str
+    disclosed_at: clock.Moment
+    data: dict[str, str | None]
+
+
+def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DISCLOSED) -> Disclosed:
+    """Record the disclosure of an account's name, address or both to an authority, and return what to hand over."""
+    account, chosen = one(who), [name for name in DISCLOSED if name in fields]
+    if not chosen:
+        raise Impossible("choose what to disclose: the name, the email address, or both")
     for text in (authority, basis):
         _refuse_naming(account, text)
-    row = {"id": uuid.uuid4(), "account_id": account.id, "authority": authority, "basis": basis}
-    stored = export_account(account.id)
+    disclosed = Disclosed(authority, basis, clock.now(), {name: getattr(account, name) for name in chosen})
+    row = {"authority": authority, "basis": basis, "disclosed_at": disclosed.disclosed_at}
     with transaction() as session:
-        _refuse_erasing(account)
-        session.execute(insert(Disclosure).values(**row, disclosed_at=clock.now()))
-        audit.record("disclosed", account.id, actor=MANAGER)
-    return stored
+        _lock(account, who)
+        session.execute(insert(Disclosure).values(id=uuid.uuid4(), account_id=account.id, **row))
+        audit.record("disclosed", account.id, actor=MANAGER, authority=authority, basis=basis, fields=chosen)
+    return disclosed
 
 
-def _refuse_erasing(account: AnyRow) -> None:
-    """Lock an account in the caller's transaction, so that its erasure cannot begin meanwhile."""
+def _lock(account: AnyRow, who: Who) -> None:
+    """Lock an account in the caller's transaction, so that nobody changes it or begins its erasure meanwhile."""
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
         raise Impossible("it is too late: this account is being erased")
+    if isinstance(who, Seen) and _state(rows(Account.id == account.id)[0]) != who.state:
+        raise Impossible(CHANGED)
 
 
 def _refuse_naming(account: AnyRow, text: str) -> None:

@@ -1,6 +1,8 @@
 """The forms of the pages: their fields, and what is wrong with them."""
 
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from flask import g, request
@@ -12,6 +14,8 @@ from backend.security.password_rules import clean_password
 from backend.security.tokens import joined
 from backend.web.bodies import read_body
 from backend.web.problems import charge_request
+
+T = TypeVar("T")
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 MOST_FIELDS = 8
@@ -77,13 +81,29 @@ def new_password() -> str:
     return _clean("password", clean_password, field("password"))
 
 
+def day(name: str) -> date:
+    """Return the day in a field.
+
+    Raises:
+        InvalidRequest: it is not one.
+    """
+    return _clean(name, _day, field(name).strip())
+
+
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise ValueError("write a day such as 2027-01-31") from None
+
+
 def accepted_policy() -> str | None:
     """Return the version of the policy that the page named."""
     version = field("accepted_policy")
     return version if policy.VERSION.fullmatch(version) else None
 
 
-def _clean(name: str, clean: Callable[[str], str], value: str) -> str:
+def _clean(name: str, clean: Callable[[str], T], value: str) -> T:
     try:
         return clean(value)
     except ValueError as error:

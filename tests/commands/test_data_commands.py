@@ -301,7 +301,7 @@ def test_a_hold_is_placed_recorded_and_seen_by_the_person_in_the_copy(service: S
     placed = printed(service, "hold", ADA, *HOLD, "--json")
     assert set(placed) == {"hold", "until"}
     assert placed["until"] == "2099-01-01T00:00:00Z"
-    assert acts(service) == [("held", {"until": "2099-01-01"})]
+    assert acts(service) == [("held", {"until": "2099-01-01", "basis": "Order 12 C 3/26"})]
     own = service.http.get("/v1/account/export", headers=ada.headers).json
     (holds,) = [table["rows"] for table in own["stored"] if table["table"] == "holds"]
     assert [(row["id"], row["basis"], row["until"]) for row in holds] == [
@@ -346,19 +346,19 @@ def test_a_hold_needs_a_day_in_the_future_and_ends_when_it_begins_in_utc(
 # disclose
 
 
-def test_a_disclosure_writes_all_that_is_held_and_its_record_outlives_the_account(
+def test_a_disclosure_writes_name_and_address_at_most_and_its_record_outlives_the_account(
     service: Service, ada: Person, move_clock: MoveClock, tmp_path: Path
 ) -> None:
     account = str(account_id(service, ADA))
     invoke(service, "data", "disclose", ADA, *DISCLOSE, "--output", str(tmp_path / "disclosed.json"))
     disclosed = json.loads((tmp_path / "disclosed.json").read_text("utf-8"))
+    assert disclosed["data"] == {"name": ada.name, "email": ADA}
+    assert disclosed.keys() == {"authority", "basis", "disclosed_at", "data"}
     own = service.http.get("/v1/account/export", headers=ada.headers).json
-    tables = {table["table"]: table["rows"] for table in disclosed["stored"]}
-    assert list(tables) == [table["table"] for table in own["stored"]]
-    assert tables["accounts"][0]["email"] == ADA
     (row,) = next(table["rows"] for table in own["stored"] if table["table"] == "disclosures")
     assert (row["authority"], row["basis"]) == ("Police of Springfield", "Order 12 C 3/26")
-    assert acts(service) == [("disclosed", {})]
+    details = {"authority": row["authority"], "basis": row["basis"], "fields": ["name", "email"]}
+    assert acts(service) == [("disclosed", details)]
     assert service.deliver() == []
 
     invoke(service, "data", "erase", ADA, "--now", "--yes")
@@ -384,7 +384,7 @@ def test_a_document_that_cannot_be_written_is_not_recorded_as_disclosed(service:
     failed = invoke(service, "data", "export", ADA, "--output", "/dev/full", status=1)
     assert failed.stderr.startswith("Error: '/dev/full' cannot be written: ")
     failed = invoke(service, "data", "disclose", ADA, *DISCLOSE, "--output", "/dev/full", status=1)
-    assert "the disclosure is recorded: write the data with `tiles data export`" in failed.stderr
+    assert "the disclosure is recorded: read the data with `tiles data find`" in failed.stderr
     assert len(service.rows("disclosures")) == 1
 
 

@@ -73,7 +73,15 @@ def test_a_receipt_says_per_store_what_was_removed_and_what_is_kept_on_which_bas
     assert set(response.json) == {"account", "requested_at", "erased_at", "removed", "kept"}
     assert response.json["account"] == str(in_ledger(hasty)[0])
     removed = {entry["store"]: entry["rows"] for entry in response.json["removed"]}
-    assert removed == {"accounts": 1, "sessions": 0, "feedback": 2, "holds": 0, "mails": 0, "previous_addresses": 1}
+    assert removed == {
+        "accounts": 1,
+        "sessions": 0,
+        "feedback": 2,
+        "holds": 0,
+        "mails": 0,
+        "previous_addresses": 1,
+        "replies": 0,
+    }
     kept = {entry["store"]: entry["rows"] for entry in response.json["kept"]}
     assert kept == {"audit": len(hasty.rows("audit")), "disclosures": 1, "ledger": 1}
     assert all("GDPR" in entry["basis"] for entry in response.json["kept"])

@@ -1,9 +1,7 @@
 """The way into the desk: its cookie, who is signed in, and what every form has to prove."""
 
 import hmac
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
 from http import HTTPStatus
 from typing import Any
 
@@ -23,8 +21,6 @@ SIGN_IN = "/desk/sign-in"
 OUTSIDE: set[str | None] = set()
 
 door = Blueprint("desk", __name__, url_prefix="/desk")
-
-Function = Callable[..., ResponseReturnValue]
 
 
 def _is_https() -> bool:
@@ -111,16 +107,9 @@ def _impossible(why: Impossible) -> Response:
     return refused("impossible.html", why)
 
 
-def recently(view: Function) -> Function:
-    """Decorate a page for what cannot be undone: it asks for a sign-in of the last ten minutes (ASVS 5.0, 7.5)."""
-
-    @wraps(view)
-    def checked(*args: Any, **values: Any) -> ResponseReturnValue:
-        if visitor().is_recent:
-            return view(*args, **values)
-        return make_response(page("again.html"), HTTPStatus.FORBIDDEN)
-
-    return checked
+def sign_in_again() -> Response:
+    """Ask for a sign-in of the last ten minutes, before something that cannot be undone (ASVS 5.0, 7.5)."""
+    return make_response(page("again.html"), HTTPStatus.FORBIDDEN)
 
 
 def see(path: str) -> ResponseReturnValue:

@@ -1,1 +1,134 @@
-"""Find people, and look at what is held about one."""
+"""Find people, look at what is held about one, and do what they or the law ask for."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, time
+from typing import Any, TypeVar
+
+from flask import current_app
+from flask.typing import ResponseReturnValue
+
+from backend.accounts.fields import clean_name
+from backend.desk import operations, people
+from backend.desk.operations import Seen
+from backend.errors import FieldError, Impossible, InvalidRequest, NotFound, Problem
+from backend.web import forms
+from backend.web.desk.door import door, page, refused, see, sign_in_again, visitor
+
+
+@door.get("/people")
+def find_people() -> str:
+    """Show the form that finds people."""
+    return page("people.html", text="", found=None)
+
+
+@door.post("/people")
+def found_people() -> str:
+    """Show the people that were found. It is a form, because an address in a URL would stand in a proxy's log."""
+    return page("people.html", text=forms.field("text"), found=people.search(forms.field("text")))
+
+
+@door.get("/people/<uuid:account_id>")
+def person(account_id: uuid.UUID) -> str:
+    """Show everything that is held about a person, and what can be done."""
+    return page("person.html", person=people.look(account_id), account_id=account_id)
+
+
+@door.get("/people/<uuid:account_id>/export.json")
+def export_person(account_id: uuid.UUID) -> ResponseReturnValue:
+    """Give out everything that is held, as the person's app would get it."""
+    response = current_app.json.response(asdict(_existing(operations.export, account_id)))
+    response.headers["Content-Disposition"] = f'attachment; filename="tiles-{account_id}.json"'
+    return response
+
+
+@door.get("/people/<uuid:account_id>/print")
+def print_person(account_id: uuid.UUID) -> str:
+    """Show everything that is held on a page to be printed."""
+    return page("person_print.html", export=_existing(operations.export, account_id), account_id=account_id)
+
+
+T = TypeVar("T")
+
+
+def _existing(look: Callable[[str], T], account_id: uuid.UUID) -> T:
+    try:
+        return look(str(account_id))
+    except Impossible:
+        raise NotFound from None
+
+
+def _name() -> str:
+    try:
+        return clean_name(forms.field("name"))
+    except ValueError as error:
+        raise InvalidRequest(errors=[FieldError("/name", str(error))]) from None
+
+
+def _hold(who: Seen) -> object:
+    until = datetime.combine(forms.day("until"), time.min, UTC)
+    return operations.hold(who, basis=forms.field("basis"), until=until)
+
+
+def _disclose(who: Seen) -> object:
+    chosen = [name for name in operations.DISCLOSED if forms.field(name)]
+    return operations.disclose(who, authority=forms.field("authority"), basis=forms.field("basis"), fields=chosen)
+
+
+# What each does is said in templates/desk/act.html, under the same name.
+ACTS: dict[str, Callable[[Seen], object]] = {
+    "rename": lambda who: operations.rename(who, _name()),
+    "remove-name": lambda who: operations.rename(who, None),
+    "change-email": lambda who: operations.request_email_change(who, forms.email()),
+    "unsubscribe": operations.unsubscribe,
+    "subscribe": operations.subscribe,
+    "close": operations.close,
+    "reopen": operations.reopen,
+    "erase": operations.erase,
+    "cancel": lambda who: operations.reopen(who, erasure=True),
+    "erase-now": lambda who: operations.erase(who, at_once=True),
+    "hold": _hold,
+    "release": operations.release,
+    "disclose": _disclose,
+}
+# They need a recent sign-in and a tick, as they cannot be undone.
+GRAVE = {"erase-now", "release", "disclose"}
+
+
+def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
+    """Return what the form of an act shows."""
+    if act not in ACTS:
+        raise NotFound
+    account = _existing(operations.one, account_id)
+    return {
+        "account": account,
+        "seen": operations.state(account),
+        "act": act,
+        "grave": act in GRAVE,
+        "typed": forms.field,
+    }
+
+
+@door.get("/people/<uuid:account_id>/<act>")
+def ask(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
+    """Say what an act will do and whom it tells, before it is done."""
+    form = _form(account_id, act)
+    return sign_in_again() if act in GRAVE and not visitor().is_recent else page("act.html", **form)
+
+
+@door.post("/people/<uuid:account_id>/<act>")
+def do(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
+    """Do it, unless the account has changed since the form was shown."""
+    if act in GRAVE and not visitor().is_recent:
+        return sign_in_again()
+    form = _form(account_id, act)
+    try:
+        if act in GRAVE and not forms.field("sure"):
+            raise InvalidRequest(errors=[FieldError("/sure", "tick the box, as this cannot be undone")])
+        done = ACTS[act](Seen(account_id, forms.field("seen")))
+    except (Problem, Impossible) as why:
+        return refused("act.html", why, **form)
+    if isinstance(done, operations.Disclosed):
+        return page("disclosed.html", disclosed=done, account_id=account_id)
+    return see(f"/desk/people/{account_id}?done={act}")

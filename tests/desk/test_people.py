@@ -1,0 +1,241 @@
+"""People at the desk: found, looked at, and what is done with them on the pages."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from desk_door import Desk
+from journeys import CLOSED, REOPENED, account_id, erase_due, the_mail, to_and_subject
+from sqlalchemy import insert, select
+from support import Person, Service, any_database, token_of
+
+from backend import clock
+from backend.database.engine import transaction
+from backend.database.models import Account
+from backend.desk import people
+
+ADA = "ada@example.org"
+A_DAY = timedelta(days=1)
+MoveClock = Callable[[timedelta], None]
+
+
+@pytest.fixture
+def desk(service: Service, ada: Person) -> Desk:  # noqa: ARG001 - there is somebody
+    return Desk(service)
+
+
+def seen(page: str) -> str:
+    found = re.search(r'name="seen" value="(\w+)"', page)
+    assert found, page
+    return found[1]
+
+
+def of_ada(desk: Desk, act: str = "") -> str:
+    return f"/people/{account_id(desk.service, ADA)}" + (f"/{act}" if act else "")
+
+
+def act(desk: Desk, act: str, status: int = 303, /, **fields: object) -> str:
+    """Open the page that asks, and do it."""
+    path = of_ada(desk, act)
+    response = desk.post(path, status, seen=seen(desk.get(path)), **fields)
+    if status == 303:
+        assert desk.browser.get(response.location).status_code == 200
+    return response.text
+
+
+def acts(service: Service) -> list[str]:
+    """Return what managers did, in the order of time."""
+    rows = [row for row in service.rows("audit") if row["actor"] == "data manager" and row["manager_id"]]
+    return [row["act"] for row in sorted(rows, key=lambda row: str(row["at"])) if row["act"] != "looked-at"]
+
+
+def find(service: Service, text: str) -> list[str]:
+    with service.app.app_context():
+        return [row.email for row in people.search(text).accounts]
+
+
+def test_people_are_found_by_address_part_or_name_the_same_first(service: Service) -> None:
+    for name, email in (("Grace", "ada@grace.example"), ("Ada", "x@other.example"), ("Zoe ada", "zoe@example.org"),
+                        ("Bob", "bob_1@example.org"), ("Ivo", "ada.x@example.org")):  # fmt: skip
+        service.register(name=name, email=email)
+    assert find(service, " ADA@grace.example ")[0] == "ada@grace.example"
+    assert find(service, "ada") == ["x@other.example", "ada.x@example.org", "ada@grace.example", "zoe@example.org"]
+    assert find(service, "b_1") == ["bob_1@example.org"]
+    assert find(service, "grace.ex") == ["ada@grace.example"]
+    for nothing in ("", " ", "%", "*", "\x00", "bobx1", "x" * 5000):
+        assert find(service, nothing) == []
+    (row,) = [row for row in service.rows("accounts") if row["email"] == "zoe@example.org"]
+    assert find(service, str(UUID(str(row["id"])))) == ["zoe@example.org"]
+
+
+@any_database
+def test_a_search_shows_fifty_and_says_that_there_are_more(service: Service, desk: Desk) -> None:
+    with service.app.app_context(), transaction() as session:
+        row = dict(session.execute(select(Account.__table__)).mappings().one())
+        session.execute(
+            insert(Account), [row | {"id": UUID(int=n), "email": f"many{n}@example.org"} for n in range(60)]
+        )
+    shown = desk.post("/people", 200, text="many").text
+    assert shown.count("@example.org</a>") == 50
+    assert "50 of more accounts found" in shown
+
+
+def test_a_search_puts_no_address_in_a_url_and_opening_a_person_is_audited(service: Service, desk: Desk) -> None:
+    found = desk.post("/people", 200, text=ADA)
+    assert of_ada(desk) in found.text
+    assert ADA not in found.request.url
+    page = desk.get(of_ada(desk))
+    for text in (ADA, "Ada Lovelace", "open", "Each person with an account"):
+        assert text in page
+    (entry,) = [row for row in service.rows("audit") if row["act"] == "looked-at"]
+    assert (entry["actor"], bool(entry["manager_id"])) == ("data manager", True)
+    assert "Mary Somerville" in desk.get(of_ada(desk))
+
+
+def test_a_name_is_corrected_and_removed_and_emails_are_switched(service: Service, desk: Desk, ada: Person) -> None:
+    act(desk, "rename", name=" Ada King ")
+    assert service.account(ada.headers).json["name"] == "Ada King"
+    assert "1 to 200" in act(desk, "rename", 422, name="")
+    act(desk, "remove-name")
+    act(desk, "unsubscribe")
+    account = service.account(ada.headers).json
+    assert (account["name"], account["email_updates"]) == (None, False)
+    act(desk, "subscribe")
+    assert service.account(ada.headers).json["email_updates"] is True
+    assert acts(service) == ["signed-in", "renamed", "renamed", "unsubscribed", "subscribed"]
+    assert service.deliver() == []
+
+
+def test_a_new_address_counts_once_its_mailbox_is_proven(service: Service, desk: Desk, ada: Person) -> None:
+    act(desk, "change-email", email="countess@example.org")
+    (message,) = service.deliver()
+    assert message["To"] == "countess@example.org"
+    assert service.account(ada.headers).json["email"] == ADA
+    assert service.http.post("/v1/email-changes/confirm", json={"token": token_of(message)}).status_code == 204
+    assert service.account(ada.headers).json["email"] == "countess@example.org"
+    assert "There is a problem" in act_on(desk, "countess@example.org", "change-email", 422, email="nonsense")
+
+
+def act_on(desk: Desk, person: str, act: str, status: int, /, **fields: object) -> str:
+    path = f"/people/{account_id(desk.service, person)}/{act}"
+    return desk.post(path, status, seen=seen(desk.get(path)), **fields).text
+
+
+def test_an_account_is_closed_opened_erased_and_taken_back(service: Service, desk: Desk) -> None:
+    act(desk, "close")
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
+    act(desk, "reopen")
+    assert to_and_subject(service.deliver()) == {(ADA, REOPENED)}
+    act(desk, "erase")
+    assert to_and_subject(service.deliver()) == {(ADA, CLOSED)}
+    act(desk, "cancel")
+    assert to_and_subject(service.deliver()) == {(ADA, REOPENED)}
+    assert acts(service)[1:] == ["closed", "reopened", "closed", "erasure-requested", "reopened"]
+
+
+def test_erasing_now_asks_again_and_leaves_the_history(service: Service, desk: Desk) -> None:
+    path = of_ada(desk)
+    page = desk.get(f"{path}/erase-now")
+    assert "cannot be undone" in page
+    assert ADA in page
+    assert "Tick the box" in desk.post(f"{path}/erase-now", 422, seen=seen(page)).text
+    assert acts(service) == ["signed-in"]
+    act(desk, "erase-now", sure="yes")
+    assert erase_due(service) == 1
+    page = desk.get(path)
+    assert ADA not in page
+    assert "An erased account" in page
+    assert "erasure requested" in page
+    desk.get(f"{path}/rename", 404)
+
+
+def test_a_hold_is_placed_and_lifted_and_delays_an_erasure(service: Service, desk: Desk) -> None:
+    assert "such as 2027-01-31" in act(desk, "hold", 422, basis="Order 12", until="31.1.2027")
+    assert "Name a day in the future" in act(desk, "hold", 409, basis="Order 12", until="2020-01-31")
+    assert "leave the person" in act(desk, "hold", 409, basis="Order about Ada Lovelace", until="2099-01-31").lower()
+    act(desk, "hold", basis="Order 12", until="2099-01-31")
+    assert "2099-01-31" in desk.get(of_ada(desk))
+    assert "A legal hold keeps this account" in act(desk, "erase-now", 409, sure="yes")
+    act(desk, "release", sure="yes")
+    assert "There is no legal hold" in act(desk, "release", 409, sure="yes")
+    assert acts(service)[1:] == ["held", "released"]
+
+
+def test_a_disclosure_holds_what_was_chosen_and_is_recorded_once(service: Service, desk: Desk) -> None:
+    order = {"authority": "Police of Oslo", "basis": "Order 12", "sure": "yes"}
+    assert "Choose what to disclose" in act(desk, "disclose", 409, **order)
+    path = of_ada(desk, "disclose")
+    state = seen(desk.get(path))
+    shown = desk.post(path, 200, seen=state, email="yes", **order).text
+    assert ADA in shown
+    assert "Ada Lovelace" not in shown
+    assert "has changed since you opened the page" in desk.post(path, 409, seen=state, email="yes", **order).text
+    assert len(service.rows("disclosures")) == 1
+    (entry,) = [row for row in service.rows("audit") if row["act"] == "disclosed"]
+    assert "Police of Oslo" in str(entry["details"])
+    assert "email" in str(entry["details"])
+
+
+def test_everything_held_is_given_out_as_json_and_to_be_printed(service: Service, desk: Desk) -> None:
+    response = desk.browser.get(f"/desk{of_ada(desk)}/export.json")
+    assert {table["table"] for table in response.json["stored"]} >= {"accounts", "sessions", "audit"}
+    assert response.headers["Content-Disposition"].startswith("attachment")
+    assert json.loads(response.text)["stored"]
+    printed = desk.get(f"{of_ada(desk)}/print")
+    assert ADA in printed
+    assert "argon2" not in printed
+    assert acts(service)[1:] == ["exported", "exported"]
+
+
+@pytest.mark.parametrize("name", ["rename", "hold", "close", "disclose", "change-email"])
+def test_of_two_managers_at_once_the_second_is_told_what_happened(service: Service, desk: Desk, name: str) -> None:
+    other = Desk(service, "grace@example.org", name="Grace Hopper")
+    path = of_ada(desk, name)
+    fields = {"name": "Countess", "basis": "Order 1", "authority": "Court", "until": "2099-01-01", "sure": "yes",
+              "email": "new@example.org"}  # fmt: skip
+    pages = [seen(each.get(path)) for each in (desk, other)]
+    assert desk.post(path, 200 if name == "disclose" else 303, seen=pages[0], **fields)
+    before = {table: service.rows(table) for table in ("accounts", "audit", "holds", "disclosures", "mails")}
+    refused = other.post(path, 409, seen=pages[1], **fields).text
+    assert "This account has changed since you opened the page" in refused
+    assert {table: service.rows(table) for table in before} == before
+
+
+def test_what_cannot_be_undone_needs_a_sign_in_of_the_last_ten_minutes(
+    service: Service, desk: Desk, move_clock: MoveClock
+) -> None:
+    pages = {name: seen(desk.get(of_ada(desk, name))) for name in ("erase-now", "release", "disclose", "close")}
+    move_clock(timedelta(minutes=11))
+    for name in ("erase-now", "release", "disclose"):
+        assert "Sign in once more" in desk.get(of_ada(desk, name), 403)
+        form = {"seen": pages[name], "sure": "yes", "authority": "A", "basis": "B", "email": "yes"}
+        assert "Sign in once more" in desk.post(of_ada(desk, name), 403, **form).text
+    desk.get(of_ada(desk, "close"))
+    desk.sign_in()
+    assert "Erase the account now" in desk.get(of_ada(desk, "erase-now"))
+    assert acts(service) == ["signed-in", "signed-in"]
+
+
+def test_a_name_that_is_html_is_shown_as_text(desk: Desk) -> None:
+    act(desk, "rename", name="<script>alert(1)</script>")
+    for path in (of_ada(desk), of_ada(desk, "rename"), of_ada(desk, "print")):
+        page = desk.get(path)
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert" in page
+
+
+@pytest.mark.parametrize("path", ["", "/rename", "/nonsense", "/export.json", "/print", "/close"])
+def test_an_id_that_is_nobodys_leads_to_nothing(desk: Desk, path: str) -> None:
+    desk.get(f"/people/{UUID(int=7)}{path}", 404)
+    desk.post(f"/people/{UUID(int=7)}{path or '/close'}", 404)
+
+
+def test_a_closed_account_shows_when_it_is_erased(service: Service, desk: Desk) -> None:
+    act(desk, "erase")
+    page = desk.get(of_ada(desk))
+    assert f"{clock.now() + 14 * A_DAY:%Y-%m-%d}" in page
+    assert the_mail(service.deliver(), ADA, CLOSED)
+    assert "Cancel the erasure" in page
