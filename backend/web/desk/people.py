@@ -10,6 +10,7 @@ from flask import current_app
 from flask.typing import ResponseReturnValue
 
 from backend.accounts.fields import clean_name
+from backend.config import settings
 from backend.desk import operations, people
 from backend.desk.operations import Seen
 from backend.errors import FieldError, Impossible, InvalidRequest, NotFound, Problem
@@ -46,7 +47,8 @@ def export_person(account_id: uuid.UUID) -> ResponseReturnValue:
 @door.get("/people/<uuid:account_id>/print")
 def print_person(account_id: uuid.UUID) -> str:
     """Show everything that is held on a page to be printed."""
-    return page("person_print.html", export=_existing(operations.export, account_id), account_id=account_id)
+    export = _existing(operations.export, account_id)
+    return page("person_print.html", export=export, account_id=account_id, public_url=settings().public_url)
 
 
 T = TypeVar("T")
