@@ -36,7 +36,7 @@ def data() -> None:
 
     \b
     a person asks what is held      find, export
-    a person wants it corrected     rename, unsubscribe
+    a person wants it corrected     rename, change-email, unsubscribe, subscribe
     a person wants to be erased     erase, then requests: what waits, and until when
     a person wants to come back     cancel (an erasure), reopen
     the law requires to keep it     hold, release

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from backend.accounts.fields import clean_name
+from backend.accounts.fields import clean_email, clean_name
 from backend.commands import console
 from backend.commands.data import WHO, data, shown
 from backend.desk import operations
@@ -33,6 +33,31 @@ def unsubscribe(who: str, *, as_json: bool) -> None:
     Emails about the account itself still go out.
     """
     console.show(shown(operations.unsubscribe(who)), as_json=as_json)
+
+
+@data.command()
+@WHO
+def subscribe(who: str, *, as_json: bool) -> None:
+    """Send emails about TILES to an account again.
+
+    Do it only if the person asks for it.
+    """
+    console.show(shown(operations.subscribe(who)), as_json=as_json)
+
+
+@data.command("change-email")
+@WHO
+@click.argument("new", metavar="NEW_ADDRESS")
+def change_email(who: str, new: str, *, as_json: bool) -> None:
+    """Email a link to a new address of an account.
+
+    The address counts once somebody opens the link. Then the old address gets an email with a link that undoes it.
+    """
+    try:
+        email = clean_email(new)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    console.show(shown(operations.request_email_change(who, email)), as_json=as_json)
 
 
 @data.command()

@@ -47,7 +47,19 @@ def test_a_name_that_is_missing_or_breaks_its_rule_is_refused(service: Service, 
 def test_a_person_is_unsubscribed_and_the_account_stays(service: Service, ada: Person) -> None:
     assert changed(service, "unsubscribe", ADA)["email_updates"] is False
     assert service.account(ada.headers).json["email_updates"] is False
-    assert acts(service) == ["unsubscribed"]
+    assert changed(service, "subscribe", ADA)["email_updates"] is True
+    assert service.account(ada.headers).json["email_updates"] is True
+    assert acts(service) == ["subscribed", "unsubscribed"]
+
+
+def test_a_new_address_is_proven_from_its_own_mailbox(service: Service, ada: Person) -> None:
+    assert changed(service, "change-email", ADA, "countess@example.org")["email"] == ADA
+    mail = service.mail()
+    assert mail["To"] == "countess@example.org"
+    assert service.http.post("/v1/email-changes/confirm", json={"token": token_of(mail)}).status_code == 204
+    assert service.account(ada.headers).json["email"] == "countess@example.org"
+    assert refused(service, "change-email", "countess@example.org", "nonsense", status=2).startswith("Error: ")
+    assert acts(service) == ["email-change-requested"]
 
 
 def test_a_closed_account_is_opened_again_as_it_was_and_its_owner_gets_an_email(service: Service, ada: Person) -> None:

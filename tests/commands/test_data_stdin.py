@@ -15,8 +15,8 @@ ADA = "ada@example.org"
 HOLD = ("--basis", "Order 12/26", "--until", "2099-01-01")
 COMMANDS = {"find": (), "export": (), "audit": (), "hold": HOLD, "release": (),
             "disclose": ("--basis", "Order 12/26", "--authority", "Police"), "close": ("--yes",),
-            "reopen": ("--yes",), "rename": ("Ada",), "unsubscribe": (), "erase": ("--yes",),
-            "cancel": ("--yes",)}  # fmt: skip
+            "reopen": ("--yes",), "rename": ("Ada",), "unsubscribe": (), "subscribe": (),
+            "change-email": ("new@example.org",), "erase": ("--yes",), "cancel": ("--yes",)}  # fmt: skip
 
 pytestmark = [any_database, pytest.mark.usefixtures("ada")]
 
