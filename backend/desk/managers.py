@@ -81,6 +81,11 @@ def request_sign_in(*, email: str, client: str | None) -> None:
 def look(*, token: str, client: str | None) -> tuple[Link, AnyRow | None]:
     """Return what became of a link, and whom it signs in. Nothing is changed."""
     throttle().charge("token", client=client)
+    return find(token)
+
+
+def find(token: str) -> tuple[Link, AnyRow | None]:
+    """Return what `look` returns, for a caller that was charged for this token already."""
     try:
         content, is_expired = tokens.read(Purpose.DESK, token)
     except InvalidToken:
@@ -95,7 +100,7 @@ def look(*, token: str, client: str | None) -> tuple[Link, AnyRow | None]:
 def _of_token(content: dict[str, str]) -> AnyRow | None:
     mine = (Manager.id == uuid.UUID(content["account"])) & Manager.removed_at.is_(None)
     manager = db.session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
-    if manager is None or not hmac.compare_digest(tokens.manager_state(manager), content["state"]):
+    if manager is None or tokens.manager_state(manager) != content["state"]:
         return None
     return manager
 

@@ -40,7 +40,7 @@ VALUES: dict[type[TypeEngine[Any]], Callable[[int], object]] = {
 
 
 def value(column: Column[Any], number: int) -> object:
-    if column.name in {"account_id", "id"}:
+    if column.foreign_keys or column.name in {"account_id", "id"}:
         return uuid.UUID(int=number + 1)
     if number == 2 and column.nullable:
         return None

@@ -43,6 +43,7 @@ from support import (
 )
 from werkzeug.test import TestResponse
 
+from backend.desk import managers
 from backend.privacy import announcements
 from backend.security import keys
 from backend.security.tokens import Purpose
@@ -107,6 +108,14 @@ def erasure_receipt(service: Service) -> Use:
     return lambda later: post(later, "erasure-receipts/verify", receipt=receipt)
 
 
+def desk_sign_in(service: Service) -> Use:
+    with service.app.app_context():
+        managers.invite(ADA, "Ada")
+    service.http.post("/desk/sign-in", data={"email": ADA})
+    token = token_of(service.mail())
+    return lambda later: later.http.post("/desk/sign-in/confirm", data={"token": token})
+
+
 JOURNEYS: dict[Purpose, Callable[[Service], Use]] = {
     Purpose.REGISTRATION: registration,
     Purpose.PASSWORD_RESET: password_reset,
@@ -116,6 +125,7 @@ JOURNEYS: dict[Purpose, Callable[[Service], Use]] = {
     Purpose.ERASURE_CANCEL: erasure_cancel,
     Purpose.UNSUBSCRIBE: unsubscribe,
     Purpose.RECEIPT: erasure_receipt,
+    Purpose.DESK: desk_sign_in,
 }
 every_purpose = pytest.mark.parametrize("purpose", Purpose)
 
@@ -152,7 +162,7 @@ def test_a_link_from_a_machine_90_seconds_ahead_works(own: Service, move_clock: 
     move_clock(APART)
     use = JOURNEYS[purpose](own)
     move_clock(-APART)
-    assert use(own).status_code in {200, 201, 204}
+    assert use(own).status_code in {200, 201, 204, 303}
 
 
 @pytest.mark.parametrize("ahead", [APART, -APART], ids=["ahead", "behind"])
@@ -178,7 +188,7 @@ def test_an_email_and_a_session_from_a_machine_90_seconds_apart_work(
 def test_a_token_signed_before_a_rotation_is_redeemed_after_it(purpose: Purpose, own: Service) -> None:
     use = JOURNEYS[purpose](own)
     rotate(own)
-    assert use(own).status_code in {200, 201, 204}
+    assert use(own).status_code in {200, 201, 204, 303}
 
 
 @any_database

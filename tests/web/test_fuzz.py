@@ -43,6 +43,7 @@ REDEEMED = {
     Purpose.ERASURE_CANCEL: "/v1/erasure-requests/cancel",
     Purpose.RECEIPT: "/v1/erasure-receipts/verify",
     Purpose.UNSUBSCRIBE: "/unsubscribe/",
+    Purpose.DESK: "/desk/sign-in/confirm",
 }
 CONTENT: dict[str, object] = {
     "account": NOBODY,
@@ -85,6 +86,9 @@ def send_token(door: Door, purpose: Purpose, token: str) -> None:
     if purpose is Purpose.UNSUBSCRIBE:
         response = door.send("POST", f"{path}{quote(token, safe='')}", *secret)
         assert response.status_code in {400, 404, 405}
+        return
+    if purpose is Purpose.DESK:
+        assert door.send("POST", path, shown=True, data={"token": token}).status_code == 400
         return
     member = "receipt" if purpose is Purpose.RECEIPT else "token"
     password = {"password": PASSWORD} if purpose in {Purpose.REGISTRATION, Purpose.PASSWORD_RESET} else {}

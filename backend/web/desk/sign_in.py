@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TypeVar
 
 from flask import g, make_response
 from flask.typing import ResponseReturnValue
 
 from backend.accounts.links import Link, State
+from backend.database.engine import AnyRow
 from backend.desk import managers
 from backend.errors import InvalidToken, NotFound, Problem
 from backend.security.tokens import Purpose
@@ -58,6 +60,10 @@ def look_at_sign_in() -> ResponseReturnValue:
         link, manager = managers.look(token=forms.token(), client=client())
     except Problem as problem:
         return refused(TEMPLATE, problem, **_shown("start"))
+    return _looked_at(link, manager)
+
+
+def _looked_at(link: Link, manager: AnyRow | None) -> ResponseReturnValue:
     if link.state is State.DAMAGED:
         return refused(TEMPLATE, InvalidToken(), **_shown("start"))
     return page(TEMPLATE, **_shown(link.state, link=link, manager=manager))
@@ -69,8 +75,9 @@ def confirm_sign_in() -> ResponseReturnValue:
     """Begin a session."""
     try:
         session_token = managers.sign_in(token=forms.token(), client=client())
-    except InvalidToken as problem:
-        return refused(TEMPLATE, problem, **_shown(State.REPLACED, link=Link(State.REPLACED)))
+    except InvalidToken:
+        link, manager = managers.find(forms.token())
+        return make_response(_looked_at(link, manager), HTTPStatus.BAD_REQUEST)
     except Problem as problem:
         return refused(TEMPLATE, problem, **_shown("start"))
     if g.visitor:
