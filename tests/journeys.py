@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
-from backend.desk import operations
+from backend.desk import operations, requests
 from backend.privacy import erasure, ledger
 
 T = TypeVar("T")
@@ -245,7 +245,7 @@ def hold(service: Service, who: str, until: datetime) -> None:
 def overdue(service: Service) -> list[uuid.UUID]:
     """Return the accounts whose erasure the data manager is shown as late."""
     with service.app.app_context():
-        return [request.account for request in operations.requests(overdue=True)]
+        return [request.account for request in requests.waiting(overdue=True) if request.account]
 
 
 def account_id(service: Service, email: str) -> uuid.UUID:

@@ -36,9 +36,10 @@ from werkzeug.test import TestResponse
 from backend import clock
 from backend.commands.serve import tiles
 from backend.database import engine as db
-from backend.database.desk_tables import DataRequest, Reply
+from backend.database.desk_tables import Reply
 from backend.database.engine import transaction
 from backend.database.models import Account, Feedback
+from backend.desk import requests
 from backend.mail import delivery
 from backend.serving import worker
 
@@ -471,17 +472,13 @@ def invoke(service: Service, *arguments: str, typed: str | bytes | None = None, 
 def request_and_reply(service: Service, email: str) -> None:
     """Store a request of a person with feedback, and a reply to that feedback."""
     now = clock.now()
+    with service.app.app_context():
+        requests.record(email, kind="access", way="email", identity="mailbox", received_on=now.date())
     with service.app.app_context(), transaction() as session:
         feedback = session.execute(
             select(Feedback.id, Feedback.account_id).join(Account, Account.id == Feedback.account_id)
             .where(Account.email == email)
         ).one()  # fmt: skip
-        session.add(
-            DataRequest(
-                id=uuid.uuid4(), account_id=feedback.account_id, kind="access", way="email", identity="mailbox",
-                received_on=now.date(), due_on=now.date(), recorded_at=now,
-            )
-        )  # fmt: skip
         session.add(
             Reply(id=uuid.uuid4(), feedback_id=feedback.id, account_id=feedback.account_id, message="Thank you.",
                   written_at=now)

@@ -1,6 +1,5 @@
 """`tiles data`: the data manager's commands about accounts. Each parses, calls one function and prints."""
 
-import sys
 import time
 from dataclasses import asdict
 from datetime import datetime
@@ -41,6 +40,7 @@ def data() -> None:
     a person wants to come back     cancel (an erasure), reopen
     the law requires to keep it     hold, release
     an authority gets data          disclose
+    a request came by letter        requests add, extend, done
     is anything late                requests --overdue
     what was done, and the proof    audit, verify-receipt
     a backup was restored           replay-erasures (`tiles serve` does it by itself)
@@ -183,21 +183,6 @@ def disclose(  # noqa: PLR0913 - its options
     except click.ClickException as error:
         msg = f"{error.message}; the disclosure is recorded: read the data with `tiles data find`"
         raise click.ClickException(msg) from None
-
-
-@data.command()
-@click.option("--overdue", is_flag=True, help="Show only what is late; exit with 1 if anything is.")
-def requests(*, overdue: bool, as_json: bool) -> None:
-    """Show the erasures that wait, their age, and when due.
-
-    The law gives a month (GDPR Art. 12(3)). A legal hold delays the day. If something is late, the service does not run
-    or cannot write its ledger.
-    """
-    rows = [asdict(request) for request in operations.requests(overdue=overdue)]
-    console.show_rows(rows, as_json=as_json, empty="Nothing is late." if overdue else "No erasure waits.")
-    if overdue and rows:
-        click.echo("See that `tiles serve` or `tiles mail work` runs, and what it logs.", err=True)
-        sys.exit(1)
 
 
 @data.command("replay-erasures")

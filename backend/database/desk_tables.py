@@ -69,6 +69,7 @@ class DataRequest(Base):
 
 
 Index("data_requests_open", DataRequest.due_on, DataRequest.id, **where(DataRequest.done_on.is_(None)))
+Index("data_requests_done", DataRequest.done_on, DataRequest.id, **where(DataRequest.done_on.is_not(None)))
 
 
 class Reply(Base):

@@ -91,6 +91,7 @@ _LOWER = func.lower(Account.email)
 Index("accounts_open_email", _LOWER, unique=True, **where(Account.closed_at.is_(None)))
 Index("accounts_closed_email", _LOWER, **where(Account.closed_at.is_not(None)))
 Index("accounts_erase_after", Account.erase_after, **where(Account.erase_after.is_not(None)))
+Index("accounts_asked", Account.erase_after, Account.id, **where(Account.erasure_requested_at.is_not(None)))
 Index("accounts_name", func.lower(Account.name))
 # PostgreSQL finds the beginning of a text only in an index that compares bytes.
 for _name, _column in (("email", Account.email), ("name", Account.name)):
@@ -171,6 +172,7 @@ class Feedback(Base):
 
 
 Index("feedback_received", Feedback.received_at, Feedback.id)
+Index("feedback_open", Feedback.received_at, Feedback.id, **where(Feedback.done_at.is_(None)))
 
 
 class Session(Base):

@@ -4,8 +4,6 @@ Each is written to the audit. They raise Impossible if there is not exactly one 
 """
 
 import hashlib
-import re
-import unicodedata
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +19,10 @@ from backend.accounts.sessions import account_columns
 from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.export import AccountExport
 from backend.database.export import export as export_account
-from backend.database.models import REASON_LENGTH, Account, Disclosure, Hold, PreviousAddress, with_hold
+from backend.database.models import Account, Disclosure, Hold
+from backend.desk.naming import refuse_naming
 from backend.errors import EmailInUse, Impossible, InvalidToken
 from backend.mail import queue
-from backend.privacy import erasure
 
 MANAGER: audit.Actor = "data manager"
 CHANGED = "this account has changed in this moment, or is being erased: look at it again"
@@ -198,7 +196,7 @@ def hold(who: Who, *, basis: str, until: datetime) -> uuid.UUID:
     account, now = one(who), clock.now()
     if until <= now:
         raise Impossible("name a day in the future: a hold ends by itself")
-    _refuse_naming(account, basis)
+    refuse_naming(basis, account)
     hold_id = uuid.uuid4()
     with transaction() as session:
         _lock(account, who)
@@ -248,7 +246,7 @@ def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DI
     if not chosen:
         raise Impossible("choose what to disclose: the name, the email address, or both")
     for text in (authority, basis):
-        _refuse_naming(account, text)
+        refuse_naming(text, account)
     disclosed = Disclosed(authority, basis, clock.now(), {name: getattr(account, name) for name in chosen})
     row = {"authority": authority, "basis": basis, "disclosed_at": disclosed.disclosed_at}
     with transaction() as session:
@@ -265,54 +263,6 @@ def _lock(account: AnyRow, who: Who) -> None:
         raise Impossible("it is too late: this account is being erased")
     if isinstance(who, Seen) and _state(rows(Account.id == account.id)[0]) != who.state:
         raise Impossible(CHANGED)
-
-
-def _refuse_naming(account: AnyRow, text: str) -> None:
-    """Refuse the person's name and addresses in a text, which may outlive the account."""
-    if len(text) > REASON_LENGTH or not text.strip() or not text.isprintable():
-        raise Impossible(f"write 1 to {REASON_LENGTH} characters in one line")
-    with reading() as session:
-        previous = select(PreviousAddress.email).where(PreviousAddress.account_id == account.id)
-        emails = [account.email, *session.scalars(previous)]
-    folded, name = unicodedata.normalize("NFKC", text).casefold(), _words(account.name or "")
-    if (name and name <= _words(text)) or any(email.casefold() in folded for email in emails):
-        raise Impossible("leave the person's name and address out: the record needs neither")
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A waiting erasure. `asked_at` is None for a closed account whose retention time ended."""
-
-    account: uuid.UUID
-    asked_at: datetime | None
-    age_days: int | None
-    due: datetime
-    held_until: datetime | None
-    overdue: bool
-
-
-def requests(*, overdue: bool = False) -> list[Request]:
-    """Return the erasures that were asked for and wait, and all that are late, the first due first.
-
-    A legal hold delays the time when an erasure is due. With `overdue`, return only those that are late.
-    """
-    now = clock.now()
-    late, asked = erasure.is_due(now), Account.erasure_requested_at.is_not(None) & Account.erase_after.is_not(None)
-    columns = (Account.id, Account.erasure_requested_at, Account.erase_after, Hold.latest(now))
-    with reading() as session:
-        wanted = select(*columns).where(late if overdue else late | asked).order_by(Account.erase_after)
-        return [_request(now, row) for row in session.execute(wanted)]
-
-
-def _request(now: datetime, row: AnyRow) -> Request:
-    account, asked_at, due, held_until = row
-    age = (now - asked_at).days if asked_at else None
-    overdue = due <= now and held_until is None
-    return Request(account, asked_at, age, with_hold(due, held_until) or due, held_until, overdue)
 
 
 def audit_trail(who: str | None) -> list[AnyRow]:

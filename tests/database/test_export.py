@@ -74,7 +74,7 @@ def test_an_export_has_every_column_about_the_person_and_nothing_about_others(se
     assert [row["email"] for row in exported["previous_addresses"]] == [ADA]
     assert [row["basis"] for row in exported["holds"]] == ["Court order 12 of 2026"]
     assert [row["authority"] for row in exported["disclosures"]] == ["Court of adas"]
-    assert {row["act"] for row in exported["audit"]} == {"held", "disclosed"}
+    assert {row["act"] for row in exported["audit"]} == {"held", "disclosed", "request-recorded"}
     assert [row["email"] for row in exported["mails"]] == ["adas@example.org"]
     assert len(exported["sessions"]) == 2
 

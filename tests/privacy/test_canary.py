@@ -4,6 +4,7 @@ Two places are left out: the Maildir, which stands for a mail server, and Postgr
 operator reads in docs/operating.md.
 """
 
+import json
 import random
 import re
 import secrets
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from typing import cast as typed
 
 import click
 import httpx2
@@ -99,6 +101,16 @@ class Picky(MailServer):
 LATER, NEVER = "451 4.3.0 Try again later", "550 5.1.1 No such mailbox"
 
 
+def command_in(arguments: tuple[str, ...]) -> str:
+    """Return the words that name the command."""
+    words, command = [], typed("click.Command", tiles)
+    for word in arguments:
+        if not (isinstance(command, click.Group) and word in command.commands):
+            break
+        words, command = [*words, word], command.commands[word]
+    return " ".join(words)
+
+
 @dataclass
 class Walk:
     """A person's use of the real service; records each operation, page and command that was used."""
@@ -151,9 +163,7 @@ class Walk:
 
     def run(self, *arguments: str, status: int = 0) -> Result:
         """Run a command beside the service."""
-        words = [word for word in arguments if re.fullmatch(r"[a-z-]+", word)]
-        group = tiles.commands[words[0]]
-        name = " ".join(words[:2] if isinstance(group, click.Group) else words[:1])
+        name = command_in(arguments)
         done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: self.app))
         assert done.exit_code == status, (arguments, done.output, done.exception)
         self.commands.add(name)
@@ -391,6 +401,23 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("data", "disclose", address, "--authority", "Police", *basis)
     walk.run("data", "hold", address, "--basis", f"about {address}", "--until", "2099-01-01", status=1)
     walk.run("data", "hold", address, "--basis", "Order 4 of 2026", "--until", "2099-01-01", "--json")
+    add = (
+        "data",
+        "requests",
+        "add",
+        address,
+        "--kind",
+        "access",
+        "--way",
+        "letter",
+        "--received",
+        f"{datetime.now(UTC):%Y-%m-%d}",
+    )
+    walk.run(*add, "--identity", f"Wrote from {address}", status=1)
+    request_id = json.loads(walk.run(*add, "--identity", "Signature", "--json").stdout)["id"]
+    walk.run("data", "requests", "extend", request_id, "--reason", "Many letters")
+    walk.run("data", "requests", "done", request_id, "--outcome", f"Told Now {walk.mark('name')}", status=1)
+    walk.run("data", "requests", "done", request_id, "--outcome", "Sent the copy")
     walk.run("data", "audit", address)
     walk.run("data", "audit")
     walk.run("feedback", "list")

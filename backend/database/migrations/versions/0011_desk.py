@@ -26,6 +26,8 @@ def upgrade() -> None:
         batch.alter_column("account_id", existing_type=sa.Uuid(), nullable=True)
     op.create_index("audit_at", "audit", ["at", "id"])
     op.create_index("accounts_name", "accounts", [sa.text("lower(name)")])
+    _list("accounts_asked", "accounts", "erase_after", "erasure_requested_at IS NOT NULL")
+    _list("feedback_open", "feedback", "received_at", "done_at IS NULL")
     if op.get_bind().dialect.name == "postgresql":
         for index, column in _BEGINS.items():
             op.create_index(index, "accounts", [sa.text(f"lower({column}) text_pattern_ops")])
@@ -74,10 +76,14 @@ def _requests() -> None:
         sa.Column("recorded_at", UTCDateTime(), nullable=False),
     )
     op.create_index("ix_data_requests_account_id", "data_requests", ["account_id"])
-    waiting = sa.text("done_on IS NULL")
-    op.create_index(
-        "data_requests_open", "data_requests", ["due_on", "id"], sqlite_where=waiting, postgresql_where=waiting
-    )
+    _list("data_requests_open", "data_requests", "due_on", "done_on IS NULL")
+    _list("data_requests_done", "data_requests", "done_on", "done_on IS NOT NULL")
+
+
+def _list(name: str, table: str, column: str, condition: str) -> None:
+    """Make the index of a list that is read page by page."""
+    where = sa.text(condition)
+    op.create_index(name, table, [column, "id"], sqlite_where=where, postgresql_where=where)
 
 
 def _replies() -> None:
@@ -107,6 +113,8 @@ def downgrade() -> None:
         for index in _BEGINS:
             op.drop_index(index, "accounts")
     op.drop_index("accounts_name", "accounts")
+    op.drop_index("accounts_asked", "accounts")
+    op.drop_index("feedback_open", "feedback")
     op.drop_index("audit_at", "audit")
     op.execute(sa.text("DELETE FROM audit WHERE account_id IS NULL"))
     with op.batch_alter_table("audit") as batch:

@@ -1,0 +1,50 @@
+"""Lists that are read page by page: the next page begins after the key of a row, so that an index finds it."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Date, literal, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
+from backend.errors import Impossible
+
+PAGE = 50
+_FORM = "%Y%m%dT%H%M%S.%f"
+
+
+class Key(NamedTuple):
+    """The place of a row in a list: its time, and its id among the rows of that time."""
+
+    at: datetime
+    id: uuid.UUID
+
+    def __str__(self) -> str:
+        """Return the key as an address has it."""
+        return f"{self.at.astimezone(UTC):{_FORM}}_{self.id.hex}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Key":
+        """Return the key that an address has; raise Impossible if it is none."""
+        at, _, id_ = text.partition("_")
+        try:
+            return cls(datetime.strptime(at, _FORM).replace(tzinfo=UTC), uuid.UUID(id_))
+        except ValueError:
+            raise Impossible("there is no such page of this list: begin at its first page") from None
+
+
+class Page(NamedTuple):
+    """Some rows of a list, and the key after which the next page begins; None on the last page."""
+
+    rows: list[Any]
+    after: Key | None
+
+
+Column = ColumnElement[Any] | InstrumentedAttribute[Any]
+
+
+def follows(at: Column, id_: Column, key: Key, *, newest_first: bool) -> ColumnElement[bool]:
+    """Return the condition that a row comes after a key in a list that is sorted by these two columns."""
+    moment = key.at.date() if isinstance(at.type, Date) else key.at
+    row, last = tuple_(at, id_), tuple_(literal(moment, at.type), literal(key.id, id_.type))
+    return row < last if newest_first else row > last
