@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,10 +35,8 @@ from werkzeug.test import TestResponse
 from backend import clock
 from backend.commands.serve import tiles
 from backend.database import engine as db
-from backend.database.desk_tables import Reply
-from backend.database.engine import transaction
 from backend.database.models import Account, Feedback
-from backend.desk import requests
+from backend.desk import feedback, requests
 from backend.mail import delivery
 from backend.serving import worker
 
@@ -470,16 +467,10 @@ def invoke(service: Service, *arguments: str, typed: str | bytes | None = None, 
 
 
 def request_and_reply(service: Service, email: str) -> None:
-    """Store a request of a person with feedback, and a reply to that feedback."""
-    now = clock.now()
+    """Record a request of a person who sent feedback, and reply to that feedback."""
+    written = select(Feedback.id).join(Account).where(Account.email == email)
     with service.app.app_context():
-        requests.record(email, kind="access", way="email", identity="mailbox", received_on=now.date())
-    with service.app.app_context(), transaction() as session:
-        feedback = session.execute(
-            select(Feedback.id, Feedback.account_id).join(Account, Account.id == Feedback.account_id)
-            .where(Account.email == email)
-        ).one()  # fmt: skip
-        session.add(
-            Reply(id=uuid.uuid4(), feedback_id=feedback.id, account_id=feedback.account_id, message="Thank you.",
-                  written_at=now)
-        )  # fmt: skip
+        requests.record(email, kind="access", way="email", identity="mailbox", received_on=clock.now().date())
+        with db.reading() as session:
+            feedback_id = session.scalars(written).one()
+        feedback.reply(feedback_id, message="Thank you.", after=0)

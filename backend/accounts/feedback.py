@@ -13,7 +13,7 @@ from sqlalchemy import Table, UpdateBase, bindparam, literal, select
 from backend import clock
 from backend.accounts.sessions import Viewer
 from backend.database import outbox
-from backend.database.engine import AnyRow, db, insert_unless_taken, reading
+from backend.database.engine import db, insert_unless_taken, reading
 from backend.database.models import Account, Feedback
 from backend.errors import FieldError, InvalidRequest, Unauthenticated
 from backend.security.throttle import throttle
@@ -100,11 +100,3 @@ def _stored_before(key_sha256: bytes | None, message: str) -> FeedbackReceipt:
         rule = "this Idempotency-Key was used for another message: use a new one for each"
         raise InvalidRequest(errors=[FieldError("", rule)])
     return FeedbackReceipt(row.id, row.received_at)
-
-
-def listed() -> list[AnyRow]:
-    """Return every message, newest first, and whether its sender was signed in."""
-    signed_in = Feedback.account_id.is_not(None).label("signed_in")
-    columns = (Feedback.id, Feedback.received_at, signed_in, Feedback.message)
-    with reading() as session:
-        return list(session.execute(select(*columns).order_by(Feedback.received_at.desc())))

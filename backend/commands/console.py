@@ -163,7 +163,11 @@ def dump(document: object, **options: Any) -> str:
 
 def write(document: object, output: Path | None, *, as_json: bool) -> None:
     """Write a JSON document to a file or to the terminal: indented, or on one line for a script."""
-    text = dump(document, indent=None if as_json else 2) + "\n"
+    write_text(dump(document, indent=None if as_json else 2) + "\n", output)
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """Write text to a file or to the terminal."""
     if output is None:
         click.echo(text, nl=False)
         return

@@ -1,22 +1,19 @@
-"""Commands about the policy, announcements, the inventory and feedback."""
+"""Commands about the policy, announcements and the inventory."""
 
 import time
 import unicodedata
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from backend import clock
-from backend.accounts import feedback
 from backend.commands import console
 from backend.database.inventory import inventory
 from backend.errors import Impossible
 from backend.privacy import announcements, policy
 
-SHOWN = 80
 # Some editors write a byte order mark.
 TEXT = click.File(encoding="utf-8-sig")
 
@@ -155,40 +152,3 @@ def show_inventory(*, as_json: bool) -> None:
         click.echo(f"{table.name}: {table.purpose}")
         console.show_rows([asdict(column) for column in table.columns], as_json=False, empty="")
         click.echo()
-
-
-@console.tiles.group("feedback", cls=console.Group)
-def feedback_group() -> None:
-    """Read and export feedback from the app."""
-
-
-def _feedback() -> list[dict[str, Any]]:
-    return [row._asdict() for row in feedback.listed()]
-
-
-@feedback_group.command("list")
-def feedback_list(*, as_json: bool) -> None:
-    """Show the beginning of each message, the newest first; --json shows whole messages. None names its author."""
-    rows = _feedback()
-    if as_json:
-        click.echo(console.dump(rows))
-        return
-    for row in rows:
-        signed_in = "signed in" if row["signed_in"] else "anonymous"
-        click.echo(f"{console.plain(row['received_at'])}  {signed_in:<9}  {_beginning(row['message'])}")
-    if not rows:
-        click.echo("Nobody has written yet.", err=True)
-
-
-def _beginning(message: str) -> str:
-    # Invisible characters may change the direction of the text.
-    printable = "".join(c if c.isprintable() else " " for c in message[: 2 * SHOWN])
-    line = " ".join(printable.split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
-
-
-@feedback_group.command("export")
-@console.output_option
-def feedback_export(output: Path | None, *, as_json: bool) -> None:
-    """Write all messages as one JSON document."""
-    console.write({"feedback": _feedback()}, output, as_json=as_json)

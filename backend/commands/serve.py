@@ -14,7 +14,7 @@ from flask import Flask, current_app
 from sqlalchemy.exc import DBAPIError
 
 from backend import metrics
-from backend.commands import data, data_changes, desk, operate, publish, requests
+from backend.commands import data, data_changes, desk, feedback, operate, publish, requests
 from backend.commands.console import Group, show, tiles
 from backend.config import OWNER_ONLY, SettingsError, instance_path, load, make_folder, serve_threads, settings
 from backend.database import engine, schema, scrub
@@ -31,7 +31,7 @@ from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
 
 # The modules are imported for their commands.
-__all__ = ["data", "data_changes", "desk", "main", "operate", "publish", "requests", "tiles"]
+__all__ = ["data", "data_changes", "desk", "feedback", "main", "operate", "publish", "requests", "tiles"]
 
 # More threads would wait for the GIL and for each other. Requests that wait for a password hash have their own.
 THREADS = 8

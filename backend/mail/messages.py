@@ -18,9 +18,19 @@ from sqlalchemy import ColumnElement, Select, select
 
 from backend import clock
 from backend.config import settings
-from backend.database.desk_tables import Manager
+from backend.database.desk_tables import Manager, Reply
 from backend.database.engine import AnyRow, reading
-from backend.database.models import UNDO, Account, Announcement, AuditEntry, Hold, Policy, PreviousAddress, with_hold
+from backend.database.models import (
+    UNDO,
+    Account,
+    Announcement,
+    AuditEntry,
+    Feedback,
+    Hold,
+    Policy,
+    PreviousAddress,
+    with_hold,
+)
 from backend.mail.composing import compose
 from backend.mail.transport import Message
 from backend.security import tokens
@@ -29,7 +39,7 @@ from backend.values import SERVICE
 
 Kind = Literal["registration", "password_reset", "password_changed", "email_change", "email_changed",
                "email_taken_back", "erasure_request", "account_closed", "account_reopened", "erased",
-               "announcement", "desk_sign_in"]  # fmt: skip
+               "announcement", "feedback_reply", "desk_sign_in"]  # fmt: skip
 PLAIN_ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
@@ -179,16 +189,28 @@ def _announcement(row: AnyRow) -> Draft:
     # The version that it announced was withdrawn.
     if news.version is None and news.subject is None:
         raise _NoRecipient
-    context, headers = {**news._asdict(), "paragraphs": _paragraphs(news.text)}, {}
+    context, headers = {**news._asdict(), "paragraphs": _paragraphs(news.text)}, dict[str, str]()
     if not news.to_everybody:
-        url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
-        headers = {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
-        context["unsubscribe_url"] = url
+        context["unsubscribe_url"], headers = _unsubscribe(account)
     if news.version is None:
         return Draft(account.email, "announcement", context, headers)
     context["upcoming"] = news.effective_on > clock.now().date()
     context["first"] = not _has_earlier(news)
     return Draft(account.email, "policy_changed", context, headers)
+
+
+def _unsubscribe(account: AnyRow) -> tuple[str, dict[str, str]]:
+    """Return the address that switches emails about TILES off, and the headers for email programs (RFC 8058)."""
+    url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
+    return url, {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+
+
+def _feedback_reply(row: AnyRow) -> Draft:
+    reply = _one(select(Reply.message, Feedback.received_at).join(Feedback).where(Reply.id == row.about))
+    account = _account((Account.id == row.account_id) & Account.is_told(everybody=False))
+    url, headers = _unsubscribe(account)
+    context = {"sent_on": reply.received_at.date(), "paragraphs": _paragraphs(reply.message), "unsubscribe_url": url}
+    return Draft(account.email, "feedback_reply", context, headers)
 
 
 def _desk_sign_in(row: AnyRow) -> Draft:
@@ -226,6 +248,7 @@ _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
     "account_reopened": _account_reopened,
     "erased": _erased,
     "announcement": _announcement,
+    "feedback_reply": _feedback_reply,
     "desk_sign_in": _desk_sign_in,
 }
 

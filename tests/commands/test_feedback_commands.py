@@ -24,12 +24,12 @@ def test_feedback_is_listed_the_newest_first_and_names_nobody(
     second = send(service, "Fewer.")
     done = invoke(service, "feedback", "list", "--json")
     assert json.loads(done.stdout) == [
-        second | {"signed_in": False, "message": "Fewer."},
-        first | {"signed_in": True, "message": "More tiles,\n\nplease."},
+        second | {"done_at": None, "signed_in": False, "message": "Fewer."},
+        first | {"done_at": None, "signed_in": True, "message": "More tiles,\n\nplease."},
     ]
     assert invoke(service, "feedback", "list").stdout.splitlines() == [
-        f"{second['received_at']}  anonymous  Fewer.",
-        f"{first['received_at']}  signed in  More tiles, please.",
+        f"{second['id']}  {second['received_at']}  anonymous  open  Fewer.",
+        f"{first['id']}  {first['received_at']}  signed in  open  More tiles, please.",
     ]
     assert ada.email not in done.stdout
 
@@ -40,8 +40,8 @@ def test_a_message_takes_one_line_of_the_list_and_cannot_write_over_it(service: 
     send(service, "\N{RIGHT-TO-LEFT OVERRIDE}drawkcab\N{LINE SEPARATOR}and on\tand on")
     backwards, long = invoke(service, "feedback", "list").stdout.splitlines()
     assert long.endswith(" word word…")
-    assert len(long.partition("anonymous  ")[2]) == 80
-    assert backwards.endswith("anonymous  drawkcab and on and on")
+    assert len(long.partition("anonymous  open  ")[2]) == 80
+    assert backwards.endswith("anonymous  open  drawkcab and on and on")
 
 
 @any_database

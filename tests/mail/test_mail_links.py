@@ -1,6 +1,7 @@
 """Links in emails: scanners use none up, no request chooses their host, and no stranger's text reaches a mailbox."""
 
 import re
+import uuid
 from collections.abc import Callable
 from email.message import EmailMessage
 from urllib.parse import urldefrag, urlsplit
@@ -24,6 +25,7 @@ from werkzeug.test import TestResponse
 
 from backend.clock import now
 from backend.database import engine
+from backend.desk import feedback
 from backend.privacy import announcements, policy
 from backend.serving import worker
 
@@ -41,6 +43,14 @@ def announce(service: Service) -> EmailMessage:
         while worker.deliver():
             pass
     return service.mail_server.messages[-1]
+
+
+def reply(service: Service, person: Person) -> EmailMessage:
+    """Email a reply to a person's feedback."""
+    sent = service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=person.headers)
+    with service.app.app_context():
+        feedback.reply(uuid.UUID(sent.json["id"]), message="Thank you.", after=0)
+    return service.mail()
 
 
 def request(service: Service, path: str, email: str, name: str = "Ada") -> EmailMessage:
@@ -64,6 +74,7 @@ LINKS: dict[str, Link] = {
     "erasure": (lambda s, a: request(s, "erasure-requests", a.email), confirm_erasure),
     "closed": (lambda s, a: mailed(s, close(s, a.headers)), cancel),
     "announcement": (lambda s, _: announce(s), lambda s, token: s.http.post(f"/unsubscribe/{token}")),
+    "feedback reply": (reply, lambda s, token: s.http.post(f"/unsubscribe/{token}")),
 }
 SCANNERS = [
     {"User-Agent": "Mozilla/5.0 (Windows NT 10.0; Win64; x64) SafeLinks", "Accept": "*/*"},

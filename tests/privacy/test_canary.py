@@ -14,7 +14,7 @@ import string
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -56,10 +56,10 @@ NOT_RUN = {
 }
 # Commands that show what people wrote or what is held about them.
 SHOWS_PEOPLE = {"data find", "data export", "data disclose", "data rename", "data unsubscribe", "data reopen",
-                "data cancel", "feedback list", "feedback export"}  # fmt: skip
+                "data cancel", "feedback list", "feedback export", "feedback show"}  # fmt: skip
 # The words of both people that are stored just before the end.
 STORED = (
-    "name", "old address", "new address", "address never confirmed", "keyed feedback", "feedback", "long feedback",
+    "name", "old address", "new address", "address never confirmed", "feedback", "long feedback", "sent reply",
     "companion",
 )  # fmt: skip
 
@@ -420,8 +420,7 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("data", "requests", "done", request_id, "--outcome", "Sent the copy")
     walk.run("data", "audit", address)
     walk.run("data", "audit")
-    walk.run("feedback", "list")
-    walk.run("feedback", "export", "--output", str(walk.outside / "feedback.json"))
+    deal_with_feedback(walk, address)
     walk.run("inventory")
     walk.run("db", "upgrade")
     walk.run("keys", "rotate", "--yes", status=1)  # the settings name the keys
@@ -429,6 +428,24 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     news.write_text("There are new tiles.")
     walk.run("announce", str(news), "--subject", "News")
     walk.page(f"/unsubscribe/{walk.token(address, 'unsubscribe')}")
+
+
+def deal_with_feedback(walk: Walk, address: str) -> None:
+    """Read, export and answer what the person wrote, and delete one message; one reply stays in the queue."""
+    walk.run("feedback", "list")
+    walk.run("feedback", "export", "--output", str(walk.outside / "feedback.json"))
+    written = json.loads(walk.run("feedback", "list", "--json").stdout)
+    ids = {word: row["id"] for row in written for word in ("More", "Less", "Nobody") if word in row["message"]}
+    reply = walk.outside / "reply.txt"
+    for state, refusal in (("sent", None), ("waiting", LATER)):
+        reply.write_text(f"Thank you, {walk.mark(f'{state} reply')}.")
+        with walk.refusing(address, refusal) if refusal else nullcontext():
+            walk.run("feedback", "reply", ids["Less"], str(reply), "--yes")
+    walk.run("feedback", "show", ids["Less"])
+    walk.run("feedback", "done", ids["Less"])
+    walk.run("feedback", "reopen", ids["Less"])
+    walk.run("feedback", "reply", ids["Nobody"], str(reply), "--yes", status=1)
+    walk.run("feedback", "delete", ids["More"], "--yes")
 
 
 def close_and_come_back(walk: Walk, address: str, password: str) -> None:

@@ -25,7 +25,7 @@ BUTTONS = {
     "policy_changed": "/privacy",
     "erased": "/erasure-receipt#",
 }
-MAILS = [*BUTTONS, "announcement", "email_taken_back"]
+MAILS = [*BUTTONS, "announcement", "email_taken_back", "feedback_reply"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,10 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
     found["registration_existing"] = site.ask_to_register(email, 2)
     site.announce(folder, "TILES can do more")
     found["announcement"] = site.mail(email, subject="TILES can do more")
+    sent = site.post("feedback", 201, session=session, message="More tiles.")["id"]
+    (folder / "reply.txt").write_text("Thank you.\n\nSee https://tiles.example/news.")
+    site.tiles("feedback", "reply", sent, folder / "reply.txt", "--yes")
+    found["feedback_reply"] = site.mail(email, subject="Our reply")
     (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
     site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01", "--yes")
     site.tiles("announce", "--policy", "2100-01", "--follow")
