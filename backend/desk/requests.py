@@ -68,14 +68,24 @@ def find(request_id: uuid.UUID) -> AnyRow:
     with reading() as session:
         row = session.execute(select(*DataRequest.__table__.c).where(DataRequest.id == request_id)).one_or_none()
     if row is None:
-        raise Impossible("there is no request with this id: see `tiles data requests`")
+        raise Impossible("there is no request with this id")
     return row
 
 
+def extended_to(request: AnyRow) -> date:
+    """Return the day until which a request can be put off."""
+    return months_after(request.received_on, MONTHS_EXTENDED)
+
+
+def can_extend(request: AnyRow) -> bool:
+    """Return whether a request can be put off now: once, and before it is late."""
+    return not (request.done_on or request.extension) and request.due_on >= clock.now().date()
+
+
 def extend(request_id: uuid.UUID, *, reason: str) -> date:
-    """Put a request off until three months after it came, once and before it is due; return the new day."""
+    """Put a request off until three months after it came, once and before it is late; return the new day."""
     request, today = find(request_id), clock.now().date()
-    due_on = months_after(request.received_on, MONTHS_EXTENDED)
+    due_on = extended_to(request)
     possible = DataRequest.extension.is_(None) & (DataRequest.due_on >= today)
     _change(request, possible, "request-extended", reason, {"due_on": due_on, "extension": reason})
     return due_on

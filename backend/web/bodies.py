@@ -36,7 +36,8 @@ class Body(BaseModel):
 
 def most_bytes(path: str) -> int:
     """Return how many bytes a body for a path may have. The server reads the body before there is a route."""
-    return FEEDBACK_BODY_BYTES if path == FEEDBACK else BODY_BYTES
+    is_reply = path.startswith("/desk/feedback/") and path.endswith("/reply")
+    return FEEDBACK_BODY_BYTES if path == FEEDBACK or is_reply else BODY_BYTES
 
 
 def refuse_body() -> None:

@@ -1,5 +1,6 @@
 """The forms of the pages: their fields, and what is wrong with them."""
 
+import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import TypeVar
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 MOST_FIELDS = 8
+MOST_DIGITS = 9
 
 
 def check() -> None:
@@ -69,7 +71,7 @@ def email() -> str:
     Raises:
         InvalidRequest: it is not one.
     """
-    return _clean("email", fields.clean_email, field("email"))
+    return cleaned("email", fields.clean_email)
 
 
 def new_password() -> str:
@@ -78,16 +80,30 @@ def new_password() -> str:
     Raises:
         InvalidRequest: it breaks the rule of the field.
     """
-    return _clean("password", clean_password, field("password"))
+    return cleaned("password", clean_password)
 
 
-def day(name: str) -> date:
-    """Return the day in a field.
+def number(name: str) -> int:
+    """Return the number in a hidden field; -1 if there is none."""
+    text = field(name)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS else -1
+
+
+def random_id(name: str) -> uuid.UUID:
+    """Return the id in a hidden field, or a new one if there is none."""
+    try:
+        return uuid.UUID(field(name))
+    except ValueError:
+        return uuid.uuid4()
+
+
+def day(name: str, text: str | None = None) -> date:
+    """Return the day in a field, or in the text of one in the address.
 
     Raises:
         InvalidRequest: it is not one.
     """
-    return _clean(name, _day, field(name).strip())
+    return cleaned(name, _day, (field(name) if text is None else text).strip())
 
 
 def _day(text: str) -> date:
@@ -103,9 +119,14 @@ def accepted_policy() -> str | None:
     return version if policy.VERSION.fullmatch(version) else None
 
 
-def _clean(name: str, clean: Callable[[str], T], value: str) -> T:
+def cleaned(name: str, clean: Callable[[str], T], value: str | None = None) -> T:
+    """Return a field, or another value, as a rule leaves it.
+
+    Raises:
+        InvalidRequest: it breaks the rule.
+    """
     try:
-        return clean(value)
+        return clean(field(name) if value is None else value)
     except ValueError as error:
         raise InvalidRequest(errors=[FieldError(f"/{name}", str(error))]) from None
 

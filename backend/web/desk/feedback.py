@@ -1,0 +1,92 @@
+"""Feedback at the desk: read it, reply by email, mark it as done, delete it, take it along."""
+
+import uuid
+from typing import Any, Literal
+
+from flask import Response, current_app, request
+from flask.typing import ResponseReturnValue
+
+from backend.accounts.feedback import clean_message
+from backend.desk import feedback
+from backend.errors import Impossible, NotFound, Problem
+from backend.web import forms
+from backend.web.desk.door import door, page, refused, see
+from backend.web.desk.requests import after
+
+CHOICES: dict[str, Literal["open", "done"] | None] = {"open": "open", "done": "done", "all": None}
+
+
+def _wanted() -> feedback.Filter:
+    """Return which messages the address asks for: open ones, if it does not say.
+
+    Raises:
+        InvalidRequest: a day is not one.
+    """
+    first, last = (forms.day(name, text) if (text := request.args.get(name)) else None for name in ("from", "to"))
+    return feedback.Filter(CHOICES.get(request.args.get("state", "open"), "open"), first, last)
+
+
+@door.get("/feedback")
+def all_feedback() -> ResponseReturnValue:
+    """Show the beginnings of messages, the newest first."""
+    typed = {name: request.args.get(name, "") for name in ("state", "from", "to")}
+    try:
+        found = feedback.page(_wanted(), after())
+    except Problem as problem:
+        return refused("feedback.html", problem, list=None, typed=typed)
+    return page("feedback.html", list=found, typed=typed)
+
+
+@door.get("/feedback/export.<any(json, csv):form>")
+def export_feedback(form: str) -> Response:
+    """Give out the messages that the address asks for."""
+    rows = feedback.exported(_wanted())
+    text = feedback.spreadsheet(rows) if form == "csv" else current_app.json.dumps({"feedback": rows}, indent=2)
+    response = Response(text, mimetype="text/csv" if form == "csv" else "application/json")
+    response.headers["Content-Disposition"] = f'attachment; filename="tiles-feedback.{form}"'
+    return response
+
+
+def _shown(feedback_id: uuid.UUID) -> dict[str, Any]:
+    try:
+        return {"found": feedback.read(feedback_id)}
+    except Impossible:
+        raise NotFound from None
+
+
+@door.get("/feedback/<uuid:feedback_id>")
+def one_feedback(feedback_id: uuid.UUID) -> str:
+    """Show a message with its replies."""
+    return page("feedback_one.html", **_shown(feedback_id))
+
+
+@door.post("/feedback/<uuid:feedback_id>/<any(done, reopen):act>")
+def mark_feedback(feedback_id: uuid.UUID, act: str) -> ResponseReturnValue:
+    """Mark a message as done, or as open again."""
+    (feedback.finish if act == "done" else feedback.reopen)(feedback_id)
+    return see(f"/desk/feedback/{feedback_id}?done={act}")
+
+
+@door.get("/feedback/<uuid:feedback_id>/<any(reply, delete):act>")
+def ask_feedback(feedback_id: uuid.UUID, act: str) -> str:
+    """Say what an act will do and whom it tells, before it is done."""
+    return page("feedback_act.html", act=act, text="", **_shown(feedback_id))
+
+
+@door.post("/feedback/<uuid:feedback_id>/reply")
+def reply_to_feedback(feedback_id: uuid.UUID) -> ResponseReturnValue:
+    """Email a reply to the writer of a message."""
+    shown = _shown(feedback_id)
+    try:
+        message = forms.cleaned("text", clean_message)
+        feedback.reply(feedback_id, message=message, after=forms.number("after"))
+    except (Problem, Impossible) as why:
+        return refused("feedback_act.html", why, act="reply", text=forms.field("text"), **shown)
+    return see(f"/desk/feedback/{feedback_id}?done=reply")
+
+
+@door.post("/feedback/<uuid:feedback_id>/delete")
+def delete_feedback(feedback_id: uuid.UUID) -> ResponseReturnValue:
+    """Delete a message and its replies for good."""
+    feedback.remove(feedback_id)
+    return see("/desk/feedback?done=delete")

@@ -1,0 +1,93 @@
+"""The start page of the desk: what waits for an answer, and the register of requests."""
+
+import uuid
+from typing import Any
+
+from flask import request
+from flask.typing import ResponseReturnValue
+
+from backend import clock
+from backend.database.paging import Key
+from backend.desk import requests
+from backend.errors import Impossible, NotFound, Problem
+from backend.web import forms
+from backend.web.desk.door import door, page, refused, see
+
+
+def after() -> Key | None:
+    """Return the key after which the page of a list begins; raise Impossible if the address has another text."""
+    text = request.args.get("after")
+    return Key.parse(text) if text else None
+
+
+@door.get("")
+def waiting() -> str:
+    """Show the requests and erasures that wait, the first due first."""
+    return page("requests.html", list=requests.page(after()))
+
+
+@door.get("/requests/done")
+def answered() -> str:
+    """Show the answered requests, the last answered first."""
+    return page("requests_done.html", list=requests.answered(after()))
+
+
+def _new(typed: dict[str, str]) -> dict[str, Any]:
+    """Return what the form of a new request shows. Its id makes a form that is sent twice one request."""
+    kinds, ways = ([(value, value.capitalize()) for value in values] for values in (requests.KINDS, requests.WAYS))
+    return {"typed": typed, "kinds": kinds, "ways": ways}
+
+
+@door.get("/requests/new")
+def new_request() -> str:
+    """Show the form that enters a request."""
+    typed = {"id": str(uuid.uuid4()), "who": request.args.get("account", ""), "received": str(clock.now().date())}
+    return page("request_new.html", **_new(typed))
+
+
+@door.post("/requests/new")
+def enter_request() -> ResponseReturnValue:
+    """Enter a request into the register."""
+    typed = {name: forms.field(name).strip() for name in ("id", "who", "kind", "way", "identity", "received")}
+    try:
+        request_id = requests.record(
+            typed["who"] or None, kind=typed["kind"], way=typed["way"], identity=typed["identity"],
+            received_on=forms.day("received"), request_id=forms.random_id("id"),
+        )  # fmt: skip
+    except (Problem, Impossible) as why:
+        return refused("request_new.html", why, **_new(typed))
+    return see(f"/desk/requests/{request_id}?done=new")
+
+
+def _shown(request_id: uuid.UUID) -> dict[str, Any]:
+    try:
+        found = requests.find(request_id)
+    except Impossible:
+        raise NotFound from None
+    return {"found": found, "can_extend": requests.can_extend(found), "extended_to": requests.extended_to(found)}
+
+
+@door.get("/requests/<uuid:request_id>")
+def one_request(request_id: uuid.UUID) -> str:
+    """Show a request, and what can be done with it."""
+    return page("request.html", **_shown(request_id))
+
+
+@door.get("/requests/<uuid:request_id>/<any(extend, done):act>")
+def ask_request(request_id: uuid.UUID, act: str) -> str:
+    """Say what an act will do, before it is done."""
+    return page("request_act.html", act=act, text="", **_shown(request_id))
+
+
+@door.post("/requests/<uuid:request_id>/<any(extend, done):act>")
+def do_request(request_id: uuid.UUID, act: str) -> ResponseReturnValue:
+    """Put a request off, or note how it was answered."""
+    shown, text = _shown(request_id), forms.field("text").strip()
+    try:
+        if act == "extend":
+            requests.extend(request_id, reason=text)
+        else:
+            requests.finish(request_id, outcome=text)
+    except Impossible as why:
+        return refused("request_act.html", why, act=act, text=text, **shown)
+    return see(f"/desk/requests/{request_id}?done={act}")

@@ -1,0 +1,169 @@
+"""Feedback at the desk: its list, one message, replying, deleting, and the downloads."""
+
+import csv
+import io
+import json
+import re
+from datetime import timedelta
+
+import pytest
+from desk_door import Desk
+from journeys import MoveClock, account_id
+from support import NOBODY, Person, Service, any_database, text_of
+
+from backend import clock
+
+A_DAY = timedelta(days=1)
+FORMULA = '=HYPERLINK("https://evil.example/","See")'
+MARKUP = '<script>alert(1)</script><a href="https://evil.example">x</a>'
+
+
+@pytest.fixture
+def desk(service: Service, ada: Person) -> Desk:  # noqa: ARG001 - there is somebody
+    return Desk(service)
+
+
+def send(service: Service, message: str = "More tiles.", person: Person | None = None) -> str:
+    headers = person.headers if person else None
+    response = service.http.post("/v1/feedback", json={"message": message}, headers=headers)
+    assert response.status_code == 201, response.text
+    return f"/feedback/{response.json['id']}"
+
+
+def messages(page: str) -> list[str]:
+    return re.findall(r'<a href="/desk/feedback/[0-9a-f-]{36}">([^<]*)</a>', page)
+
+
+def test_the_list_shows_open_messages_first_and_finds_others_by_state_and_day(
+    service: Service, desk: Desk, move_clock: MoveClock
+) -> None:
+    assert "There is no such message" in desk.get("/feedback")
+    old = send(service, "Old")
+    move_clock(A_DAY)
+    desk.sign_in()
+    send(service, "New")
+    today = clock.now().date()
+    assert messages(desk.get("/feedback")) == ["New", "Old"]
+    desk.post(f"{old}/done")
+    assert messages(desk.get("/feedback")) == ["New"]
+    assert messages(desk.get("/feedback?state=done")) == ["Old"]
+    assert messages(desk.get("/feedback?state=all")) == ["New", "Old"]
+    assert messages(desk.get(f"/feedback?state=all&from={today}&to={today}")) == ["New"]
+    assert messages(desk.get(f"/feedback?state=all&to={today - A_DAY}")) == ["Old"]
+    assert messages(desk.get("/feedback?state=nonsense")) == ["New"]
+
+
+@any_database
+def test_a_day_that_is_none_is_told_so_and_stays_in_the_form(desk: Desk) -> None:
+    page = desk.get("/feedback?from=31.01.2027", 422)
+    assert "Write a day such as 2027-01-31" in page
+    assert 'value="31.01.2027"' in page
+    desk.get("/feedback/export.csv?to=yesterday", 422)
+
+
+@any_database
+def test_pages_keep_the_filter(service: Service, desk: Desk) -> None:
+    for number in range(60):
+        send(service, f"Message {number}")
+    first = desk.get(f"/feedback?state=all&from={clock.now().date()}")
+    (link,) = re.findall(r'href="/desk(/feedback\?[^"]*after=[^"]+)"', first)
+    second = desk.get(link.replace("&amp;", "&"))
+    assert len(set(messages(first))) == 50
+    assert len({*messages(first), *messages(second)}) == 60
+    assert "state=all" in link
+    assert f"from={clock.now().date()}" in link
+
+
+@any_database
+def test_what_people_wrote_is_shown_as_text(service: Service, desk: Desk) -> None:
+    path = send(service, MARKUP + "x" * 3000)
+    for page in (desk.get("/feedback"), desk.get(path), desk.get(f"{path}/delete")):
+        assert "<script>alert" not in page
+        assert 'href="https://evil' not in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "x" * 3000 not in desk.get("/feedback")
+
+
+def test_a_manager_replies_marks_and_deletes(service: Service, desk: Desk, ada: Person) -> None:
+    path = send(service, person=ada)
+    assert f"/desk/people/{account_id(service, ada.email)}" in desk.get(path)
+    form = desk.get(f"{path}/reply")
+    assert "An email goes to the writer" in form
+    assert 'name="after" value="0"' in form
+    desk.post(f"{path}/reply", text="Yes.\r\n\r\nSoon.", after=0)
+    message = service.mail()
+    assert message["To"] == ada.email
+    assert "\n\nYes.\n\nSoon.\n\n" in text_of(message)
+    assert "Yes." in desk.get(path)
+    desk.post(f"{path}/done")
+    assert "Open it again" in desk.get(path)
+    desk.post(f"{path}/reopen")
+    assert "Mark it as done" in desk.get(path)
+    assert "deleted for good" in desk.get(f"{path}/delete")
+    assert desk.post(f"{path}/delete").location == "/desk/feedback?done=delete"
+    desk.get(path, 404)
+    assert service.rows("feedback") == service.rows("replies") == []
+    acts = {row["act"] for row in service.rows("audit") if row["manager_id"] and row["act"].startswith("feedback")}
+    assert acts == {f"feedback-{act}" for act in ("read", "answered", "done", "reopened", "deleted")}
+
+
+def test_a_second_manager_is_told_what_happened(service: Service, desk: Desk, ada: Person) -> None:
+    path = send(service, person=ada)
+    caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
+    desk.post(f"{path}/reply", text="Thank you.", after=0)
+    told = caroline.post(f"{path}/reply", 409, text="Thank you too.", after=0).text
+    assert "A reply was sent meanwhile" in told
+    assert "Thank you." in told
+    assert "Thank you too." in told
+    assert len(service.deliver()) == 1
+    for act, why in (("done", "done already"), ("reopen", "open already"), ("delete", "no message with this id")):
+        desk.post(f"{path}/{act}")
+        assert why in caroline.post(f"{path}/{act}", 409).text
+
+
+@any_database
+def test_the_longest_reply_fits_and_a_longer_one_is_shown_again(service: Service, desk: Desk, ada: Person) -> None:
+    path, fox = send(service, person=ada), "\N{FOX FACE}"
+    told = desk.post(f"{path}/reply", 422, text=fox * 4001, after=0).text
+    assert "Write 1 to 4,000 characters" in told
+    assert fox * 4001 in told
+    assert "Write 1 to 4,000 characters" in desk.post(f"{path}/reply", 422, text=" ", after=0).text
+    desk.post(f"{path}/reply", text=fox * 4000, after=0)
+    assert fox * 10 in text_of(service.mail())
+    desk.post(f"{path}/reply", 413, text="x" * 70_000, after=1)
+    for after in ("", "x", "-1", "9" * 5000):
+        desk.post(f"{path}/reply", 409, text="Again.", after=after)
+
+
+@any_database
+def test_who_cannot_be_sent_a_reply_is_said_before_and_after(service: Service, desk: Desk) -> None:
+    path = send(service)
+    page = desk.get(path)
+    assert "Nobody can be sent a reply" in page
+    assert "Reply by email" not in page
+    assert "no open account that wants emails" in desk.post(f"{path}/reply", 409, text="Thank you.", after=0).text
+
+
+@any_database
+def test_the_downloads_hold_what_the_list_shows_and_no_formula(service: Service, desk: Desk) -> None:
+    send(service, FORMULA)
+    desk.post(f"{send(service, 'Done')}/done")
+    page = desk.get("/feedback")
+    links = [link.replace("&amp;", "&") for link in re.findall(r'href="/desk(/feedback/export\.[^"]+)"', page)]
+    table, document = (desk.get(link) for link in links)
+    (row,) = csv.DictReader(io.StringIO(table.removeprefix("\ufeff"), newline=""))
+    assert row["message"] == f"'{FORMULA}"
+    (entry,) = json.loads(document)["feedback"]
+    assert (entry["message"], entry["signed_in"], entry["done_at"]) == (FORMULA, False, None)
+    response = desk.browser.get("/desk/feedback/export.csv?state=all")
+    assert response.headers["Content-Disposition"] == 'attachment; filename="tiles-feedback.csv"'
+    assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert len([row for row in service.rows("audit") if row["act"] == "feedback-exported"]) == 3
+
+
+@any_database
+def test_a_message_that_does_not_exist_is_not_found(desk: Desk) -> None:
+    for path in (NOBODY, f"{NOBODY}/reply", f"{NOBODY}/delete", "x", "export.xml"):
+        desk.get(f"/feedback/{path}", 404)
+    desk.post(f"/feedback/{NOBODY}/reply", 404, text="Hello", after=0)
+    desk.post(f"/feedback/{NOBODY}/delete", 409)

@@ -1,0 +1,156 @@
+"""The register at the desk: the start page, and the forms that enter, put off and answer a request."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from desk_door import Desk
+from journeys import MoveClock, account_id, close, hold
+from support import NOBODY, Person, Service, any_database
+
+from backend import clock
+from backend.desk import managers, requests
+
+ADA = "ada@example.org"
+A_DAY = timedelta(days=1)
+NEW = {"kind": "access", "way": "letter", "identity": "Signature"}
+
+
+@pytest.fixture
+def desk(service: Service, ada: Person) -> Desk:  # noqa: ARG001 - there is somebody
+    return Desk(service)
+
+
+def form_id(page: str) -> str:
+    found = re.search(r'name="id" value="([0-9a-f-]{36})"', page)
+    assert found, page
+    return found[1]
+
+
+def enter(desk: Desk, status: int = 303, /, **changes: object) -> str:
+    """Open the form, send it, and return where it leads, or the page that says why not."""
+    received = str(clock.now().date())
+    fields = {**NEW, "id": form_id(desk.get("/requests/new")), "received": received, **changes}
+    response = desk.post("/requests/new", status, **fields)
+    return response.location.removeprefix("/desk").partition("?")[0] if status == 303 else response.text
+
+
+def test_a_manager_enters_puts_off_and_answers_a_request(service: Service, desk: Desk) -> None:
+    came = clock.now().date() - 20 * A_DAY
+    path = enter(desk, who=ADA, received=came)
+    shown = desk.get(path)
+    for text in ("Access, by letter", "Signature", str(came), str(requests.months_after(came, 1))):
+        assert text in shown
+    assert f'href="/desk/people/{account_id(service, ADA)}"' in shown
+    until = requests.months_after(came, 3)
+    assert f"It is due on {until}" in desk.get(f"{path}/extend")
+    desk.post(f"{path}/extend", text=" Many letters ")
+    assert "Many letters" in desk.get(path)
+    assert ">Put it off<" not in desk.get(path)
+    assert path in desk.get("")
+    assert "answer the person first" in desk.get(f"{path}/done")
+    desk.post(f"{path}/done", text="Sent the copy")
+    assert path not in desk.get("")
+    assert "Sent the copy" in desk.get("/requests/done")
+    with service.app.app_context():
+        (mary,) = managers.listed()
+    entries = [row for row in service.rows("audit") if row["act"].startswith("request-")]
+    assert {row["act"] for row in entries} == {"request-recorded", "request-extended", "request-done"}
+    assert {str(row["manager_id"]).replace("-", "") for row in entries} == {mary.id.hex}
+
+
+def test_the_start_page_has_what_is_late_what_is_due_and_what_waits_on_a_hold(
+    service: Service, desk: Desk, ada: Person, move_clock: MoveClock
+) -> None:
+    bob = service.register(email="bob@example.org")
+    assert "Nothing waits" in desk.get("")
+    late = enter(desk, received=clock.now().date() - 40 * A_DAY)
+    for person in (ada, bob):
+        close(service, person.headers, erase=True)
+    hold(service, bob.email, clock.now() + 300 * A_DAY)
+    page = desk.get("")
+    places = [page.index(text) for text in (late, str(account_id(service, ADA)), str(account_id(service, bob.email)))]
+    assert places == sorted(places)
+    assert page.count('class="late"') == 1
+    assert page.count("legal hold until") == 1
+    assert "An erasure is late" not in page
+    move_clock(15 * A_DAY)
+    desk.sign_in()
+    assert "An erasure is late when the service does not run" in desk.get("")
+
+
+def test_a_form_of_a_person_names_their_account(service: Service, desk: Desk) -> None:
+    mine = account_id(service, ADA)
+    assert f'value="{mine}"' in desk.get(f"/requests/new?account={mine}")
+    assert "&lt;b&gt;" in desk.get("/requests/new?account=<b>")
+    path = enter(desk, who=mine)
+    assert f"/desk/people/{mine}" in desk.get(path)
+    assert f"/desk/requests/new?account={mine}" in desk.get(f"/people/{mine}")
+
+
+@any_database
+@pytest.mark.parametrize(
+    ("changes", "status", "why"),
+    [
+        ({"received": "31.01.2027"}, 422, "Write a day such as 2027-01-31"),
+        ({"received": "2099-01-01"}, 409, "today or earlier, and at most a year ago"),
+        ({"kind": ""}, 409, "Choose one of access, correction"),
+        ({"way": "pigeon"}, 409, "Choose one of access, correction"),
+        ({"identity": f"wrote from {ADA}", "who": ADA}, 409, "Leave the person&#39;s name and address out"),
+        ({"identity": ""}, 409, "in one line"),
+        ({"identity": "x" * 4000}, 409, "in one line"),
+        ({"who": "nobody@example.org"}, 409, "There is no account with this address or id"),
+    ],
+)
+def test_a_refused_form_is_shown_again_with_what_was_typed(
+    desk: Desk, changes: dict[str, str], status: int, why: str
+) -> None:
+    page = enter(desk, status, **changes)
+    assert why in page
+    assert f'value="{changes.get("identity", "Signature")}"' in page
+    assert desk.service.rows("data_requests") == []
+
+
+def test_a_form_that_is_sent_twice_enters_one_request(desk: Desk) -> None:
+    fields = {**NEW, "id": form_id(desk.get("/requests/new")), "received": str(clock.now().date())}
+    first, second = (desk.post("/requests/new", **fields).location for _ in range(2))
+    assert first == second
+    assert len(desk.service.rows("data_requests")) == 1
+    # A form without an id enters one each time.
+    for _ in range(2):
+        desk.post("/requests/new", **(fields | {"id": "x"}))
+    assert len(desk.service.rows("data_requests")) == 3
+
+
+def test_a_second_manager_is_told_what_happened(service: Service, desk: Desk) -> None:
+    caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
+    path = enter(desk)
+    for act, why in (("extend", "This request was put off already"), ("done", "This request was answered already")):
+        assert caroline.get(f"{path}/{act}")
+        desk.post(f"{path}/{act}", text="Because")
+        told = caroline.post(f"{path}/{act}", 409, text="Also because").text
+        assert why in told
+        assert 'value="Also because"' in told
+    assert len([row for row in service.rows("audit") if row["act"].startswith("request-")]) == 3
+
+
+@any_database
+def test_pages_follow_each_other_and_a_made_up_one_says_so(service: Service, desk: Desk) -> None:
+    for _ in range(60):
+        with service.app.app_context():
+            requests.record(None, **NEW, received_on=clock.now().date())
+    first = desk.get("")
+    (link,) = re.findall(r'href="/desk(\?after=[^"]+)"', first)
+    second = desk.get(link)
+    paths = re.findall(r"/desk/requests/[0-9a-f-]{36}", first), re.findall(r"/desk/requests/[0-9a-f-]{36}", second)
+    assert ([len(each) for each in paths], len({*paths[0], *paths[1]})) == ([50, 10], 60)
+    assert "First page" in second
+    for page in ("", "/requests/done", "/feedback"):
+        assert "There is no such page of this list" in desk.get(f"{page}?after=<b>", 409)
+
+
+@any_database
+def test_a_request_that_does_not_exist_is_not_found(desk: Desk) -> None:
+    for path in (NOBODY, f"{NOBODY}/extend", f"{NOBODY}/done", "x", f"{NOBODY}/erase"):
+        desk.get(f"/requests/{path}", 404)
+    desk.post(f"/requests/{NOBODY}/done", 404, text="Done")
