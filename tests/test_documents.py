@@ -10,7 +10,7 @@ import click
 import documents
 import pytest
 from command_line import commands
-from support import Service, invoke, working
+from support import Person, Service, invoke, working
 
 from backend import clock
 from backend.commands.serve import tiles
@@ -155,22 +155,26 @@ def test_each_promise_of_the_privacy_policy_names_its_tests() -> None:
         assert re.fullmatch(r"(`test_\w+` ?)+", test), number
 
 
-@pytest.mark.usefixtures("ada")
 def test_the_data_managers_commands_run_in_their_order(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, ada: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("policy.txt", "summary.txt", "news.txt"):
+    for name in ("policy.txt", "summary.txt", "news.txt", "reply.txt"):
         Path(name).write_text(f"The text of {name}.")
-    soon = (clock.now() + timedelta(days=60)).date().isoformat()
+    service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=ada.headers)
+    today, soon = ((clock.now() + timedelta(days=days)).date().isoformat() for days in (0, 60))
     lines = re.findall(
         r"^ *tiles (.*)$", "".join(re.findall(r"```sh\n(.*?)```", DATA_MANAGER, re.DOTALL)), re.MULTILINE
     )
-    used = set()
+    used, last_id = set(), ""
     with working(service.app):
         for line in lines:
-            words = shlex.split(re.sub(r"\d{4}-\d\d-\d\d", soon, line))
-            invoke(service, *words, typed="ada@example.org\ny\n" if "-" in words else "y\n")
+            # A request came, and feedback was sent, in the past.
+            dated = re.sub(r"(--received |--from |)[\d-]{10}", lambda day: day[1] + (today if day[1] else soon), line)
+            words = [last_id if word == "ID" else word for word in shlex.split(dated)]
+            done = invoke(service, *words, typed="ada@example.org\ny\n" if "-" in words else "y\n")
+            if shown := re.search(r"^(?:id +)?([0-9a-f-]{36})\b", done.stdout, re.MULTILINE):
+                last_id = shown[1]
             used.add(" ".join(words[:2]))
     asked = {f"data {name}" for name in tiles.commands["data"].commands}  # type: ignore[attr-defined]
     assert asked - used == {"data verify-receipt", "data replay-erasures"}
