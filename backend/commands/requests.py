@@ -94,6 +94,24 @@ def done(request_id: uuid.UUID, outcome: str, *, as_json: bool) -> None:
     show(request_id, as_json=as_json)
 
 
+@requests_group.command("show")
+@ID
+def show_request(request_id: uuid.UUID, *, as_json: bool) -> None:
+    """Show one request, waiting or answered."""
+    show(request_id, as_json=as_json)
+
+
+@requests_group.command()
+def answered(*, as_json: bool) -> None:
+    """Show the answered requests, the last answered first."""
+    page = requests.answered()
+    rows = list(page.rows)
+    while page.after:
+        page = requests.answered(page.after)
+        rows += page.rows
+    console.show_rows([row._asdict() for row in rows], as_json=as_json, empty="No request was answered.")
+
+
 def show(request_id: uuid.UUID, *, as_json: bool) -> None:
     """Print a request as the register has it."""
     console.show(requests.find(request_id)._asdict(), as_json=as_json)

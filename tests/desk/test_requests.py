@@ -253,6 +253,7 @@ def test_pages_of_50_follow_each_other_also_within_one_day(service: Service, ada
         pages = [first, requests.answered(first.after)]
         assert pages[1].after
         pages.append(requests.answered(pages[1].after))
+    assert len(json.loads(invoke(service, "data", "requests", "answered", "--json").stdout)) == 130
     ids = [row.id for page in pages for row in page.rows]
     assert ([len(page.rows) for page in pages], pages[2].after) == ([50, 50, 30], None)
     assert len(set(ids)) == 130
@@ -292,6 +293,9 @@ def test_the_commands_enter_put_off_and_finish_a_request(service: Service, ada: 
     done = invoke(service, "data", "requests", "done", added["id"], "--outcome", ANSWERED)
     assert f"outcome      {ANSWERED}\n" in done.stdout
     assert invoke(service, "data", "requests").stdout == "No erasure and no request waits.\n"
+    (answered,) = json.loads(invoke(service, "data", "requests", "answered", "--json").stdout)
+    assert answered == json.loads(invoke(service, "data", "requests", "show", added["id"], "--json").stdout)
+    assert (answered["extension"], answered["done_on"]) == ("Many letters", str(today()))
 
 
 @any_database

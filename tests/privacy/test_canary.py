@@ -418,6 +418,8 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("data", "requests", "extend", request_id, "--reason", "Many letters")
     walk.run("data", "requests", "done", request_id, "--outcome", f"Told Now {walk.mark('name')}", status=1)
     walk.run("data", "requests", "done", request_id, "--outcome", "Sent the copy")
+    walk.run("data", "requests", "show", request_id)
+    walk.run("data", "requests", "answered")
     walk.run("data", "audit", address)
     walk.run("data", "audit")
     deal_with_feedback(walk, address)
