@@ -1,5 +1,6 @@
 """Take the pictures of the desk in docs/, from a served instance with made-up people: `python tests/pictures.py`."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -25,6 +26,9 @@ def main() -> None:
             site = Site(server.url, mail_server, server.instance_path)
             site.post("feedback", 201, session=site.register(ADA), message="The map is hard to read at night.")
             site.tiles("desk", "invite", MARY, "--name", "Mary Somerville")
+            came = datetime.now(UTC).date() - timedelta(days=40)
+            site.tiles("data", "requests", "add", ADA, "--kind", "access", "--way", "letter", "--received", came,
+                       "--identity", "Signature")  # fmt: skip
             site.tiles("data", "erase", ADA, "--yes")
             browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
             page = browser.new_page(color_scheme="light")

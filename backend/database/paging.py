@@ -1,6 +1,7 @@
 """Lists that are read page by page: the next page begins after the key of a row, so that an index finds it."""
 
 import uuid
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class Page(NamedTuple):
 
     rows: list[Any]
     after: Key | None
+
+
+def page_of(rows: Sequence[Any], key: Callable[[Any], Key]) -> Page:
+    """Return the page that rows begin with. One row more than a page was read, to know whether it is the last."""
+    return Page(list(rows[:PAGE]), key(rows[PAGE - 1]) if len(rows) > PAGE else None)
 
 
 Column = ColumnElement[Any] | InstrumentedAttribute[Any]

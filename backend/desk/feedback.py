@@ -15,7 +15,7 @@ from backend.accounts import audit
 from backend.database.desk_tables import Reply
 from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.models import Account, Feedback
-from backend.database.paging import PAGE, Key, Page, follows
+from backend.database.paging import PAGE, Key, Page, follows, page_of
 from backend.database.scrub import leave_remains
 from backend.desk.operations import MANAGER
 from backend.errors import Impossible
@@ -91,10 +91,9 @@ def page(wanted: Filter = EVERY, after: Key | None = None) -> Page:
     if after:
         statement = statement.where(follows(Feedback.received_at, Feedback.id, after, newest_first=True))
     with reading() as session:
-        rows = list(session.execute(statement))
-    shown = rows[:PAGE]
-    _record("feedback-read", None, messages=len(shown))
-    return Page(shown, Key(shown[-1].received_at, shown[-1].id) if len(rows) > PAGE else None)
+        found = page_of(session.execute(statement).all(), lambda row: Key(row.received_at, row.id))
+    _record("feedback-read", None, messages=len(found.rows))
+    return found
 
 
 def _list(wanted: Filter) -> Select[Any]:

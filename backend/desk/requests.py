@@ -14,7 +14,7 @@ from backend.accounts import audit
 from backend.database.desk_tables import DataRequest
 from backend.database.engine import AnyRow, changed, insert_unless_taken, reading, transaction
 from backend.database.models import Account, Hold
-from backend.database.paging import PAGE, Column, Key, Page, follows
+from backend.database.paging import PAGE, Column, Key, Page, follows, page_of
 from backend.desk.naming import refuse_naming
 from backend.desk.operations import MANAGER, one, rows
 from backend.errors import Impossible
@@ -153,8 +153,8 @@ def waiting(*, overdue: bool = False) -> list[Erasure]:
 
 def page(after: Key | None = None) -> Page:
     """Return some of the requests and erasures that wait, the first due first."""
-    rows = _sorted(after=after, limit=PAGE + 1)
-    return Page([request for _, request in rows[:PAGE]], rows[PAGE - 1][0] if len(rows) > PAGE else None)
+    pairs, last = page_of(_sorted(after=after, limit=PAGE + 1), lambda pair: pair[0])
+    return Page([request for _, request in pairs], last)
 
 
 def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Erasure]]:
@@ -233,6 +233,4 @@ def answered(after: Key | None = None) -> Page:
         statement = statement.where(follows(DataRequest.done_on, DataRequest.id, after, newest_first=True))
     ordered = statement.order_by(DataRequest.done_on.desc(), DataRequest.id.desc()).limit(PAGE + 1)
     with reading() as session:
-        rows = list(session.execute(ordered))
-    last = rows[PAGE - 1] if len(rows) > PAGE else None
-    return Page(rows[:PAGE], Key(_end(last.done_on), last.id) if last else None)
+        return page_of(session.execute(ordered).all(), lambda row: Key(_end(row.done_on), row.id))
