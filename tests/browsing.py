@@ -85,7 +85,7 @@ class Site:
         """Send an announcement to everybody, and wait until its emails are queued."""
         text = folder / "announcement.txt"
         text.write_text("TILES can do more now.\n\nSee https://tiles.example/news\nfor what it is.\n")
-        self.tiles("announce", text, "--subject", subject, "--follow")
+        self.tiles("announce", text, "--subject", subject, "--follow", "--yes")
 
 
 @pytest.fixture(scope="session")
