@@ -7,6 +7,7 @@ import hashlib
 import unicodedata
 import uuid
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 
@@ -37,12 +38,25 @@ class Progress:
     finished: bool
 
 
-def check(news: News) -> News:
-    """Return what is announced as it is stored; raise Impossible if it cannot be."""
+def check(news: News, *, once: bool = False) -> News:
+    """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
+    news = _clean(news)
+    with reading():
+        row = _stored(news)
+    if row and once:
+        _refuse_repeated(row)
+    return news
+
+
+def _refuse_repeated(row: AnyRow) -> NoReturn:
+    raise Impossible(f"this was announced already, on {row.created_at:%Y-%m-%d}: nobody gets it twice")
+
+
+def _clean(news: News) -> News:
     if len(news.text or "") > TEXT_LENGTH:
         raise Impossible(f"the text is longer than {TEXT_LENGTH:,} characters")
     if news.version is not None:
-        return _check_policy(news, news.version)
+        return _clean_policy(news, news.version)
     subject = (news.subject or "").strip()
     one_line = not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in subject)
     if not 1 <= len(subject) <= REASON_LENGTH or not one_line:
@@ -52,7 +66,7 @@ def check(news: News) -> News:
     return replace(news, subject=subject)
 
 
-def _check_policy(news: News, version: str) -> News:
+def _clean_policy(news: News, version: str) -> News:
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
@@ -101,7 +115,7 @@ def announce(news: News, *, once: bool = False) -> Progress:
         if is_new:
             audit.record("announced", None, actor="data manager", announcement=str(stored.id), recipients=recipients)
         elif once:
-            raise Impossible(f"this was announced already, on {stored.created_at:%Y-%m-%d}: nobody gets it twice")
+            _refuse_repeated(stored)
     return progress(stored.id)
 
 

@@ -72,18 +72,29 @@ def find(version: str, known: Sequence[Version] | None = None) -> Version:
     raise Impossible("there is no version with this name: see `tiles policy list`")
 
 
-def check(*, version: str, effective_on: date, text: str, known: Sequence[Version] | None = None) -> bool:
-    """Return True if a version can be published, False if it is published already; otherwise raise Impossible."""
+def _check_form(version: str, text: str) -> None:
     if not VERSION.fullmatch(version):
         raise Impossible("name the version with up to 40 letters, digits, dots and hyphens, such as 2026-11")
     if not text.strip():
         raise Impossible("the text is empty: give the policy as plain text")
     if len(text.encode()) + text.count("\n") > MOST_BYTES:
         raise Impossible(f"the text is longer than {MOST_BYTES // 1024} KiB")
+
+
+def check(
+    *, version: str, effective_on: date, text: str, once: bool = False, known: Sequence[Version] | None = None
+) -> bool:
+    """Return True if a version can be published, False if it is published already; otherwise raise Impossible.
+
+    With `once`, raise for one that is published already too.
+    """
+    _check_form(version, text)
     known = versions() if known is None else known
     for old in known:
         if old.version == version:
             if old.state != WITHDRAWN and (old.effective_on, old.text) == (effective_on, text):
+                if once:
+                    raise Impossible(f"version {version} is published already, with this text and day")
                 return False
             raise Impossible(
                 f"version {version} was published with another text or day, or withdrawn: choose a new name"
@@ -98,18 +109,16 @@ def check(*, version: str, effective_on: date, text: str, known: Sequence[Versio
 
 
 def publish(*, version: str, effective_on: date, text: str, once: bool = False) -> Published:
-    """Publish a version, or raise as `check` does; publishing it again changes nothing, or raises with `once`."""
+    """Publish a version, or raise as `check` does; publishing it again changes nothing."""
     new = Published(version, effective_on, hashlib.sha256(text.encode()).hexdigest())
     with transaction() as session:
         # Two at once could have the same text under two names.
         lock("policies")
-        if check(version=version, effective_on=effective_on, text=text, known=_versions()):
+        if check(version=version, effective_on=effective_on, text=text, once=once, known=_versions()):
             session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
             audit.record(
                 "policy-published", None, actor="data manager", version=version, effective_on=f"{effective_on}"
             )
-        elif once:
-            raise Impossible(f"version {version} is published already, with this text and day")
     return new
 
 
