@@ -18,3 +18,10 @@ def violations(page: Page, *, without: tuple[str, ...] = ()) -> list[str]:
         assert results.response["passes"]
         reports += [results.generate_report()] if results.violations_count else []
     return reports
+
+
+def is_wide(page: Page) -> bool:
+    """Return whether a page is wider than the smallest phone."""
+    page.set_viewport_size({"width": 320, "height": 700})
+    wide: bool = page.evaluate("document.documentElement.scrollWidth > 320")
+    return wide

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from desk_door import MARY
 from playwright.sync_api import Browser, Page, Request, expect
 from support import (
     OTHER_PASSWORD,
@@ -27,6 +28,7 @@ from support import (
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from backend.config import Settings
+from backend.desk import managers
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Site:
         """Send an announcement to everybody, and wait until its emails are queued."""
         text = folder / "announcement.txt"
         text.write_text("TILES can do more now.\n\nSee https://tiles.example/news\nfor what it is.\n")
-        self.tiles("announce", text, "--subject", subject, "--follow")
+        self.tiles("announce", text, "--subject", subject, "--follow", "--yes")
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +194,21 @@ def serve_near(make_service: Callable[..., Service]) -> Iterator[Callable[..., S
 def url_of(service: Service) -> str:
     settings: Settings = service.app.extensions["tiles.settings"]
     return settings.public_url
+
+
+def sign_in(page: Page, service: Service) -> Page:
+    """Invite a data manager, and sign her in at the desk."""
+    with service.app.app_context():
+        if not managers.listed():
+            managers.invite(MARY, "Mary Somerville")
+    page.goto(f"{url_of(service)}/desk/people")
+    expect(page).to_have_url(f"{url_of(service)}/desk/sign-in")
+    page.get_by_label("Email address").fill(MARY)
+    press(page, "Email me a link")
+    page.goto(button_link(service.mail()))
+    expect(page.get_by_text("You are signing in as")).to_contain_text("Mary Somerville")
+    press(page, "Sign in")
+    return page
 
 
 class _Quiet(WSGIRequestHandler):

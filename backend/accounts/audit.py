@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import delete, insert, select
 
@@ -12,6 +12,7 @@ from backend import clock
 from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
+from backend.database.paging import PAGE, Key, Page, follows
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
@@ -22,6 +23,7 @@ Act = Literal[
     "policy-published", "policy-withdrawn", "announced", "announcement-stopped",
     "manager-invited", "manager-removed", "signed-in",
 ]  # fmt: skip
+ACTS: tuple[Act, ...] = get_args(Act)
 Actor = Literal["person", "data manager", "service"]
 LOOKING: tuple[Act, ...] = "found", "looked-at", "exported"
 MOST_SHOWN = 1000
@@ -69,6 +71,21 @@ def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
         newest = newest.where(AuditEntry.account_id.in_(account_ids))
     with reading() as session:
         return list(session.execute(newest))
+
+
+def listed(after: Key | None = None, *, act: Act | None = None) -> Page:
+    """Return some entries with the manager's name, also of a removed one, the newest first: all, or those of an act."""
+    columns = (AuditEntry.id, AuditEntry.at, AuditEntry.actor, Manager.name.label("manager"), AuditEntry.act,
+               AuditEntry.account_id, AuditEntry.details)  # fmt: skip
+    wanted = select(*columns).outerjoin(Manager, Manager.id == AuditEntry.manager_id)
+    if act:
+        wanted = wanted.where(AuditEntry.act == act)
+    if after:
+        wanted = wanted.where(follows(AuditEntry.at, AuditEntry.id, after, newest_first=True))
+    with reading() as session:
+        rows = list(session.execute(wanted.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(PAGE + 1)))
+    last = rows[PAGE - 1] if len(rows) > PAGE else None
+    return Page(rows[:PAGE], Key(last.at, last.id) if last else None)
 
 
 def tidy() -> None:

@@ -1,31 +1,23 @@
 """Commands about the policy, announcements and the inventory."""
 
 import time
-import unicodedata
 from dataclasses import asdict
 from datetime import datetime
 from typing import IO, Any
+from uuid import UUID
 
 import click
 
 from backend import clock
 from backend.commands import console
+from backend.database.engine import AnyRow
 from backend.database.inventory import inventory
-from backend.errors import Impossible
+from backend.mail.news import News
 from backend.privacy import announcements, policy
+from backend.privacy.texts import plain_text
 
-# Some editors write a byte order mark.
-TEXT = click.File(encoding="utf-8-sig")
-
-
-def _read(file: IO[str]) -> str:
-    try:
-        text = file.read()
-    except UnicodeDecodeError:
-        raise Impossible("the file is not text in UTF-8") from None
-    if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in text):
-        raise Impossible("the file is not plain text: it holds control characters other than line breaks and tabs")
-    return text
+NOTHING = "Nothing was announced."
+TEXT = click.File("rb")
 
 
 @console.tiles.group("policy", cls=console.Group)
@@ -44,7 +36,7 @@ def policy_group() -> None:
     help="The day (UTC) on which it comes into force.",
 )
 @console.yes_option
-def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
+def policy_publish(file: IO[bytes], version: str, effective: datetime, *, yes: bool, as_json: bool) -> None:
     """Publish a version of the privacy policy.
 
     FILE (- is standard input, with --yes) holds Markdown in UTF-8: headings, lists, tables and links, no images and no
@@ -52,7 +44,7 @@ def policy_publish(file: IO[str], version: str, effective: datetime, *, yes: boo
     can be withdrawn before. Publishing the same again changes nothing. To tell people by email: `tiles announce
     --policy VERSION`.
     """
-    effective_on, text = effective.date(), _read(file)
+    effective_on, text = effective.date(), plain_text(file.read())
     if policy.check(version=version, effective_on=effective_on, text=text):
         today = ", which is today: it cannot be withdrawn" if effective_on == clock.now().date() else ""
         console.sure(f"Publish version {version}, in force from {effective_on}{today}?", yes=yes)
@@ -101,27 +93,68 @@ def _without_text(version: policy.Version) -> dict[str, Any]:
 @click.option("--policy", "version", metavar="VERSION", help="Instead of FILE: a published version of the policy.")
 @click.option("--summary", type=TEXT, help="With --policy: a file with plain text that says what changes.")
 @click.option("--material", is_flag=True, help="With --policy: everybody with an account gets it, with the summary.")
+@click.option("--test", metavar="ADDRESS", help="Send it to this address only, as people would get it.")
+@click.option("--list", "listing", is_flag=True, help="Instead: show the last 50 announcements, the newest first.")
+@click.option("--stop", type=click.UUID, metavar="ID", help="Instead: stop this announcement, which --list shows.")
 @click.option("--follow", is_flag=True, help="Show progress until all emails are made; Ctrl-C ends only the showing.")
+@console.yes_option
 def announce(  # noqa: PLR0913 - its options
-    file: IO[str] | None, subject: str | None, version: str | None, summary: IO[str] | None,
-    *, material: bool, follow: bool, as_json: bool,
-) -> None:  # fmt: skip
+    *, test: str | None, listing: bool, stop: UUID | None, follow: bool, yes: bool, as_json: bool, **words: Any
+) -> None:
     """Email a text, or a policy version, to everybody who wants such emails.
 
-    FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. You are not asked first,
-    and an announcement cannot be undone. The service makes the emails in batches, so that no reset waits for them. The
-    same subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
+    FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. You are asked
+    first, with the number of people. The service makes the emails in batches, so that no reset waits for them. The same
+    subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
+
+    An email that has left cannot be taken back. --stop ends an announcement: no email is made any more, and those that
+    wait are not sent.
 
     A material change of the policy concerns everybody: with --material those who switched such emails off get it too.
     """
-    if version is not None and file is None and subject is None:
-        told = _read(summary) if summary else None
-        progressed = announcements.announce_policy(version, summary=told, material=material)
-    elif version is None and file is not None and subject is not None and not (summary or material):
-        progressed = announcements.announce(subject=subject, text=_read(file))
+    if listing:
+        console.show_rows([_shown(row) for row in announcements.listed().rows], as_json=as_json, empty=NOTHING)
+    elif stop:
+        console.show(_stop(stop, yes=yes), as_json=as_json)
+    elif test:
+        announcements.send_test(_news(**words), test)
+        console.show({"queued": 1, "recipient": test}, as_json=as_json)
     else:
-        raise click.UsageError("give FILE and --subject, or --policy alone (with --summary and --material)")
-    console.show(asdict(_follow(progressed) if follow else progressed), as_json=as_json)
+        begun = _announce(_news(**words), yes=yes)
+        console.show(asdict(_follow(begun) if follow else begun), as_json=as_json)
+
+
+def _news(
+    file: IO[bytes] | None, subject: str | None, version: str | None, summary: IO[bytes] | None, *, material: bool
+) -> News:
+    if version is not None and file is None and subject is None:
+        return News(version=version, text=plain_text(summary.read()) if summary else None, material=material)
+    if version is None and file is not None and subject is not None and not (summary or material):
+        return News(subject, plain_text(file.read()))
+    raise click.UsageError("give FILE and --subject, or --policy alone (with --summary and --material)")
+
+
+def _announce(news: News, *, yes: bool) -> announcements.Progress:
+    if begun := announcements.earlier(news):
+        return begun
+    number = announcements.count_recipients(everybody=news.material)
+    console.sure(f"Email this to {number} {'person' if number == 1 else 'people'}?", yes=yes)
+    return announcements.announce(news)
+
+
+def _stop(announcement: UUID, *, yes: bool) -> dict[str, Any]:
+    row = announcements.find(announcement)
+    console.sure(f"Stop the announcement of {row.created_at:%Y-%m-%d}, “{_title(row)}”?", yes=yes)
+    return {"announcement": announcement, "not_sent": announcements.stop(announcement)}
+
+
+def _title(row: AnyRow) -> str:
+    return f"Policy version {row.policy_version}" if row.policy_version else row.subject
+
+
+def _shown(row: AnyRow) -> dict[str, Any]:
+    state = "stopped" if row.stopped_at else "finished" if row.finished_at else "running"
+    return {"announcement": row.id, "begun": row.created_at, "queued": row.queued, "state": state, "title": _title(row)}
 
 
 def _follow(begun: announcements.Progress) -> announcements.Progress:

@@ -20,18 +20,9 @@ from backend import clock
 from backend.config import settings
 from backend.database.desk_tables import Manager, Reply
 from backend.database.engine import AnyRow, reading
-from backend.database.models import (
-    UNDO,
-    Account,
-    Announcement,
-    AuditEntry,
-    Feedback,
-    Hold,
-    Policy,
-    PreviousAddress,
-    with_hold,
-)
+from backend.database.models import UNDO, Account, Announcement, AuditEntry, Feedback, Hold, PreviousAddress, with_hold
 from backend.mail.composing import compose
+from backend.mail.news import News, paragraphs, unsubscribe, words_for
 from backend.mail.transport import Message
 from backend.security import tokens
 from backend.security.tokens import LIFETIMES, Purpose
@@ -39,7 +30,7 @@ from backend.values import SERVICE
 
 Kind = Literal["registration", "password_reset", "password_changed", "email_change", "email_changed",
                "email_taken_back", "erasure_request", "account_closed", "account_reopened", "erased",
-               "announcement", "feedback_reply", "desk_sign_in"]  # fmt: skip
+               "announcement", "announcement_test", "feedback_reply", "desk_sign_in"]  # fmt: skip
 PLAIN_ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
@@ -178,38 +169,30 @@ def _erased(row: AnyRow) -> Draft:
     return Draft(row.email, "erased", context)
 
 
+def _news(row: AnyRow) -> News:
+    """Return what the announcement of a queued email says, unless it was stopped."""
+    columns = Announcement.subject, Announcement.text, Announcement.policy_version, Announcement.to_everybody
+    return News(*_one(select(*columns).where(Announcement.id == row.about, Announcement.stopped_at.is_(None))))
+
+
 def _announcement(row: AnyRow) -> Draft:
-    news = _one(
-        select(Announcement.subject, Announcement.text, Announcement.to_everybody, Policy.version, Policy.effective_on,
-               Policy.published_at)
-        .outerjoin(Policy, (Policy.version == Announcement.policy_version) & Policy.withdrawn_at.is_(None))
-        .where(Announcement.id == row.about)
-    )  # fmt: skip
-    account = _account((Account.id == row.account_id) & Account.is_told(everybody=news.to_everybody))
-    # The version that it announced was withdrawn.
-    if news.version is None and news.subject is None:
+    news = _news(row)
+    account = _account((Account.id == row.account_id) & Account.is_told(everybody=news.material))
+    return announcement(news, account.email, account.id)
+
+
+def announcement(news: News, recipient: str, account_id: uuid.UUID) -> Draft:
+    """Return an announcement as a person gets it, with the link that unsubscribes the account."""
+    if (words := words_for(news, account_id)) is None:
         raise _NoRecipient
-    context, headers = {**news._asdict(), "paragraphs": _paragraphs(news.text)}, dict[str, str]()
-    if not news.to_everybody:
-        context["unsubscribe_url"], headers = _unsubscribe(account)
-    if news.version is None:
-        return Draft(account.email, "announcement", context, headers)
-    context["upcoming"] = news.effective_on > clock.now().date()
-    context["first"] = not _has_earlier(news)
-    return Draft(account.email, "policy_changed", context, headers)
-
-
-def _unsubscribe(account: AnyRow) -> tuple[str, dict[str, str]]:
-    """Return the address that switches emails about TILES off, and the headers for email programs (RFC 8058)."""
-    url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account.id)})}"
-    return url, {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    return Draft(recipient, *words)
 
 
 def _feedback_reply(row: AnyRow) -> Draft:
     reply = _one(select(Reply.message, Feedback.received_at).join(Feedback).where(Reply.id == row.about))
     account = _account((Account.id == row.account_id) & Account.is_told(everybody=False))
-    url, headers = _unsubscribe(account)
-    context = {"sent_on": reply.received_at.date(), "paragraphs": _paragraphs(reply.message), "unsubscribe_url": url}
+    url, headers = unsubscribe(account.id)
+    context = {"sent_on": reply.received_at.date(), "paragraphs": paragraphs(reply.message), "unsubscribe_url": url}
     return Draft(account.email, "feedback_reply", context, headers)
 
 
@@ -220,20 +203,6 @@ def _desk_sign_in(row: AnyRow) -> Draft:
     minutes = LIFETIMES[Purpose.DESK] // timedelta(minutes=1)
     context = {"name": manager.name, "minutes": minutes, **_link(Purpose.DESK, tokens.issue_for_manager(manager))}
     return Draft(manager.email, "desk_sign_in", context)
-
-
-def _paragraphs(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split("\n\n") if part.strip()]
-
-
-def _has_earlier(policy: AnyRow) -> bool:
-    """Return whether a version of the privacy policy was, or will be, in force before this one."""
-    same_day = (Policy.effective_on == policy.effective_on) & (Policy.published_at < policy.published_at)
-    earlier = select(Policy.version).where(
-        Policy.withdrawn_at.is_(None), (Policy.effective_on < policy.effective_on) | same_day
-    )
-    with reading() as session:
-        return session.scalar(earlier.limit(1)) is not None
 
 
 _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
@@ -248,6 +217,8 @@ _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
     "account_reopened": _account_reopened,
     "erased": _erased,
     "announcement": _announcement,
+    # No account has the id of the row, so that its link unsubscribes nobody.
+    "announcement_test": lambda row: announcement(_news(row), row.email, row.id),
     "feedback_reply": _feedback_reply,
     "desk_sign_in": _desk_sign_in,
 }

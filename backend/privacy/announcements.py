@@ -6,17 +6,26 @@ So a reset never waits behind an announcement, and an interruption neither loses
 import hashlib
 import unicodedata
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 
 from backend import clock
+from backend.accounts import audit
+from backend.accounts.fields import clean_email
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
+from backend.database.paging import PAGE, Key, Page, follows
 from backend.errors import Impossible
+from backend.mail import messages, queue
+from backend.mail.news import News
+from backend.mail.transport import Message
 
 BATCH = 50
 IDS = 2**128
+# A longer email is cut off by some programs, and does not fit into the form (web/bodies.py).
+TEXT_LENGTH = 12_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,49 +38,169 @@ class Progress:
     finished: bool
 
 
-def announce(*, subject: str, text: str) -> Progress:
-    """Begin an announcement, or continue the one with the same subject and text; raise Impossible for invalid ones."""
-    subject = subject.strip()
+def check(news: News, *, once: bool = False) -> News:
+    """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
+    news = _clean(news)
+    with reading():
+        row = _stored(news)
+    if row and once:
+        _refuse_repeated(row)
+    return news
+
+
+def _refuse_repeated(row: AnyRow) -> NoReturn:
+    raise Impossible(f"this was announced already, on {row.created_at:%Y-%m-%d}: nobody gets it twice")
+
+
+def _clean(news: News) -> News:
+    if len(news.text or "") > TEXT_LENGTH:
+        raise Impossible(f"the text is longer than {TEXT_LENGTH:,} characters")
+    if news.version is not None:
+        return _clean_policy(news, news.version)
+    subject = (news.subject or "").strip()
     one_line = not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in subject)
     if not 1 <= len(subject) <= REASON_LENGTH or not one_line:
         raise Impossible(f"write a subject of one line and at most {REASON_LENGTH} characters")
-    if not text.strip():
-        raise Impossible("the text is empty: give a file with plain text")
-    return _announce(f"{subject}\0{text}", subject=subject, text=text)
+    if not (news.text or "").strip():
+        raise Impossible("the text is empty: write it as plain text")
+    return replace(news, subject=subject)
 
 
-def announce_policy(version: str, *, summary: str | None = None, material: bool = False) -> Progress:
-    """Announce a published version of the privacy policy once; raise Impossible if there is none.
-
-    A material change is a service message: it goes to everybody with an account, with the summary.
-    """
+def _clean_policy(news: News, version: str) -> News:
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
             raise Impossible(f"version {version} is not published: see `tiles policy list`")
-    if (material or summary is not None) and not (summary or "").strip():
-        raise Impossible("write a summary of the change: give --summary a file with plain text")
-    return _announce(f"policy\0{version}", policy_version=version, text=summary, to_everybody=material)
+    if (news.material or news.text is not None) and not (news.text or "").strip():
+        raise Impossible("write a summary of the change, as plain text")
+    return news
 
 
-def _announce(identity: str, *, to_everybody: bool = False, **values: str | None) -> Progress:
-    sha256 = hashlib.sha256(identity.encode()).hexdigest()
+def _sha256(news: News) -> str:
+    identity = f"policy\0{news.version}" if news.version is not None else f"{news.subject}\0{news.text}"
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _row(news: News) -> dict[str, str | bool | None]:
+    return {"subject": news.subject, "text": news.text, "policy_version": news.version, "to_everybody": news.material}
+
+
+def _stored(news: News) -> AnyRow | None:
+    columns = Announcement.id, Announcement.created_at, Announcement.text, Announcement.to_everybody
+    row = db.session.execute(select(*columns).where(Announcement.sha256 == _sha256(news))).one_or_none()
+    if row and (row.text, row.to_everybody) != (news.text, news.material):
+        raise Impossible("this version was announced already, with another summary or to others")
+    return row
+
+
+def earlier(news: News) -> Progress | None:
+    """Return the progress of the same announcement if it was begun before: a version is announced once."""
     with reading():
-        parts = max(1, _count_recipients(everybody=to_everybody) // BATCH)
-    start = {"created_at": clock.now(), "queued": 0, "parts": parts, "parts_made": 0}
+        row = _stored(check(news))
+    return progress(row.id) if row else None
+
+
+def announce(news: News, *, once: bool = False) -> Progress:
+    """Begin an announcement; raise Impossible for a bad one.
+
+    The same one again continues, or raises Impossible with `once`.
+    """
+    news, recipients = check(news), count_recipients(everybody=news.material)
+    start = {"created_at": clock.now(), "queued": 0, "parts": max(1, recipients // BATCH), "parts_made": 0}
+    row = {"id": uuid.uuid4(), "sha256": _sha256(news), **start, **_row(news)}
+    with transaction():
+        is_new = changed(insert_unless_taken(Announcement).values(row))
+        stored = _stored(news)
+        assert stored
+        if is_new:
+            audit.record("announced", None, actor="data manager", announcement=str(stored.id), recipients=recipients)
+        elif once:
+            _refuse_repeated(stored)
+    return progress(stored.id)
+
+
+def send_test(news: News, email: str) -> None:
+    """Email an announcement to one address only, as people would get it; raise Impossible for a bad one.
+
+    The queue holds no text, so the row does until the email has left. It has no parts, and `forget_tests` deletes it.
+    """
+    news, now, row_id = check(news), clock.now(), uuid.uuid4()
+    row = {"id": row_id, "sha256": hashlib.sha256(row_id.bytes).hexdigest(), "created_at": now, "finished_at": now}
+    try:
+        email = clean_email(email)
+    except ValueError as error:
+        raise Impossible(str(error)) from None
     with transaction() as session:
-        new = {"id": uuid.uuid4(), "sha256": sha256, "to_everybody": to_everybody, **start, **values}
-        session.execute(insert_unless_taken(Announcement).values(new))
-        columns = (Announcement.id, Announcement.text, Announcement.to_everybody)
-        row = session.execute(select(*columns).where(Announcement.sha256 == sha256)).one()
-        if (row.text, row.to_everybody) != (values.get("text"), to_everybody):
-            raise Impossible("this version was announced already, with another summary or to others")
-    return progress(row.id)
+        session.execute(insert(Announcement).values(**row, **_row(news), queued=0, parts=0, parts_made=0))
+        queue.enqueue("announcement_test", email=email, about=row_id)
 
 
-def _count_recipients(*, everybody: bool) -> int:
+def forget_tests() -> None:
+    """Delete the texts of tests whose email has left."""
+    waits = exists().where(Mail.about == Announcement.id)
+    with transaction() as session:
+        session.execute(delete(Announcement).where(Announcement.parts == 0, ~waits))
+
+
+def preview(news: News) -> Message:
+    """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
+    nobody = uuid.uuid4()
+    return messages.render(messages.announcement(check(news), "you@example.org", nobody), nobody)
+
+
+_SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
+          Announcement.created_at, Announcement.queued, Announcement.parts, Announcement.parts_made,
+          Announcement.finished_at, Announcement.stopped_at)  # fmt: skip
+
+
+def listed(after: Key | None = None) -> Page:
+    """Return some of the announcements, the newest first."""
+    wanted = select(*_SHOWN).where(Announcement.parts > 0)
+    if after:
+        wanted = wanted.where(follows(Announcement.created_at, Announcement.id, after, newest_first=True))
+    ordered = wanted.order_by(Announcement.created_at.desc(), Announcement.id.desc()).limit(PAGE + 1)
+    with reading() as session:
+        rows = list(session.execute(ordered))
+    last = rows[PAGE - 1] if len(rows) > PAGE else None
+    return Page(rows[:PAGE], Key(last.created_at, last.id) if last else None)
+
+
+def find(announcement: uuid.UUID) -> AnyRow:
+    """Return an announcement with its text, or raise Impossible."""
+    wanted = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
+    with reading() as session:
+        row = session.execute(wanted).one_or_none()
+    if row is None:
+        raise Impossible("there is no such announcement: see `tiles announce --list`")
+    return row
+
+
+def stop(announcement: uuid.UUID) -> int:
+    """Stop an announcement: no email is made any more, and those that wait are not sent. Return how many waited.
+
+    Raises:
+        Impossible: there is none with this id, it was stopped already, or all its emails have left.
+    """
+    row, now = find(announcement), clock.now()
+    waiting = (Mail.kind == "announcement") & (Mail.about == announcement) & Mail.abandoned_at.is_(None)
+    is_active = (Announcement.id == announcement) & Announcement.stopped_at.is_(None)
+    stopped = {"stopped_at": now, "finished_at": func.coalesce(Announcement.finished_at, now)}
+    with transaction() as session:
+        if not changed(update(Announcement).where(is_active).values(**stopped)):
+            raise Impossible("this announcement was stopped already")
+        waited = session.scalar(select(func.count()).select_from(Mail).where(waiting)) or 0
+        if row.finished_at and not waited:
+            raise Impossible("all emails of this announcement have left")
+        details = {"announcement": str(announcement), "queued": row.queued, "waited": waited}
+        audit.record("announcement-stopped", None, actor="data manager", **details)
+    return waited
+
+
+def count_recipients(*, everybody: bool) -> int:
+    """Return how many people get an announcement now."""
     told = Account.is_told(everybody=everybody)
-    return db.session.scalar(select(func.count()).select_from(Account).where(told)) or 0
+    with reading() as session:
+        return session.scalar(select(func.count()).select_from(Account).where(told)) or 0
 
 
 def progress(announcement: uuid.UUID) -> Progress:
@@ -79,7 +208,7 @@ def progress(announcement: uuid.UUID) -> Progress:
     columns = (Announcement.queued, Announcement.finished_at, Announcement.to_everybody)
     with reading() as session:
         row = session.execute(select(*columns).where(Announcement.id == announcement)).one()
-        recipients = _count_recipients(everybody=row.to_everybody)
+    recipients = count_recipients(everybody=row.to_everybody)
     return Progress(announcement, row.queued, recipients, row.finished_at is not None)
 
 
@@ -113,9 +242,9 @@ def _queue_part(announcement: AnyRow) -> int:
             "queued": Announcement.queued + len(ids),
             "finished_at": now if done == announcement.parts else None,
         }
-        # Of several workers that queue this part, one changes the row.
+        # Of several workers that queue this part, one changes the row; none does once it was stopped.
         unmade = (Announcement.id == announcement.id) & (Announcement.parts_made == announcement.parts_made)
-        if not changed(update(Announcement).where(unmade).values(**step)):
+        if not changed(update(Announcement).where(unmade, Announcement.finished_at.is_(None)).values(**step)):
             return 0
         email = {"kind": "announcement", "about": announcement.id, "attempts": 0, "created_at": now, "due_at": now}
         if ids:

@@ -9,11 +9,14 @@ from datetime import date, datetime
 from sqlalchemy import insert, select, update
 
 from backend import clock
+from backend.accounts import audit
 from backend.database.engine import db, lock, reading, transaction
 from backend.database.models import Announcement, Policy
 from backend.errors import Impossible
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+# A form that holds it, with line ends of two bytes, fits into the largest body (web/bodies.py).
+MOST_BYTES = 240 * 1024
 STATES = IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "withdrawn", "replaced"
 
 
@@ -69,16 +72,29 @@ def find(version: str, known: Sequence[Version] | None = None) -> Version:
     raise Impossible("there is no version with this name: see `tiles policy list`")
 
 
-def check(*, version: str, effective_on: date, text: str, known: Sequence[Version] | None = None) -> bool:
-    """Return True if a version can be published, False if it is published already; otherwise raise Impossible."""
+def _check_form(version: str, text: str) -> None:
     if not VERSION.fullmatch(version):
         raise Impossible("name the version with up to 40 letters, digits, dots and hyphens, such as 2026-11")
     if not text.strip():
-        raise Impossible("the text is empty: give a file with the policy as plain text")
+        raise Impossible("the text is empty: give the policy as plain text")
+    if len(text.encode()) + text.count("\n") > MOST_BYTES:
+        raise Impossible(f"the text is longer than {MOST_BYTES // 1024} KiB")
+
+
+def check(
+    *, version: str, effective_on: date, text: str, once: bool = False, known: Sequence[Version] | None = None
+) -> bool:
+    """Return True if a version can be published, False if it is published already; otherwise raise Impossible.
+
+    With `once`, raise for one that is published already too.
+    """
+    _check_form(version, text)
     known = versions() if known is None else known
     for old in known:
         if old.version == version:
             if old.state != WITHDRAWN and (old.effective_on, old.text) == (effective_on, text):
+                if once:
+                    raise Impossible(f"version {version} is published already, with this text and day")
                 return False
             raise Impossible(
                 f"version {version} was published with another text or day, or withdrawn: choose a new name"
@@ -88,18 +104,21 @@ def check(*, version: str, effective_on: date, text: str, known: Sequence[Versio
     for old in known:
         # A difference of white space only is none to a reader.
         if old.state != WITHDRAWN and old.text.split() == text.split():
-            raise Impossible(f"version {old.version} has this text already: is it the right file?")
+            raise Impossible(f"version {old.version} has this text already: is it the right one?")
     return True
 
 
-def publish(*, version: str, effective_on: date, text: str) -> Published:
+def publish(*, version: str, effective_on: date, text: str, once: bool = False) -> Published:
     """Publish a version, or raise as `check` does; publishing it again changes nothing."""
     new = Published(version, effective_on, hashlib.sha256(text.encode()).hexdigest())
     with transaction() as session:
         # Two at once could have the same text under two names.
         lock("policies")
-        if check(version=version, effective_on=effective_on, text=text, known=_versions()):
+        if check(version=version, effective_on=effective_on, text=text, once=once, known=_versions()):
             session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
+            audit.record(
+                "policy-published", None, actor="data manager", version=version, effective_on=f"{effective_on}"
+            )
     return new
 
 
@@ -125,3 +144,4 @@ def withdraw(version: str) -> None:
         session.execute(update(Policy).where(Policy.version == version).values(withdrawn_at=now))
         announcing = (Announcement.policy_version == version) & Announcement.finished_at.is_(None)
         session.execute(update(Announcement).where(announcing).values(finished_at=now))
+        audit.record("policy-withdrawn", None, actor="data manager", version=version)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.database.outbox import Outbox, collecting
 from backend.security.hashing import BACKLOG
-from backend.web.bodies import ARRIVED, Arrived, most_bytes
+from backend.web.bodies import ARRIVED, BODY_BYTES, LARGEST_BODY_BYTES, Arrived, most_bytes
 from backend.web.operations import Runs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Front:
         arrived = Arrived(b"", complete=True)
         if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
             try:
-                arrived = await _body(scope.headers.get("content-length", ""), protocol, most_bytes(scope.path))
+                arrived = await self._read(scope, protocol)
             except (ProtocolClosed, ProtocolError):
                 # The client disconnected while it sent the body.
                 return
@@ -75,6 +75,20 @@ class Front:
             # Delay each 503 (jittered) so that immediate retries do not keep the service overloaded.
             await asyncio.sleep(random.uniform(*OVERLOADED_SECONDS))  # noqa: S311 - no secret
         protocol.response_bytes(*response)
+
+    async def _read(self, scope: Scope, protocol: HTTPProtocol) -> Arrived:
+        """Read a body: a large one only from a client who may open the form's own page."""
+        length, most = scope.headers.get("content-length", ""), most_bytes(scope.path)
+        if most < LARGEST_BODY_BYTES or await self._may_open(scope, protocol):
+            return await _body(length, protocol, most)
+        # It is refused, whatever it holds.
+        await _body(length, protocol, BODY_BYTES)
+        return Arrived(b"", complete=True)
+
+    async def _may_open(self, scope: Scope, protocol: HTTPProtocol) -> bool:
+        environ = environ_of(scope, Arrived(b"", complete=True)) | {"REQUEST_METHOD": "HEAD"}
+        response = await self._reading.run(protocol, partial(self._call, environ))
+        return response is not None and response[0] == HTTPStatus.OK
 
     def _lane(self, scope: Scope, runs: Runs) -> "_Lane":
         if runs == "hashing":

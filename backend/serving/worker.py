@@ -43,6 +43,7 @@ def tidy() -> Iterator[None]:
     managers.forget_ended()
     audit.tidy()
     queue.tidy()
+    announcements.forget_tests()
     yield from sessions.forget_ended()
 
 

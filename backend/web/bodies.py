@@ -12,7 +12,13 @@ from backend.errors import FieldError, InvalidRequest, MalformedJson, PayloadToo
 BODY_BYTES = 16 * 1024
 # 4,000 characters outside the BMP, written as JSON escapes of 12 bytes each.
 FEEDBACK_BODY_BYTES = 64 * 1024
-FEEDBACK = "/v1/feedback"
+# Only a signed-in data manager may send so much: the server asks before it reads (serving/front.py).
+LARGEST_BODY_BYTES = 256 * 1024
+MOST_BYTES = {
+    "/v1/feedback": FEEDBACK_BODY_BYTES,
+    "/desk/announcements/new": FEEDBACK_BODY_BYTES,
+    "/desk/policies/new": LARGEST_BODY_BYTES,
+}
 MEDIA_TYPE = "application/json"
 ARRIVED = "tiles.arrived"
 """The key of a request's WSGI environment that holds the `Arrived` of the HTTP server."""
@@ -37,7 +43,7 @@ class Body(BaseModel):
 def most_bytes(path: str) -> int:
     """Return how many bytes a body for a path may have. The server reads the body before there is a route."""
     is_reply = path.startswith("/desk/feedback/") and path.endswith("/reply")
-    return FEEDBACK_BODY_BYTES if path == FEEDBACK or is_reply else BODY_BYTES
+    return FEEDBACK_BODY_BYTES if is_reply else MOST_BYTES.get(path, BODY_BYTES)
 
 
 def refuse_body() -> None:

@@ -21,7 +21,7 @@ from backend.logs import Response as LoggedResponse
 from backend.metrics import meters
 from backend.security.clients import client_key
 from backend.security.throttle import throttle
-from backend.web.bodies import FEEDBACK_BODY_BYTES
+from backend.web.bodies import LARGEST_BODY_BYTES
 from backend.web.headers import with_headers
 
 DATABASE_RETRY_SECONDS = 5
@@ -157,7 +157,7 @@ def init_app(app: Flask, *blueprints: Blueprint) -> None:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.jinja_env.policies["json.dumps_kwargs"] = {}
     # Flask stops reading there without an error: one more byte shows that a body is too large.
-    app.config["MAX_CONTENT_LENGTH"] = FEEDBACK_BODY_BYTES + 1
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES + 1
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_begin)
     app.after_request(_end)

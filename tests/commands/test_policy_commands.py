@@ -13,6 +13,7 @@ from support import Person, Service, any_database, assert_problem, invoke, text_
 
 from backend import clock
 from backend.errors import Impossible
+from backend.mail.news import News
 from backend.privacy import announcements, policy
 
 OLD, NEW = "We store a name & an email address.\n", "We store less.\n\nMuch less.\n"
@@ -154,7 +155,7 @@ def test_a_withdrawn_name_stays_taken_and_its_text_and_day_are_free(service: Ser
 def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
     service.register(name="Bob", email="bob@example.org")
     with service.app.app_context():
-        announcements.announce_policy("new")
+        announcements.announce(News(version="new"))
         assert announcements.queue_some() == 2
     invoke(service, "policy", "withdraw", "new", "--yes")
     assert service.deliver() == []
@@ -162,8 +163,8 @@ def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
     with service.app.app_context():
         assert announcements.queue_some() == 0
         with pytest.raises(Impossible, match="tiles policy list"):
-            announcements.announce_policy("new")
-        announcements.announce(subject="News", text="The new policy does not come.")
+            announcements.announce(News(version="new"))
+        announcements.announce(News("News", "The new policy does not come."))
         announcements.queue_some()
     assert ["does not come" in text_of(message) for message in service.deliver()] == [True, True]
 

@@ -34,6 +34,7 @@ from backend.database import engine
 from backend.database.desk_tables import Manager
 from backend.database.models import Account, AuditEntry, Mail, PreviousAddress
 from backend.desk import operations
+from backend.mail.news import News
 from backend.privacy import announcements, policy
 from backend.security import keys, tokens
 from backend.security.tokens import Purpose
@@ -119,7 +120,7 @@ def populate(service: Service) -> list[Person]:
     cancel(service, closed_by(service, carl.headers, carl.email))
     with service.app.app_context():
         operations.disclose(dora.email, authority="Amtsgericht", basis="Order 12")
-        announcements.announce(subject="News", text="New tiles are here.")
+        announcements.announce(News("News", "New tiles are here."))
         while worker.deliver():
             pass
     hold(service, dora.email, clock.now() + timedelta(days=9))

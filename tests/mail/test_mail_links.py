@@ -26,6 +26,7 @@ from werkzeug.test import TestResponse
 from backend.clock import now
 from backend.database import engine
 from backend.desk import feedback
+from backend.mail.news import News
 from backend.privacy import announcements, policy
 from backend.serving import worker
 
@@ -39,7 +40,7 @@ Link = tuple[Callable[[Service, Person], EmailMessage], Callable[[Service, str],
 def announce(service: Service) -> EmailMessage:
     """Email something to everybody; return the last email."""
     with service.app.app_context():
-        announcements.announce(subject="News", text="TILES can do more now.")
+        announcements.announce(News("News", "TILES can do more now."))
         while worker.deliver():
             pass
     return service.mail_server.messages[-1]
@@ -145,7 +146,7 @@ def every_mail(service: Service) -> dict[str, EmailMessage]:
     announce(service)
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=now().date(), text="We store little.")
-        announcements.announce_policy("2026-01")
+        announcements.announce(News(version="2026-01"))
         while worker.deliver():
             pass
     assert confirm_erasure(service, token_of(request(service, "erasure-requests", NEW))).status_code == 200

@@ -11,6 +11,7 @@ from support import Person, Service, any_database, html_of, text_of, token_of
 
 from backend import clock
 from backend.desk import operations
+from backend.mail.news import News
 from backend.privacy import announcements, erasure, policy
 
 pytestmark = any_database
@@ -151,7 +152,7 @@ def announced(service: Service) -> EmailMessage:
 def test_an_announcement_keeps_its_lines_and_is_only_text(service: Service, ada: Person) -> None:
     with service.app.app_context():
         text = "New:\n- notes <b>in colour</b>\n- a & b\n\nSee https://tiles.example/news?a=1&b=2."
-        announcements.announce(subject="Ada & <Co>", text=text)
+        announcements.announce(News("Ada & <Co>", text))
     message = announced(service)
     assert (message["To"], message["Subject"]) == (ada.email, "Ada & <Co>")
     assert "\nNew:\n- notes <b>in colour</b>\n- a & b\n\nSee https" in f"\n{text_of(message)}"
@@ -173,7 +174,7 @@ def test_a_policy_is_announced_with_its_day_and_without_a_digest(
         new = policy.publish(version="new", effective_on=effective_on, text="We keep it to ourselves.")
     move_clock(timedelta(days=days or 0))
     with service.app.app_context():
-        announcements.announce_policy("new")
+        announcements.announce(News(version="new"))
     message = announced(service)
     if days is None:
         assert message["Subject"] == "The TILES privacy policy changes on 2 March 2099"

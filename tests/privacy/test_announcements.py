@@ -28,6 +28,7 @@ from backend.database.models import Account
 from backend.desk import operations
 from backend.errors import Impossible
 from backend.mail import queue
+from backend.mail.news import News
 from backend.privacy import announcements, policy
 from backend.privacy.announcements import BATCH, Progress
 from backend.serving import worker
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 
 def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:
     with service.app.app_context():
-        return announcements.announce(subject=subject, text=text)
+        return announcements.announce(News(subject, text))
 
 
 def progress(service: Service, begun: Progress) -> Progress:
@@ -314,14 +315,14 @@ def test_a_policy_version_is_announced_once(service: Service, ada: Person) -> No
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.\n")
         policy.publish(version="2027-01", effective_on=date(2099, 1, 31), text="We store less.\n")
-        begun = announcements.announce_policy("2027-01")
+        begun = announcements.announce(News(version="2027-01"))
     (message,) = work_off(service)
     assert (message["To"], message["Subject"]) == (ada.email, "The TILES privacy policy changes on 31 January 2099")
     assert "https://accounts.tiles.test/erasure" in text_of(message)
     assert "https://accounts.tiles.test/erasure" in html_of(message)
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     with service.app.app_context():
-        assert announcements.announce_policy("2027-01").announcement == begun.announcement
+        assert announcements.announce(News(version="2027-01")).announcement == begun.announcement
     assert work_off(service) == []
 
 
@@ -343,7 +344,7 @@ def test_a_material_change_reaches_everybody_with_an_account_and_says_so(
         for version, month in (("2026-01", 1), ("2027-01", 2)):
             policy.publish(version=version, effective_on=date(2099, month, 1), text=f"Text of {version}")
         summary = "We keep one thing less.\n\nNothing else changes."
-        begun = announcements.announce_policy("2027-01", summary=summary, material=True)
+        begun = announcements.announce(News(version="2027-01", text=summary, material=True))
     assert begun.recipients == 2
     messages = work_off(service)
     assert sorted(message["To"] for message in messages) == [ada.email, quiet.email]
@@ -358,12 +359,12 @@ def test_a_material_change_reaches_everybody_with_an_account_and_says_so(
             assert "SHA-256" not in part
             assert hashlib.sha256(b"Text of 2027-01").hexdigest() not in part
     with service.app.app_context():
-        again = announcements.announce_policy("2027-01", summary=summary, material=True)
+        again = announcements.announce(News(version="2027-01", text=summary, material=True))
         assert again.announcement == begun.announcement
-        others: list[dict[str, Any]] = [{"summary": summary}, {"summary": "Other.", "material": True}, {}]
+        others: list[dict[str, Any]] = [{"text": summary}, {"text": "Other.", "material": True}, {}]
         for changes in others:
             with pytest.raises(Impossible, match="announced already"):
-                announcements.announce_policy("2027-01", **changes)
+                announcements.announce(News(version="2027-01", **changes))
     assert work_off(service) == []
 
 
@@ -372,7 +373,7 @@ def test_another_change_leaves_those_alone_who_switched_emails_off(
 ) -> None:
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
-        announcements.announce_policy("2026-01", summary="A comma moved.")
+        announcements.announce(News(version="2026-01", text="A comma moved."))
     (message,) = work_off(service)
     assert message["To"] == ada.email != quiet.email
     assert "A comma moved." in text_of(message)
@@ -384,7 +385,7 @@ def test_the_first_version_is_not_called_changed(service: Service, ada: Person, 
     effective_on = clock.now().date() + timedelta(days=days)
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=effective_on, text="We store two things.")
-        announcements.announce_policy("2026-01")
+        announcements.announce(News(version="2026-01"))
     (message,) = work_off(service)
     assert message["To"] == ada.email
     assert "comes into force on" in message["Subject"] if days else message["Subject"].endswith("is in force")
@@ -411,7 +412,7 @@ def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_
 
 
 def run(service: Service, *arguments: str, status: int = 0) -> Result:
-    done = CliRunner().invoke(tiles, ["announce", *arguments], obj=ScriptInfo(create_app=lambda: service.app))
+    done = CliRunner().invoke(tiles, ["announce", "--yes", *arguments], obj=ScriptInfo(create_app=lambda: service.app))
     assert done.exit_code == status, (done.output, done.exception)
     return done
 
@@ -473,7 +474,7 @@ def test_an_invalid_announcement_is_refused_in_a_line(service: Service, tmp_path
 def following(service: Service, tmp_path: Path, database_url: str) -> Iterator[subprocess.Popen[str]]:
     """The command that announces to 60 people and shows the progress until it is finished."""
     many(service, 60)
-    command = [TILES, "announce", written(tmp_path), "--subject", "News", "--follow", "--json"]
+    command = [TILES, "announce", written(tmp_path), "--subject", "News", "--follow", "--json", "--yes"]
     with subprocess.Popen(
         command, env=environment(tmp_path, database_url=database_url), stdout=-1, stderr=-1, text=True
     ) as process:

@@ -428,7 +428,7 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("keys", "rotate", "--yes", status=1)  # the settings name the keys
     news = walk.outside / "news.txt"
     news.write_text("There are new tiles.")
-    walk.run("announce", str(news), "--subject", "News")
+    walk.run("announce", str(news), "--subject", "News", "--yes")
     walk.page(f"/unsubscribe/{walk.token(address, 'unsubscribe')}")
 
 

@@ -8,6 +8,7 @@ from journeys import MakeService, cancel, change_email, closed_by, erase_due, po
 from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of
 from werkzeug.test import TestResponse
 
+from backend.mail.news import News
 from backend.privacy import announcements
 from backend.serving import worker
 
@@ -17,7 +18,7 @@ ADA = "ada@example.org"
 def announce(service: Service, text: str = "New tiles are here.") -> list[EmailMessage]:
     """Announce something, and return the emails."""
     with service.app.app_context():
-        announcements.announce(subject="News", text=text)
+        announcements.announce(News("News", text))
         before = len(service.mail_server.messages)
         while worker.deliver():
             pass

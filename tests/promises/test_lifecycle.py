@@ -23,6 +23,7 @@ from support import MailServer, Service
 from backend.desk import operations
 from backend.errors import Impossible
 from backend.mail import queue
+from backend.mail.news import News
 from backend.privacy import announcements
 from backend.serving import worker
 
@@ -310,7 +311,7 @@ class Life(Steps):
     @rule()
     def announce(self) -> None:
         with self.run.service.app.app_context():
-            announcements.announce(subject="News", text=f"News {self.world.step}")
+            announcements.announce(News("News", f"News {self.world.step}"))
             while announcements.queue_some():
                 pass
         for account in self.world.living:

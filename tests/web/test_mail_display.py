@@ -44,7 +44,7 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
     found["feedback_reply"] = site.mail(email, subject="Our reply")
     (folder / "policy.txt").write_text("We keep what you give us to ourselves.")
     site.tiles("policy", "publish", folder / "policy.txt", "--version", "2100-01", "--effective", "2100-01-01", "--yes")
-    site.tiles("announce", "--policy", "2100-01", "--follow")
+    site.tiles("announce", "--policy", "2100-01", "--follow", "--yes")
     found["policy_changed"] = site.mail(email, subject="privacy policy")
     found["email_change"] = site.ask_to_change_email(session, new)
     site.post("email-changes/confirm", 204, token=token_of(found["email_change"]))

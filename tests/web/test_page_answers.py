@@ -31,6 +31,7 @@ from backend import clock
 from backend.database import engine
 from backend.desk import operations as desk
 from backend.errors import problems
+from backend.mail.news import News
 from backend.privacy import announcements, erasure, policy
 from backend.serving import worker
 
@@ -146,7 +147,7 @@ def every_link(service: Service, shown: Shown) -> None:
     shown.send("done", service, "/erasure-cancel", token=opened)
     service.deliver()
     with service.app.app_context():
-        announcements.announce(subject="News", text="New tiles are here.")
+        announcements.announce(News("News", "New tiles are here."))
         while worker.deliver():
             pass
     links = [message["List-Unsubscribe"] for message in service.mail_server.messages if message["List-Unsubscribe"]]

@@ -1,0 +1,78 @@
+"""What an announcement says: a text of the data manager, or a new version of the privacy policy."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
+
+from backend import clock
+from backend.config import settings
+from backend.database.engine import AnyRow, reading
+from backend.database.models import Policy
+from backend.security import tokens
+from backend.security.tokens import Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is announced: a text with a subject, or a version of the policy with a summary as its text.
+
+    A material change is a service message: it goes to everybody with an account.
+    """
+
+    subject: str | None = None
+    text: str | None = None
+    version: str | None = None
+    material: bool = False
+
+
+class Words(NamedTuple):
+    """The template of an email, the template's values, and headers of its own."""
+
+    template: str
+    context: dict[str, Any]
+    headers: dict[str, str]
+
+
+def words_for(news: News, account_id: uuid.UUID) -> Words | None:
+    """Return what an account gets, with its link for unsubscribing; None if the version was withdrawn."""
+    context: dict[str, Any] = {"paragraphs": paragraphs(news.text), "to_everybody": news.material}
+    headers = dict[str, str]()
+    if not news.material:
+        context["unsubscribe_url"], headers = unsubscribe(account_id)
+    if news.version is None:
+        return Words("announcement", context | {"subject": news.subject}, headers)
+    policy = _published(news.version)
+    return Words("policy_changed", context | policy, headers) if policy else None
+
+
+def unsubscribe(account_id: uuid.UUID) -> tuple[str, dict[str, str]]:
+    """Return the address that switches emails about TILES off, and the headers for email programs (RFC 8058)."""
+    url = f"{settings().public_url}/unsubscribe/{tokens.issue(Purpose.UNSUBSCRIBE, {'account': str(account_id)})}"
+    return url, {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+
+
+def paragraphs(text: str | None) -> list[str]:
+    """Return the paragraphs of a plain text, between which are empty lines."""
+    return [part.strip() for part in (text or "").split("\n\n") if part.strip()]
+
+
+def _published(version: str) -> dict[str, Any] | None:
+    published = select(Policy.version, Policy.effective_on, Policy.published_at).where(Policy.withdrawn_at.is_(None))
+    with reading() as session:
+        policy = session.execute(published.where(Policy.version == version)).one_or_none()
+    if policy is None:
+        return None
+    is_upcoming = policy.effective_on > clock.now().date()
+    return policy._asdict() | {"upcoming": is_upcoming, "first": not _has_earlier(policy)}
+
+
+def _has_earlier(policy: AnyRow) -> bool:
+    """Return whether a version of the privacy policy was, or will be, in force before this one."""
+    same_day = (Policy.effective_on == policy.effective_on) & (Policy.published_at < policy.published_at)
+    earlier = select(Policy.version).where(
+        Policy.withdrawn_at.is_(None), (Policy.effective_on < policy.effective_on) | same_day
+    )
+    with reading() as session:
+        return session.scalar(earlier.limit(1)) is not None

@@ -1,0 +1,289 @@
+"""Announcements by command: asked first, tried on one address, listed, stopped; and what the audit keeps of them."""
+
+import json
+import uuid
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journeys import MoveClock, at_once
+from sqlalchemy import update
+from support import Person, Service, any_database, html_of, invoke, text_of
+
+from backend import clock
+from backend.accounts import audit
+from backend.database import engine as db
+from backend.database.models import Announcement
+from backend.database.paging import PAGE, Key
+from backend.errors import Impossible
+from backend.mail.news import News
+from backend.privacy import announcements, policy
+from backend.serving import worker
+
+TEXT = "Hello,\n\nthere are new tiles.\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    (tmp_path / "news.txt").write_text(TEXT)
+    return str(tmp_path / "news.txt")
+
+
+def announce(service: Service, subject: str = "News", text: str = TEXT) -> uuid.UUID:
+    with service.app.app_context():
+        return announcements.announce(News(subject, text)).announcement
+
+
+def queue_some(service: Service) -> int:
+    with service.app.app_context():
+        return announcements.queue_some()
+
+
+def stop(service: Service, announcement: uuid.UUID) -> int:
+    with service.app.app_context():
+        return announcements.stop(announcement)
+
+
+def acts(service: Service) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the audit's acts about no account, the oldest first, with who did them and their details."""
+    with service.app.app_context():
+        entries = [entry for entry in audit.entries() if entry.account_id is None]
+    return [(entry.act, entry.actor, entry.details) for entry in reversed(entries)]
+
+
+# Asking first
+
+
+@any_database
+def test_announcing_asks_first_with_the_number_of_people_and_begins_nothing_without_a_yes(
+    service: Service, ada: Person, file: str
+) -> None:
+    command = ("announce", file, "--subject", "News")
+    for typed, status in (("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0)):
+        done = invoke(service, *command, typed=typed, status=status)
+        assert "Email this to 1 person?" in done.stderr
+        assert ("give --yes" in done.stderr) == (typed == "")
+        assert len(service.rows("announcements")) == (status == 0)
+    # The same again is the same announcement, so nothing is asked.
+    assert invoke(service, *command).stderr == ""
+    service.register(name="Bob", email="bob@example.org")
+    assert "Email this to 2 people?" in invoke(service, "announce", file, "--subject", "B", typed="", status=1).stderr
+    assert ada.email not in str(acts(service))
+
+
+# One to try it on
+
+
+@any_database
+def test_a_test_goes_to_one_address_as_people_would_get_it_and_leaves_nothing_behind(
+    service: Service, ada: Person, file: str
+) -> None:
+    invoke(service, "announce", file, "--subject", "News", "--test", "grace@Example.org")
+    (message,) = service.deliver()
+    assert message["To"] == "grace@example.org"
+    announce(service)
+    with service.app.app_context():
+        announcements.queue_some()
+    (real,) = service.deliver()
+    assert real["To"] == ada.email
+
+    def without_link(text: str) -> str:
+        return "\n".join(line for line in text.splitlines() if "/unsubscribe/" not in line)
+
+    assert message["Subject"] == real["Subject"]
+    for part in (text_of, html_of):
+        assert without_link(part(message)) == without_link(part(real))
+    assert message["List-Unsubscribe"]
+    path = message["List-Unsubscribe"].strip("<>").partition("accounts.tiles.test")[2]
+    assert service.http.post(path).status_code == 200
+    assert service.account(ada.headers).json["email_updates"]
+    with service.app.app_context():
+        announcements.forget_tests()
+    assert [row["subject"] for row in service.rows("announcements")] == ["News"]
+    assert [act for act, _, _ in acts(service)] == ["announced"]
+
+
+def test_the_text_of_a_test_stays_until_its_email_has_left_and_is_on_no_list(service: Service, ada: Person) -> None:
+    with service.app.app_context():
+        announcements.send_test(News("News", TEXT), ada.email)
+        announcements.forget_tests()
+        assert announcements.queue_some() == 0
+        assert announcements.listed().rows == []
+    (row,) = service.rows("announcements")
+    with service.app.app_context(), pytest.raises(Impossible, match="no such announcement"):
+        announcements.stop(uuid.UUID(str(row["id"])))
+    assert TEXT.strip() in text_of(service.mail())
+    with service.app.app_context():
+        for _ in worker.tidy():
+            pass
+    assert service.rows("announcements") == []
+
+
+def test_a_test_does_not_wait_behind_an_announcement(service: Service, ada: Person) -> None:
+    announce(service)
+    assert queue_some(service) == 1
+    with service.app.app_context():
+        announcements.send_test(News("Second", TEXT), ada.email)
+    assert [message["Subject"] for message in service.deliver()] == ["Second", "News"]
+
+
+def test_a_test_of_a_policy_version_or_of_something_wrong_is_as_the_announcement(
+    service: Service, tmp_path: Path, file: str
+) -> None:
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+    invoke(service, "announce", "--policy", "2026-01", "--test", "grace@example.org")
+    assert "1 January 2099" in service.mail()["Subject"]
+    (tmp_path / "empty.txt").write_text(" ")
+    for arguments, reason in (
+        ((str(tmp_path / "empty.txt"), "--subject", "News"), "the text is empty"),
+        (("--policy", "2026-02"), "is not published"),
+    ):
+        assert reason in invoke(service, "announce", *arguments, "--test", "grace@example.org", status=1).stderr
+    wrong = invoke(service, "announce", file, "--subject", "News", "--test", "grace", status=1)
+    assert "write an email address" in wrong.stderr
+    assert service.rows("mails") == []
+
+
+# Stopping
+
+
+@any_database
+def test_a_stopped_announcement_makes_no_email_and_sends_none_that_waits(service: Service, ada: Person) -> None:
+    bob = service.register(name="Bob", email="bob@example.org")
+    announcement, second = announce(service), announce(service, "Second")
+    assert queue_some(service) == 2
+    asked = invoke(service, "announce", "--stop", str(announcement), typed="n\n", status=1)
+    assert "“News”?" in asked.stderr
+    stopped = invoke(service, "announce", "--stop", str(announcement), "--yes", "--json")
+    assert json.loads(stopped.stdout) == {"announcement": str(announcement), "not_sent": 2}
+    again = invoke(service, "announce", "--stop", str(announcement), "--yes", status=1)
+    assert "was stopped already" in again.stderr
+    with service.app.app_context():
+        while worker.deliver():
+            pass
+    sent = [(message["To"], message["Subject"]) for message in service.mail_server.messages[-2:]]
+    assert sorted(sent) == [(ada.email, "Second"), (bob.email, "Second")]
+    assert service.rows("mails") == []
+    # The same text again is the same announcement, and stays stopped.
+    assert announce(service) == announcement
+    assert queue_some(service) == 0
+    assert "have left" in invoke(service, "announce", "--stop", str(second), "--yes", status=1).stderr
+    assert "no such" in invoke(service, "announce", "--stop", str(uuid.uuid4()), "--yes", status=1).stderr
+
+
+def test_an_announcement_that_is_stopped_while_a_batch_is_made_stays_stopped(service: Service, ada: Person) -> None:
+    announcement = announce(service)
+    with service.app.app_context():
+        chosen = announcements._oldest_unfinished()  # noqa: SLF001 - the worker stands between its two steps
+        announcements.stop(announcement)
+        assert chosen
+        assert announcements._queue_part(chosen) == 0  # noqa: SLF001
+    assert [row["kind"] for row in service.rows("mails")] == []
+    assert ada.email not in [message["To"] for message in service.deliver()]
+
+
+def test_of_two_who_stop_an_announcement_at_once_one_is_told_that_it_was_stopped(service: Service, ada: Person) -> None:
+    announcement = announce(service)
+
+    def act() -> str:
+        try:
+            stop(service, announcement)
+        except Impossible as error:
+            return str(error)
+        return ada.email
+
+    assert sorted(at_once(act, act)) == [ada.email, "this announcement was stopped already"]
+    assert [act for act, _, _ in acts(service)].count("announcement-stopped") == 1
+
+
+# The list
+
+
+@any_database
+def test_announcements_are_listed_the_newest_first_page_by_page(service: Service) -> None:
+    assert invoke(service, "announce", "--list").stdout == "Nothing was announced.\n"
+    for number in range(PAGE + 2):
+        announce(service, f"News {number}")
+    with service.app.app_context(), db.transaction() as session:
+        # All but one came in the same moment.
+        session.execute(update(Announcement).where(Announcement.subject != "News 7").values(created_at=clock.now()))
+    with service.app.app_context():
+        first = announcements.listed()
+        assert first.after
+        second = announcements.listed(Key.parse(str(first.after)))
+    assert second.after is None
+    rows = [*first.rows, *second.rows]
+    assert {row.subject for row in rows} == {f"News {number}" for number in range(PAGE + 2)}
+    keys = [(row.created_at, row.id) for row in rows]
+    assert keys == sorted(keys, reverse=True)
+    assert len({at for at, _ in keys}) == 2
+    printed = json.loads(invoke(service, "announce", "--list", "--json").stdout)
+    assert [uuid.UUID(row["announcement"]) for row in printed] == [row.id for row in first.rows]
+    assert printed[0].keys() == {"announcement", "begun", "queued", "state", "title"}
+
+
+def test_the_list_says_what_became_of_each(service: Service, ada: Person, move_clock: MoveClock) -> None:
+    with service.app.app_context():
+        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+        announcements.announce(News(version="2026-01"))
+    move_clock(timedelta(seconds=1))
+    queue_some(service)
+    stopped = announce(service, "Stopped")
+    move_clock(timedelta(seconds=1))
+    stop(service, stopped)
+    announce(service, "Running")
+    lines = invoke(service, "announce", "--list").stdout.splitlines()[1:]
+    states = [(line.split()[3], line.split()[4:]) for line in lines]
+    assert states == [
+        ("running", ["Running"]), ("stopped", ["Stopped"]), ("finished", ["Policy", "version", "2026-01"])
+    ]  # fmt: skip
+    assert ada.email not in str(lines)
+
+
+# Bad input, and what is recorded
+
+
+def test_a_text_of_more_than_12_000_characters_is_refused(service: Service) -> None:
+    with service.app.app_context():
+        announcements.check(News("News", "x" * 12_000))
+        with pytest.raises(Impossible, match="longer than 12,000 characters"):
+            announcements.check(News("News", "x" * 12_001))
+
+
+@any_database
+def test_the_same_text_twice_is_refused_where_it_must_be_new(service: Service) -> None:
+    announce(service)
+    for news in (News("News", TEXT), News(" News ", TEXT)):
+        with service.app.app_context(), pytest.raises(Impossible, match="announced already, on 2"):
+            announcements.announce(news, once=True)
+    assert len(service.rows("announcements")) == 1
+
+
+@any_database
+def test_publishing_withdrawing_announcing_and_stopping_are_written_to_the_audit_once(
+    service: Service, ada: Person
+) -> None:
+    with service.app.app_context():
+        for _ in range(2):
+            policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+            begun = announcements.announce(News(version="2026-01"))
+        announcements.stop(begun.announcement)
+        policy.withdraw("2026-01")
+    announcement = str(begun.announcement)
+    assert acts(service) == [
+        ("policy-published", "data manager", {"version": "2026-01", "effective_on": "2099-01-01"}),
+        ("announced", "data manager", {"announcement": announcement, "recipients": 1}),
+        ("announcement-stopped", "data manager", {"announcement": announcement, "queued": 0, "waited": 0}),
+        ("policy-withdrawn", "data manager", {"version": "2026-01"}),
+    ]
+    assert ada.name not in str(acts(service))
+
+
+def test_a_text_that_is_as_long_as_a_form_takes_is_published_and_a_longer_one_is_not(service: Service) -> None:
+    with service.app.app_context():
+        policy.check(version="2026-01", effective_on=date(2099, 1, 1), text="x" * policy.MOST_BYTES)
+        for text in ("x" * (policy.MOST_BYTES + 1), "é\n" * (policy.MOST_BYTES // 4 + 1)):
+            with pytest.raises(Impossible, match="longer than 240 KiB"):
+                policy.check(version="2026-01", effective_on=date(2099, 1, 1), text=text)

@@ -1,0 +1,114 @@
+"""The one form with a large body: it is read from a signed-in data manager only, and costs nobody memory."""
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from support import MailServer, ServerProcess, run_tiles, token_of, wait_for
+
+MARY = "mary@example.org"
+PATH = "/desk/policies/new"
+# So much of a body of the largest size is sent, and no more.
+SENT = b"x" * 250 * 1024
+FLOOD = 200
+
+
+@dataclass
+class Desk:
+    """A server, and a browser in which a data manager is signed in."""
+
+    server: ServerProcess
+    http: httpx2.Client
+    form_token: str
+
+    def publish(self, version: str, text: bytes) -> httpx2.Response:
+        fields = {"form_token": self.form_token, "act": "publish", "version": version, "effective_on": "2099-01-01"}
+        return self.http.post(PATH, data=fields, files={"file": ("policy.md", text)})
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with MailServer() as mail, ExitStack() as stack:
+        peer = {"mail_server": mail.host, "mail_port": mail.port}
+        server = stack.enter_context(
+            ServerProcess(tmp_path_factory.mktemp("large"), "--workers", "1", rate_limits="off", **peer)
+        )
+        assert run_tiles(server.instance_path, "desk", "invite", MARY, "--name", "Mary").returncode == 0
+        http = stack.enter_context(httpx2.Client(base_url=server.url, timeout=60))
+        http.post("/desk/sign-in", data={"email": MARY})
+        token = wait_for(lambda: [token_of(message) for message in mail.messages])[0]
+        assert http.post("/desk/sign-in/confirm", data={"token": token}).status_code == 303
+        found = re.search(r'name="form_token" value="(\w+)"', http.get(PATH).text)
+        assert found
+        yield Desk(server, http, found[1])
+
+
+def memory_of(server: ServerProcess) -> int:
+    """Return how much memory the server's processes use, in KiB."""
+    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in server.processes()]
+    return sum(int(size) for text in statuses for size in re.findall(r"VmRSS:\s+(\d+) kB", text))
+
+
+def start_of_request(cookie: str, path: str = PATH) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: tiles\r\nCookie: tiles_desk={cookie}\r\nContent-Length: {256 * 1024}\r\n"
+    return f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+
+
+def flood(server: ServerProcess, sent: bytes) -> Callable[[], list[bytes]]:
+    """Send the same on many connections that stay open; return how to get their responses and end them."""
+    parts = urlsplit(server.url)
+    connections = []
+    for _ in range(FLOOD):
+        connections.append(socket.create_connection((parts.hostname, parts.port), timeout=10))
+        # The server may refuse, and close, before it has all.
+        with suppress(OSError):
+            connections[-1].sendall(sent)
+
+    def end() -> list[bytes]:
+        responses = []
+        for connection in connections:
+            with suppress(OSError):
+                responses.append(connection.recv(12))
+            connection.close()
+        return responses
+
+    return end
+
+
+def test_a_signed_in_manager_sends_up_to_256_kib(desk: Desk) -> None:
+    assert desk.publish("2099-a", b"a" * 240 * 1024).status_code == 303
+    assert desk.publish("2099-b", b"b" * 257 * 1024).status_code == 413
+    assert desk.publish("2099-b", b"b" * 2**20).status_code == 413
+
+
+@pytest.mark.parametrize("cookie", ["", "x" * 43], ids=["none", "forged"])
+def test_who_is_not_signed_in_is_told_so_and_a_large_body_is_not_read(desk: Desk, cookie: str) -> None:
+    cookies = {"tiles_desk": cookie} if cookie else {}
+    with httpx2.Client(base_url=desk.server.url, cookies=cookies) as stranger:
+        files = {"file": ("policy.md", b"x" * 15 * 1024)}
+        assert stranger.post(PATH, files=files).status_code == 401
+        assert stranger.post(PATH, files={"file": ("policy.md", SENT)}).status_code == 401
+
+
+def test_a_flood_of_large_bodies_costs_no_more_memory_than_one_of_feedback(desk: Desk) -> None:
+    server = desk.server
+    end = flood(server, start_of_request("", "/v1/feedback").replace(b"262144", b"65536") + b"x" * 60 * 1024)
+    time.sleep(1)
+    of_feedback = memory_of(server)
+    end()
+    end = flood(server, start_of_request("x" * 43) + SENT)
+    time.sleep(1)
+    of_large_bodies = memory_of(server)
+    assert desk.publish("2099-c", b"c" * 240 * 1024).status_code == 303
+    responses = end()
+    # Read, they would take 250 KiB each.
+    assert of_large_bodies - of_feedback < FLOOD * 64
+    assert {response for response in responses if response} <= {b"HTTP/1.1 401"}
+    assert re.findall(r"Traceback|ERROR", server.log) == []
