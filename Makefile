@@ -50,7 +50,8 @@ argon2: .venv/.runtime
 # what floods do to others.
 bench: .venv/.bench
 	$(BIN)/python tests/bench/speed.py $(ARGS); missed=$$?; \
-	$(BIN)/python tests/bench/equal_work.py && $(BIN)/python tests/bench/floods.py && exit $$missed
+	$(BIN)/python tests/bench/equal_work.py && $(BIN)/python tests/bench/floods.py && $(BIN)/python tests/bench/desk.py && \
+	exit $$missed
 
 # Generated requests, 25 times as many as in every test run.
 fuzz: .venv/.development
