@@ -90,6 +90,7 @@ def test_a_person_lives_through_the_python_client(server: ServerProcess, peer: M
     live("python journey.py", "python@example.org", server, peer, tmp_path)
 
 
+@pytest.mark.long
 def test_a_person_lives_through_both_typescript_clients(
     server: ServerProcess, peer: MailServer, tmp_path: Path
 ) -> None:
