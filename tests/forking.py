@@ -15,14 +15,45 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 TILES = Path(sys.executable).with_name("tiles")
 # What Python and the C library read before any code of ours runs.
 READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ")
-# The server's own processes are started by the name of the program.
-EXECUTED = {"serve"}
+
+
+class Forked:
+    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, ended: socket.socket) -> None:
+        self._ended, self.pid, self.returncode = ended, int(ended.recv(100)), None
+
+    def poll(self) -> int | None:
+        """Return the exit status; None while it runs."""
+        if self.returncode is None and select.select([self._ended], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Return the exit status as soon as there is one."""
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], seconds)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), seconds or 0)
+            self.returncode = int(self._ended.recv(100))
+            self._ended.close()
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 class _Server:
@@ -39,42 +70,48 @@ class _Server:
         self._control.close()
         self._process.wait()
 
-    def run(self, arguments: list[str], variables: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
+    def start(self, arguments: Sequence[str | Path], variables: dict[str, str], *outputs: IO[bytes]) -> Forked:
+        """Start a command that writes to these two files."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = json.dumps([arguments, variables, str(Path.cwd())]).encode()
-        with ours, theirs, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            with Path(os.devnull).open("rb") as nothing:
-                streams = [theirs.fileno(), nothing.fileno(), out.fileno(), err.fileno()]
-                socket.send_fds(self._control, [request], streams)
-            theirs.close()
-            pid = int(ours.recv(100))
-            if not select.select([ours], [], [], seconds)[0]:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(arguments, seconds)
-            status = int(ours.recv(100))
-            texts = [_text(file) for file in (out, err)]
-        return subprocess.CompletedProcess(arguments, status, *texts)
-
-
-def _text(file: Any) -> str:  # noqa: ANN401 - a temporary file
-    file.seek(0)
-    text: str = file.read().decode()
-    return text.replace("\r\n", "\n")
+        with theirs, Path(os.devnull).open("rb") as nothing:
+            files = [theirs, nothing, *outputs]
+            socket.send_fds(self._control, [request], [file.fileno() for file in files])
+        return Forked(ours)
 
 
 _servers: list[_Server] = []
 
 
-def run(arguments: list[str], variables: dict[str, str], seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a command of `tiles` to its end."""
+def start(arguments: Sequence[str | Path], variables: dict[str, str], out: IO[bytes], err: IO[bytes]) -> Forked | None:
+    """Start a command of `tiles` in a session of its own; return None where it has to be executed."""
     names = {name for name in {*variables, *_AT_START} if name.startswith(READ_AT_START)} - {"PYTHONDONTWRITEBYTECODE"}
-    if arguments[0] in EXECUTED or any(variables.get(name) != _AT_START.get(name) for name in names):
-        return subprocess.run(
-            [TILES, *arguments], env=variables, capture_output=True, text=True, timeout=seconds, check=False
-        )
+    if any(variables.get(name) != _AT_START.get(name) for name in names):
+        return None
     if not _servers:
         _servers.append(_Server())
-    return _servers[0].run(arguments, variables, seconds)
+    return _servers[0].start(arguments, variables, out, err)
+
+
+def run(arguments: list[str], variables: dict[str, str], seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command of `tiles` to its end."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start(arguments, variables, out, err)
+        if process is None:
+            return subprocess.run(
+                [TILES, *arguments], env=variables, capture_output=True, text=True, timeout=seconds, check=False
+            )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(arguments, status, *(_text(file) for file in (out, err)))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode().replace("\r\n", "\n")
 
 
 _AT_START = dict(os.environ)
@@ -101,9 +138,10 @@ def _supervise(request: bytes, answer: int, *streams: int) -> bool:
     """Fork once more: return True in the new process, and never in the one that waits for it."""
     child = os.fork()
     if child:
-        os.write(answer, str(child).encode())
         os.write(answer, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
         os._exit(0)
+    os.setsid()
+    os.write(answer, str(os.getpid()).encode())
     os.close(answer)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)

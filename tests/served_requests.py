@@ -5,7 +5,7 @@ from email.message import EmailMessage
 
 import httpx2
 import pytest
-from support import MailServer, ServerProcess, token_of, wait_for
+from support import ExecutedServer, MailServer, ServerProcess, token_of, wait_for
 
 
 def send_through(server: MailServer) -> dict[str, object]:
@@ -33,5 +33,5 @@ def mailed_token(peer: MailServer, email: str, subject: str) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A service that was started on an empty folder, without a mail server."""
-    with ServerProcess(tmp_path_factory.mktemp("serve"), rate_limits="off") as server:
+    with ExecutedServer(tmp_path_factory.mktemp("serve"), rate_limits="off") as server:
         yield server

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from conftest import needs
 from forking import TILES
-from playwright.sync_api import Page
-from support import OTHER_PASSWORD, PASSWORD, ServerProcess, environment, wait_for
+from support import ServerProcess, environment, wait_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -73,33 +72,6 @@ def test_each_step_of_the_journey_prints_what_is_shown(tmp_path: Path) -> None:
                 printed = terminal.type(command)
                 assert re.fullmatch(pattern(shown.replace(ADDRESS, server.url).strip()), printed.strip()), command
         assert "account is closed ---" in wait_for(lambda: server.log if "closed ---" in server.log else None)
-
-
-def test_a_reader_gets_in_and_back_in_by_the_pages_behind_the_links(tmp_path: Path, page: Page) -> None:
-    with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
-        terminal = Terminal(server)
-        base, register, sign_in, ask = [
-            re.findall(rf"^\$ ({start}.*{end})$", README, re.MULTILINE)[0]
-            for start, end in (
-                ("API=", ""),
-                ("curl", "/registrations"),
-                ("curl", "/sessions"),
-                ("curl", "/password-resets"),
-            )
-        ]
-        terminal.type(base)
-        terminal.type(register)
-        page.goto(link_in(server, "registration"))
-        page.get_by_label("Password", exact=True).fill(PASSWORD)
-        page.get_by_role("button", name="Create").click()
-        page.get_by_text("Your account is ready").wait_for()
-        assert "Ada Lovelace" in terminal.type(sign_in)
-        terminal.type(ask)
-        page.goto(link_in(server, "password-reset"))
-        page.get_by_label("New password", exact=True).fill(OTHER_PASSWORD)
-        page.get_by_role("button", name="Change my password").click()
-        page.get_by_text("Your password is changed").wait_for()
-        assert "Ada Lovelace" in terminal.type(sign_in.replace(PASSWORD, OTHER_PASSWORD))
 
 
 def test_the_example_in_python_registers_with_the_code_from_the_email(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def live(command: str, email: str, server: ServerProcess, peer: MailServer, fold
     assert journey.returncode == 0
 
 
+@pytest.mark.long
 def test_a_person_lives_through_the_python_client(server: ServerProcess, peer: MailServer, tmp_path: Path) -> None:
     generate("openapi-python-client", server, tmp_path)
     shutil.copy(HERE / "journey.py", tmp_path)
@@ -90,6 +91,7 @@ def test_a_person_lives_through_the_python_client(server: ServerProcess, peer: M
     live("python journey.py", "python@example.org", server, peer, tmp_path)
 
 
+@pytest.mark.long
 def test_a_person_lives_through_both_typescript_clients(
     server: ServerProcess, peer: MailServer, tmp_path: Path
 ) -> None:

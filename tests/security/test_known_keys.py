@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import dispose
 from journeys import MakeService
-from support import Service, assert_problem, free_port, run_tiles, wait_for, working
+from support import Service, any_database, assert_problem, free_port, run_tiles, wait_for, working
 
 from backend.commands import check
 from backend.errors import Impossible
@@ -37,6 +37,7 @@ def first(make_service: MakeService) -> Service:
 # A machine with other keys
 
 
+@any_database
 @pytest.mark.usefixtures("first")
 @pytest.mark.parametrize("command", ["serve", "mail work", "mail deliver"])
 def test_a_machine_with_other_keys_does_not_start_and_says_what_to_do(

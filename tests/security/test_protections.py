@@ -247,47 +247,7 @@ def test_a_hold_placed_while_accounts_are_marked_counts(
     assert [row["erasing_since"] for row in service.rows("accounts")] == [None]
 
 
-# Responses, and logged errors
-
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Origin-Agent-Cluster": "?1",
-    "Permissions-Policy": (
-        "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), "
-        "idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), "
-        "serial=(), usb=(), xr-spatial-tracking=()"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "Server": "TILES",
-    "Strict-Transport-Security": "max-age=31536000",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "X-Permitted-Cross-Domain-Policies": "none",
-}
-PAGE_POLICY = (
-    "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
-DATA_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; sandbox"
-
-
-@any_database
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [("/", 200), ("/privacy", 200), ("/static/style.css", 200), ("/static/nothing.css", 404), ("/nowhere", 404),
-     ("/healthz", 200), ("/v1/account", 401), ("/v1/sessions", 401), ("/password-reset/confirm", 303)],
-)  # fmt: skip
-def test_every_response_has_the_security_headers(service: Service, path: str, status: int) -> None:
-    response = service.http.get(path, buffered=True)
-    assert response.status_code == status
-    assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
-    policy = PAGE_POLICY if response.mimetype == "text/html" else DATA_POLICY
-    assert response.headers["Content-Security-Policy"] == policy
-    assert "Set-Cookie" not in response.headers
+# Logged errors
 
 
 def test_a_database_error_contains_no_value(service: Service) -> None:

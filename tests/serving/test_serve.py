@@ -26,6 +26,7 @@ from support import (
     OTHER_PASSWORD,
     PASSWORD,
     TILES,
+    ExecutedServer,
     MailServer,
     ServerProcess,
     empty_database,
@@ -155,7 +156,7 @@ def test_no_byte_of_registrations_is_left_once_their_emails_were_handed_over(
     tmp_path: Path, mail_server: MailServer
 ) -> None:
     words = [secrets.token_hex(8) for _ in range(400)]
-    with ServerProcess(tmp_path, **send_through(mail_server)) as server:
+    with ExecutedServer(tmp_path, **send_through(mail_server)) as server:
         mail_server.refuse = "451 4.3.0 Try again later"
 
         def register_some(words: list[str]) -> None:
@@ -178,7 +179,7 @@ def test_no_byte_of_registrations_is_left_once_their_emails_were_handed_over(
 
 
 def test_a_terminated_service_ends_soon_with_the_mail_in_hand_sent_and_the_others_kept(tmp_path: Path) -> None:
-    with Slow(1) as mail_server, ServerProcess(tmp_path, **send_through(mail_server)) as server:
+    with Slow(1) as mail_server, ExecutedServer(tmp_path, **send_through(mail_server)) as server:
         for number in range(3):
             register(server.url, f"person{number}@example.org")
         assert mail_server.begun.wait(20)
@@ -195,7 +196,7 @@ def test_all_processes_that_are_told_to_stop_at_once_finish_the_requests_in_hand
     tmp_path: Path, number: signal.Signals
 ) -> None:
     slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 80}
-    with ServerProcess(tmp_path, **slow) as server, ThreadPoolExecutor(1) as pool:
+    with ExecutedServer(tmp_path, **slow) as server, ThreadPoolExecutor(1) as pool:
         credentials = {"email": "ada@example.org", "password": PASSWORD}
         in_hand = pool.submit(httpx2.post, f"{server.url}/v1/sessions", json=credentials, timeout=20)
         wait_for(lambda: re.search("^tiles_hash_line [1-9]", httpx2.get(f"{server.url}/metrics").text, re.MULTILINE))
@@ -212,7 +213,7 @@ def test_all_processes_that_are_told_to_stop_at_once_finish_the_requests_in_hand
 
 @pytest.mark.long
 def test_a_service_that_was_killed_leaves_no_process_behind_and_can_be_started_again(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path)
+    server = ExecutedServer(tmp_path)
     try:
         server.start()
         wait_for(lambda: len(server.processes()) > 1)
@@ -243,7 +244,7 @@ def test_no_email_is_lost_and_no_byte_left_though_the_service_was_killed_under_l
             ids[str(message["To"])].add(str(message["Message-ID"]))
         return ids
 
-    with Slow(0.005) as mail_server, ServerProcess(tmp_path, **send_through(mail_server)) as server:
+    with Slow(0.005) as mail_server, ExecutedServer(tmp_path, **send_through(mail_server)) as server:
         with ThreadPoolExecutor(4) as pool:
             for _ in range(4):
                 pool.submit(register_until_it_is_gone)
@@ -376,5 +377,5 @@ def test_a_package_of_the_same_name_in_the_working_directory_is_not_imported(
     for name in ("__init__", "server"):
         (tmp_path / "backend" / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    with ServerProcess(tmp_path) as server:
+    with ExecutedServer(tmp_path) as server:
         assert "the wrong one" not in server.log

@@ -29,33 +29,6 @@ def fill_in_email(page: Page, email: str = "") -> None:
 
 
 @with_and_without_javascript
-def test_a_live_link_names_the_address_before_it_asks(
-    site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
-) -> None:
-    page = open_page(java_script_enabled=javascript)
-    new = f"new-{email}"
-    registration = site.ask_to_register(email)
-    open_link(page, registration)
-    expect(page.get_by_role("main")).to_contain_text(email)
-    session = site.finish_registering(registration)
-    site.post("password-resets", 202, email=email)
-    open_link(page, site.mail(email, subject="Reset"))
-    expect(page.get_by_role("main")).to_contain_text(email)
-    open_link(page, site.ask_to_change_email(session, new))
-    expect(page.get_by_role("main")).to_contain_text(new)
-    press(page, "Use this address")
-    open_link(page, site.mail(email, subject="address was changed"))
-    expect(page.get_by_role("main")).to_contain_text(email)
-    expect(page.get_by_role("main")).not_to_contain_text(new)
-    site.post("erasure-requests", 202, email=new)
-    open_link(page, site.mail(new, subject="Erase"))
-    expect(page.get_by_role("main")).to_contain_text(new)
-    press(page, "Erase my account")
-    open_link(page, site.mail(new, subject="is closed"))
-    expect(page.get_by_role("main")).to_contain_text(new)
-
-
-@with_and_without_javascript
 def test_a_used_registration_link_leads_to_the_account_or_to_a_reset(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
@@ -212,13 +185,6 @@ def test_a_code_of_another_page_leads_to_that_page(
     press(page, "Go to that page")
     create_account(page)
     expect_heading(page, "Your account is ready")
-
-
-@pytest.mark.parametrize("path", ["registration", "password-reset", "erasure-cancel"])
-def test_a_mangled_link_leads_to_the_page_with_the_code_field(site: Site, page: Page, path: str) -> None:
-    page.goto(f"{site.url}/{path}%23a-code")
-    assert page.url == f"{site.url}/{path}"
-    expect(page.get_by_label("Code from the email")).to_have_count(1)
 
 
 def states(service: Service, move_clock: Callable[[timedelta], None]) -> dict[Purpose, dict[str, str]]:

@@ -4,7 +4,6 @@ import html
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -21,9 +20,9 @@ from backend.privacy import policy
 from backend.web.examples import ID
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path, rate_limits="off", secret_keys=KEY) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("docs"), rate_limits="off", secret_keys=KEY) as server:
         yield server
 
 

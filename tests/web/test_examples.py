@@ -20,6 +20,7 @@ def content_of(part: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+@any_database
 @every_operation
 def test_every_example_of_a_request_is_accepted(service: Service, method: str, path: str) -> None:
     with service.app.app_context():

@@ -259,6 +259,27 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
         assert look(browser, name, shown.responses[name]) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "shown_at"),
+    [
+        # A reload of a later step.
+        ("/password-reset/confirm", "/password-reset"),
+        ("/erasure/confirm", "/erasure"),
+        ("/registration/look", "/registration/look"),
+        # A link that an email program has mangled.
+        ("/registration%23a-code", "/registration"),
+        ("/password-reset%23a-code", "/password-reset"),
+        ("/erasure-cancel%23a-code", "/erasure-cancel"),
+    ],
+)
+def test_a_later_step_and_a_mangled_link_show_the_field_for_the_code(
+    service: Service, path: str, shown_at: str
+) -> None:
+    response = service.http.get(path, follow_redirects=True)
+    assert response.request.path == shown_at
+    assert re.findall(r"<label [^>]*>\s*Code from the email", response.text) != []
+
+
 def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
     pages: dict[str, str] = {}
 

@@ -23,11 +23,6 @@ from support import OTHER_PASSWORD, PASSWORD, html_of, text_of, token_of
 
 from backend import clock
 
-PATHS = ["/", "/privacy", "/docs", "/problems/", "/problems/weak-password", "/registration", "/registration#a-code",
-         "/password-reset", "/password-reset#a-code", "/email-change", "/email-change#a-code", "/email-change-undo",
-         "/email-change-undo#a-code", "/erasure", "/erasure#a-code", "/erasure-cancel", "/erasure-cancel#a-code",
-         "/erasure-receipt", "/erasure-receipt#a-code",
-         "/unsubscribe/a-code", "/nothing-is-here"]  # fmt: skip
 GRACE_DAYS = 14
 with_and_without_javascript = pytest.mark.parametrize("javascript", [True, False])
 
@@ -70,11 +65,12 @@ def test_a_weak_password_is_explained_and_the_next_one_makes_the_account(site: S
 
 
 @with_and_without_javascript
-def test_an_empty_password_and_a_short_one_are_told_one_thing(
+def test_a_live_link_names_the_address_and_a_short_password_is_told_one_thing(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     page = open_page(java_script_enabled=javascript)
     open_link(page, site.ask_to_register(email))
+    expect(page.get_by_role("main")).to_contain_text(email)
     for password, reason in (("", "Write a password"), ("tiles", "It is shorter than 15 characters"),
                              ("12345678", "It is shorter than 15 characters")):  # fmt: skip
         create_account(page, password)
@@ -83,7 +79,7 @@ def test_an_empty_password_and_a_short_one_are_told_one_thing(
         expect(told).to_contain_text(reason)
 
 
-def test_an_address_that_cannot_be_taken_is_told_why(site: Site, page: Page) -> None:
+def test_an_address_that_cannot_be_taken_is_told_why_beside_its_field_and_kept(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/erasure")
     for address, reason in (
         ("", "Write an email address"),
@@ -96,6 +92,11 @@ def test_an_address_that_cannot_be_taken_is_told_why(site: Site, page: Page) -> 
         ask_for_mail(page, address)
         expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(reason)
         expect(page.get_by_label("Email address")).to_have_value(address)
+    field = page.get_by_label("Email address")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    (told,) = page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
+    expect(page.locator("#email-field .error")).to_have_text(f"Error: {told}")
+    expect(field).to_have_accessible_description(re.compile(re.escape(told)))
 
 
 def test_a_button_that_destroys_looks_unlike_the_others(site: Site, email: str, page: Page) -> None:
@@ -109,21 +110,20 @@ def test_a_button_that_destroys_looks_unlike_the_others(site: Site, email: str, 
     assert len(colours) == 2
 
 
-@pytest.mark.parametrize("width", [10_000, 60])
-def test_without_javascript_the_code_is_pasted_with_or_without_line_breaks(
-    site: Site, email: str, open_page: Callable[..., Page], width: int
+def test_without_javascript_the_code_is_pasted_with_line_breaks(
+    site: Site, email: str, open_page: Callable[..., Page]
 ) -> None:
     code = text_of(site.ask_to_register(email)).partition("paste this code:")[2].split()[0]
     page = open_page(java_script_enabled=False)
     page.goto(f"{site.url}/registration")
-    paste_code(page, "\n".join(re.findall(f".{{1,{width}}}", code)) + "\n")
+    paste_code(page, "\n".join(re.findall(".{1,60}", code)) + "\n")
     create_account(page)
     expect_heading(page, "Your account is ready")
     site.post("sessions", 201, email=email, password=PASSWORD)
 
 
 @with_and_without_javascript
-def test_a_forgotten_password_is_replaced(
+def test_a_forgotten_password_is_replaced_by_a_link_that_names_the_address(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     site.register(email)
@@ -133,6 +133,7 @@ def test_a_forgotten_password_is_replaced(
     expect_heading(page, "Check your inbox")
     page = page.context.new_page()
     open_link(page, site.mail(email, 2))
+    expect(page.get_by_role("main")).to_contain_text(email)
     change_password(page)
     expect_heading(page, "Your password is changed")
     site.post("sessions", 401, email=email, password=PASSWORD)
@@ -175,17 +176,20 @@ def test_a_double_click_uses_a_link_once(site: Site, email: str, page: Page) -> 
 
 
 @with_and_without_javascript
-def test_an_address_is_changed_and_taken_back(
+def test_an_address_is_changed_and_taken_back_by_links_that_name_it(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     session, new = site.register(email), f"new-{email}"
     page = open_page(java_script_enabled=javascript)
     open_link(page, site.ask_to_change_email(session, new))
+    expect(page.get_by_role("main")).to_contain_text(new)
     press(page, "Use this address")
     expect_heading(page, "Your address is changed")
     site.post("sessions", 401, email=email, password=PASSWORD)
     assert site.account(session)["email"] == new
     open_link(page, site.mail(email, subject="address was changed"))
+    expect(page.get_by_role("main")).to_contain_text(email)
+    expect(page.get_by_role("main")).not_to_contain_text(new)
     press(page, "Take my account back")
     expect_heading(page, "Your account has its old address back")
     site.post("sessions", 401, email=new, password=PASSWORD)
@@ -212,7 +216,7 @@ def test_an_address_with_another_account_is_not_taken(site: Site, email: str, pa
 
 
 @with_and_without_javascript
-def test_an_account_is_erased_without_the_app_and_opened_again_until_then(
+def test_an_account_is_erased_without_the_app_and_opened_again_by_links_that_name_it(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     site.register(email)
@@ -222,24 +226,19 @@ def test_an_account_is_erased_without_the_app_and_opened_again_until_then(
     expect_heading(page, "Check your inbox")
     page = open_page(java_script_enabled=javascript)
     open_link(page, site.mail(email, subject="Erase"))
+    expect(page.get_by_role("main")).to_contain_text(email)
     press(page, "Erase my account")
     expect_heading(page, "Your account is closed")
     due = clock.now() + timedelta(days=GRACE_DAYS)
     expect(page.get_by_text(f"On {due.day} {due:%B %Y}")).to_be_visible()
     site.post("sessions", 401, email=email, password=PASSWORD)
     open_link(page, site.mail(email, subject="is closed"))
+    expect(page.get_by_role("main")).to_contain_text(email)
     press(page, "Open my account again")
     expect_heading(page, "Your account is open again")
     site.post("sessions", 201, email=email, password=PASSWORD)
     page.get_by_role("link", name="Choose a new password").click()
     expect_heading(page, "Reset your password")
-
-
-@pytest.mark.parametrize("path", ["/password-reset/confirm", "/erasure/confirm", "/registration/look"])
-def test_a_reload_of_a_later_step_shows_the_first(site: Site, page: Page, path: str) -> None:
-    page.goto(f"{site.url}{path}")
-    assert page.url == f"{site.url}{path.removesuffix('/confirm')}"
-    expect(page.get_by_label("Code from the email")).to_have_count(1)
 
 
 @with_and_without_javascript
@@ -288,17 +287,6 @@ def test_app_stores_find_how_to_erase_an_account(site: Site, page: Page) -> None
         expect(page.get_by_text(text).first).to_be_visible()
 
 
-def test_an_unknown_address_gets_the_same_page(site: Site, email: str, page: Page) -> None:
-    site.register(email)
-    shown = []
-    for address in (email, "nobody@example.org"):
-        page.goto(f"{site.url}/password-reset")
-        ask_for_mail(page, address)
-        expect_heading(page, "Check your inbox")
-        shown.append(page.content().replace(address, ""))
-    assert shown[0] == shown[1]
-
-
 @with_and_without_javascript
 def test_after_asking_the_address_can_be_corrected_and_the_code_pasted(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
@@ -319,22 +307,3 @@ def test_after_asking_the_address_can_be_corrected_and_the_code_pasted(
     paste_code(page, token_of(message))
     change_password(page)
     expect_heading(page, "Your password is changed")
-
-
-def test_an_invalid_address_is_explained_beside_its_field_and_kept(site: Site, page: Page) -> None:
-    page.goto(f"{site.url}/password-reset")
-    ask_for_mail(page, "ada at example.org")
-    field = page.get_by_label("Email address")
-    expect(field).to_have_value("ada at example.org")
-    expect(field).to_have_attribute("aria-invalid", "true")
-    (reason,) = page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
-    expect(page.locator("#email-field .error")).to_have_text(f"Error: {reason}")
-    expect(field).to_have_accessible_description(re.compile(re.escape(reason)))
-
-
-def test_no_page_scrolls_sideways(site: Site, page: Page) -> None:
-    page.set_viewport_size({"width": 320, "height": 640})
-    for path in PATHS:
-        page.goto(f"{site.url}{path}")
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 320, path

@@ -1,13 +1,14 @@
 """What password managers and apps find: the address with each new password, and the files that name the apps."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from browsing import Site, change_password, create_account, expect_heading, open_link, url_of
-from playwright.sync_api import Page, expect
+from browsing import Site, change_password, checked_page, create_account, expect_heading, open_link, url_of
+from conftest import needs
+from playwright.sync_api import Browser, Page, expect
 from support import PASSWORD, Service, any_database
 
 from backend import clock
@@ -27,7 +28,15 @@ def hints_of(page: Page) -> list[str]:
     return hints
 
 
-def test_chromium_has_no_hint_for_a_password_form(site: Site, email: str, page: Page) -> None:
+@pytest.fixture
+def page_with_manager(launch: Callable[[str], Browser]) -> Iterator[Page]:
+    """A page of the Chromium that has windows, and with them a password manager."""
+    with launch(needs("chromium")) as browser, checked_page(browser) as page:
+        yield page
+
+
+def test_chromium_has_no_hint_for_a_password_form(site: Site, email: str, page_with_manager: Page) -> None:
+    page = page_with_manager
     hints = hints_of(page)
     bad = '<form method="post"><input type="password"><button>Go</button></form>'
     page.route("**/bad", lambda route: route.fulfill(content_type="text/html", body=bad))

@@ -90,6 +90,7 @@ def somebody(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -
 
 
 @schema.parametrize()
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize("signed_in", [pytest.param(False, marks=pytest.mark.long), True])
 def test_every_response_is_as_documented(case: Case, somebody: Somebody, signed_in: bool) -> None:  # noqa: FBT001
     make_right(case, somebody)
