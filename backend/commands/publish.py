@@ -1,5 +1,6 @@
 """Commands about the policy, announcements and the inventory."""
 
+import sys
 import time
 from dataclasses import asdict
 from datetime import datetime
@@ -103,9 +104,9 @@ def announce(  # noqa: PLR0913 - its options
 ) -> None:
     """Email a text, or a policy version, to everybody who wants such emails.
 
-    FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. You are asked
-    first, with the number of people. The service makes the emails in batches, so that no reset waits for them. The same
-    subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
+    FILE (- is standard input) holds plain text in UTF-8, with empty lines between paragraphs. At a terminal you are
+    asked first, with the number of people. The service makes the emails in batches, so that no reset waits for them.
+    The same subject and text again is the same announcement: nobody gets it twice, and the command shows its progress.
 
     An email that has left cannot be taken back. --stop ends an announcement: no email is made any more, and those that
     wait are not sent.
@@ -138,7 +139,8 @@ def _announce(news: News, *, yes: bool) -> announcements.Progress:
     if begun := announcements.earlier(news):
         return begun
     number = announcements.count_recipients(everybody=news.material)
-    console.sure(f"Email this to {number} {'person' if number == 1 else 'people'}?", yes=yes)
+    # A script that announces was written before there was a question.
+    console.sure(f"Email this to {number} {'person' if number == 1 else 'people'}?", yes=yes or not sys.stdin.isatty())
     return announcements.announce(news)
 
 

@@ -1,15 +1,20 @@
 """Announcements by command: asked first, tried on one address, listed, stopped; and what the audit keeps of them."""
 
 import json
+import os
+import pty
+import subprocess
 import uuid
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import KEY
 from journeys import MoveClock, at_once
 from sqlalchemy import update
-from support import Person, Service, any_database, html_of, invoke, text_of
+from support import TILES, Person, Service, any_database, environment, html_of, invoke, text_of
 
 from backend import clock
 from backend.accounts import audit
@@ -55,21 +60,41 @@ def acts(service: Service) -> list[tuple[str, str, dict[str, Any]]]:
 # Asking first
 
 
+def at_a_terminal(service: Service, file: str, subject: str, typed: str) -> str:
+    """Announce with somebody at a terminal, and return what the terminal shows."""
+    settings = service.app.extensions["tiles.settings"]
+    given = environment(settings.instance_path, database_url=settings.database_url, secret_keys=KEY)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([TILES, "announce", file, "--subject", subject], env=given, stdin=theirs, stdout=theirs,
+                          stderr=theirs) as process:  # fmt: skip
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        with suppress(OSError):
+            while part := os.read(ours, 1000):
+                shown += part
+        os.close(ours)
+        process.wait(30)
+    return shown.decode()
+
+
 @any_database
-def test_announcing_asks_first_with_the_number_of_people_and_begins_nothing_without_a_yes(
+def test_at_a_terminal_announcing_asks_first_with_the_number_of_people(
     service: Service, ada: Person, file: str
 ) -> None:
-    command = ("announce", file, "--subject", "News")
-    for typed, status in (("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0)):
-        done = invoke(service, *command, typed=typed, status=status)
-        assert "Email this to 1 person?" in done.stderr
-        assert ("give --yes" in done.stderr) == (typed == "")
-        assert len(service.rows("announcements")) == (status == 0)
+    for typed, number in (("n\n", 0), ("\n", 0), ("y\n", 1)):
+        assert "Email this to 1 person?" in at_a_terminal(service, file, "News", typed)
+        assert len(service.rows("announcements")) == number
     # The same again is the same announcement, so nothing is asked.
-    assert invoke(service, *command).stderr == ""
-    service.register(name="Bob", email="bob@example.org")
-    assert "Email this to 2 people?" in invoke(service, "announce", file, "--subject", "B", typed="", status=1).stderr
+    assert "Email this" not in at_a_terminal(service, file, "News", "")
     assert ada.email not in str(acts(service))
+
+
+@any_database
+@pytest.mark.usefixtures("ada")
+def test_a_script_that_announces_is_not_asked(service: Service, file: str) -> None:
+    assert invoke(service, "announce", file, "--subject", "News", typed="").stderr == ""
+    assert len(service.rows("announcements")) == 1
 
 
 # One to try it on
