@@ -16,7 +16,7 @@ from backend.accounts import audit
 from backend.accounts.fields import clean_email
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
-from backend.database.paging import PAGE, Key, Page, follows
+from backend.database.paging import PAGE, Key, Page, follows, page_of
 from backend.errors import Impossible
 from backend.mail import messages, queue
 from backend.mail.news import News
@@ -160,9 +160,7 @@ def listed(after: Key | None = None) -> Page:
         wanted = wanted.where(follows(Announcement.created_at, Announcement.id, after, newest_first=True))
     ordered = wanted.order_by(Announcement.created_at.desc(), Announcement.id.desc()).limit(PAGE + 1)
     with reading() as session:
-        rows = list(session.execute(ordered))
-    last = rows[PAGE - 1] if len(rows) > PAGE else None
-    return Page(rows[:PAGE], Key(last.created_at, last.id) if last else None)
+        return page_of(session.execute(ordered).all(), lambda row: Key(row.created_at, row.id))
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
