@@ -42,7 +42,10 @@ def acting(manager_id: uuid.UUID) -> Iterator[None]:
 
 
 def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: Any) -> uuid.UUID:
-    """Record an act in the caller's transaction. Its details are dates, counts and legal reasons, and name nobody."""
+    """Record an act in the caller's transaction.
+
+    Its details are dates, counts, versions and legal reasons; they name nobody.
+    """
     entry_id = uuid.uuid4()
     entry = {"id": entry_id, "account_id": account_id, "act": act, "actor": actor, "at": clock.now()}
     manager_id = _manager.get() if actor == "data manager" else None

@@ -19,7 +19,8 @@ from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, 
 from backend.database.paging import PAGE, Key, Page, follows, page_of
 from backend.errors import Impossible
 from backend.mail import messages, queue
-from backend.mail.news import News
+from backend.mail.messages import Draft
+from backend.mail.news import News, words_for
 from backend.mail.transport import Message
 
 BATCH = 50
@@ -145,7 +146,10 @@ def forget_tests() -> None:
 def preview(news: News) -> Message:
     """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
-    return messages.render(messages.announcement(check(news), "you@example.org", nobody), nobody)
+    words = words_for(check(news), nobody)
+    if words is None:
+        raise Impossible("this version was withdrawn in this moment")
+    return messages.render(Draft("you@example.org", *words), nobody)
 
 
 _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
