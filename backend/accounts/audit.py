@@ -12,7 +12,7 @@ from backend import clock
 from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
-from backend.database.paging import PAGE, Key, Page, follows
+from backend.database.paging import PAGE, Key, Page, follows, page_of
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
@@ -42,7 +42,10 @@ def acting(manager_id: uuid.UUID) -> Iterator[None]:
 
 
 def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: Any) -> uuid.UUID:
-    """Record an act in the caller's transaction. Its details are dates, counts and legal reasons, and name nobody."""
+    """Record an act in the caller's transaction.
+
+    Its details are dates, counts, versions and legal reasons; they name nobody.
+    """
     entry_id = uuid.uuid4()
     entry = {"id": entry_id, "account_id": account_id, "act": act, "actor": actor, "at": clock.now()}
     manager_id = _manager.get() if actor == "data manager" else None
@@ -82,10 +85,9 @@ def listed(after: Key | None = None, *, act: Act | None = None) -> Page:
         wanted = wanted.where(AuditEntry.act == act)
     if after:
         wanted = wanted.where(follows(AuditEntry.at, AuditEntry.id, after, newest_first=True))
+    newest = wanted.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(PAGE + 1)
     with reading() as session:
-        rows = list(session.execute(wanted.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(PAGE + 1)))
-    last = rows[PAGE - 1] if len(rows) > PAGE else None
-    return Page(rows[:PAGE], Key(last.at, last.id) if last else None)
+        return page_of(session.execute(newest).all(), lambda row: Key(row.at, row.id))
 
 
 def tidy() -> None:

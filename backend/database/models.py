@@ -260,7 +260,7 @@ class AuditEntry(Base):
     actor: Mapped[str] = kept("By the person, the data manager or the service", RECORD, String(20))
     manager_id: Mapped[uuid.UUID | None] = kept("Which data manager, if she did it at the desk", RECORD)
     at: Mapped[datetime] = kept("When", RECORD)
-    details: Mapped[dict[str, Any]] = kept("Dates, counts and legal reasons that belong to it", RECORD, JSON)
+    details: Mapped[dict[str, Any]] = kept("Dates, counts, versions and legal reasons that belong to it", RECORD, JSON)
 
 
 Index("audit_at", AuditEntry.at, AuditEntry.id)

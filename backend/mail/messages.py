@@ -178,11 +178,10 @@ def _news(row: AnyRow) -> News:
 def _announcement(row: AnyRow) -> Draft:
     news = _news(row)
     account = _account((Account.id == row.account_id) & Account.is_told(everybody=news.material))
-    return announcement(news, account.email, account.id)
+    return _draft_of(news, account.email, account.id)
 
 
-def announcement(news: News, recipient: str, account_id: uuid.UUID) -> Draft:
-    """Return an announcement as a person gets it, with the link that unsubscribes the account."""
+def _draft_of(news: News, recipient: str, account_id: uuid.UUID) -> Draft:
     if (words := words_for(news, account_id)) is None:
         raise _NoRecipient
     return Draft(recipient, *words)
@@ -218,7 +217,7 @@ _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
     "erased": _erased,
     "announcement": _announcement,
     # No account has the id of the row, so that its link unsubscribes nobody.
-    "announcement_test": lambda row: announcement(_news(row), row.email, row.id),
+    "announcement_test": lambda row: _draft_of(_news(row), row.email, row.id),
     "feedback_reply": _feedback_reply,
     "desk_sign_in": _desk_sign_in,
 }

@@ -16,10 +16,11 @@ from backend.accounts import audit
 from backend.accounts.fields import clean_email
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
-from backend.database.paging import PAGE, Key, Page, follows
+from backend.database.paging import PAGE, Key, Page, follows, page_of
 from backend.errors import Impossible
 from backend.mail import messages, queue
-from backend.mail.news import News
+from backend.mail.messages import Draft
+from backend.mail.news import News, words_for
 from backend.mail.transport import Message
 
 BATCH = 50
@@ -145,7 +146,10 @@ def forget_tests() -> None:
 def preview(news: News) -> Message:
     """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
-    return messages.render(messages.announcement(check(news), "you@example.org", nobody), nobody)
+    words = words_for(check(news), nobody)
+    if words is None:
+        raise Impossible("this version was withdrawn in this moment")
+    return messages.render(Draft("you@example.org", *words), nobody)
 
 
 _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
@@ -160,9 +164,7 @@ def listed(after: Key | None = None) -> Page:
         wanted = wanted.where(follows(Announcement.created_at, Announcement.id, after, newest_first=True))
     ordered = wanted.order_by(Announcement.created_at.desc(), Announcement.id.desc()).limit(PAGE + 1)
     with reading() as session:
-        rows = list(session.execute(ordered))
-    last = rows[PAGE - 1] if len(rows) > PAGE else None
-    return Page(rows[:PAGE], Key(last.created_at, last.id) if last else None)
+        return page_of(session.execute(ordered).all(), lambda row: Key(row.created_at, row.id))
 
 
 def find(announcement: uuid.UUID) -> AnyRow:

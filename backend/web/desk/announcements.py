@@ -3,24 +3,22 @@
 import uuid
 from typing import Any
 
-from flask import request
 from flask.typing import ResponseReturnValue
 
 from backend.database.engine import AnyRow
-from backend.database.paging import Key
 from backend.errors import Impossible, NotFound, Problem
 from backend.mail.news import News, paragraphs
 from backend.privacy import announcements, policy
 from backend.privacy.texts import plain_text
 from backend.web import forms
 from backend.web.desk.door import door, page, refused, see, visitor
+from backend.web.desk.requests import after
 
 
 @door.get("/announcements")
 def list_announcements() -> str:
     """List announcements, the newest first."""
-    after = request.args.get("after")
-    return page("announcements.html", listed=announcements.listed(Key.parse(after) if after else None))
+    return page("announcements.html", listed=announcements.listed(after()))
 
 
 def _form() -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_the_audit_goes_on_page_by_page_and_keeps_the_choice(service: Service, a
     for _ in range(2):
         page = desk.get(path)
         numbers += re.findall(r"found, number (\d+)", page)
-        older = re.findall(r'href="/desk(/audit\?\S+)"', page)
+        older = re.findall(r'href="/desk(/audit\?\S+)">Next page', page)
         path = older[0].replace("&amp;", "&") if older else ""
     assert sorted(map(int, numbers)) == list(range(2 * PAGE))
     assert (path == "") == (act == "found")
