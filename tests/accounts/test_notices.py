@@ -134,7 +134,7 @@ CHANGING = {
     "/v1/password-resets/confirm", "/v1/account/password", "/v1/email-changes/confirm", "/v1/email-changes/undo",
     "/v1/account/close", "/v1/erasure-requests/confirm", "/v1/erasure-requests/cancel",
 }  # fmt: skip
-LOOKING = {"one", "rows", "state", "find", "export", "disclose", "requests", "audit_trail", "is_late_but_for_a_hold",
+LOOKING = {"one", "rows", "state", "find", "export", "disclose", "audit_trail", "is_late_but_for_a_hold",
            "forget_ended_holds"}  # fmt: skip
 
 
