@@ -1,6 +1,6 @@
 """The time. Every part reads it here, so that a test can move it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, PlainSerializer, WithJsonSchema
@@ -19,3 +19,15 @@ Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339), WithJsonSchema({"typ
 def now() -> datetime:
     """Return the present time, aware and in UTC."""
     return datetime.now(UTC)
+
+
+def day(text: str) -> date:
+    """Return the day that a text such as 2027-01-31 names. A ValueError says so of any other text."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = date.min
+    # Python also reads 20270131 and 2027-W04-7.
+    if found.isoformat() != text:
+        raise ValueError("write a day such as 2027-01-31")
+    return found

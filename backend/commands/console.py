@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,9 @@ def tiles() -> None:
 def day(value: str) -> datetime:
     """Return the start of a day in UTC."""
     try:
-        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise click.BadParameter("write a day such as 2026-12-31") from None
+        return datetime.combine(clock.day(value), time.min, UTC)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def account_reference(value: str) -> str:

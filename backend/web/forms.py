@@ -2,12 +2,13 @@
 
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from flask import g, request
 
+from backend import clock
 from backend.accounts import fields
 from backend.errors import FieldError, InvalidRequest, Problem
 from backend.privacy import policy
@@ -117,14 +118,7 @@ def day(name: str, text: str | None = None) -> date:
     Raises:
         InvalidRequest: it is not one.
     """
-    return cleaned(name, _day, (field(name) if text is None else text).strip())
-
-
-def _day(text: str) -> date:
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
-    except ValueError:
-        raise ValueError("write a day such as 2027-01-31") from None
+    return cleaned(name, clock.day, (field(name) if text is None else text).strip())
 
 
 def accepted_policy() -> str | None:

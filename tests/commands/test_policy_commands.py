@@ -89,7 +89,7 @@ def test_a_policy_that_cannot_be_published_is_refused_in_a_line_before_any_quest
         assert refused.stderr.count("\n") == 1
     for date in ("1 January", "2026-02-30", "", "20260101"):
         wrong = ("publish", "-", "--version", "new", "--effective", date)
-        assert "write a day such as 2026-12-31" in invoke(service, "policy", *wrong, typed=NEW, status=2).stderr
+        assert "write a day such as 2027-01-31" in invoke(service, "policy", *wrong, typed=NEW, status=2).stderr
     missing = ("publish", str(tmp_path / "missing"), "--version", "new", "--effective", day(1))
     assert "No such file or directory" in invoke(service, "policy", *missing, status=2).stderr
     assert listed(service) == {"old": "in force"}

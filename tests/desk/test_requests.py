@@ -322,5 +322,5 @@ def test_a_late_request_ends_the_command_with_1_and_blames_no_worker(service: Se
 @pytest.mark.parametrize("day", ["31.01.2027", "2027-02-30", "yesterday", "2027-1-31T00:00"])
 def test_a_day_is_typed_as_2027_01_31_and_anything_else_is_told_so(service: Service, day: str) -> None:
     add = ("data", "requests", "add", "--kind", "access", "--way", "letter", "--identity", "Signature")
-    assert "write a day such as 2026-12-31" in invoke(service, *add, "--received", day, status=2).stderr
+    assert "write a day such as 2027-01-31" in invoke(service, *add, "--received", day, status=2).stderr
     assert service.rows("data_requests") == []
