@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
+from flask import Flask
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
 from support import (
@@ -176,6 +177,19 @@ def test_a_token_signed_by_another_algorithm_is_refused(service: Service) -> Non
         assert_problem(service.confirm(f"{payload}.{time}.{wrong}"), 400, "invalid-token")
     assert_problem(service.confirm(Signer(KEY).sign(payload).decode()), 400, "invalid-token")
     assert service.confirm(good).status_code == 201
+
+
+def test_a_managers_token_is_bound_to_the_address_and_to_the_last_sign_in(app: Flask) -> None:
+    manager = {"id": uuid.UUID(int=1), "email": "Mary@example.org", "sign_in_id": uuid.UUID(int=2)}
+    others = ({"id": uuid.UUID(int=3)}, {"email": "grace@example.org"}, {"sign_in_id": uuid.UUID(int=3)})
+    states = [tokens.manager_state(SimpleNamespace(**manager | other)) for other in ({}, *others)]
+    assert len(set(states)) == 4
+    assert tokens.manager_state(SimpleNamespace(**manager | {"email": "mary@EXAMPLE.org"})) == states[0]
+    parts = ("desk/sign-in", str(manager["id"]), "mary@example.org", str(manager["sign_in_id"]))
+    assert states[0] == hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    with app.app_context():
+        content = tokens.redeem(Purpose.DESK, tokens.issue_for_manager(SimpleNamespace(**manager)))
+    assert content == {"account": str(manager["id"]), "state": states[0]}
 
 
 def test_a_token_is_bound_to_every_part_of_the_state() -> None:
