@@ -177,14 +177,20 @@ def test_a_whole_last_line_without_its_line_break_is_kept(service: Service) -> N
 # A long ledger
 
 
-def assert_quick(lines: int, seconds: float) -> None:
-    """Check the processor time that reading the ledger takes at a start, and that it is read once."""
+def assert_quick(lines: int) -> None:
+    """Check that reading the ledger at a start takes little more than making and sorting as many ids, and is done once.
+
+    Both are measured here, as the same work takes longer on a busy machine: on an idle one it is a second for 200,000.
+    """
+    begun = time.process_time()
+    sorted(uuid.uuid4().hex for _ in range(lines))
+    made = time.process_time() - begun
     with pytest.MonkeyPatch.context() as patch:
         read, opened = Path.read_text, list[Path]()
         patch.setattr(Path, "read_text", lambda self, *arguments: opened.append(self) or read(self, *arguments))
         begun = time.process_time()
         assert erasure.replay() == erasure.Replayed(lines, 0)
-        assert time.process_time() - begun < seconds
+        assert time.process_time() - begun < 2 * made + 0.5
         assert opened == [ledger.path()]
 
 
@@ -192,12 +198,12 @@ def assert_quick(lines: int, seconds: float) -> None:
     "lines", [20_000, pytest.param(200_000, marks=pytest.mark.long)], ids=["a tenth", "200,000 lines"]
 )
 @pytest.mark.parametrize("known", [True, False], ids=["erased here", "of long ago"])
-def test_200_000_lines_take_under_two_seconds_at_a_start(service: Service, lines: int, *, known: bool) -> None:
+def test_200_000_lines_take_about_two_seconds_at_a_start(service: Service, lines: int, *, known: bool) -> None:
     erased_at = clock.now() if known else datetime(2020, 1, 1, tzinfo=UTC)
     service.register()
     with service.app.app_context():
         with ledger.opened() as append:
             append({uuid.uuid4(): erased_at for _ in range(lines)})
         erasure.replay()
-        assert_quick(lines, 2 if lines == 200_000 else 1)
+        assert_quick(lines)
     assert len(service.rows("accounts")) == 1
