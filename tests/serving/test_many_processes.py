@@ -1,6 +1,8 @@
 """Many processes on one database: only it and Redis coordinate them."""
 
 import json
+import re
+import signal
 import subprocess
 import uuid
 from collections import Counter
@@ -68,11 +70,18 @@ def workers(folder: Path, count: int, **settings: object) -> Iterator[list[Path]
     folders = [folder / f"worker {number}" for number in range(count)]
     started = [subprocess.Popen([TILES, "mail", "work"], env=environment(path, **settings)) for path in folders]
     try:
+        wait_for(lambda: all(catches_term(process.pid) for process in started))
         yield folders
     finally:
         for process in started:
             process.terminate()
         assert [process.wait(30) for process in started] == [0] * count
+
+
+def catches_term(pid: int) -> bool:
+    """Return whether a process has come so far that SIGTERM lets it finish its work."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def people(service: Service, count: int, **values: object) -> list[str]:

@@ -8,7 +8,7 @@ from browsing import button_link, press, sign_in, url_of
 from desk_door import MARY
 from journeys import account_id
 from playwright.sync_api import Page, expect
-from support import Service
+from support import Service, any_database
 
 from backend.desk import managers
 from backend.web.desk.people import ACTS
@@ -57,6 +57,7 @@ def test_without_javascript_the_code_is_pasted(near: Service, open_page: Callabl
     assert page.context.cookies()
 
 
+@any_database
 def test_every_page_about_people_is_for_everybody(near: Service, desk: Page) -> None:
     url, person = url_of(near), f"/desk/people/{account_id(near, ADA)}"
     # Otherwise the colours of the two schemes are mixed while they change.

@@ -10,7 +10,7 @@ from browsing import button_link, press, url_of
 from desk_door import MARY
 from journeys import account_id, close, hold
 from playwright.sync_api import Page, expect
-from support import Service
+from support import Service, any_database
 
 from backend import clock
 from backend.desk import feedback, managers, requests
@@ -72,6 +72,7 @@ def assert_for_everybody(page: Page, what: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (what, width)
 
 
+@any_database
 def test_every_page_of_requests_is_for_everybody(near: Service, desk: Page) -> None:
     url = url_of(near)
     assert_for_everybody(desk, "start")
@@ -90,6 +91,7 @@ def test_every_page_of_requests_is_for_everybody(near: Service, desk: Page) -> N
     assert_for_everybody(desk, "a wrong day")
 
 
+@any_database
 def test_every_page_of_feedback_is_for_everybody(near: Service, desk: Page) -> None:
     url, path = url_of(near), f"/desk/feedback/{of_feedback(near)}"
     other = next(uuid.UUID(str(row["id"])) for row in near.rows("feedback") if not row["account_id"])
