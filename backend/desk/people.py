@@ -57,7 +57,7 @@ def _conditions(text: str, found: Collection[uuid.UUID]) -> Iterator[tuple[_Colu
         return
     is_open = Account.closed_at.is_(None)
     for matches in (_equals, _begins, _contains):
-        # It reads a whole index, which takes a million accounts a fifth of a second.
+        # It reads every account: of a million 0.3 s on SQLite, 1 s on PostgreSQL.
         if matches is _contains and found:
             return
         yield Account.email, matches(Account.email, text) & is_open
