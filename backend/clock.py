@@ -24,10 +24,10 @@ def now() -> datetime:
 def day(text: str) -> date:
     """Return the day that a text such as 2027-01-31 names. A ValueError says so of any other text."""
     try:
-        found = date.fromisoformat(text)
+        parsed = date.fromisoformat(text)
     except ValueError:
-        found = date.min
+        parsed = date.min
     # Python also reads 20270131 and 2027-W04-7.
-    if found.isoformat() != text:
+    if parsed.isoformat() != text:
         raise ValueError("write a day such as 2027-01-31")
-    return found
+    return parsed

@@ -91,9 +91,9 @@ def page(wanted: Filter = EVERY, after: Key | None = None) -> Page:
     if after:
         statement = statement.where(follows(Feedback.received_at, Feedback.id, after, newest_first=True))
     with reading() as session:
-        found = page_of(session.execute(statement).all(), lambda row: Key(row.received_at, row.id))
-    _record("feedback-read", None, messages=len(found.rows))
-    return found
+        messages = page_of(session.execute(statement).all(), lambda row: Key(row.received_at, row.id))
+    _record("feedback-read", None, messages=len(messages.rows))
+    return messages
 
 
 def _list(wanted: Filter) -> Select[Any]:

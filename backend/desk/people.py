@@ -23,14 +23,14 @@ _Column = SQLColumnExpression[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The accounts that a search found, the best matches first, and whether there are more."""
 
     accounts: list[AnyRow]
     has_more: bool
 
 
-def search(text: str) -> Found:
+def search(text: str) -> SearchResult:
     """Find accounts by an address or a name: the same, then what begins with it; if there is none, what contains it."""
     wanted = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
     accounts: dict[uuid.UUID, AnyRow] = {}
@@ -38,16 +38,16 @@ def search(text: str) -> Found:
         with reading() as session:
             for column, condition in _conditions(wanted, accounts):
                 columns = (Account.id, Account.name, Account.email, Account.created_at, Account.closed_at)
-                found = select(*columns).where(condition).limit(MOST_FOUND + 1)
+                query = select(*columns).where(condition).limit(MOST_FOUND + 1)
                 # In this order SQLite reads the column's index, and not the whole table.
-                found = found.order_by(func.lower(column)) if is_sqlite() else found
-                accounts |= {row.id: row for row in session.execute(found) if row.id not in accounts}
+                query = query.order_by(func.lower(column)) if is_sqlite() else query
+                accounts |= {row.id: row for row in session.execute(query) if row.id not in accounts}
                 if len(accounts) > MOST_FOUND:
                     break
-    return Found(list(accounts.values())[:MOST_FOUND], len(accounts) > MOST_FOUND)
+    return SearchResult(list(accounts.values())[:MOST_FOUND], len(accounts) > MOST_FOUND)
 
 
-def _conditions(text: str, found: Collection[uuid.UUID]) -> Iterator[tuple[_Column, ColumnElement[bool]]]:
+def _conditions(text: str, matched: Collection[uuid.UUID]) -> Iterator[tuple[_Column, ColumnElement[bool]]]:
     """Return the searches in their order, each by one index."""
     try:
         yield Account.id, Account.id == uuid.UUID(text)
@@ -58,7 +58,7 @@ def _conditions(text: str, found: Collection[uuid.UUID]) -> Iterator[tuple[_Colu
     is_open = Account.closed_at.is_(None)
     for matches in (_equals, _begins, _contains):
         # It reads every account: of a million 0.3 s on SQLite, 1 s on PostgreSQL.
-        if matches is _contains and found:
+        if matches is _contains and matched:
             return
         yield Account.email, matches(Account.email, text) & is_open
         yield Account.email, matches(Account.email, text) & ~is_open

@@ -160,15 +160,15 @@ def page(after: Key | None = None) -> Page:
 def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Erasure]]:
     now = clock.now()
     with reading() as session:
-        found = [
+        waiting_rows = [
             (Key(row.due, row.id), _erasure(now, row))
             for statement in _erasures(now, overdue=overdue, after=after)
             for row in session.execute(statement.limit(limit))
         ]
         for row in session.execute(_register(now, overdue=overdue, after=after).limit(limit)):
             request = _request(now, row)
-            found.append((Key(request.due, request.id), request))
-    return sorted(found, key=lambda pair: pair[0])[:limit]
+            waiting_rows.append((Key(request.due, request.id), request))
+    return sorted(waiting_rows, key=lambda pair: pair[0])[:limit]
 
 
 def _erasures(now: datetime, *, overdue: bool, after: Key | None) -> Iterator[Select[Any]]:

@@ -31,10 +31,10 @@ def all_feedback() -> ResponseReturnValue:
     """Show the beginnings of messages, the newest first."""
     typed = {name: request.args.get(name, "") for name in ("state", "from", "to")}
     try:
-        found = feedback.page(_wanted(), after())
+        messages = feedback.page(_wanted(), after())
     except Problem as problem:
         return refused("feedback.html", problem, list=None, typed=typed)
-    return page("feedback.html", list=found, typed=typed)
+    return page("feedback.html", list=messages, typed=typed)
 
 
 @door.get("/feedback/export.<any(json, csv):form>")
@@ -49,7 +49,7 @@ def export_feedback(form: str) -> Response:
 
 def _shown(feedback_id: uuid.UUID) -> dict[str, Any]:
     try:
-        return {"found": feedback.read(feedback_id)}
+        return {"feedback": feedback.read(feedback_id)}
     except Impossible:
         raise NotFound from None
 

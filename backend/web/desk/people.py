@@ -21,13 +21,13 @@ from backend.web.desk.door import door, page, refused, see, sign_in_again, visit
 @door.get("/people")
 def find_people() -> str:
     """Show the form that finds people."""
-    return page("people.html", text="", found=None)
+    return page("people.html", text="", result=None)
 
 
 @door.post("/people")
 def found_people() -> str:
     """Show the people that were found. It is a form, because an address in a URL would stand in a proxy's log."""
-    return page("people.html", text=forms.field("text"), found=people.search(forms.field("text")))
+    return page("people.html", text=forms.field("text"), result=people.search(forms.field("text")))
 
 
 @door.get("/people/<uuid:account_id>")

@@ -61,10 +61,10 @@ def enter_request() -> ResponseReturnValue:
 
 def _shown(request_id: uuid.UUID) -> dict[str, Any]:
     try:
-        found = requests.find(request_id)
+        entry = requests.find(request_id)
     except Impossible:
         raise NotFound from None
-    return {"found": found, "can_extend": requests.can_extend(found), "extended_to": requests.extended_to(found)}
+    return {"entry": entry, "can_extend": requests.can_extend(entry), "extended_to": requests.extended_to(entry)}
 
 
 @door.get("/requests/<uuid:request_id>")
