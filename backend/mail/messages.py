@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from email_validator import validate_email
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 
 from backend import clock
 from backend.config import settings
@@ -57,18 +57,31 @@ def draft(row: AnyRow) -> Draft | None:
     return replace(draft, recipient=_ascii(draft.recipient))
 
 
-def _account(condition: ColumnElement[bool]) -> AnyRow:
-    """Return the account; of several closed ones, the one that was closed last."""
-    query = select(
+def _accounts(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Return the query of an account; of several closed ones, the one that was closed last."""
+    return select(
         Account.id, Account.email, Account.closed_at, Account.credentials_id, Account.erasure_requested_at,
-        Account.erase_after, Hold.latest(clock.now()).label("held_until"),
+        Account.erase_after, Hold.latest(bindparam("now")).label("held_until"),
     ).where(condition, Account.erasing_since.is_(None)).order_by(Account.closed_at.desc()).limit(1)  # fmt: skip
-    return _one(query)
 
 
-def _one(query: Select[*tuple[Any, ...]]) -> AnyRow:
+# Built once: building one takes as long as executing it.
+_WITH_ID = _accounts(Account.id == bindparam("id"))
+_OPEN = _accounts(Account.is_open_with(bindparam("email")))
+_CLOSED = _accounts(Account.is_closed_with(bindparam("email")))
+_TOLD = {
+    everybody: _accounts((Account.id == bindparam("id")) & Account.is_told(everybody=everybody))
+    for everybody in (False, True)
+}
+
+
+def _account(query: Select[*tuple[Any, ...]], **values: object) -> AnyRow:
+    return _one(query, now=clock.now(), **values)
+
+
+def _one(query: Select[*tuple[Any, ...]], **values: object) -> AnyRow:
     with reading() as session:
-        row = session.execute(query).one_or_none()
+        row = session.execute(query, values).one_or_none()
     if row is None:
         raise _NoRecipient
     return row
@@ -87,7 +100,7 @@ def _link_for(purpose: Purpose, account: AnyRow, **content: str) -> dict[str, An
 
 def _registration(row: AnyRow) -> Draft:
     try:
-        account = _account(Account.is_open_with(row.email))
+        account = _account(_OPEN, email=row.email)
     except _NoRecipient:
         # The row's random id becomes the account's id, so that a second use of the link finds it taken.
         token = tokens.issue(Purpose.REGISTRATION, {"account": str(row.id), "name": row.name, "email": row.email})
@@ -96,17 +109,17 @@ def _registration(row: AnyRow) -> Draft:
 
 
 def _password_reset(row: AnyRow) -> Draft:
-    account = _account(Account.is_open_with(row.email))
+    account = _account(_OPEN, email=row.email)
     # To the address as registered, never as typed: two that look alike may be two mailboxes (CVE-2019-19844).
     return Draft(account.email, "password_reset", _link_for(Purpose.PASSWORD_RESET, account))
 
 
 def _password_changed(row: AnyRow) -> Draft:
-    return Draft(_account(Account.id == row.account_id).email, "password_changed")
+    return Draft(_account(_WITH_ID, id=row.account_id).email, "password_changed")
 
 
 def _email_change(row: AnyRow) -> Draft:
-    account = _account(Account.id == row.account_id)
+    account = _account(_WITH_ID, id=row.account_id)
     # A password that is newer than the request ends the request.
     if account.credentials_id != row.about:
         raise _NoRecipient
@@ -114,7 +127,7 @@ def _email_change(row: AnyRow) -> Draft:
 
 
 def _email_changed(row: AnyRow) -> Draft:
-    now, account = clock.now(), _account(Account.id == row.account_id)
+    now, account = clock.now(), _account(_WITH_ID, id=row.account_id)
     # Gone once an older address has taken the account back.
     usable = (PreviousAddress.id == row.about) & PreviousAddress.may_take_back(now)
     previous = _one(select(PreviousAddress.email, PreviousAddress.changed_at).where(usable))
@@ -129,14 +142,16 @@ def _email_changed(row: AnyRow) -> Draft:
 
 def _erasure_request(row: AnyRow) -> Draft:
     try:
-        account = _account(Account.is_open_with(row.email))
+        account = _account(_OPEN, email=row.email)
     except _NoRecipient:
-        account = _account(Account.is_closed_with(row.email))
+        account = _account(_CLOSED, email=row.email)
     return Draft(account.email, "erasure_request", _link_for(Purpose.ERASURE, account))
 
 
 def _account_closed(row: AnyRow) -> Draft:
-    account = _account((Account.id == row.account_id) & Account.closed_at.is_not(None))
+    account = _account(_WITH_ID, id=row.account_id)
+    if account.closed_at is None:
+        raise _NoRecipient
     context = {
         "closed_on": account.closed_at.date(),
         "erase_on": _erase_on(account),
@@ -148,7 +163,9 @@ def _account_closed(row: AnyRow) -> Draft:
 
 
 def _account_reopened(row: AnyRow) -> Draft:
-    account = _account((Account.id == row.account_id) & Account.closed_at.is_(None))
+    account = _account(_WITH_ID, id=row.account_id)
+    if account.closed_at:
+        raise _NoRecipient
     return Draft(account.email, "account_reopened")
 
 
@@ -177,7 +194,7 @@ def _news(row: AnyRow) -> News:
 
 def _announcement(row: AnyRow) -> Draft:
     news = _news(row)
-    account = _account((Account.id == row.account_id) & Account.is_told(everybody=news.material))
+    account = _account(_TOLD[news.material], id=row.account_id)
     return _draft_of(news, account.email, account.id)
 
 
@@ -189,7 +206,7 @@ def _draft_of(news: News, recipient: str, account_id: uuid.UUID) -> Draft:
 
 def _feedback_reply(row: AnyRow) -> Draft:
     reply = _one(select(Reply.message, Feedback.received_at).join(Feedback).where(Reply.id == row.about))
-    account = _account((Account.id == row.account_id) & Account.is_told(everybody=False))
+    account = _account(_TOLD[False], id=row.account_id)
     url, headers = unsubscribe(account.id)
     context = {"sent_on": reply.received_at.date(), "paragraphs": paragraphs(reply.message), "unsubscribe_url": url}
     return Draft(account.email, "feedback_reply", context, headers)

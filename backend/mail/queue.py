@@ -40,7 +40,9 @@ UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, DataError)
 """What Python and the drivers raise for a row whose values do not fit its columns."""
 _COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about, Mail.created_at, Mail.attempts,
             Mail.counted_on)  # fmt: skip
-_INSERT = insert(typed(Table, Mail.__table__))
+_TABLE = typed(Table, Mail.__table__)
+_INSERT = insert(_TABLE)
+_DELETE = delete(_TABLE).where(Mail.id == bindparam("sent"), Mail.claim == bindparam("claimed"))
 _IS_WAITING = Mail.abandoned_at.is_(None)
 
 log = logging.getLogger(__name__)
@@ -156,7 +158,7 @@ def _within_limits(rows: list[AnyRow]) -> list[AnyRow]:
 def finish(row: AnyRow, claim: uuid.UUID, outcome: totals.Event) -> None:
     """Delete an email that was handed over, or that nobody is to get."""
     with transaction() as session:
-        session.execute(delete(Mail).where(Mail.id == row.id, Mail.claim == claim))
+        session.execute(_DELETE, {"sent": row.id, "claimed": claim})
         totals.add(outcome, 1)
 
 
