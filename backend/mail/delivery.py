@@ -92,6 +92,7 @@ class _Delivery:
     stopping_since: float | None = None
     in_hand: uuid.UUID | None = None
     undecided: list[tuple[AnyRow, str]] = field(default_factory=list)
+    to_nobody: list[AnyRow] = field(default_factory=list)
 
     def run(self) -> int:
         self.connection = Connection(self._wait)
@@ -130,6 +131,9 @@ class _Delivery:
             return 0
         finally:
             self._decide()
+            # In one transaction, because a flood of requests for addresses without an account must cost others little.
+            queue.finish(self.to_nobody, self.claim, "mails_to_nobody")
+            self.to_nobody.clear()
             queue.release(self.claim, blocked_by=blocked_by)
 
     def _deliver_one(self, row: AnyRow) -> None:
@@ -145,7 +149,7 @@ class _Delivery:
             if draft:
                 self._send(row, draft)
             else:
-                queue.finish(row, self.claim, "mails_to_nobody")
+                self.to_nobody.append(row)
 
     def _send(self, row: AnyRow, draft: messages.Draft) -> None:
         self.in_hand = row.id
@@ -163,7 +167,7 @@ class _Delivery:
             self._put_off_as_internal(row, error)
         else:
             self.accepted += 1
-            queue.finish(row, self.claim, "mails_sent")
+            queue.finish([row], self.claim, "mails_sent")
 
     def _refused(self, row: AnyRow, refused: Refused) -> None:
         if refused.names_the_mailbox:

@@ -7,6 +7,7 @@ the same Message-ID, but none is lost.
 import logging
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast as typed
@@ -42,7 +43,7 @@ _COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.abo
             Mail.counted_on)  # fmt: skip
 _TABLE = typed(Table, Mail.__table__)
 _INSERT = insert(_TABLE)
-_DELETE = delete(_TABLE).where(Mail.id == bindparam("sent"), Mail.claim == bindparam("claimed"))
+_DELETE = delete(_TABLE).where(Mail.id == bindparam("finished"), Mail.claim == bindparam("claimed"))
 _IS_WAITING = Mail.abandoned_at.is_(None)
 
 log = logging.getLogger(__name__)
@@ -155,11 +156,13 @@ def _within_limits(rows: list[AnyRow]) -> list[AnyRow]:
     return [row for row in rows if row.id not in over_limit]
 
 
-def finish(row: AnyRow, claim: uuid.UUID, outcome: totals.Event) -> None:
-    """Delete an email that was handed over, or that nobody is to get."""
+def finish(rows: Sequence[AnyRow], claim: uuid.UUID, outcome: totals.Event) -> None:
+    """Delete emails that were handed over, or that nobody is to get."""
+    if not rows:
+        return
     with transaction() as session:
-        session.execute(_DELETE, {"sent": row.id, "claimed": claim})
-        totals.add(outcome, 1)
+        session.execute(_DELETE, [{"finished": row.id, "claimed": claim} for row in rows])
+        totals.add(outcome, len(rows))
 
 
 def release(claim: uuid.UUID, *, blocked_by: str | None = None) -> None:
@@ -186,7 +189,7 @@ def give_up(row: AnyRow, claim: uuid.UUID, failure: str) -> None:
     log.warning("email %s given up: %s", row.kind if row.kind in KINDS else "of an unknown kind", failure)
     if row.kind == "erased":
         # The account is erased: nothing may keep its address.
-        finish(row, claim, "mails_given_up")
+        finish([row], claim, "mails_given_up")
         return
     values = {"failure": failure, "abandoned_at": clock.now(), "blocked_at": None}
     _note_attempt(row, claim, "mails_given_up", values)
