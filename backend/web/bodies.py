@@ -52,7 +52,8 @@ def refuse_body() -> None:
     Raises:
         InvalidRequest: it has one.
     """
-    if request.environ.get("CONTENT_LENGTH", "0") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in request.environ:
+    environ = request.environ
+    if environ.get("CONTENT_LENGTH", "0") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in environ:
         raise InvalidRequest("This operation takes no body.")
 
 

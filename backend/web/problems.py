@@ -4,7 +4,7 @@ import logging
 import time
 from http import HTTPStatus
 
-from flask import Blueprint, Flask, Response, current_app, g, make_response, render_template, request
+from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException
@@ -26,6 +26,7 @@ from backend.web.headers import with_headers
 
 DATABASE_RETRY_SECONDS = 5
 PROBLEM_TYPE = "application/problem+json"
+BEGUN = "tiles.begun"
 DATABASE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
 """The errors of a database that is unavailable, in contrast to those of a wrong statement."""
 
@@ -126,10 +127,11 @@ def _unexpected(error: Exception) -> Response:
 
 def _begin() -> None:
     """Note the start of a request; refuse it without exactly one host, or with a path to be redirected."""
-    g.begun = time.perf_counter()
+    environ = request.environ
+    environ[BEGUN] = time.perf_counter()
     # The HTTP server joins two headers with a comma.
-    host = request.environ.get("HTTP_HOST")
-    if "," in (host or "") or (host is None and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
+    host = environ.get("HTTP_HOST")
+    if "," in (host or "") or (host is None and environ["SERVER_PROTOCOL"] == "HTTP/1.1"):
         raise errors.WrongHost
     # Flask redirects a path with double slashes to the host that the request names.
     if isinstance(request.routing_exception, RequestRedirect):
@@ -139,9 +141,9 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     """Measure and log the response once the writes of its request are durable."""
     # Without a route, both the path and the method are the client's own text.
-    rule, status = request.url_rule, response.status_code
-    method, route = (request.method, rule.rule) if rule else ("_OTHER", "none")
-    begun, request_id, measure = g.begun, request.environ[REQUEST_ID], meters().answered
+    rule, status, environ = request.url_rule, response.status_code, request.environ
+    method, route = (environ["REQUEST_METHOD"], rule.rule) if rule else ("_OTHER", "none")
+    begun, request_id, measure = environ[BEGUN], environ[REQUEST_ID], meters().answered
 
     def report() -> None:
         seconds = time.perf_counter() - begun
