@@ -92,6 +92,9 @@ class Settings(BaseModel):
     argon2_memory_kib: int = Field(default=19456, ge=8, le=4_194_304, description="Memory of one hash, in KiB.")
     argon2_time_cost: int = Field(default=2, ge=1, le=100, description="Passes of one hash over its memory.")
     argon2_parallelism: int = Field(default=1, ge=1, le=64, description="Lanes of one hash.")
+    argon2_threads: int = Field(
+        default=0, ge=0, le=64, description="Hashes at a time in each process. 0 divides the cores among the processes."
+    )
     session_idle_days: int = Field(default=30, ge=1, le=3650, description="A session ends when unused for so long.")
     session_max_days: int = Field(default=180, ge=1, le=3650, description="A session ends after this, used or not.")
     erasure_grace_days: int = Field(

@@ -37,10 +37,9 @@ T = TypeVar("T")
 
 
 class Hasher:
-    """Hashes in as many threads as this process has cores, and refuses work that would wait over `WAIT_SECONDS`.
+    """Hashes in `argon2_threads` threads of its own, and refuses work that would wait over `WAIT_SECONDS`.
 
-    Its own threads bound the memory to cores x `argon2_memory_kib`: the allocator keeps that much for every thread
-    that has hashed.
+    The number of threads bounds the memory: the allocator keeps `argon2_memory_kib` for every thread that has hashed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,7 +53,7 @@ class Hasher:
         )
         self.cost = f"m={settings.argon2_memory_kib},t={settings.argon2_time_cost},p={settings.argon2_parallelism}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(cores // served_processes(), 1)
+        threads = settings.argon2_threads or max(cores // served_processes(), 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hasher", initializer=_lower_priority)
         self._line = threading.BoundedSemaphore(BACKLOG)
 

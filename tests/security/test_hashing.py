@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from migrations import migrate
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database, free_port, run_tiles
 
 from backend.config import Settings
-from backend.security.hashing import Hasher
+from backend.security.hashing import Hasher, hasher
 from backend.serving import worker
 
 LOW, HIGH = "m=8,t=1,p=1", "m=16,t=2,p=1"
@@ -51,6 +53,19 @@ def test_a_full_hasher_backlog_counts_as_no_wrong_password(make_service: MakeSer
     assert statements == []
     slots.release(held)
     assert service.sign_in().status_code == 201
+
+
+def test_a_process_makes_as_many_hashes_at_a_time_as_the_setting_says(make_service: MakeService) -> None:
+    app = make_service(argon2_threads=1).app
+    before = set(threading.enumerate())
+
+    def hash_one(_: int) -> set[str]:
+        with app.app_context():
+            hasher().hash(PASSWORD)
+            return {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("hasher")}
+
+    with ThreadPoolExecutor(8) as callers:
+        assert set().union(*callers.map(hash_one, range(32))) == {"hasher_0"}
 
 
 # The parameters were raised
