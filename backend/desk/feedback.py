@@ -18,7 +18,7 @@ from backend.database.models import Account, Feedback
 from backend.database.paging import PAGE, Key, Page, follows, page_of
 from backend.database.scrub import leave_remains
 from backend.desk.operations import MANAGER
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 from backend.mail import queue
 
 COLUMNS = ("id", "received_at", "done_at", "signed_in", "message")
@@ -122,7 +122,7 @@ class Message:
 
 
 def read(feedback_id: uuid.UUID) -> Message:
-    """Return a message; raise Impossible if there is none."""
+    """Return a message; raise Unknown if there is none."""
     is_told = Account.is_told(everybody=False).label("is_told")
     columns = (Feedback.id, Feedback.received_at, Feedback.done_at, Feedback.account_id, Feedback.message, is_told)
     query = select(*columns).outerjoin(Account, Account.id == Feedback.account_id).where(Feedback.id == feedback_id)
@@ -130,7 +130,7 @@ def read(feedback_id: uuid.UUID) -> Message:
     with reading() as session:
         row, sent = session.execute(query).one_or_none(), list(session.execute(replies))
     if row is None:
-        raise Impossible(UNKNOWN)
+        raise Unknown(UNKNOWN)
     _record("feedback-read", row.account_id, messages=1)
     return Message(*row[:5], bool(row.is_told), sent)
 
@@ -159,7 +159,7 @@ def remove(feedback_id: uuid.UUID) -> None:
     with transaction():
         account_id = _writer(feedback_id)
         if not changed(delete(Feedback).where(Feedback.id == feedback_id)):
-            raise Impossible(UNKNOWN)
+            raise Unknown(UNKNOWN)
         leave_remains()
         audit.record("feedback-deleted", account_id, actor=MANAGER)
 
@@ -190,10 +190,10 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
 
 
 def _writer(feedback_id: uuid.UUID, *, lock: bool = False) -> uuid.UUID | None:
-    """Return whose message it is, in the caller's transaction; raise Impossible if there is none."""
+    """Return whose message it is, in the caller's transaction; raise Unknown if there is none."""
     query = select(Feedback.id, Feedback.account_id).where(Feedback.id == feedback_id)
     row = db.session.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise Impossible(UNKNOWN)
+        raise Unknown(UNKNOWN)
     account_id: uuid.UUID | None = row.account_id
     return account_id

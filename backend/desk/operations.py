@@ -21,7 +21,7 @@ from backend.database.export import AccountExport
 from backend.database.export import export as export_account
 from backend.database.models import Account, Disclosure, Hold
 from backend.desk.naming import refuse_naming
-from backend.errors import EmailInUse, Impossible, InvalidToken
+from backend.errors import EmailInUse, Impossible, InvalidToken, Unknown
 from backend.mail import queue
 
 MANAGER: audit.Actor = "data manager"
@@ -89,7 +89,7 @@ def one(who: Who) -> AnyRow:
         return account
     accounts = _accounts(who)
     if not accounts:
-        raise Impossible("there is no account with this address or id; erased ones are not known any more")
+        raise Unknown("there is no account with this address or id; erased ones are not known any more")
     if len(accounts) > 1:
         ids = "\n".join(f"  {row.id}  {'closed' if row.closed_at else 'open'}" for row in accounts)
         raise Impossible(f"several accounts have or had this address; name one by its id:\n{ids}")

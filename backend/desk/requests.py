@@ -17,7 +17,7 @@ from backend.database.models import Account, Hold
 from backend.database.paging import PAGE, Column, Key, Page, follows, page_of
 from backend.desk.naming import refuse_naming
 from backend.desk.operations import MANAGER, one, rows
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 from backend.privacy import erasure
 
 Kind = Literal["access", "correction", "erasure", "objection", "other"]
@@ -64,11 +64,11 @@ def months_after(day: date, months: int) -> date:
 
 
 def find(request_id: uuid.UUID) -> AnyRow:
-    """Return everything that the register has about a request; raise Impossible if there is none."""
+    """Return everything that the register has about a request; raise Unknown if there is none."""
     with reading() as session:
         row = session.execute(select(*DataRequest.__table__.c).where(DataRequest.id == request_id)).one_or_none()
     if row is None:
-        raise Impossible("there is no request with this id")
+        raise Unknown("there is no request with this id")
     return row
 
 

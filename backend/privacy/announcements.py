@@ -17,7 +17,7 @@ from backend.accounts.fields import clean_email
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
 from backend.database.paging import PAGE, Key, Page, follows, page_of
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 from backend.mail import messages, queue
 from backend.mail.messages import Draft
 from backend.mail.news import News, words_for
@@ -168,12 +168,12 @@ def listed(after: Key | None = None) -> Page:
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
-    """Return an announcement with its text, or raise Impossible."""
+    """Return an announcement with its text, or raise Unknown."""
     wanted = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
     with reading() as session:
         row = session.execute(wanted).one_or_none()
     if row is None:
-        raise Impossible("there is no such announcement: see `tiles announce --list`")
+        raise Unknown("there is no such announcement: see `tiles announce --list`")
     return row
 
 

@@ -12,7 +12,7 @@ from backend import clock
 from backend.accounts import audit
 from backend.database.engine import db, lock, reading, transaction
 from backend.database.models import Announcement, Policy
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # A form that holds it, with line ends of two bytes, fits into the largest body (web/bodies.py).
@@ -65,11 +65,11 @@ def current() -> Version | None:
 
 
 def find(version: str, known: Sequence[Version] | None = None) -> Version:
-    """Return a published version, or raise Impossible."""
+    """Return a published version, or raise Unknown."""
     for each in versions() if known is None else known:
         if each.version == version:
             return each
-    raise Impossible("there is no version with this name: see `tiles policy list`")
+    raise Unknown("there is no version with this name: see `tiles policy list`")
 
 
 def _check_form(version: str, text: str) -> None:

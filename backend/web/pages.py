@@ -12,7 +12,7 @@ from backend import clock
 from backend.config import settings
 from backend.database.inventory import inventory
 from backend.database.models import KEEP_RECORDS, RECORD
-from backend.errors import Impossible, NotFound, problems
+from backend.errors import NotFound, Unknown, problems
 from backend.privacy import policy
 from backend.security.tokens import MAILED
 from backend.web import markdown
@@ -71,7 +71,7 @@ def privacy_version(version: str) -> str:
     """Show one published version of the policy, also after it was replaced or withdrawn."""
     try:
         shown = policy.find(version)
-    except Impossible:
+    except Unknown:
         raise NotFound from None
     return render_template("privacy_version.html", policy=shown)
 
