@@ -12,7 +12,7 @@ from backend import clock
 from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
-from backend.database.paging import PAGE, Key, Page, follows, page_of
+from backend.database.paging import Key, Page, newest_first
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
@@ -83,11 +83,7 @@ def listed(after: Key | None = None, *, act: Act | None = None) -> Page:
     wanted = select(*columns).outerjoin(Manager, Manager.id == AuditEntry.manager_id)
     if act:
         wanted = wanted.where(AuditEntry.act == act)
-    if after:
-        wanted = wanted.where(follows(AuditEntry.at, AuditEntry.id, after, newest_first=True))
-    newest = wanted.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(newest).all(), lambda row: Key(row.at, row.id))
+    return newest_first(wanted, AuditEntry.at, AuditEntry.id, after)
 
 
 def tidy() -> None:

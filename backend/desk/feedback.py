@@ -15,7 +15,7 @@ from backend.accounts import audit
 from backend.database.desk_tables import Reply
 from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.models import Account, Feedback
-from backend.database.paging import PAGE, Key, Page, follows, page_of
+from backend.database.paging import Key, Page, newest_first
 from backend.database.scrub import leave_remains
 from backend.desk.operations import MANAGER
 from backend.errors import Impossible, Unknown
@@ -52,7 +52,7 @@ def _begin(day: date) -> datetime:
 def listed(wanted: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:
     """Return every message that is wanted, the newest first, and whether its sender was signed in."""
     with reading() as session:
-        rows = list(session.execute(_list(wanted)))
+        rows = list(session.execute(_select(wanted).order_by(Feedback.received_at.desc(), Feedback.id.desc())))
     _record(act, None, messages=len(rows))
     return rows
 
@@ -87,20 +87,15 @@ def _harmless(value: object) -> object:
 
 def page(wanted: Filter = EVERY, after: Key | None = None) -> Page:
     """Return some of the messages that are wanted, the newest first."""
-    statement = _list(wanted).limit(PAGE + 1)
-    if after:
-        statement = statement.where(follows(Feedback.received_at, Feedback.id, after, newest_first=True))
-    with reading() as session:
-        messages = page_of(session.execute(statement).all(), lambda row: Key(row.received_at, row.id))
+    messages = newest_first(_select(wanted), Feedback.received_at, Feedback.id, after)
     _record("feedback-read", None, messages=len(messages.rows))
     return messages
 
 
-def _list(wanted: Filter) -> Select[Any]:
+def _select(wanted: Filter) -> Select[Any]:
     signed_in = Feedback.account_id.is_not(None).label("signed_in")
     columns: tuple[Any, ...] = (Feedback.id, Feedback.received_at, Feedback.done_at, signed_in, Feedback.message)
-    newest = Feedback.received_at.desc(), Feedback.id.desc()
-    return select(*columns).where(*wanted.conditions()).order_by(*newest)
+    return select(*columns).where(*wanted.conditions())
 
 
 def _record(act: audit.Act, account_id: uuid.UUID | None, **details: object) -> None:

@@ -14,7 +14,7 @@ from backend.accounts import audit
 from backend.database.desk_tables import DataRequest
 from backend.database.engine import AnyRow, changed, insert_unless_taken, reading, transaction
 from backend.database.models import Account, Hold
-from backend.database.paging import PAGE, Column, Key, Page, follows, page_of
+from backend.database.paging import PAGE, Column, Key, Page, end_of, follows, newest_first, page_of
 from backend.desk.naming import refuse_naming
 from backend.desk.operations import MANAGER, one, rows
 from backend.errors import Impossible, Unknown
@@ -201,14 +201,10 @@ def _register(now: datetime, *, overdue: bool, after: Key | None) -> Select[Any]
     statement = statement.where(DataRequest.done_on.is_(None))
     if overdue:
         statement = statement.where(DataRequest.due_on < now.date())
-    if after and after.at != _end(after.at.date()):
+    if after and after.at != end_of(after.at.date()):
         # It stands within a day, after which all requests of that day follow.
         after = Key(after.at, uuid.UUID(int=0))
     return _after(statement, DataRequest.due_on, DataRequest.id, after)
-
-
-def _end(day: date) -> datetime:
-    return datetime.combine(day, time.max, UTC)
 
 
 def _erasure(now: datetime, row: AnyRow) -> Erasure:
@@ -219,7 +215,7 @@ def _erasure(now: datetime, row: AnyRow) -> Erasure:
 
 
 def _request(now: datetime, row: AnyRow) -> Request:
-    came, due = datetime.combine(row.received_on, time.min, UTC), _end(row.due_on)
+    came, due = datetime.combine(row.received_on, time.min, UTC), end_of(row.due_on)
     return Request(
         row.account_id, came, (now - came).days, due, row.held_until, due < now, row.id, row.kind, row.way,
         row.received_on, row.extension is not None,
@@ -229,8 +225,4 @@ def _request(now: datetime, row: AnyRow) -> Request:
 def answered(after: Key | None = None) -> Page:
     """Return some of the answered requests, the last answered first."""
     statement = select(*DataRequest.__table__.c).where(DataRequest.done_on.is_not(None))
-    if after:
-        statement = statement.where(follows(DataRequest.done_on, DataRequest.id, after, newest_first=True))
-    ordered = statement.order_by(DataRequest.done_on.desc(), DataRequest.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(ordered).all(), lambda row: Key(_end(row.done_on), row.id))
+    return newest_first(statement, DataRequest.done_on, DataRequest.id, after)

@@ -16,7 +16,7 @@ from backend.accounts import audit
 from backend.accounts.fields import clean_email
 from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
-from backend.database.paging import PAGE, Key, Page, follows, page_of
+from backend.database.paging import Key, Page, newest_first
 from backend.errors import Impossible, Unknown
 from backend.mail import messages, queue
 from backend.mail.messages import Draft
@@ -160,11 +160,7 @@ _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, An
 def listed(after: Key | None = None) -> Page:
     """Return some of the announcements, the newest first."""
     wanted = select(*_SHOWN).where(Announcement.parts > 0)
-    if after:
-        wanted = wanted.where(follows(Announcement.created_at, Announcement.id, after, newest_first=True))
-    ordered = wanted.order_by(Announcement.created_at.desc(), Announcement.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(ordered).all(), lambda row: Key(row.created_at, row.id))
+    return newest_first(wanted, Announcement.created_at, Announcement.id, after)
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
