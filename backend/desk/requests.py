@@ -121,8 +121,11 @@ def _why_not(request: AnyRow) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Erasure:
-    """An erasure that waits. `asked_at` is None for a closed account whose retention time ended."""
+class Waiting:
+    """A request of the register, due at the end of its day, or an erasure that the service does, which has no id.
+
+    `asked_at` is None for a closed account whose retention time ended.
+    """
 
     account: uuid.UUID | None
     asked_at: datetime | None
@@ -130,20 +133,14 @@ class Erasure:
     due: datetime
     held_until: datetime | None
     overdue: bool
+    id: uuid.UUID | None = None
+    kind: str = "erasure"
+    way: str | None = None
+    received_on: date | None = None
+    extended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request(Erasure):
-    """A request of the register that waits for an answer; it is due at the end of its day."""
-
-    id: uuid.UUID
-    kind: str
-    way: str
-    received_on: date
-    extended: bool
-
-
-def waiting(*, overdue: bool = False) -> list[Erasure]:
+def waiting(*, overdue: bool = False) -> list[Waiting]:
     """Return all requests and erasures that wait, the first due first; with `overdue`, only those that are late.
 
     A legal hold delays an erasure, but not the answer to a request.
@@ -157,7 +154,7 @@ def page(after: Key | None = None) -> Page:
     return Page([request for _, request in pairs], last)
 
 
-def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Erasure]]:
+def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Waiting]]:
     now = clock.now()
     with reading() as session:
         waiting_rows = [
@@ -167,7 +164,7 @@ def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | Non
         ]
         for row in session.execute(_register(now, overdue=overdue, after=after).limit(limit)):
             request = _request(now, row)
-            waiting_rows.append((Key(request.due, request.id), request))
+            waiting_rows.append((Key(request.due, row.id), request))
     return sorted(waiting_rows, key=lambda pair: pair[0])[:limit]
 
 
@@ -207,19 +204,17 @@ def _register(now: datetime, *, overdue: bool, after: Key | None) -> Select[Any]
     return _after(statement, DataRequest.due_on, DataRequest.id, after)
 
 
-def _erasure(now: datetime, row: AnyRow) -> Erasure:
+def _erasure(now: datetime, row: AnyRow) -> Waiting:
     asked_at = row.erasure_requested_at
     age = (now - asked_at).days if asked_at else None
     overdue = row.due <= now and row.held_until is None
-    return Erasure(row.id, asked_at, age, row.due, row.held_until, overdue)
+    return Waiting(row.id, asked_at, age, row.due, row.held_until, overdue)
 
 
-def _request(now: datetime, row: AnyRow) -> Request:
+def _request(now: datetime, row: AnyRow) -> Waiting:
     came, due = datetime.combine(row.received_on, time.min, UTC), end_of(row.due_on)
-    return Request(
-        row.account_id, came, (now - came).days, due, row.held_until, due < now, row.id, row.kind, row.way,
-        row.received_on, row.extension is not None,
-    )  # fmt: skip
+    as_erasure = row.account_id, came, (now - came).days, due, row.held_until, due < now
+    return Waiting(*as_erasure, row.id, row.kind, row.way, row.received_on, row.extension is not None)
 
 
 def answered(after: Key | None = None) -> Page:
