@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
@@ -23,6 +23,7 @@ from backend.logs import configure
 CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask whether you are sure.")
@@ -92,12 +93,20 @@ def tiles() -> None:
     configure()
 
 
-def day(value: str) -> datetime:
-    """Return the start of a day in UTC."""
-    try:
-        return datetime.combine(clock.day(value), time.min, UTC)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def checked(clean: Callable[[str], T]) -> Callable[[str], T]:
+    """Return the type of an argument that a rule of the product cleans."""
+
+    def convert(value: str) -> T:
+        try:
+            return clean(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return convert
+
+
+day = checked(lambda value: datetime.combine(clock.day(value), time.min, UTC))
+"""The start of a day in UTC."""
 
 
 def account_reference(value: str) -> str:
