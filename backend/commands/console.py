@@ -5,11 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
 
 import click
 from click._termui_impl import ProgressBar
@@ -153,20 +152,9 @@ def sure(question: str, *, yes: bool) -> None:
     raise click.ClickException("nothing was done")
 
 
-def plain(value: object) -> object:
-    """Return a value as JSON has it: times in RFC 3339, ids as text."""
-    match value:
-        case datetime():
-            return clock.rfc3339(value)
-        case date() | UUID():
-            return str(value)
-        case _:
-            return value
-
-
 def dump(document: object, **options: Any) -> str:
     """Return JSON in which characters that control a terminal or change the text's direction are escaped."""
-    text = json.dumps(document, default=plain, ensure_ascii=False, **options)
+    text = json.dumps(document, default=clock.plain, ensure_ascii=False, **options)
     return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -224,7 +212,7 @@ def _text(value: object) -> str:
         case list():
             return "; ".join(map(_text, value))
         case _:
-            return str(plain(value))
+            return str(clock.plain(value))
 
 
 def progress(length: int, label: str) -> ProgressBar[int]:

@@ -60,14 +60,7 @@ def listed(wanted: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[
 def exported(wanted: Filter = EVERY) -> list[dict[str, Any]]:
     """Return every message that is wanted, the newest first, with its times as text."""
     rows = listed(wanted, act="feedback-exported")
-    return [
-        row._asdict() | {"id": str(row.id), "received_at": _text(row.received_at), "done_at": _text(row.done_at)}
-        for row in rows
-    ]
-
-
-def _text(at: datetime | None) -> str | None:
-    return clock.rfc3339(at) if at else None
+    return [{name: clock.plain(value) for name, value in row._asdict().items()} for row in rows]
 
 
 def spreadsheet(rows: list[dict[str, Any]]) -> str:
