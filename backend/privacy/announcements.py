@@ -19,8 +19,7 @@ from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, 
 from backend.database.paging import Key, Page, newest_first
 from backend.errors import Impossible, Unknown
 from backend.mail import messages, queue
-from backend.mail.messages import Draft
-from backend.mail.news import News, words_for
+from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
 
 BATCH = 50
@@ -146,10 +145,10 @@ def forget_tests() -> None:
 def preview(news: News) -> Message:
     """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
-    words = words_for(check(news), nobody)
-    if words is None:
+    draft = draft_for(check(news), "you@example.org", nobody)
+    if draft is None:
         raise Impossible("this version was withdrawn in this moment")
-    return messages.render(Draft("you@example.org", *words), nobody)
+    return messages.render(draft, nobody)
 
 
 _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
