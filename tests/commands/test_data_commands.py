@@ -555,8 +555,8 @@ def test_every_act_is_noted_with_who_did_it_the_newest_first(service: Service) -
     assert [entry["act"] for entry in printed(service, "audit", "--json")] == ["found", *done]
     assert {entry["actor"] for entry in printed(service, "audit", "--json")} == {"data manager"}
     header, first, *_ = invoke(service, "data", "audit").stdout.splitlines()
-    assert header.split() == ["at", "actor", "manager", "id", "act", "account", "id", "details"]
-    assert "data manager  none        found" in first
+    assert header.split() == ["at", "actor", "manager", "act", "account", "id", "details"]
+    assert "data manager  none     found" in first
 
     # After erasure only the id finds the entries, and none names the person.
     invoke(service, "data", "erase", ADA, "--now", "--yes")
