@@ -55,9 +55,10 @@ def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: A
 
 
 def newest_change(account_id: uuid.UUID) -> uuid.UUID | None:
-    """Return the newest entry about an account that is more than a look at it, in the caller's transaction."""
+    """Return the newest entry about an account that is more than a look at it."""
     changes = select(AuditEntry.id).where(AuditEntry.account_id == account_id, AuditEntry.act.not_in(LOOKING))
-    return db.session.scalar(changes.order_by(AuditEntry.at.desc(), AuditEntry.id).limit(1))
+    with reading() as session:
+        return session.scalar(changes.order_by(AuditEntry.at.desc(), AuditEntry.id).limit(1))
 
 
 def is_erased(account_id: uuid.UUID) -> bool:

@@ -195,20 +195,25 @@ def transaction() -> Iterator[scoped_session[Session]]:
     with sqlite_writer if is_sqlite() else nullcontext():
         try:
             session.connection(execution_options={"writing": True})
+            session.info["writing"] = True
             yield session
             session.commit()
         except BaseException:
             session.rollback()
             raise
+        finally:
+            session.info["writing"] = False
 
 
 @contextmanager
 def reading() -> Iterator[scoped_session[Session]]:
-    """Read, and return the connection to the pool at the end of the block."""
+    """Read, and return the connection to the pool at the end of the block. In a transaction, read in that."""
+    session = db.session
     try:
-        yield db.session
+        yield session
     finally:
-        db.session.rollback()
+        if not session.info.get("writing"):
+            session.rollback()
 
 
 def autocommit() -> Connection:

@@ -13,7 +13,7 @@ from backend.accounts import audit
 from backend.accounts.links import Link, State, elsewhere
 from backend.accounts.sessions import digest
 from backend.database.desk_tables import DeskSession, Manager
-from backend.database.engine import AnyRow, changed, db, lock, reading, transaction
+from backend.database.engine import AnyRow, changed, lock, reading, transaction
 from backend.errors import Impossible, InvalidToken, NotFound
 from backend.mail import mailboxes, queue
 from backend.security import tokens
@@ -92,14 +92,14 @@ def find(token: str) -> tuple[Link, AnyRow | None]:
         return elsewhere(token), None
     if is_expired:
         return Link(State.EXPIRED), None
-    with reading():
-        manager = _of_token(content)
+    manager = _of_token(content)
     return (Link(State.LIVE, manager.email), manager) if manager else (Link(State.REPLACED), None)
 
 
 def _of_token(content: dict[str, str]) -> AnyRow | None:
     mine = (Manager.id == uuid.UUID(content["account"])) & Manager.removed_at.is_(None)
-    manager = db.session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
+    with reading() as session:
+        manager = session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
     if manager is None or tokens.manager_state(manager) != content["state"]:
         return None
     return manager

@@ -99,8 +99,7 @@ def look(account_id: uuid.UUID) -> Person:
     Raises:
         NotFound: no account has or had this id.
     """
-    with reading():
-        rows = operations.rows(Account.id == account_id)
+    rows = operations.rows(Account.id == account_id)
     history = audit.entries([account_id])
     if not rows and not history:
         raise NotFound

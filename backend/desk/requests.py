@@ -100,8 +100,7 @@ def finish(request_id: uuid.UUID, *, outcome: str) -> None:
 def _change(
     request: AnyRow, possible: ColumnElement[bool], act: audit.Act, text: str, values: dict[str, date | str]
 ) -> None:
-    with reading():
-        account = next(iter(rows(Account.id == request.account_id)), None)
+    account = next(iter(rows(Account.id == request.account_id)), None)
     refuse_naming(text, account)
     waits = (DataRequest.id == request.id) & DataRequest.done_on.is_(None) & possible
     days = {name: str(value) for name, value in values.items() if isinstance(value, date)}

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, insert, select, upda
 from backend import clock
 from backend.accounts import audit
 from backend.accounts.fields import clean_email
-from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
+from backend.database.engine import AnyRow, changed, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
 from backend.database.paging import Key, Page, newest_first
 from backend.errors import Impossible, Unknown
@@ -41,8 +41,7 @@ class Progress:
 def check(news: News, *, once: bool = False) -> News:
     """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
     news = _clean(news)
-    with reading():
-        row = _stored(news)
+    row = _stored(news)
     if row and once:
         _refuse_repeated(row)
     return news
@@ -87,7 +86,8 @@ def _row(news: News) -> dict[str, str | bool | None]:
 
 def _stored(news: News) -> AnyRow | None:
     columns = Announcement.id, Announcement.created_at, Announcement.text, Announcement.to_everybody
-    row = db.session.execute(select(*columns).where(Announcement.sha256 == _sha256(news))).one_or_none()
+    with reading() as session:
+        row = session.execute(select(*columns).where(Announcement.sha256 == _sha256(news))).one_or_none()
     if row and (row.text, row.to_everybody) != (news.text, news.material):
         raise Impossible("this version was announced already, with another summary or to others")
     return row
@@ -95,8 +95,7 @@ def _stored(news: News) -> AnyRow | None:
 
 def earlier(news: News) -> Progress | None:
     """Return the progress of the same announcement if it was begun before: a version is announced once."""
-    with reading():
-        row = _stored(check(news))
+    row = _stored(check(news))
     return progress(row.id) if row else None
 
 
