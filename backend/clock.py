@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime
 from typing import Annotated
+from uuid import UUID
 
 from pydantic import AwareDatetime, PlainSerializer, WithJsonSchema
 
@@ -14,6 +15,17 @@ def rfc3339(moment: datetime) -> str:
 # Decoders of several platforms refuse fractions of a second.
 Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
 """A time of the JSON contract: in whole seconds."""
+
+
+def plain(value: object) -> object:
+    """Return a stored value as JSON has it: times in RFC 3339, days and ids as text."""
+    match value:
+        case datetime():
+            return rfc3339(value)
+        case date() | UUID():
+            return str(value)
+        case _:
+            return value
 
 
 def now() -> datetime:

@@ -185,20 +185,16 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: a value is invalid; the message names it and says what to write instead.
     """
-    for message in unknown_settings(environ):
-        log.warning("%s", message)
-    variables = {name: value for name, value in _variables(environ).items() if name in Settings.model_fields}
+    variables = _variables(environ)
+    # No error: an orchestrator may set variables that begin alike.
+    for name in sorted(variables.keys() - Settings.model_fields.keys()):
+        del variables[name]
+        log.warning("%s%s is not a setting%s", PREFIX, name.upper(), _suggest(name))
     folder = instance_path(environ)
     try:
         return Settings.model_validate(_read_file(folder / "config.toml") | variables | {"instance_path": folder})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(entry) for entry in error.errors())) from None
-
-
-def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return a message for each environment variable with our prefix that is not a setting."""
-    unknown = sorted(_variables(environ).keys() - Settings.model_fields.keys())
-    return [f"{PREFIX}{name.upper()} is not a setting{_suggest(name)}" for name in unknown]
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -149,6 +149,10 @@ class Impossible(Exception):
     """A command cannot be done; the message says why and what to do instead."""
 
 
+class Unknown(Impossible):
+    """There is nothing with the id or the name that was given."""
+
+
 def problems() -> dict[str, type[Problem]]:
     """Return every problem by its code."""
     return {kind.code: kind for kind in Problem.__subclasses__()}

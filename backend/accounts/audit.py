@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Select, delete, insert, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from backend import clock
 from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
-from backend.database.paging import PAGE, Key, Page, follows, page_of
+from backend.database.paging import Key, Page, newest_first
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
@@ -54,9 +55,10 @@ def record(act: Act, account_id: uuid.UUID | None, *, actor: Actor, **details: A
 
 
 def newest_change(account_id: uuid.UUID) -> uuid.UUID | None:
-    """Return the newest entry about an account that is more than a look at it, in the caller's transaction."""
+    """Return the newest entry about an account that is more than a look at it."""
     changes = select(AuditEntry.id).where(AuditEntry.account_id == account_id, AuditEntry.act.not_in(LOOKING))
-    return db.session.scalar(changes.order_by(AuditEntry.at.desc(), AuditEntry.id).limit(1))
+    with reading() as session:
+        return session.scalar(changes.order_by(AuditEntry.at.desc(), AuditEntry.id).limit(1))
 
 
 def is_erased(account_id: uuid.UUID) -> bool:
@@ -65,11 +67,16 @@ def is_erased(account_id: uuid.UUID) -> bool:
     return db.session.scalar(select(AuditEntry.id).where(erased).limit(1)) is not None
 
 
+def _entries(*more: InstrumentedAttribute[Any]) -> Select[*tuple[Any, ...]]:
+    """Return the query of all entries, each with its manager's name, also of a removed one."""
+    columns = (AuditEntry.at, AuditEntry.actor, Manager.name.label("manager"), AuditEntry.act,
+               AuditEntry.account_id, AuditEntry.details)  # fmt: skip
+    return select(*columns, *more).outerjoin(Manager, Manager.id == AuditEntry.manager_id)
+
+
 def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
-    """Return the newest `MOST_SHOWN` acts, newest first: of these accounts, or of all."""
-    columns = (AuditEntry.at, AuditEntry.actor, AuditEntry.manager_id, AuditEntry.act, AuditEntry.account_id,
-               AuditEntry.details)  # fmt: skip
-    newest = select(*columns).order_by(AuditEntry.at.desc()).limit(MOST_SHOWN)
+    """Return the newest `MOST_SHOWN` entries, the newest first: of these accounts, or of all."""
+    newest = _entries().order_by(AuditEntry.at.desc()).limit(MOST_SHOWN)
     if account_ids is not None:
         newest = newest.where(AuditEntry.account_id.in_(account_ids))
     with reading() as session:
@@ -77,17 +84,11 @@ def entries(account_ids: Sequence[uuid.UUID] | None = None) -> list[AnyRow]:
 
 
 def listed(after: Key | None = None, *, act: Act | None = None) -> Page:
-    """Return some entries with the manager's name, also of a removed one, the newest first: all, or those of an act."""
-    columns = (AuditEntry.id, AuditEntry.at, AuditEntry.actor, Manager.name.label("manager"), AuditEntry.act,
-               AuditEntry.account_id, AuditEntry.details)  # fmt: skip
-    wanted = select(*columns).outerjoin(Manager, Manager.id == AuditEntry.manager_id)
+    """Return a page of entries, the newest first: of all, or of those of an act."""
+    query = _entries(AuditEntry.id)
     if act:
-        wanted = wanted.where(AuditEntry.act == act)
-    if after:
-        wanted = wanted.where(follows(AuditEntry.at, AuditEntry.id, after, newest_first=True))
-    newest = wanted.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(newest).all(), lambda row: Key(row.at, row.id))
+        query = query.where(AuditEntry.act == act)
+    return newest_first(query, AuditEntry.at, AuditEntry.id, after)
 
 
 def tidy() -> None:

@@ -85,7 +85,7 @@ def begin(account: AnyRow, now: datetime) -> NewSession | None:
     row = {
         Session.id: literal(new.id),
         Session.account_id: Account.id,
-        Session.token_sha256: literal(_digest(token)),
+        Session.token_sha256: literal(digest(token)),
         Session.credentials_id: Account.credentials_id,
         Session.created_at: literal(now, Session.created_at.type),
         Session.last_used_on: literal(now.date()),
@@ -95,7 +95,8 @@ def begin(account: AnyRow, now: datetime) -> NewSession | None:
     return new if changed(insert(TABLE).from_select([column.key for column in row], source)) else None
 
 
-def _digest(token: str) -> bytes:
+def digest(token: str) -> bytes:
+    """Return what is stored of a session's token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -132,7 +133,7 @@ def _limits(now: datetime) -> dict[str, object]:
 def identify(token: str) -> Viewer:
     """Return the viewer with this session token, and record the day of use."""
     now = clock.now()
-    row = _IDENTIFY.first(token_sha256=_digest(token), today=now.date(), **_limits(now))
+    row = _IDENTIFY.first(token_sha256=digest(token), today=now.date(), **_limits(now))
     if row is None:
         raise Unauthenticated
     if row.last_used_on < now.date():

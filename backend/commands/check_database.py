@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend import clock
 from backend.config import settings
-from backend.database.engine import AnyRow, db, reading
+from backend.database.engine import AnyRow, is_sqlite, reading, sqlite_file
 from backend.database.models import AuditEntry
 from backend.database.schema import is_current
 from backend.errors import Impossible
@@ -28,10 +28,8 @@ MOUNTS = Path("/proc/self/mounts")
 WORKER = "see that `tiles serve` or `tiles mail work` runs, and what its log says"
 # A machine does not see another's locks there, or SQLite cannot share the WAL's index.
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs"})
-OLDEST_POSTGRESQL = 13
 POSTGRESQL = text(
-    "SELECT CAST(current_setting('server_version_num') AS integer) / 10000 AS version, pg_is_in_recovery() AS standby, "
-    "clock_timestamp() AS now, host(inet_client_addr()) AS client, "
+    "SELECT clock_timestamp() AS now, host(inet_client_addr()) AS client, "
     "(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encrypted, current_setting('fsync') AS fsync, "
     "current_setting('full_page_writes') AS full_page_writes, "
     "current_setting('synchronous_commit') AS synchronous_commit, current_setting('log_statement') <> 'none' "
@@ -64,55 +62,39 @@ def warning(code: str, what: str, todo: str) -> Finding:
     return Finding(code, "warning", what, todo)
 
 
-def is_sqlite() -> bool:
-    """Tell whether the database is SQLite."""
-    return db.engine.dialect.name == "sqlite"
-
-
-def sqlite_file() -> Path:
-    """Return where SQLite's database is, or will be."""
-    return Path(str(db.engine.url.database))
-
-
 def database() -> Findings:
     """Check that the database is there, has this release's schema, and keeps what it acknowledges."""
-    if is_sqlite() and not sqlite_file().exists():
-        yield error(
-            "database-none", f"there is none at {sqlite_file()} yet", "`tiles db upgrade` or `tiles serve` makes it"
-        )
+    file = sqlite_file()
+    if file and not file.exists():
+        yield error("database-none", f"there is none at {file} yet", "`tiles db upgrade` or `tiles serve` makes it")
         return
     try:
         current = is_current()
         with reading() as session:
-            row = session.execute(text("SELECT 1") if is_sqlite() else POSTGRESQL).one()
+            row = session.execute(text("SELECT 1") if file else POSTGRESQL).one()
     except DBAPIError as failure:
         todo = f"see that {settings().database_place} is the right one, is there and takes writes"
         yield error("database", f"it does not answer, or not to this user ({type(failure).__name__})", todo)
         return
     if not current:
         yield error("schema", "its schema is older than this release's", "run `tiles db upgrade`")
-    yield from file_system() if is_sqlite() else _postgresql(row)
+    yield from file_system(file) if file else _postgresql(row)
 
 
-def file_system() -> Findings:
+def file_system(file: Path) -> Findings:
     """Check the file system of SQLite's file."""
     kinds = {}
     for line in MOUNTS.read_text().splitlines() if MOUNTS.exists() else []:
         # A space in a path is written as \040 there.
         place, kind = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), word) for word in line.split()[1:3])
         kinds[place] = kind
-    mounted = [place for place in kinds if sqlite_file().resolve().is_relative_to(place)]
+    mounted = [place for place in kinds if file.resolve().is_relative_to(place)]
     if mounted and kinds[max(mounted, key=len)] in NETWORK_FILE_SYSTEMS:
         todo = "put it on a disk of this machine, or use PostgreSQL"
         yield error("database-network", "SQLite's file is on a network's file system, where locks fail", todo)
 
 
 def _postgresql(row: AnyRow) -> Findings:
-    if row.version < OLDEST_POSTGRESQL:
-        yield error("postgresql-old", f"PostgreSQL {row.version} is too old", f"use {OLDEST_POSTGRESQL} or newer")
-    if row.standby:
-        todo = "name all hosts in TILES_DATABASE_URL, and set no target_session_attrs there"
-        yield error("postgresql-standby", "it is a standby, which takes no writes", todo)
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if getattr(row, name) == "off":
             what = f"{name} is off: what was acknowledged may be lost"

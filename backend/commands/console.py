@@ -5,11 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeVar
 
 import click
 from click._termui_impl import ProgressBar
@@ -23,6 +22,7 @@ from backend.logs import configure
 CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask whether you are sure.")
@@ -92,12 +92,20 @@ def tiles() -> None:
     configure()
 
 
-def day(value: str) -> datetime:
-    """Return the start of a day in UTC."""
-    try:
-        return datetime.combine(clock.day(value), time.min, UTC)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def checked(clean: Callable[[str], T]) -> Callable[[str], T]:
+    """Return the type of an argument that a rule of the product cleans."""
+
+    def convert(value: str) -> T:
+        try:
+            return clean(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return convert
+
+
+day = checked(lambda value: datetime.combine(clock.day(value), time.min, UTC))
+"""The start of a day in UTC."""
 
 
 def account_reference(value: str) -> str:
@@ -144,20 +152,9 @@ def sure(question: str, *, yes: bool) -> None:
     raise click.ClickException("nothing was done")
 
 
-def plain(value: object) -> object:
-    """Return a value as JSON has it: times in RFC 3339, ids as text."""
-    match value:
-        case datetime():
-            return clock.rfc3339(value)
-        case date() | UUID():
-            return str(value)
-        case _:
-            return value
-
-
 def dump(document: object, **options: Any) -> str:
     """Return JSON in which characters that control a terminal or change the text's direction are escaped."""
-    text = json.dumps(document, default=plain, ensure_ascii=False, **options)
+    text = json.dumps(document, default=clock.plain, ensure_ascii=False, **options)
     return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -215,7 +212,7 @@ def _text(value: object) -> str:
         case list():
             return "; ".join(map(_text, value))
         case _:
-            return str(plain(value))
+            return str(clock.plain(value))
 
 
 def progress(length: int, label: str) -> ProgressBar[int]:

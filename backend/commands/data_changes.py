@@ -12,17 +12,13 @@ from backend.desk import operations
 
 @data.command()
 @WHO
-@click.argument("name", required=False)
+@click.argument("name", type=console.checked(clean_name), required=False)
 @click.option("--remove", is_flag=True, help="Instead: remove the name.")
 def rename(who: str, name: str | None, *, remove: bool, as_json: bool) -> None:
     """Correct or remove the name of an account."""
     if remove == (name is not None):
         raise click.UsageError("give the correct name, or --remove")
-    try:
-        cleaned = None if name is None else clean_name(name)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    console.show(shown(operations.rename(who, cleaned)), as_json=as_json)
+    console.show(shown(operations.rename(who, name)), as_json=as_json)
 
 
 @data.command()
@@ -47,17 +43,13 @@ def subscribe(who: str, *, as_json: bool) -> None:
 
 @data.command("change-email")
 @WHO
-@click.argument("new", metavar="NEW_ADDRESS")
+@click.argument("new", type=console.checked(clean_email), metavar="NEW_ADDRESS")
 def change_email(who: str, new: str, *, as_json: bool) -> None:
     """Email a link to a new address of an account.
 
     The address counts once somebody opens the link. Then the old address gets an email with a link that undoes it.
     """
-    try:
-        email = clean_email(new)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    console.show(shown(operations.request_email_change(who, email)), as_json=as_json)
+    console.show(shown(operations.request_email_change(who, new)), as_json=as_json)
 
 
 @data.command()

@@ -8,22 +8,7 @@ from backend.config import settings
 from backend.database.engine import AnyRow
 from backend.desk import managers
 
-
-def _address(value: str) -> str:
-    try:
-        return clean_email(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _name(value: str) -> str:
-    try:
-        return clean_name(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-ADDRESS = click.argument("address", type=_address, metavar="ADDRESS")
+ADDRESS = click.argument("address", type=console.checked(clean_email), metavar="ADDRESS")
 
 
 @console.tiles.group("desk", cls=console.Group)
@@ -33,7 +18,7 @@ def desk() -> None:
 
 @desk.command()
 @ADDRESS
-@click.option("--name", type=_name, required=True, help="Whom the audit shows.")
+@click.option("--name", type=console.checked(clean_name), required=True, help="Whom the audit shows.")
 def invite(address: str, name: str, *, as_json: bool) -> None:
     """Let somebody sign in at the desk with an email address.
 

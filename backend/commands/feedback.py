@@ -8,10 +8,12 @@ from typing import IO, Any, Literal
 
 import click
 
+from backend import clock
 from backend.accounts.feedback import clean_message
 from backend.commands import console
 from backend.desk import feedback
 from backend.errors import Impossible
+from backend.privacy.texts import plain_text
 
 SHOWN = 80
 ID = click.argument("feedback_id", type=click.UUID, metavar="ID")
@@ -48,7 +50,7 @@ def feedback_list(*, as_json: bool, **wanted: Any) -> None:
         return
     for row in rows:
         signed_in, state = "signed in" if row.signed_in else "anonymous", "done" if row.done_at else "open"
-        click.echo(f"{row.id}  {console.plain(row.received_at)}  {signed_in}  {state}  {_beginning(row.message)}")
+        click.echo(f"{row.id}  {clock.plain(row.received_at)}  {signed_in}  {state}  {_beginning(row.message)}")
     if not rows:
         click.echo("There is no such message." if any(wanted.values()) else "Nobody has written yet.", err=True)
 
@@ -87,18 +89,16 @@ def feedback_export(output: Path | None, *, as_csv: bool, as_json: bool, **wante
 
 @feedback_group.command("reply")
 @ID
-@click.argument("file", type=click.File(encoding="utf-8-sig"))
+@click.argument("file", type=click.File("rb"))
 @console.yes_option
-def feedback_reply(feedback_id: uuid.UUID, file: IO[str], *, yes: bool, as_json: bool) -> None:
+def feedback_reply(feedback_id: uuid.UUID, file: IO[bytes], *, yes: bool, as_json: bool) -> None:
     """Email a reply to the writer of a message.
 
     FILE (- is standard input, with --yes) holds plain text in UTF-8, with empty lines between paragraphs. It goes to an
     open account that wants emails about TILES.
     """
     try:
-        text = clean_message(file.read())
-    except UnicodeDecodeError:
-        raise Impossible("the file is not text in UTF-8") from None
+        text = clean_message(plain_text(file.read()))
     except ValueError as error:
         raise Impossible(str(error)) from None
     sent = len(feedback.read(feedback_id).replies)

@@ -14,6 +14,7 @@ from backend.commands import check
 from backend.commands.console import Group, dump, progress, show, sure, tiles, yes_option
 from backend.config import make_folder, settings
 from backend.database import backup, copying, inventory, schema, scrub
+from backend.database.engine import is_sqlite
 from backend.privacy import erasure
 from backend.security import keys
 
@@ -32,8 +33,8 @@ class _OnPostgresql(click.ClickException):
 def check_command(context: click.Context, *, as_json: bool) -> None:
     """Find problems of this installation before its users do; exit with 1 if there are any.
 
-    Run it as the user, on the machine and with the settings that the service has. It changes nothing, makes one
-    password hash, offers an email to the mail server without sending it, and waits at most 5 seconds for each probe.
+    Run it as the user, on the machine and with the settings that the service has. It changes nothing, offers
+    an email to the mail server without sending it, and waits at most 5 seconds for each probe.
     """
     create_app = context.ensure_object(ScriptInfo).create_app
     assert create_app
@@ -96,7 +97,7 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
 
 
 def _sqlite_only(instead: str) -> None:
-    if not backup.is_possible():
+    if not is_sqlite():
         raise _OnPostgresql(f"on PostgreSQL: {instead}")
 
 

@@ -30,16 +30,12 @@ def requests_group(context: click.Context, *, overdue: bool, as_json: bool) -> N
     """
     if context.invoked_subcommand:
         return
-    waiting = requests.waiting(overdue=overdue)
-    rows = [asdict(request) for request in waiting]
-    if not as_json and any("id" in row for row in rows):
-        same = dict.fromkeys(("id", "kind", "way", "received_on", "extended")) | {"kind": "erasure", "extended": False}
-        rows = [{**row, **same, **row} for row in rows]
+    rows = [asdict(request) for request in requests.waiting(overdue=overdue)]
     console.show_rows(
         rows, as_json=as_json, empty="Nothing is late." if overdue else "No erasure and no request waits."
     )
     if overdue and rows:
-        if any(type(request) is requests.Erasure for request in waiting):
+        if any(row["id"] is None for row in rows):
             click.echo("See that `tiles serve` or `tiles mail work` runs, and what it logs.", err=True)
         sys.exit(1)
 

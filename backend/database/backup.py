@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from backend.database.engine import SQLITE_BUSY_SECONDS, db, is_sqlite
+from backend.database.engine import SQLITE_BUSY_SECONDS, db
 from backend.database.schema import versions
 from backend.errors import Impossible
 
 # The bytes that each connection in WAL mode locks (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
 IN_USE = (510, 0x40000002)
-is_possible = is_sqlite
 
 
 class Copied(NamedTuple):

@@ -195,20 +195,25 @@ def transaction() -> Iterator[scoped_session[Session]]:
     with sqlite_writer if is_sqlite() else nullcontext():
         try:
             session.connection(execution_options={"writing": True})
+            session.info["writing"] = True
             yield session
             session.commit()
         except BaseException:
             session.rollback()
             raise
+        finally:
+            session.info["writing"] = False
 
 
 @contextmanager
 def reading() -> Iterator[scoped_session[Session]]:
-    """Read, and return the connection to the pool at the end of the block."""
+    """Read, and return the connection to the pool at the end of the block. In a transaction, read in that."""
+    session = db.session
     try:
-        yield db.session
+        yield session
     finally:
-        db.session.rollback()
+        if not session.info.get("writing"):
+            session.rollback()
 
 
 def autocommit() -> Connection:
@@ -260,23 +265,24 @@ def is_lock_timeout(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in {"55P03", "40P01"}
 
 
-def _sqlite_file() -> Path | None:
+def sqlite_file() -> Path | None:
+    """Return the path of SQLite's file, which may be missing; None on PostgreSQL."""
     return Path(str(db.engine.url.database)) if is_sqlite() else None
 
 
 def has_file() -> bool:
     """Return False if SQLite's file is missing."""
-    file = _sqlite_file()
+    file = sqlite_file()
     return file is None or file.exists()
 
 
 def has_room() -> bool:
     """Return False if the disk of SQLite's file is nearly full."""
-    file = _sqlite_file()
+    file = sqlite_file()
     return file is None or shutil.disk_usage(file.parent).free >= SQLITE_LEAST_FREE_BYTES
 
 
 def is_read_only() -> bool:
     """Return True if SQLite's file or folder cannot be written, such as on a read-only file system."""
-    file = _sqlite_file()
+    file = sqlite_file()
     return file is not None and not all(os.access(path, os.W_OK) for path in (file, file.parent))

@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, and_, func, or_, select
@@ -50,13 +49,7 @@ def export(account_id: uuid.UUID) -> AccountExport:
 def _shown(value: object, column: Declaration) -> object:
     if column.withheld and value is not None:
         return f"not shown: {column.withheld}"
-    match value:
-        case datetime():
-            return clock.rfc3339(value)
-        case uuid.UUID() | date():
-            return str(value)
-        case _:
-            return value
+    return clock.plain(value)
 
 
 def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:

@@ -2,12 +2,13 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Date, literal, tuple_
+from sqlalchemy import ColumnElement, Date, Select, literal, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
+from backend.database.engine import reading
 from backend.errors import Impossible
 
 PAGE = 50
@@ -41,12 +42,26 @@ class Page(NamedTuple):
     after: Key | None
 
 
+Column = ColumnElement[Any] | InstrumentedAttribute[Any]
+
+
 def page_of(rows: Sequence[Any], key: Callable[[Any], Key]) -> Page:
     """Return the page that rows begin with. One row more than a page was read, to know whether it is the last."""
     return Page(list(rows[:PAGE]), key(rows[PAGE - 1]) if len(rows) > PAGE else None)
 
 
-Column = ColumnElement[Any] | InstrumentedAttribute[Any]
+def newest_first(query: Select[*tuple[Any, ...]], at: Column, id_: Column, after: Key | None) -> Page:
+    """Return the page of a query's rows that begins after a key. The query has both columns."""
+    if after:
+        query = query.where(follows(at, id_, after, newest_first=True))
+    with reading() as session:
+        rows = session.execute(query.order_by(at.desc(), id_.desc()).limit(PAGE + 1)).all()
+    return page_of(rows, lambda row: Key(end_of(getattr(row, str(at.key))), row.id))
+
+
+def end_of(at: date) -> datetime:
+    """Return a time itself, and of a day its end in UTC."""
+    return at if isinstance(at, datetime) else datetime.combine(at, time.max, UTC)
 
 
 def follows(at: Column, id_: Column, key: Key, *, newest_first: bool) -> ColumnElement[bool]:

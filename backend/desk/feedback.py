@@ -15,10 +15,10 @@ from backend.accounts import audit
 from backend.database.desk_tables import Reply
 from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.models import Account, Feedback
-from backend.database.paging import PAGE, Key, Page, follows, page_of
+from backend.database.paging import Key, Page, newest_first
 from backend.database.scrub import leave_remains
 from backend.desk.operations import MANAGER
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 from backend.mail import queue
 
 COLUMNS = ("id", "received_at", "done_at", "signed_in", "message")
@@ -52,7 +52,7 @@ def _begin(day: date) -> datetime:
 def listed(wanted: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:
     """Return every message that is wanted, the newest first, and whether its sender was signed in."""
     with reading() as session:
-        rows = list(session.execute(_list(wanted)))
+        rows = list(session.execute(_select(wanted).order_by(Feedback.received_at.desc(), Feedback.id.desc())))
     _record(act, None, messages=len(rows))
     return rows
 
@@ -60,14 +60,7 @@ def listed(wanted: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[
 def exported(wanted: Filter = EVERY) -> list[dict[str, Any]]:
     """Return every message that is wanted, the newest first, with its times as text."""
     rows = listed(wanted, act="feedback-exported")
-    return [
-        row._asdict() | {"id": str(row.id), "received_at": _text(row.received_at), "done_at": _text(row.done_at)}
-        for row in rows
-    ]
-
-
-def _text(at: datetime | None) -> str | None:
-    return clock.rfc3339(at) if at else None
+    return [{name: clock.plain(value) for name, value in row._asdict().items()} for row in rows]
 
 
 def spreadsheet(rows: list[dict[str, Any]]) -> str:
@@ -87,20 +80,15 @@ def _harmless(value: object) -> object:
 
 def page(wanted: Filter = EVERY, after: Key | None = None) -> Page:
     """Return some of the messages that are wanted, the newest first."""
-    statement = _list(wanted).limit(PAGE + 1)
-    if after:
-        statement = statement.where(follows(Feedback.received_at, Feedback.id, after, newest_first=True))
-    with reading() as session:
-        messages = page_of(session.execute(statement).all(), lambda row: Key(row.received_at, row.id))
+    messages = newest_first(_select(wanted), Feedback.received_at, Feedback.id, after)
     _record("feedback-read", None, messages=len(messages.rows))
     return messages
 
 
-def _list(wanted: Filter) -> Select[Any]:
+def _select(wanted: Filter) -> Select[Any]:
     signed_in = Feedback.account_id.is_not(None).label("signed_in")
     columns: tuple[Any, ...] = (Feedback.id, Feedback.received_at, Feedback.done_at, signed_in, Feedback.message)
-    newest = Feedback.received_at.desc(), Feedback.id.desc()
-    return select(*columns).where(*wanted.conditions()).order_by(*newest)
+    return select(*columns).where(*wanted.conditions())
 
 
 def _record(act: audit.Act, account_id: uuid.UUID | None, **details: object) -> None:
@@ -122,7 +110,7 @@ class Message:
 
 
 def read(feedback_id: uuid.UUID) -> Message:
-    """Return a message; raise Impossible if there is none."""
+    """Return a message; raise Unknown if there is none."""
     is_told = Account.is_told(everybody=False).label("is_told")
     columns = (Feedback.id, Feedback.received_at, Feedback.done_at, Feedback.account_id, Feedback.message, is_told)
     query = select(*columns).outerjoin(Account, Account.id == Feedback.account_id).where(Feedback.id == feedback_id)
@@ -130,7 +118,7 @@ def read(feedback_id: uuid.UUID) -> Message:
     with reading() as session:
         row, sent = session.execute(query).one_or_none(), list(session.execute(replies))
     if row is None:
-        raise Impossible(UNKNOWN)
+        raise Unknown(UNKNOWN)
     _record("feedback-read", row.account_id, messages=1)
     return Message(*row[:5], bool(row.is_told), sent)
 
@@ -159,7 +147,7 @@ def remove(feedback_id: uuid.UUID) -> None:
     with transaction():
         account_id = _writer(feedback_id)
         if not changed(delete(Feedback).where(Feedback.id == feedback_id)):
-            raise Impossible(UNKNOWN)
+            raise Unknown(UNKNOWN)
         leave_remains()
         audit.record("feedback-deleted", account_id, actor=MANAGER)
 
@@ -190,10 +178,10 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
 
 
 def _writer(feedback_id: uuid.UUID, *, lock: bool = False) -> uuid.UUID | None:
-    """Return whose message it is, in the caller's transaction; raise Impossible if there is none."""
+    """Return whose message it is, in the caller's transaction; raise Unknown if there is none."""
     query = select(Feedback.id, Feedback.account_id).where(Feedback.id == feedback_id)
     row = db.session.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise Impossible(UNKNOWN)
+        raise Unknown(UNKNOWN)
     account_id: uuid.UUID | None = row.account_id
     return account_id

@@ -1,6 +1,5 @@
 """Who may sign in at the desk: invited in the shell, signed in by an emailed link, signed out after 8 hours at most."""
 
-import hashlib
 import hmac
 import secrets
 import uuid
@@ -12,8 +11,9 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from backend import clock
 from backend.accounts import audit
 from backend.accounts.links import Link, State, elsewhere
+from backend.accounts.sessions import digest
 from backend.database.desk_tables import DeskSession, Manager
-from backend.database.engine import AnyRow, changed, db, lock, reading, transaction
+from backend.database.engine import AnyRow, changed, lock, reading, transaction
 from backend.errors import Impossible, InvalidToken, NotFound
 from backend.mail import mailboxes, queue
 from backend.security import tokens
@@ -92,14 +92,14 @@ def find(token: str) -> tuple[Link, AnyRow | None]:
         return elsewhere(token), None
     if is_expired:
         return Link(State.EXPIRED), None
-    with reading():
-        manager = _of_token(content)
+    manager = _of_token(content)
     return (Link(State.LIVE, manager.email), manager) if manager else (Link(State.REPLACED), None)
 
 
 def _of_token(content: dict[str, str]) -> AnyRow | None:
     mine = (Manager.id == uuid.UUID(content["account"])) & Manager.removed_at.is_(None)
-    manager = db.session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
+    with reading() as session:
+        manager = session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
     if manager is None or tokens.manager_state(manager) != content["state"]:
         return None
     return manager
@@ -123,15 +123,11 @@ def sign_in(*, token: str, client: str | None) -> str:
         if manager is None or unused is None or not changed(unused.values(sign_in_id=uuid.uuid4())):
             raise InvalidToken
         row = {"id": uuid.uuid4(), "manager_id": manager.id, "signed_in_at": now, "last_used_at": now}
-        session.execute(insert(DeskSession).values(**row, token_sha256=_digest(session_token)))
+        session.execute(insert(DeskSession).values(**row, token_sha256=digest(session_token)))
         mailboxes.give_back(manager.email)
         with audit.acting(manager.id):
             audit.record("signed-in", None, actor="data manager")
     return session_token
-
-
-def _digest(session_token: str) -> bytes:
-    return hashlib.sha256(session_token.encode("utf-8", "surrogateescape")).digest()
 
 
 def _has_ended(now: datetime) -> ColumnElement[bool]:
@@ -141,7 +137,7 @@ def _has_ended(now: datetime) -> ColumnElement[bool]:
 def identify(session_token: str) -> Visitor | None:
     """Return who is signed in with this token, and record the use; None if nobody is."""
     now = clock.now()
-    mine = (DeskSession.token_sha256 == _digest(session_token)) & ~_has_ended(now) & Manager.removed_at.is_(None)
+    mine = (DeskSession.token_sha256 == digest(session_token)) & ~_has_ended(now) & Manager.removed_at.is_(None)
     columns = (*_SHOWN, DeskSession.id.label("session_id"), DeskSession.signed_in_at, DeskSession.last_used_at)
     with reading() as session:
         row = session.execute(

@@ -21,7 +21,7 @@ from backend.database.export import AccountExport
 from backend.database.export import export as export_account
 from backend.database.models import Account, Disclosure, Hold
 from backend.desk.naming import refuse_naming
-from backend.errors import EmailInUse, Impossible, InvalidToken
+from backend.errors import EmailInUse, Impossible, InvalidToken, Unknown
 from backend.mail import queue
 
 MANAGER: audit.Actor = "data manager"
@@ -45,26 +45,16 @@ Who = str | Seen
 
 def state(account: AnyRow) -> str:
     """Return a digest of everything that a page shows of an account, and of what was done with it."""
-    with reading():
-        return _state(account)
-
-
-def _state(account: AnyRow) -> str:
     values = [getattr(account, name) for name in _STATE]
     return hashlib.sha256(repr((values, audit.newest_change(account.id))).encode()).hexdigest()[:32]
 
 
-def _accounts(who: str) -> list[AnyRow]:
-    """Return the accounts, open and closed, with an email address or an id."""
-    with reading():
-        return rows(_is(who))
-
-
 def rows(condition: ColumnElement[bool]) -> list[AnyRow]:
-    """Return accounts with their erasure and legal hold, in the caller's transaction."""
+    """Return accounts with their erasure and legal hold."""
     held_until = Hold.latest(clock.now()).label("held_until")
     columns = (*account_columns(), Account.erasure_requested_at, Account.erase_after, Account.erasing_since, held_until)
-    return list(db.session.execute(select(*columns).where(condition).order_by(Account.created_at)))
+    with reading() as session:
+        return list(session.execute(select(*columns).where(condition).order_by(Account.created_at)))
 
 
 def _is(who: str) -> ColumnElement[bool]:
@@ -87,9 +77,9 @@ def one(who: Who) -> AnyRow:
         if state(account) != who.state:
             raise Impossible("this account has changed since you opened the page: look at it again")
         return account
-    accounts = _accounts(who)
+    accounts = rows(_is(who))
     if not accounts:
-        raise Impossible("there is no account with this address or id; erased ones are not known any more")
+        raise Unknown("there is no account with this address or id; erased ones are not known any more")
     if len(accounts) > 1:
         ids = "\n".join(f"  {row.id}  {'closed' if row.closed_at else 'open'}" for row in accounts)
         raise Impossible(f"several accounts have or had this address; name one by its id:\n{ids}")
@@ -98,7 +88,7 @@ def one(who: Who) -> AnyRow:
 
 def find(who: str) -> list[AnyRow]:
     """Return the accounts, open and closed, with an address or an id, with their erasure and legal hold."""
-    accounts = _accounts(who)
+    accounts = rows(_is(who))
     with transaction():
         for account in accounts:
             audit.record("found", account.id, actor=MANAGER)
@@ -261,7 +251,7 @@ def _lock(account: AnyRow, who: Who) -> None:
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
         raise Impossible("it is too late: this account is being erased")
-    if isinstance(who, Seen) and _state(rows(Account.id == account.id)[0]) != who.state:
+    if isinstance(who, Seen) and state(rows(Account.id == account.id)[0]) != who.state:
         raise Impossible(CHANGED)
 
 
@@ -272,7 +262,7 @@ def audit_trail(who: str | None) -> list[AnyRow]:
     try:
         return audit.entries([uuid.UUID(who)])
     except ValueError:
-        return audit.entries([account.id for account in _accounts(who)])
+        return audit.entries([account.id for account in rows(_is(who))])
 
 
 def forget_ended_holds() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, func, select
 
 from backend.accounts import audit
-from backend.database.desk_tables import Manager
-from backend.database.engine import AnyRow, db, is_sqlite, reading, transaction
+from backend.database.engine import AnyRow, is_sqlite, reading, transaction
 from backend.database.export import ExportedTable
 from backend.database.export import export as export_account
-from backend.database.models import EMAIL_LENGTH, Account, AuditEntry
+from backend.database.models import EMAIL_LENGTH, Account
 from backend.desk import operations
 from backend.errors import NotFound
 
@@ -100,9 +99,8 @@ def look(account_id: uuid.UUID) -> Person:
     Raises:
         NotFound: no account has or had this id.
     """
-    with reading():
-        rows = operations.rows(Account.id == account_id)
-        history = _history(account_id)
+    rows = operations.rows(Account.id == account_id)
+    history = audit.entries([account_id])
     if not rows and not history:
         raise NotFound
     with transaction():
@@ -110,10 +108,3 @@ def look(account_id: uuid.UUID) -> Person:
     if not rows:
         return Person(None, "", [], history)
     return Person(rows[0], operations.state(rows[0]), export_account(account_id).stored, history)
-
-
-def _history(account_id: uuid.UUID) -> list[AnyRow]:
-    columns = (AuditEntry.at, AuditEntry.actor, Manager.name.label("manager"), AuditEntry.act, AuditEntry.details)
-    mine = select(*columns).outerjoin(Manager, Manager.id == AuditEntry.manager_id)
-    mine = mine.where(AuditEntry.account_id == account_id).order_by(AuditEntry.at.desc())
-    return list(db.session.execute(mine.limit(audit.MOST_SHOWN)))

@@ -14,10 +14,10 @@ from backend.accounts import audit
 from backend.database.desk_tables import DataRequest
 from backend.database.engine import AnyRow, changed, insert_unless_taken, reading, transaction
 from backend.database.models import Account, Hold
-from backend.database.paging import PAGE, Column, Key, Page, follows, page_of
+from backend.database.paging import PAGE, Column, Key, Page, end_of, follows, newest_first, page_of
 from backend.desk.naming import refuse_naming
 from backend.desk.operations import MANAGER, one, rows
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 from backend.privacy import erasure
 
 Kind = Literal["access", "correction", "erasure", "objection", "other"]
@@ -64,11 +64,11 @@ def months_after(day: date, months: int) -> date:
 
 
 def find(request_id: uuid.UUID) -> AnyRow:
-    """Return everything that the register has about a request; raise Impossible if there is none."""
+    """Return everything that the register has about a request; raise Unknown if there is none."""
     with reading() as session:
         row = session.execute(select(*DataRequest.__table__.c).where(DataRequest.id == request_id)).one_or_none()
     if row is None:
-        raise Impossible("there is no request with this id")
+        raise Unknown("there is no request with this id")
     return row
 
 
@@ -100,8 +100,7 @@ def finish(request_id: uuid.UUID, *, outcome: str) -> None:
 def _change(
     request: AnyRow, possible: ColumnElement[bool], act: audit.Act, text: str, values: dict[str, date | str]
 ) -> None:
-    with reading():
-        account = next(iter(rows(Account.id == request.account_id)), None)
+    account = next(iter(rows(Account.id == request.account_id)), None)
     refuse_naming(text, account)
     waits = (DataRequest.id == request.id) & DataRequest.done_on.is_(None) & possible
     days = {name: str(value) for name, value in values.items() if isinstance(value, date)}
@@ -121,8 +120,11 @@ def _why_not(request: AnyRow) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Erasure:
-    """An erasure that waits. `asked_at` is None for a closed account whose retention time ended."""
+class Waiting:
+    """A request of the register, due at the end of its day, or an erasure that the service does, which has no id.
+
+    `asked_at` is None for a closed account whose retention time ended.
+    """
 
     account: uuid.UUID | None
     asked_at: datetime | None
@@ -130,20 +132,14 @@ class Erasure:
     due: datetime
     held_until: datetime | None
     overdue: bool
+    id: uuid.UUID | None = None
+    kind: str = "erasure"
+    way: str | None = None
+    received_on: date | None = None
+    extended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request(Erasure):
-    """A request of the register that waits for an answer; it is due at the end of its day."""
-
-    id: uuid.UUID
-    kind: str
-    way: str
-    received_on: date
-    extended: bool
-
-
-def waiting(*, overdue: bool = False) -> list[Erasure]:
+def waiting(*, overdue: bool = False) -> list[Waiting]:
     """Return all requests and erasures that wait, the first due first; with `overdue`, only those that are late.
 
     A legal hold delays an erasure, but not the answer to a request.
@@ -157,7 +153,7 @@ def page(after: Key | None = None) -> Page:
     return Page([request for _, request in pairs], last)
 
 
-def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Erasure]]:
+def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | None = None) -> list[tuple[Key, Waiting]]:
     now = clock.now()
     with reading() as session:
         waiting_rows = [
@@ -167,7 +163,7 @@ def _sorted(*, overdue: bool = False, after: Key | None = None, limit: int | Non
         ]
         for row in session.execute(_register(now, overdue=overdue, after=after).limit(limit)):
             request = _request(now, row)
-            waiting_rows.append((Key(request.due, request.id), request))
+            waiting_rows.append((Key(request.due, row.id), request))
     return sorted(waiting_rows, key=lambda pair: pair[0])[:limit]
 
 
@@ -201,36 +197,26 @@ def _register(now: datetime, *, overdue: bool, after: Key | None) -> Select[Any]
     statement = statement.where(DataRequest.done_on.is_(None))
     if overdue:
         statement = statement.where(DataRequest.due_on < now.date())
-    if after and after.at != _end(after.at.date()):
+    if after and after.at != end_of(after.at.date()):
         # It stands within a day, after which all requests of that day follow.
         after = Key(after.at, uuid.UUID(int=0))
     return _after(statement, DataRequest.due_on, DataRequest.id, after)
 
 
-def _end(day: date) -> datetime:
-    return datetime.combine(day, time.max, UTC)
-
-
-def _erasure(now: datetime, row: AnyRow) -> Erasure:
+def _erasure(now: datetime, row: AnyRow) -> Waiting:
     asked_at = row.erasure_requested_at
     age = (now - asked_at).days if asked_at else None
     overdue = row.due <= now and row.held_until is None
-    return Erasure(row.id, asked_at, age, row.due, row.held_until, overdue)
+    return Waiting(row.id, asked_at, age, row.due, row.held_until, overdue)
 
 
-def _request(now: datetime, row: AnyRow) -> Request:
-    came, due = datetime.combine(row.received_on, time.min, UTC), _end(row.due_on)
-    return Request(
-        row.account_id, came, (now - came).days, due, row.held_until, due < now, row.id, row.kind, row.way,
-        row.received_on, row.extension is not None,
-    )  # fmt: skip
+def _request(now: datetime, row: AnyRow) -> Waiting:
+    came, due = datetime.combine(row.received_on, time.min, UTC), end_of(row.due_on)
+    as_erasure = row.account_id, came, (now - came).days, due, row.held_until, due < now
+    return Waiting(*as_erasure, row.id, row.kind, row.way, row.received_on, row.extension is not None)
 
 
 def answered(after: Key | None = None) -> Page:
     """Return some of the answered requests, the last answered first."""
     statement = select(*DataRequest.__table__.c).where(DataRequest.done_on.is_not(None))
-    if after:
-        statement = statement.where(follows(DataRequest.done_on, DataRequest.id, after, newest_first=True))
-    ordered = statement.order_by(DataRequest.done_on.desc(), DataRequest.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(ordered).all(), lambda row: Key(_end(row.done_on), row.id))
+    return newest_first(statement, DataRequest.done_on, DataRequest.id, after)

@@ -22,7 +22,7 @@ from backend.errors import stack_of
 from backend.mail import messages, queue
 from backend.mail.queue import CLAIM
 from backend.mail.refusals import Interrupted, Refused, ServerUnavailable, UnknownFate, code_of, explain, needs_operator
-from backend.mail.transport import Connection
+from backend.mail.transport import Connection, Draft
 
 MOST_BATCHES = 20
 RENEW_SECONDS = CLAIM.total_seconds() / 3
@@ -151,7 +151,7 @@ class _Delivery:
             else:
                 self.to_nobody.append(row)
 
-    def _send(self, row: AnyRow, draft: messages.Draft) -> None:
+    def _send(self, row: AnyRow, draft: Draft) -> None:
         self.in_hand = row.id
         try:
             self.connection.hand_over(_at_low_priority(lambda: messages.render(draft, row.id)))

@@ -5,7 +5,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date, timedelta
 from email.utils import formatdate, parseaddr
 from functools import cache
@@ -22,8 +22,8 @@ from backend.database.desk_tables import Manager, Reply
 from backend.database.engine import AnyRow, reading
 from backend.database.models import UNDO, Account, Announcement, AuditEntry, Feedback, Hold, PreviousAddress, with_hold
 from backend.mail.composing import compose
-from backend.mail.news import News, paragraphs, unsubscribe, words_for
-from backend.mail.transport import Message
+from backend.mail.news import News, draft_for, paragraphs, unsubscribe
+from backend.mail.transport import Draft, Message
 from backend.security import tokens
 from backend.security.tokens import LIFETIMES, Purpose
 from backend.values import SERVICE
@@ -32,16 +32,6 @@ Kind = Literal["registration", "password_reset", "password_changed", "email_chan
                "email_taken_back", "erasure_request", "account_closed", "account_reopened", "erased",
                "announcement", "announcement_test", "feedback_reply", "desk_sign_in"]  # fmt: skip
 PLAIN_ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What an email says: its recipient, its template, the template's values, and headers of its own."""
-
-    recipient: str
-    template: str
-    context: dict[str, Any] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 class _NoRecipient(Exception):
@@ -54,7 +44,7 @@ def draft(row: AnyRow) -> Draft | None:
         draft = _DRAFTS[row.kind](row)
     except _NoRecipient:
         return None
-    return replace(draft, recipient=_ascii(draft.recipient))
+    return replace(draft, recipient=_ascii(draft.recipient)) if draft else None
 
 
 def _accounts(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
@@ -192,16 +182,10 @@ def _news(row: AnyRow) -> News:
     return News(*_one(select(*columns).where(Announcement.id == row.about, Announcement.stopped_at.is_(None))))
 
 
-def _announcement(row: AnyRow) -> Draft:
+def _announcement(row: AnyRow) -> Draft | None:
     news = _news(row)
     account = _account(_TOLD[news.material], id=row.account_id)
-    return _draft_of(news, account.email, account.id)
-
-
-def _draft_of(news: News, recipient: str, account_id: uuid.UUID) -> Draft:
-    if (words := words_for(news, account_id)) is None:
-        raise _NoRecipient
-    return Draft(recipient, *words)
+    return draft_for(news, account.email, account.id)
 
 
 def _feedback_reply(row: AnyRow) -> Draft:
@@ -221,7 +205,7 @@ def _desk_sign_in(row: AnyRow) -> Draft:
     return Draft(manager.email, "desk_sign_in", context)
 
 
-_DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
+_DRAFTS: dict[Kind, Callable[[AnyRow], Draft | None]] = {
     "registration": _registration,
     "password_reset": _password_reset,
     "password_changed": _password_changed,
@@ -234,7 +218,7 @@ _DRAFTS: dict[Kind, Callable[[AnyRow], Draft]] = {
     "erased": _erased,
     "announcement": _announcement,
     # No account has the id of the row, so that its link unsubscribes nobody.
-    "announcement_test": lambda row: _draft_of(_news(row), row.email, row.id),
+    "announcement_test": lambda row: draft_for(_news(row), row.email, row.id),
     "feedback_reply": _feedback_reply,
     "desk_sign_in": _desk_sign_in,
 }

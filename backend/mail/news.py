@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import select
 
@@ -10,6 +10,7 @@ from backend import clock
 from backend.config import settings
 from backend.database.engine import AnyRow, reading
 from backend.database.models import Policy
+from backend.mail.transport import Draft
 from backend.security import tokens
 from backend.security.tokens import Purpose
 
@@ -27,24 +28,16 @@ class News:
     material: bool = False
 
 
-class Words(NamedTuple):
-    """The template of an email, the template's values, and headers of its own."""
-
-    template: str
-    context: dict[str, Any]
-    headers: dict[str, str]
-
-
-def words_for(news: News, account_id: uuid.UUID) -> Words | None:
+def draft_for(news: News, recipient: str, account_id: uuid.UUID) -> Draft | None:
     """Return what an account gets, with its link for unsubscribing; None if the version was withdrawn."""
     context: dict[str, Any] = {"paragraphs": paragraphs(news.text), "to_everybody": news.material}
     headers = dict[str, str]()
     if not news.material:
         context["unsubscribe_url"], headers = unsubscribe(account_id)
     if news.version is None:
-        return Words("announcement", context | {"subject": news.subject}, headers)
+        return Draft(recipient, "announcement", context | {"subject": news.subject}, headers)
     policy = _published(news.version)
-    return Words("policy_changed", context | policy, headers) if policy else None
+    return Draft(recipient, "policy_changed", context | policy, headers) if policy else None
 
 
 def unsubscribe(account_id: uuid.UUID) -> tuple[str, dict[str, str]]:

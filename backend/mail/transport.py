@@ -4,7 +4,7 @@ Flask-Mail alone opens STARTTLS and SMTPS without verifying the certificate and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from mailbox import Maildir
 from typing import Any
 
@@ -28,6 +28,16 @@ class Message:
     subject: str
     text: str
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an email says: its recipient, its template, the template's values, and headers of its own."""
+
+    recipient: str
+    template: str
+    context: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Connection(flask_mail.Connection):

@@ -14,13 +14,12 @@ from sqlalchemy import ColumnElement, delete, exists, func, insert, select, upda
 from backend import clock
 from backend.accounts import audit
 from backend.accounts.fields import clean_email
-from backend.database.engine import AnyRow, changed, db, insert_unless_taken, reading, transaction
+from backend.database.engine import AnyRow, changed, insert_unless_taken, reading, transaction
 from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, Policy
-from backend.database.paging import PAGE, Key, Page, follows, page_of
-from backend.errors import Impossible
+from backend.database.paging import Key, Page, newest_first
+from backend.errors import Impossible, Unknown
 from backend.mail import messages, queue
-from backend.mail.messages import Draft
-from backend.mail.news import News, words_for
+from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
 
 BATCH = 50
@@ -42,8 +41,7 @@ class Progress:
 def check(news: News, *, once: bool = False) -> News:
     """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
     news = _clean(news)
-    with reading():
-        row = _stored(news)
+    row = _stored(news)
     if row and once:
         _refuse_repeated(row)
     return news
@@ -88,7 +86,8 @@ def _row(news: News) -> dict[str, str | bool | None]:
 
 def _stored(news: News) -> AnyRow | None:
     columns = Announcement.id, Announcement.created_at, Announcement.text, Announcement.to_everybody
-    row = db.session.execute(select(*columns).where(Announcement.sha256 == _sha256(news))).one_or_none()
+    with reading() as session:
+        row = session.execute(select(*columns).where(Announcement.sha256 == _sha256(news))).one_or_none()
     if row and (row.text, row.to_everybody) != (news.text, news.material):
         raise Impossible("this version was announced already, with another summary or to others")
     return row
@@ -96,8 +95,7 @@ def _stored(news: News) -> AnyRow | None:
 
 def earlier(news: News) -> Progress | None:
     """Return the progress of the same announcement if it was begun before: a version is announced once."""
-    with reading():
-        row = _stored(check(news))
+    row = _stored(check(news))
     return progress(row.id) if row else None
 
 
@@ -146,10 +144,10 @@ def forget_tests() -> None:
 def preview(news: News) -> Message:
     """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
-    words = words_for(check(news), nobody)
-    if words is None:
+    draft = draft_for(check(news), "you@example.org", nobody)
+    if draft is None:
         raise Impossible("this version was withdrawn in this moment")
-    return messages.render(Draft("you@example.org", *words), nobody)
+    return messages.render(draft, nobody)
 
 
 _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
@@ -160,20 +158,16 @@ _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, An
 def listed(after: Key | None = None) -> Page:
     """Return some of the announcements, the newest first."""
     wanted = select(*_SHOWN).where(Announcement.parts > 0)
-    if after:
-        wanted = wanted.where(follows(Announcement.created_at, Announcement.id, after, newest_first=True))
-    ordered = wanted.order_by(Announcement.created_at.desc(), Announcement.id.desc()).limit(PAGE + 1)
-    with reading() as session:
-        return page_of(session.execute(ordered).all(), lambda row: Key(row.created_at, row.id))
+    return newest_first(wanted, Announcement.created_at, Announcement.id, after)
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
-    """Return an announcement with its text, or raise Impossible."""
+    """Return an announcement with its text, or raise Unknown."""
     wanted = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
     with reading() as session:
         row = session.execute(wanted).one_or_none()
     if row is None:
-        raise Impossible("there is no such announcement: see `tiles announce --list`")
+        raise Unknown("there is no such announcement: see `tiles announce --list`")
     return row
 
 

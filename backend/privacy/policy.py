@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 
@@ -10,9 +9,9 @@ from sqlalchemy import insert, select, update
 
 from backend import clock
 from backend.accounts import audit
-from backend.database.engine import db, lock, reading, transaction
+from backend.database.engine import AnyRow, lock, reading, transaction
 from backend.database.models import Announcement, Policy
-from backend.errors import Impossible
+from backend.errors import Impossible, Unknown
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # A form that holds it, with line ends of two bytes, fits into the largest body (web/bodies.py).
@@ -40,22 +39,18 @@ class Version(Published):
 
 def versions() -> list[Version]:
     """Return every published version, by its first day."""
-    with reading():
-        return _versions()
-
-
-def _versions() -> list[Version]:
     today = clock.now().date()
-    in_force = db.session.scalar(select(Policy.in_force_on(today)))
+    with reading() as session:
+        in_force = session.scalar(select(Policy.in_force_on(today)))
+        rows = session.execute(select(*Policy.__table__.c).order_by(Policy.effective_on, Policy.published_at)).all()
 
-    def state(row: Policy) -> str:
+    def state(row: AnyRow) -> str:
         if row.withdrawn_at:
             return WITHDRAWN
         if row.effective_on > today:
             return UPCOMING
         return IN_FORCE if row.version == in_force else REPLACED
 
-    rows = db.session.scalars(select(Policy).order_by(Policy.effective_on, Policy.published_at))
     return [Version(row.version, row.effective_on, row.sha256, row.published_at, state(row), row.text) for row in rows]
 
 
@@ -64,12 +59,12 @@ def current() -> Version | None:
     return next((version for version in versions() if version.state == IN_FORCE), None)
 
 
-def find(version: str, known: Sequence[Version] | None = None) -> Version:
-    """Return a published version, or raise Impossible."""
-    for each in versions() if known is None else known:
+def find(version: str) -> Version:
+    """Return a published version, or raise Unknown."""
+    for each in versions():
         if each.version == version:
             return each
-    raise Impossible("there is no version with this name: see `tiles policy list`")
+    raise Unknown("there is no version with this name: see `tiles policy list`")
 
 
 def _check_form(version: str, text: str) -> None:
@@ -81,15 +76,13 @@ def _check_form(version: str, text: str) -> None:
         raise Impossible(f"the text is longer than {MOST_BYTES // 1024} KiB")
 
 
-def check(
-    *, version: str, effective_on: date, text: str, once: bool = False, known: Sequence[Version] | None = None
-) -> bool:
+def check(*, version: str, effective_on: date, text: str, once: bool = False) -> bool:
     """Return True if a version can be published, False if it is published already; otherwise raise Impossible.
 
     With `once`, raise for one that is published already too.
     """
     _check_form(version, text)
-    known = versions() if known is None else known
+    known = versions()
     for old in known:
         if old.version == version:
             if old.state != WITHDRAWN and (old.effective_on, old.text) == (effective_on, text):
@@ -114,7 +107,7 @@ def publish(*, version: str, effective_on: date, text: str, once: bool = False) 
     with transaction() as session:
         # Two at once could have the same text under two names.
         lock("policies")
-        if check(version=version, effective_on=effective_on, text=text, once=once, known=_versions()):
+        if check(version=version, effective_on=effective_on, text=text, once=once):
             session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
             audit.record(
                 "policy-published", None, actor="data manager", version=version, effective_on=f"{effective_on}"
@@ -122,9 +115,9 @@ def publish(*, version: str, effective_on: date, text: str, once: bool = False) 
     return new
 
 
-def check_withdrawal(version: str, known: Sequence[Version] | None = None) -> Version:
+def check_withdrawal(version: str) -> Version:
     """Return a version that can be withdrawn, or raise Impossible."""
-    policy = find(version, known)
+    policy = find(version)
     if policy.state == WITHDRAWN:
         raise Impossible(f"version {version} is withdrawn already")
     if policy.state != UPCOMING:
@@ -140,7 +133,7 @@ def withdraw(version: str) -> None:
     now = clock.now()
     with transaction() as session:
         lock("policies")
-        check_withdrawal(version, _versions())
+        check_withdrawal(version)
         session.execute(update(Policy).where(Policy.version == version).values(withdrawn_at=now))
         announcing = (Announcement.policy_version == version) & Announcement.finished_at.is_(None)
         session.execute(update(Announcement).where(announcing).values(finished_at=now))

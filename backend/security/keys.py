@@ -22,7 +22,7 @@ from sqlalchemy import delete, insert, select
 from backend import clock
 from backend.config import PREFIX, SettingsError, make_folder, settings
 from backend.database import schema
-from backend.database.engine import db, has_file, lock, reading, transaction
+from backend.database.engine import has_file, lock, reading, transaction
 from backend.database.service_tables import KeyDigest
 from backend.errors import Impossible
 from backend.values import strong
@@ -108,8 +108,7 @@ def digests(purpose: str) -> Callable[..., bytes]:
 
 def are_others() -> bool:
     """Return whether the database knows keys, but none of the keys here."""
-    with reading():
-        known = _known()
+    known = _known()
     return bool(known) and known.isdisjoint(_here())
 
 
@@ -174,7 +173,8 @@ def _here() -> set[str]:
 
 
 def _known() -> set[str]:
-    return set(db.session.scalars(select(KeyDigest.digest)))
+    with reading() as session:
+        return set(session.scalars(select(KeyDigest.digest)))
 
 
 def _store(digests: set[str]) -> None:

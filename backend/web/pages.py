@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from flask import Blueprint, Response, current_app, redirect, render_template
@@ -12,7 +13,7 @@ from backend import clock
 from backend.config import settings
 from backend.database.inventory import inventory
 from backend.database.models import KEEP_RECORDS, RECORD
-from backend.errors import Impossible, NotFound, problems
+from backend.errors import NotFound, Unknown, problems
 from backend.privacy import policy
 from backend.security.tokens import MAILED
 from backend.web import markdown
@@ -21,6 +22,7 @@ from backend.web.problems import DATABASE_AWAY
 
 # RFC 9116 (section 2.5.5) recommends less than a year; this file renews itself.
 SECURITY_TXT_LIFETIME = timedelta(days=90)
+VERSIONS_KEPT = 64
 
 door = Blueprint("pages", __name__)
 
@@ -71,7 +73,7 @@ def privacy_version(version: str) -> str:
     """Show one published version of the policy, also after it was replaced or withdrawn."""
     try:
         shown = policy.find(version)
-    except Impossible:
+    except Unknown:
         raise NotFound from None
     return render_template("privacy_version.html", policy=shown)
 
@@ -107,14 +109,8 @@ def _rendered_once(template: str, context: Callable[[], dict[str, Any]]) -> str:
     return rendered[template]
 
 
-@door.app_template_filter("markdown")
-def _markdown(text: str, under: int, anchor: str) -> markdown.Rendered:
-    """Return a policy's text as HTML. It is cached because nothing limits those who read it."""
-    rendered: dict[tuple[str, int, str], markdown.Rendered] = current_app.extensions.setdefault("tiles.policies", {})
-    key = (text, under, anchor)
-    if key not in rendered:
-        rendered[key] = markdown.render(*key)
-    return rendered[key]
+# Cached because nothing limits those who read a policy.
+door.add_app_template_filter(lru_cache(VERSIONS_KEPT)(markdown.render), "markdown")
 
 
 @door.app_template_filter("resolve")

@@ -11,7 +11,7 @@ from backend.accounts.fields import clean_email, clean_name
 from backend.clock import Moment
 from backend.database.engine import AnyRow
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
-from backend.errors import problems
+from backend.errors import FieldError, problems
 from backend.privacy import policy
 from backend.security.password_rules import MAXIMUM, clean_password
 from backend.security.tokens import LIFETIMES, Purpose
@@ -49,10 +49,8 @@ class PasswordResetRequest(Body):
     email: Email
 
 
-class ErasureRequest(Body):
+class ErasureRequest(PasswordResetRequest):
     """The email address of the account."""
-
-    email: Email
 
 
 class PasswordResetConfirmation(Body):
@@ -215,13 +213,6 @@ class PolicyVersion(BaseModel):
     effective_on: date
     sha256: str
     url: str
-
-
-class FieldError(BaseModel):
-    """One field that broke its rule."""
-
-    pointer: str = Field(description="JSON Pointer (RFC 6901) into the request's body")
-    detail: str
 
 
 class Problem(BaseModel):

@@ -67,8 +67,7 @@ def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: 
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     sound: Service, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    # How long a hash takes here is this machine's, not the installation's.
-    assert found(sound.app).keys() <= {"argon2-slow"}
+    assert found(sound.app) == {}
     assert sound.mail_server.connections == 2
     assert sound.mail_server.messages == []
     sound.register(name="Ada Lovelace", email="ada@example.org")
@@ -78,7 +77,7 @@ def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     given = {**SOUND, **TLS, "mail_server": "127.0.0.1", "mail_port": sound.mail_server.port, "redis_url": redis_url}
     status, findings = told(tmp_path, database_url=database_url, secret_keys=KEY, **given)
-    wrong = [finding for finding in findings if finding["level"] != "fine" and finding["code"] != "argon2-slow"]
+    wrong = [finding for finding in findings if finding["level"] != "fine"]
     assert (status, wrong) == (0, [])
     assert len(findings) == 1 + len(PROBES)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
@@ -91,12 +90,10 @@ def test_a_person_reads_what_is_wrong_and_what_to_do_and_nothing_is_made(tmp_pat
     done = run_tiles(tmp_path / "instance", "check", nonsense="1")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["warning  settings-unknown: TILES_NONSENSE is not a setting",
-                         "         → it does nothing: correct or remove it"]  # fmt: skip
     assert "error    mail-server: there is none: mails go to the folder mailbox/ and to nobody" in lines
     codes = {line.split()[1].rstrip(":") for line in lines if "→" not in line}
     assert {"files-none", "database-none", "public-url-local"} <= codes
-    assert done.stderr == ""
+    assert "TILES_NONSENSE is not a setting" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,11 +114,8 @@ def test_invalid_settings_are_findings_and_nothing_else_is_looked_at(tmp_path: P
         ("public-url", {"public_url": "http://localhost"}, {"public-url-local": "error"}),
         ("public-url", {"public_url": "http://accounts.example.org"}, {"public-url-clear": "error"}),
         ("proxies", {"trusted_proxies": 0}, {"proxies": "warning"}),
-        ("proxies", {"metrics_token": None}, {"metrics-token": "warning"}),
         ("addresses", {"support_email": None}, {"support-email": "warning"}),
         ("addresses", {"data_manager_email": None}, {"data-manager-email": "warning"}),
-        ("addresses", {"support_email": "help@tiles.test"}, {"address-nowhere": "error"}),
-        ("addresses", {"public_url": "http://127.0.0.1"}, {"address-nowhere": "error"}),
         ("mail-server", {"mail_server": None}, {"mail-server": "error"}),
         ("limits", {"rate_limits": "off"}, {"limits-off": "error"}),
         ("passwords", {"argon2_memory_kib": 19455}, {"argon2-weak": "error"}),
@@ -132,15 +126,7 @@ def test_invalid_settings_are_findings_and_nothing_else_is_looked_at(tmp_path: P
 def test_a_setting_that_is_not_fit_for_production_is_found(
     make_service: Make, name: str, changes: dict[str, Any], expected: Found
 ) -> None:
-    found = probe(make_service(**SOUND | changes), name)
-    # What else this machine does meanwhile is no setting.
-    assert {code: level for code, level in found.items() if code != "argon2-slow"} == expected
-
-
-@any_database
-def test_a_hash_that_takes_long_is_found(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "SLOW_HASH_SECONDS", 0.0)
-    assert probe(make_service(), "passwords") == {"argon2-weak": "error", "argon2-slow": "warning"}
+    assert probe(make_service(**SOUND | changes), name) == expected
 
 
 # This machine
@@ -165,14 +151,9 @@ def test_files_that_others_may_read_are_found(
     assert probe(service, "files") == {"files-owner": "warning"}
 
 
-@pytest.mark.parametrize(
-    ("name", "least", "level"), [("LEAST_FREE_BYTES", 2**60, "error"), ("LEAST_FREE_SHARE", 1.0, "warning")]
-)
-def test_a_disk_that_is_nearly_full_is_found(
-    service: Service, monkeypatch: pytest.MonkeyPatch, name: str, least: float, level: str
-) -> None:
-    monkeypatch.setattr(check, name, least)
-    assert probe(service, "disk") == {"disk": level}
+def test_a_disk_that_is_nearly_full_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "LEAST_FREE_BYTES", 2**60)
+    assert probe(service, "disk") == {"disk": "error"}
 
 
 @any_database
@@ -183,10 +164,9 @@ def test_sqlite_on_the_file_system_of_a_network_is_found_behind_a_space_too(
     folder.mkdir()
     (tmp_path / "mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/a\\040b nfs4 rw 0 0\n")
     monkeypatch.setattr(check_database, "MOUNTS", tmp_path / "mounts")
-    service = make_service(instance_path=folder)
-    with service.app.app_context():
-        monkeypatch.setattr(check_database, "sqlite_file", lambda: folder / "tiles.sqlite3")
-        assert [finding.code for finding in check_database.file_system()] == ["database-network"]
+    with make_service(instance_path=folder).app.app_context():
+        findings = check_database.file_system(folder / "tiles.sqlite3")
+        assert [finding.code for finding in findings] == ["database-network"]
 
 
 # The mail server
@@ -269,7 +249,7 @@ def test_a_schema_of_another_release_is_found(service: Service) -> None:
 
 @POSTGRESQL
 def test_a_postgresql_that_breaks_a_promise_is_found(
-    service: Service, database_url: str, move_clock: Callable[[timedelta], None], monkeypatch: pytest.MonkeyPatch
+    service: Service, database_url: str, move_clock: Callable[[timedelta], None]
 ) -> None:
     assert probe(service, "database") == {}
     for settings, expected in (
@@ -290,8 +270,6 @@ def test_a_postgresql_that_breaks_a_promise_is_found(
     dispose(service.app)
     move_clock(timedelta(seconds=-10))
     assert probe(service, "database") == {"clock": "error"}
-    monkeypatch.setattr(check_database, "OLDEST_POSTGRESQL", 99)
-    assert probe(service, "database") == {"postgresql-old": "error", "clock": "error"}
 
 
 # What waits, and what was erased

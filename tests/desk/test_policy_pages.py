@@ -153,9 +153,9 @@ def test_an_upcoming_version_is_withdrawn_after_a_question(service: Service, des
     assert "cannot be undone" in desk.get("/policies/new/withdraw")
     desk.post("/policies/new/withdraw")
     assert "withdrawn already" in desk.post("/policies/new/withdraw", 409).text
-    for version, reason in (("old", "came into force"), ("none", "no version")):
-        assert reason in desk.get(f"/policies/{version}/withdraw", 409)
-        assert reason in desk.post(f"/policies/{version}/withdraw", 409).text
+    for version, status, reason in (("old", 409, "came into force"), ("none", 404, "no version")):
+        assert reason in desk.get(f"/policies/{version}/withdraw", status)
+        assert reason in desk.post(f"/policies/{version}/withdraw", status).text
     move_clock(timedelta(days=3))
     desk.sign_in()
     with service.app.app_context():

@@ -5,8 +5,7 @@ from typing import Any
 
 from flask.typing import ResponseReturnValue
 
-from backend.database.engine import AnyRow
-from backend.errors import Impossible, NotFound, Problem
+from backend.errors import Impossible, Problem
 from backend.mail.news import News, paragraphs
 from backend.privacy import announcements, policy
 from backend.privacy.texts import plain_text
@@ -58,24 +57,17 @@ def announce() -> ResponseReturnValue:
     return page("announcement_check.html", **form, news=news, email=email, number=number, is_tried=act == "test")
 
 
-def _existing(announcement: uuid.UUID) -> AnyRow:
-    try:
-        return announcements.find(announcement)
-    except Impossible:
-        raise NotFound from None
-
-
 @door.get("/announcements/<uuid:announcement>")
 def announcement_progress(announcement: uuid.UUID) -> str:
     """Show an announcement, and how far it is."""
-    row = _existing(announcement)
+    row = announcements.find(announcement)
     return page("announcement.html", announcement=row, paragraphs=paragraphs(row.text))
 
 
 @door.get("/announcements/<uuid:announcement>/stop")
 def ask_to_stop(announcement: uuid.UUID) -> str:
     """Say what stopping an announcement does."""
-    return page("announcement_stop.html", announcement=_existing(announcement))
+    return page("announcement_stop.html", announcement=announcements.find(announcement))
 
 
 @door.post("/announcements/<uuid:announcement>/stop")

@@ -13,7 +13,7 @@ from backend.accounts import audit
 from backend.config import settings
 from backend.desk import managers
 from backend.desk.managers import Visitor
-from backend.errors import Impossible, InvalidRequest, Problem
+from backend.errors import Impossible, InvalidRequest, Problem, Unknown
 from backend.web import forms
 
 SIGN_IN = "/desk/sign-in"
@@ -104,7 +104,10 @@ def refused(template: str, why: Problem | Impossible, **context: Any) -> Respons
 
 @door.errorhandler(Impossible)
 def _impossible(why: Impossible) -> Response:
-    return refused("impossible.html", why)
+    response = refused("impossible.html", why)
+    if isinstance(why, Unknown):
+        response.status_code = HTTPStatus.NOT_FOUND
+    return response
 
 
 def sign_in_again() -> Response:

@@ -1,14 +1,14 @@
 """Feedback at the desk: read it, reply by email, mark it as done, delete it, take it along."""
 
 import uuid
-from typing import Any, Literal
+from typing import Literal
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
 
 from backend.accounts.feedback import clean_message
 from backend.desk import feedback
-from backend.errors import Impossible, NotFound, Problem
+from backend.errors import Impossible, Problem
 from backend.web import forms
 from backend.web.desk.door import door, page, refused, see
 from backend.web.desk.requests import after
@@ -47,17 +47,10 @@ def export_feedback(form: str) -> Response:
     return response
 
 
-def _shown(feedback_id: uuid.UUID) -> dict[str, Any]:
-    try:
-        return {"feedback": feedback.read(feedback_id)}
-    except Impossible:
-        raise NotFound from None
-
-
 @door.get("/feedback/<uuid:feedback_id>")
 def one_feedback(feedback_id: uuid.UUID) -> str:
     """Show a message with its replies."""
-    return page("feedback_one.html", **_shown(feedback_id))
+    return page("feedback_one.html", feedback=feedback.read(feedback_id))
 
 
 @door.post("/feedback/<uuid:feedback_id>/<any(done, reopen):act>")
@@ -70,18 +63,18 @@ def mark_feedback(feedback_id: uuid.UUID, act: str) -> ResponseReturnValue:
 @door.get("/feedback/<uuid:feedback_id>/<any(reply, delete):act>")
 def ask_feedback(feedback_id: uuid.UUID, act: str) -> str:
     """Say what an act will do and whom it tells, before it is done."""
-    return page("feedback_act.html", act=act, text="", **_shown(feedback_id))
+    return page("feedback_act.html", act=act, text="", feedback=feedback.read(feedback_id))
 
 
 @door.post("/feedback/<uuid:feedback_id>/reply")
 def reply_to_feedback(feedback_id: uuid.UUID) -> ResponseReturnValue:
     """Email a reply to the writer of a message."""
-    shown = _shown(feedback_id)
+    shown = feedback.read(feedback_id)
     try:
         message = forms.cleaned("text", clean_message)
         feedback.reply(feedback_id, message=message, after=forms.number("after"))
     except (Problem, Impossible) as why:
-        return refused("feedback_act.html", why, act="reply", text=forms.field("text"), **shown)
+        return refused("feedback_act.html", why, act="reply", text=forms.field("text"), feedback=shown)
     return see(f"/desk/feedback/{feedback_id}?done=reply")
 
 

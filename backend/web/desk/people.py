@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, time
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import current_app
 from flask.typing import ResponseReturnValue
@@ -39,7 +39,7 @@ def person(account_id: uuid.UUID) -> str:
 @door.get("/people/<uuid:account_id>/export.json")
 def export_person(account_id: uuid.UUID) -> ResponseReturnValue:
     """Give out everything that is held, as the person's app would get it."""
-    response = current_app.json.response(asdict(_existing(operations.export, account_id)))
+    response = current_app.json.response(asdict(operations.export(str(account_id))))
     response.headers["Content-Disposition"] = f'attachment; filename="tiles-{account_id}.json"'
     return response
 
@@ -47,18 +47,8 @@ def export_person(account_id: uuid.UUID) -> ResponseReturnValue:
 @door.get("/people/<uuid:account_id>/print")
 def print_person(account_id: uuid.UUID) -> str:
     """Show everything that is held on a page to be printed."""
-    export = _existing(operations.export, account_id)
+    export = operations.export(str(account_id))
     return page("person_print.html", export=export, account_id=account_id, public_url=settings().public_url)
-
-
-T = TypeVar("T")
-
-
-def _existing(look: Callable[[str], T], account_id: uuid.UUID) -> T:
-    try:
-        return look(str(account_id))
-    except Impossible:
-        raise NotFound from None
 
 
 def _name() -> str:
@@ -102,7 +92,7 @@ def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
     """Return what the form of an act shows."""
     if act not in ACTS:
         raise NotFound
-    account = _existing(operations.one, account_id)
+    account = operations.one(str(account_id))
     return {
         "account": account,
         "seen": operations.state(account),

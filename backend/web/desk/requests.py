@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from backend import clock
 from backend.database.paging import Key
 from backend.desk import requests
-from backend.errors import Impossible, NotFound, Problem
+from backend.errors import Impossible, Problem
 from backend.web import forms
 from backend.web.desk.door import door, page, refused, see
 
@@ -60,10 +60,7 @@ def enter_request() -> ResponseReturnValue:
 
 
 def _shown(request_id: uuid.UUID) -> dict[str, Any]:
-    try:
-        entry = requests.find(request_id)
-    except Impossible:
-        raise NotFound from None
+    entry = requests.find(request_id)
     return {"entry": entry, "can_extend": requests.can_extend(entry), "extended_to": requests.extended_to(entry)}
 
 
