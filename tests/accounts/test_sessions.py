@@ -7,17 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from journeys import (
-    MakeService,
-    MoveClock,
-    ask_for_erasure,
-    close,
-    confirm_erasure,
-    moment,
-    signed_in,
-    undo,
-    undo_link,
-)
+from journeys import MakeService, MoveClock, ask_for_erasure, close, confirm_erasure, moment, signed_in, undo, undo_link
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer, shown
 
 from backend import clock

@@ -13,15 +13,7 @@ import psycopg
 import pytest
 from conftest import KEY, dispose
 from running import erase, error_of, invoke, shown
-from support import (
-    Person,
-    ServerProcess,
-    Service,
-    any_database,
-    assert_problem,
-    token_of,
-    wait_for,
-)
+from support import Person, ServerProcess, Service, any_database, assert_problem, token_of, wait_for
 
 from backend.database import engine
 from backend.desk import operations

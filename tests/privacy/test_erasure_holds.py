@@ -39,7 +39,7 @@ def in_days(days: int) -> datetime:
 
 
 @pytest.mark.usefixtures("ada")
-def test_an_erasure_waits_for_the_hold_says_so_and_runs_when_it_has_ended(
+def test_promise_8_an_erasure_waits_for_the_hold_says_so_and_runs_when_it_has_ended(
     service: Service, move_clock: MoveClock
 ) -> None:
     until = in_days(40)

@@ -6,18 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from journeys import (
-    account_id,
-    close,
-    erase_due,
-    hold,
-    in_ledger,
-    post,
-    request_erasure,
-    signed_in,
-    undo,
-    undo_link,
-)
+from journeys import account_id, close, erase_due, hold, in_ledger, post, signed_in, undo, undo_link
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 from support import PASSWORD, Person, Service, any_database, assert_problem
@@ -30,7 +19,6 @@ from backend.security import tokens
 from backend.security.tokens import Purpose
 
 MakeService = Callable[..., Service]
-UNKNOWN = "nobody@example.org"
 
 
 def store(service: Service, table: type[engine.Base], row_id: uuid.UUID, **values: Any) -> None:
@@ -156,19 +144,6 @@ def test_an_undo_link_names_a_change_of_its_own_account(service: Service, ada: P
 
 
 # Equal work, and limits before any work
-
-
-def test_an_erasure_request_does_the_same_work_for_every_address(service: Service, ada: Person) -> None:
-    bob = service.register(name="Bob", email="bob@example.org")
-    assert close(service, bob.headers).status_code == 200
-    request_erasure(service, "warm@example.org")
-    done = []
-    for email in (UNKNOWN, ada.email, bob.email):
-        with service.statements() as statements:
-            assert request_erasure(service, email).status_code == 202
-        done.append(statements)
-    assert done[0] == done[1] == done[2]
-    assert [statement for statement in done[0] if "accounts" in statement] == []
 
 
 ASKING = {
