@@ -30,6 +30,7 @@ from journeys import (
     undo,
     undo_link,
 )
+from pairwise import on_one_database_each
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
 
 from backend.serving import worker
@@ -68,10 +69,12 @@ def test_undoing_restores_the_address_ends_every_session_and_sends_a_reset_link(
     bob = service.register(name="Bob", email="bob@example.org")
     undo_link(service, bob.headers, "bob@example.org", "robert@example.org")
     token = undo_link(service, ada.headers, OLD, NEW)
-    other = signed_in(service, NEW)
+    other, before = signed_in(service, NEW), service.rows("accounts")
     response = undo(service, token)
     assert (response.status_code, response.data) == (204, b"")
     assert_problem(undo(service, token), 400, "invalid-token")
+    credentials = [{row["credentials_id"] for row in rows} for rows in (before, service.rows("accounts"))]
+    assert len(credentials[0] & credentials[1]) == 1
     for headers in (ada.headers, other):
         assert_problem(service.account(headers), 401, "unauthenticated")
     mails = service.deliver()
@@ -139,7 +142,7 @@ ENDS: dict[str, Callable[[Service, Person], object]] = {
 }
 
 
-@pytest.mark.parametrize("act", ENDS.values(), ids=ENDS.keys())
+@on_one_database_each("act", ENDS.values(), ENDS)
 def test_an_action_that_ends_the_link_sends_another_that_works(
     service: Service, ada: Person, act: Callable[[Service, Person], object]
 ) -> None:

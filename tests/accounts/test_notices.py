@@ -7,7 +7,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-import pytest
 from journeys import (
     CHANGED,
     CLOSED,
@@ -33,6 +32,7 @@ from journeys import (
     undo,
     undo_link,
 )
+from pairwise import on_one_database_each
 from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of, token_of
 
 from backend import clock
@@ -145,8 +145,8 @@ def state(service: Service) -> list[Any]:
     return [accounts, [row["until"] for row in service.rows("holds")]]
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_each_change_sends_one_notice_to_each_affected_address(
+@on_one_database_each("story", STORIES)
+def test_promise_12_each_change_sends_one_notice_to_each_affected_address(
     service: Service, ada: Person, move_clock: MoveClock, story: str
 ) -> None:
     prepare, mails = STORIES[story]

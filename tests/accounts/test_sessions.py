@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from journeys import MakeService, MoveClock, ask_for_erasure, close, confirm_erasure, moment, signed_in, undo, undo_link
+from pairwise import on_one_database_each
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer, shown
 
 from backend import clock
@@ -177,7 +178,7 @@ ENDS: dict[str, Callable[[Service, Person], object]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+@on_one_database_each("end", ENDS.values(), ENDS)
 def test_an_action_that_ends_sessions_ends_a_stolen_one(
     service: Service, ada: Person, end: Callable[[Service, Person], object]
 ) -> None:
@@ -187,6 +188,7 @@ def test_an_action_that_ends_sessions_ends_a_stolen_one(
     for headers in stolen:
         assert_ended(service, headers)
     assert service.account(bob.headers).status_code == 200
+    assert len(service.rows("sessions")) == 1
 
 
 # Expiring

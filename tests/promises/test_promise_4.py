@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from journeys import CHANGE_CONFIRM, MakeService, close, confirm_email_change, request_email_change, the_mail
+from pairwise import on_one_database_each
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, shown, text_of, token_of
 from werkzeug.test import TestResponse
 
@@ -33,7 +34,6 @@ ASKS: dict[str, Ask] = {
     "erasure page": lambda service, email, **of: send(service, "/erasure", email=email, **of),
     "sign in": lambda service, email, **of: post(service, "sessions", email=email, password=OTHER_PASSWORD, **of),
 }
-each_ask = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
 
 def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tuple[object, ...]:
@@ -44,7 +44,7 @@ def work(service: Service, ask: Ask, email: str, hash_work: Counter[str]) -> tup
     return *shown(response, email), statements, dict(hash_work)
 
 
-@each_ask
+@on_one_database_each("ask", ASKS.values(), ASKS)
 @pytest.mark.usefixtures("ada")
 def test_promise_4_an_address_gets_the_same_response_and_work_with_an_account_or_without(
     service: Service, ask: Ask, hash_work: Counter[str]
@@ -68,7 +68,7 @@ def no_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttle, "time", SimpleNamespace(time=lambda: 1_000_000_000.0))
 
 
-@each_ask
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 @pytest.mark.usefixtures("ada", "no_window_ends")
 @any_database
 def test_promise_4_a_limit_reveals_no_account_by_its_counts_or_responses(make_service: MakeService, ask: Ask) -> None:
