@@ -175,7 +175,7 @@ def test_an_email_is_abandoned_after_two_days_and_deleted_a_week_later(
 
 
 def test_workers_in_several_threads_send_each_email_once(service: Service) -> None:
-    addresses = ask_many(service, 60)
+    addresses = ask_many(service, 24)
     together = threading.Barrier(4)
 
     def work() -> None:
@@ -238,12 +238,6 @@ def test_many_emails_take_one_connection_and_no_name_server(service: Service, mo
     assert service.mail_server.connections == 2
     # Client and server each call getfqdn once per connection.
     assert lookups[0] == lookups[1]
-
-
-def test_a_reset_for_an_address_without_account_sends_nothing_and_leaves_no_row(service: Service) -> None:
-    assert service.http.post("/v1/password-resets", json={"email": "nobody@example.org"}).status_code == 202
-    assert len(service.rows("mails")) == 1
-    assert service.deliver() == service.rows("mails") == []
 
 
 @any_database

@@ -27,6 +27,7 @@ from journeys import (
     the_mail,
     to_and_subject,
 )
+from pairwise import on_one_database_each
 from support import (
     OTHER_PASSWORD,
     MailServer,
@@ -197,7 +198,7 @@ def test_a_refused_receipt_leaves_no_address(
 # Crashes, and a ledger that cannot be written
 
 
-@pytest.mark.parametrize(
+@on_one_database_each(
     "break_off",
     [
         lambda patch: before_the_ledger(patch, crash),
@@ -205,7 +206,7 @@ def test_a_refused_receipt_leaves_no_address(
         lambda patch: patch.setattr(audit, "record", crash),
         lambda patch: patch.setattr(erasure, "leave_remains", crash),
     ],
-    ids=["after marking", "after the ledger", "while deleting", "before the end"],
+    ["after marking", "after the ledger", "while deleting", "before the end"],
 )
 def test_after_a_crash_the_next_round_finishes_with_one_receipt(
     hasty: Service,

@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import httpx2
 import pytest
-from support import PASSWORD, TILES, MailServer, ServerProcess, environment, run_tiles, token_of, wait_for
+from journeys import MakeService
+from support import PASSWORD, MailServer, ServerProcess, any_database, invoke, run_tiles, token_of, wait_for
 
 from backend.security import keys
 
@@ -64,17 +64,17 @@ def test_rotating_puts_a_new_key_first_and_keeps_the_given_number_of_older_ones(
     assert len(written(tmp_path)) == 1
 
 
+@any_database
 @pytest.mark.parametrize("answer", ["n\n", ""])
-def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(tmp_path: Path, answer: str) -> None:
+def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(
+    make_service: MakeService, tmp_path: Path, answer: str
+) -> None:
     (tmp_path / keys.NAME).write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
-    result = subprocess.run(
-        [TILES, "keys", "rotate", "--keep", "1"],
-        env=environment(tmp_path), input=answer, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert (result.returncode, result.stdout) == (1, "")
+    refused = invoke(make_service(secret_keys=""), "keys", "rotate", "--keep", "1", typed=answer, status=1)
+    assert refused.stdout == ""
     for part in ("1 oldest", "unused links", "unsubscribe", "open a closed account again", "receipts"):
-        assert part in result.stderr
-    assert "Error: nothing was done" in result.stderr
+        assert part in refused.stderr
+    assert "Error: nothing was done" in refused.stderr
     assert written(tmp_path) == [NEW_KEY, OLD_KEY]
 
 

@@ -122,9 +122,18 @@ def test_a_running_process_accepts_tokens_signed_with_a_new_key(
 
 
 def test_a_manual_rotation_loses_no_link_while_processes_are_a_step_behind(make_service: MakeService) -> None:
-    steps = [make_service(secret_keys=setting) for setting in (OLD_KEY, f"{OLD_KEY},{NEW_KEY}", f"{NEW_KEY},{OLD_KEY}")]
-    behind = [*itertools.pairwise(steps), *itertools.pairwise(reversed(steps))]
-    for number, (one, other) in enumerate(behind):
-        assert other.confirm(one.ask_to_register(email=f"ada{number}@example.org")).status_code == 201
+    settings = (OLD_KEY, f"{OLD_KEY},{NEW_KEY}", f"{NEW_KEY},{OLD_KEY}", NEW_KEY)
+    *steps, last = [make_service(secret_keys=setting) for setting in settings]
     token = steps[0].ask_to_register()
-    assert make_service(secret_keys=NEW_KEY).confirm(token).status_code == 400
+    emails = (f"ada{number}@example.org" for number in itertools.count())
+    for behind, ahead in itertools.pairwise(steps):
+        for service in (behind, ahead, behind, ahead):
+            with service.app.app_context():
+                keys.begin()
+            assert {each.http.get("/readyz").status_code for each in (behind, ahead)} == {200}
+        for one, other in ((behind, ahead), (ahead, behind)):
+            assert other.confirm(one.ask_to_register(email=next(emails))).status_code == 201
+    with last.app.app_context():
+        keys.begin()
+    assert len(last.rows("key_digests")) == 1
+    assert last.confirm(token).status_code == 400

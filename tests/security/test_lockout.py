@@ -84,7 +84,9 @@ def test_refused_tries_of_a_client_do_not_count_for_its_neighbours(service: Serv
     assert sign_in(service, "2001:db8:1:2::1", password=PASSWORD).status_code == 201
 
 
-@pytest.mark.parametrize("email", [ADA, NOBODY])
+@pytest.mark.parametrize(
+    ("database_url", "email"), [("sqlite", ADA), ("postgresql", ADA), ("sqlite", NOBODY)], indirect=["database_url"]
+)
 def test_after_90_wrong_passwords_of_strangers_a_reset_lets_the_owner_sign_in(service: Service, email: str) -> None:
     service.register(email=ADA)
     assert wrong_passwords(service, [ipv4(number) for number in range(95)], email) == 90
