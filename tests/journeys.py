@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 from backend.database.engine import Base
 from backend.desk import operations, requests
 from backend.privacy import erasure, ledger
+from backend.serving import worker
 
 T = TypeVar("T")
 MakeService = Callable[..., Service]
@@ -264,3 +265,8 @@ def moment(text: str) -> datetime:
 def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
     """Return every row of every table."""
     return {name: service.rows(name) for name in Base.metadata.tables}
+
+
+def tidy(service: Service) -> None:
+    """Let the worker delete what has expired."""
+    service.run(lambda: list(worker.tidy()))

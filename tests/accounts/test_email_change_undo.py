@@ -26,14 +26,13 @@ from journeys import (
     request_email_change,
     signed_in,
     the_mail,
+    tidy,
     to_and_subject,
     undo,
     undo_link,
 )
 from pairwise import on_one_database_each
 from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
-
-from backend.serving import worker
 
 OLD = "ada@example.org"
 NEW = "countess@example.org"
@@ -44,11 +43,6 @@ THIRD_PASSWORD = "copper violin under snow"
 def remembered(service: Service) -> list[str]:
     """Return the addresses that may undo a change."""
     return sorted(row["email"] for row in service.rows("previous_addresses"))
-
-
-def tidy(service: Service) -> None:
-    with service.app.app_context():
-        list(worker.tidy())
 
 
 # The notice and its link

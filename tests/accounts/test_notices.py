@@ -53,8 +53,7 @@ class Life(NamedTuple):
 
     def manage(self, act: Callable[..., object]) -> None:
         """Do something as the data manager."""
-        with self.service.app.app_context():
-            act(MINE)
+        self.service.run(act, MINE)
 
     def closed(self, *, erase: bool = False) -> str:
         """Close the account, and return the token that opens it again."""
@@ -198,6 +197,5 @@ def test_an_account_that_is_closed_again_before_the_email_is_sent_is_not_called_
     service: Service, ada: Person
 ) -> None:
     assert cancel(service, closed_by(service, ada.headers, MINE)).status_code == 204
-    with service.app.app_context():
-        desk.close(MINE)
+    service.run(desk.close, MINE)
     assert to_and_subject(service.deliver()) == {(MINE, CLOSED)}

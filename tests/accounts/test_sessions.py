@@ -163,8 +163,7 @@ def test_a_session_of_another_person_is_not_found_and_not_ended(service: Service
 
 
 def manager_closes(service: Service, ada: Person) -> None:
-    with service.app.app_context():
-        desk.close(ada.email)
+    service.run(desk.close, ada.email)
 
 
 # Actions that end every session of an account

@@ -109,8 +109,7 @@ def mailed_tokens(service: Service) -> list[str]:
 
 def populate(service: Service) -> list[Person]:
     """Store accounts in every state and an email of each kind in the queue; return the people with a session."""
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We keep it to ourselves.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We keep it to ourselves.")
     names = ("Ada", "Bob", "Carl", "Dora", "Eve")
     ada, bob, carl, dora, eve = (service.register(name=name, email=f"{name.lower()}@example.org") for name in names)
     change_email(service, ada.headers, "countess@example.org")
@@ -128,8 +127,7 @@ def populate(service: Service) -> list[Person]:
     ask_for_erasure(service, dora.email)
     service.ask_for_reset(dora.email)
     close(service, eve.headers)
-    with service.app.app_context():
-        operations.erase(eve.email, at_once=True)
+    service.run(operations.erase, eve.email, at_once=True)
     erase_due(service)
     service.deliver()
     service.ask_to_register(name="Fay", email="fay@example.org")

@@ -141,8 +141,7 @@ def test_a_mail_server_that_hangs_delays_neither_erasing_nor_tidying(
         with working(slow.app):
             ask(slow, "bob@example.org")
             wait_for(lambda: peer.connections)
-            with slow.app.app_context():
-                operations.erase(ada.email, at_once=True)
+            slow.run(operations.erase, ada.email, at_once=True)
             wait_for(lambda: not slow.rows("accounts"), seconds=30)
             since = len(tidied)
             wait_for(lambda: len(tidied) > since, seconds=30)

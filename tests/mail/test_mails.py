@@ -76,8 +76,7 @@ def test_placing_and_lifting_a_legal_hold_sends_an_email_with_the_new_date(servi
     hold(service, ada.email, HOLD_ENDS)
     held = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
     assert_says(service.mail(), *held, never=("Court order",))
-    with service.app.app_context():
-        operations.release(ada.email)
+    service.run(operations.release, ada.email)
     assert_says(service.mail(), f"On {in_days(14)} it will be erased", never=("legal duty",))
 
 
@@ -124,8 +123,7 @@ def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(ma
     ada = service.register()
     service.http.post("/v1/feedback", json={"message": "Very good"}, headers=ada.headers)
     close(service, ada.headers, erase=True)
-    with service.app.app_context():
-        assert erasure.erase_due() == 1
+    assert service.run(erasure.erase_due) == 1
     message = service.mail()
     receipt = receipt_of(message)
     verified = service.http.post("/v1/erasure-receipts/verify", json={"receipt": receipt})
@@ -144,8 +142,7 @@ def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(ma
 
 
 def announced(service: Service) -> EmailMessage:
-    with service.app.app_context():
-        assert announcements.queue_some() == 1
+    assert service.run(announcements.queue_some) == 1
     return service.mail()
 
 
@@ -185,8 +182,7 @@ def test_a_policy_is_announced_once_with_its_day_and_without_a_digest(
             policy.publish(version="old", effective_on=today, text="We keep it.")
         new = policy.publish(version="new", effective_on=effective_on, text="We keep it to ourselves.")
     move_clock(timedelta(days=later))
-    with service.app.app_context():
-        begun = announcements.announce(News(version="new"))
+    begun = service.run(announcements.announce, News(version="new"))
     message = announced(service)
     assert message["Subject"] == f"The TILES privacy policy {subject}".format(day=day(effective_on))
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"

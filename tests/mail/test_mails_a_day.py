@@ -6,13 +6,12 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from journeys import request_email_change
+from journeys import request_email_change, tidy
 from mailing import Make, MoveClock
 from support import OTHER_PASSWORD, PASSWORD, MailServer, Service, any_database, token_of
 
 from backend import clock
 from backend.mail import delivery, mailboxes, queue
-from backend.serving import worker
 
 ADA = "ada@example.org"
 KINDS = "registration", "password-reset", "erasure-request"
@@ -143,8 +142,7 @@ def test_counts_name_nobody_and_end_with_the_day(service: Service, move_clock: M
     digests = {bytes(row["mailbox"]) for row in service.rows("mailbox_counts")}
     assert [len(digest) for digest in digests] == [32, 32]
     move_clock(timedelta(days=-1))
-    with service.app.app_context():
-        list(worker.tidy())
+    tidy(service)
     assert len(service.rows("mailbox_counts")) == 1
 
 

@@ -45,18 +45,15 @@ class Interrupted(Exception):
 
 
 def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:
-    with service.app.app_context():
-        return announcements.announce(News(subject, text))
+    return service.run(announcements.announce, News(subject, text))
 
 
 def progress(service: Service, begun: Progress) -> Progress:
-    with service.app.app_context():
-        return announcements.progress(begun.announcement)
+    return service.run(announcements.progress, begun.announcement)
 
 
 def queue_some(service: Service) -> int:
-    with service.app.app_context():
-        return announcements.queue_some()
+    return service.run(announcements.queue_some)
 
 
 def queue_all(service: Service) -> list[int]:
@@ -110,8 +107,7 @@ def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(s
     switch(service, bob, wanted=False)
     service.register(name="Cy", email="cy@example.org")
     service.ask_to_register(email="dee@example.org")
-    with service.app.app_context():
-        operations.close("cy@example.org")
+    service.run(operations.close, "cy@example.org")
     service.deliver()
     assert announce(service).recipients == 1
     (message,) = work_off(service)
@@ -282,8 +278,7 @@ def test_several_concurrent_workers_email_everybody_once(service: Service, make_
     def work(own: Service) -> Callable[[], None]:
         def until_finished() -> None:
             while not progress(service, begun).finished:
-                with own.app.app_context():
-                    worker.deliver()
+                own.run(worker.deliver)
 
         return until_finished
 
@@ -373,8 +368,7 @@ def test_another_change_leaves_those_alone_who_switched_emails_off(
 
 
 def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_path: Path) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+    service.run(policy.publish, version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
     material = ("--policy", "2026-01", "--material")
     assert "write a summary" in run(service, *material, status=1).stderr
     assert "write a summary" in run(service, *material, "--summary", written(tmp_path, " "), status=1).stderr

@@ -182,16 +182,14 @@ def test_a_requested_erasure_of_a_newer_closed_account_stays_requested(
 def test_a_refused_receipt_leaves_no_address(
     service: Service, ada: Person, move_clock: MoveClock, refusal: str, wait: timedelta | None
 ) -> None:
-    with service.app.app_context():
-        operations.erase(ada.email, at_once=True)
+    service.run(operations.erase, ada.email, at_once=True)
     assert erase_due(service) == 1
     service.mail_server.refuse = refusal
     service.deliver()
     if wait:
         assert [row["email"] for row in service.rows("mails")] == [ada.email]
         move_clock(wait)
-        with service.app.app_context():
-            queue.tidy()
+        service.run(queue.tidy)
     assert service.rows("mails") == []
 
 

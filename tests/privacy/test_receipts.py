@@ -48,8 +48,7 @@ def receipt(hasty: Service) -> str:
     change_email(hasty, ada.headers, ADA)
     for message in ("More tiles.", "Fewer tiles."):
         hasty.http.post("/v1/feedback", json={"message": message}, headers=ada.headers)
-    with hasty.app.app_context():
-        operations.disclose(ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
+    hasty.run(operations.disclose, ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
     close(hasty, ada.headers, erase=True)
     return erased(hasty)
 

@@ -70,8 +70,7 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
     service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=ada.headers)
     change_email(service, ada.headers, "countess@example.org")
     hold(service, "countess@example.org", datetime.now(UTC) + timedelta(days=1))
-    with service.app.app_context():
-        operations.disclose("countess@example.org", authority="A court", basis="Order 12")
+    service.run(operations.disclose, "countess@example.org", authority="A court", basis="Order 12")
     request_and_reply(service, "countess@example.org")
     service.http.post("/v1/password-resets", json={"email": "countess@example.org"})
 
@@ -79,8 +78,7 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
         return {table.name for table in tables_about_people() if service.rows(table.name)}
 
     assert filled() == {table.name for table in tables_about_people()}
-    with service.app.app_context():
-        operations.erase("countess@example.org")
+    service.run(operations.erase, "countess@example.org")
     move_clock(GRACE)
     assert erase_due(service) == 1
     service.deliver()

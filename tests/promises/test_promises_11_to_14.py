@@ -69,8 +69,7 @@ def walk(service: Service) -> list[str]:
     service.mail_server.refuse = "451 <marker-email@example.org> is asked to wait"
     service.deliver()
     service.mail_server.refuse = None
-    with service.app.app_context():
-        queue.retry()
+    service.run(queue.retry)
     reset = next(token_of(message) for message in service.deliver() if "Reset" in str(message["Subject"]))
     send("POST", "/v1/password-resets/confirm", {"token": reset, "password": third})
     send("POST", "/v1/password-resets/confirm", {"token": reset, "password": third})

@@ -56,8 +56,9 @@ def test_promise_1_only_a_name_and_an_email_are_asked_for(service: Service) -> N
 
 @any_database
 def test_promise_1_a_field_that_the_contract_does_not_name_is_refused_everywhere(service: Service, ada: Person) -> None:
-    with service.app.app_context():
-        policy.publish(version=EXAMPLES["accepted_policy"], effective_on=clock.now().date(), text="We store little.")
+    service.run(
+        policy.publish, version=EXAMPLES["accepted_policy"], effective_on=clock.now().date(), text="We store little."
+    )
     # The operation that ends the session comes last.
     operations = sorted(bodies(service), key=lambda operation: operation[1].endswith("/close"))
     assert len(operations) >= 6

@@ -57,8 +57,7 @@ SCANNERS = [
 def reply(service: Service, person: Person) -> EmailMessage:
     """Email a reply to a person's feedback."""
     sent = post(service, "feedback", person.headers, message="More tiles.")
-    with service.app.app_context():
-        feedback.reply(uuid.UUID(sent.json["id"]), message="Thank you.", after=0)
+    service.run(feedback.reply, uuid.UUID(sent.json["id"]), message="Thank you.", after=0)
     return service.mail()
 
 

@@ -15,11 +15,6 @@ from backend.security import keys
 OLD, NEW, OTHER = "o" * 40, "n" * 40, "x" * 40
 
 
-def begin(service: Service) -> None:
-    with service.app.app_context():
-        keys.begin()
-
-
 def digests(service: Service) -> set[str]:
     return {row["digest"] for row in service.rows("key_digests")}
 
@@ -28,7 +23,7 @@ def digests(service: Service) -> set[str]:
 def first(make_service: MakeService) -> Service:
     """The first machine, whose keys the database knows."""
     service = make_service(secret_keys=OLD)
-    begin(service)
+    service.run(keys.begin)
     return service
 
 
@@ -74,7 +69,7 @@ def test_a_worker_with_other_keys_leaves_emails_to_a_worker_with_known_keys(
 def test_a_database_without_known_keys_accepts_the_first_ones(make_service: MakeService) -> None:
     service = make_service(secret_keys=f"{NEW},{OLD}")
     assert service.http.get("/readyz").status_code == 200
-    begin(service)
+    service.run(keys.begin)
     assert len(digests(service)) == 2
     for key in (OLD, NEW):
         assert not digests(service) & {key, hashlib.sha256(key.encode()).hexdigest()}
@@ -113,7 +108,7 @@ def test_a_new_key_is_adopted_only_after_confirmation(
     assert digests(first) == before
     assert run_tiles(tmp_path, "keys", "adopt", "--yes", **other).returncode == 0
     assert digests(first).isdisjoint(before)
-    begin(make_service(secret_keys=OTHER))
+    make_service(secret_keys=OTHER).run(keys.begin)
     assert_problem(first.http.get("/readyz"), 503, "overloaded")
 
 
@@ -122,7 +117,7 @@ def test_a_new_key_is_adopted_only_after_confirmation(
 
 def test_rotating_stores_the_new_key_and_forgets_the_removed_ones(make_service: MakeService) -> None:
     own = make_service(secret_keys="")
-    begin(own)
+    own.run(keys.begin)
     before = digests(own)
     with own.app.app_context():
         keys.rotate(())

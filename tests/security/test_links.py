@@ -32,16 +32,6 @@ def own(make_service: MakeService) -> Service:
     return make_service(secret_keys="")
 
 
-def in_use(service: Service) -> keys.Keys:
-    with service.app.app_context():
-        return keys.in_use()
-
-
-def rotate(service: Service, *, leaving: keys.Keys = ()) -> None:
-    with service.app.app_context():
-        keys.rotate(leaving)
-
-
 @pytest.mark.parametrize("seconds", [-10, 2], ids=["works before", "is refused after"])
 @pytest.mark.parametrize("purpose", HOURS)
 def test_a_link_works_until_its_lifetime_ends(
@@ -96,7 +86,7 @@ def test_an_email_and_a_session_from_a_machine_90_seconds_apart_work(
 def test_a_token_signed_before_a_rotation_is_redeemed_after_it(own: Service, purpose: Purpose) -> None:
     link, ada = LINKS[purpose], own.register()
     token = token_in(link.request(own, ada))
-    rotate(own)
+    own.run(keys.rotate)
     assert link.use(own, token).status_code < 400
 
 
@@ -104,7 +94,7 @@ def test_a_token_signed_before_a_rotation_is_redeemed_after_it(own: Service, pur
 def test_a_token_stops_working_when_its_key_is_removed(own: Service, purpose: Purpose) -> None:
     link, eve = LINKS[purpose], own.register(email="eve@example.org")
     token = token_in(link.request(own, own.register()))
-    rotate(own, leaving=in_use(own))
+    own.run(keys.rotate, own.run(keys.in_use))
     assert link.use(own, token).status_code == 400
     # A session token is not signed.
     assert own.account(eve.headers).status_code == 200
@@ -114,10 +104,10 @@ def test_a_token_stops_working_when_its_key_is_removed(own: Service, purpose: Pu
 def test_a_running_process_accepts_tokens_signed_with_a_new_key(
     own: Service, make_service: MakeService, purpose: Purpose
 ) -> None:
-    before, first, link = make_service(secret_keys=""), in_use(own), LINKS[purpose]
-    rotate(own)
+    before, first, link = make_service(secret_keys=""), own.run(keys.in_use), LINKS[purpose]
+    own.run(keys.rotate)
     token = token_in(link.request(own, own.register()))
-    rotate(own, leaving=first)
+    own.run(keys.rotate, first)
     assert link.use(before, token).status_code < 300
 
 
@@ -128,12 +118,10 @@ def test_a_manual_rotation_loses_no_link_while_processes_are_a_step_behind(make_
     emails = (f"ada{number}@example.org" for number in itertools.count())
     for behind, ahead in itertools.pairwise(steps):
         for service in (behind, ahead, behind, ahead):
-            with service.app.app_context():
-                keys.begin()
+            service.run(keys.begin)
             assert {each.http.get("/readyz").status_code for each in (behind, ahead)} == {200}
         for one, other in ((behind, ahead), (ahead, behind)):
             assert other.confirm(one.ask_to_register(email=next(emails))).status_code == 201
-    with last.app.app_context():
-        keys.begin()
+    last.run(keys.begin)
     assert len(last.rows("key_digests")) == 1
     assert last.confirm(token).status_code == 400
