@@ -140,14 +140,6 @@ def test_abandoned_emails_are_erased_with_an_account_that_had_their_address(
     assert hasty.rows("mails") == []
 
 
-def test_an_abandoned_registration_email_is_erased_with_the_account(hasty: Service, mail_server: MailServer) -> None:
-    fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
-    close(hasty, hasty.register().headers, erase=True)
-    assert erase_due(hasty) == 1
-    assert to_and_subject(hasty.deliver()) == {(ADA, ERASED)}
-    assert hasty.rows("mails") == []
-
-
 def test_emails_of_a_newer_registration_or_account_with_the_address_stay(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:

@@ -6,7 +6,7 @@ from email.message import EmailMessage
 import pytest
 from journeys import MakeService, cancel, change_email, closed_by, erase_due, post, signed_in
 from links import announce
-from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of
+from support import OTHER_PASSWORD, Person, Service, html_of, text_of
 from werkzeug.test import TestResponse
 
 from backend.mail.news import News
@@ -89,11 +89,3 @@ def test_the_link_works_while_the_account_is_closed_and_after_its_erasure(make_s
     assert erase_due(service) == 1
     second = click(service, path)
     assert (second.status_code, second.data) == (200, first.data)
-
-
-@any_database
-@pytest.mark.usefixtures("ada")
-def test_a_link_of_another_purpose_or_made_up_is_refused(service: Service) -> None:
-    for token in ("made-up", service.ask_for_reset()):
-        assert click(service, f"/unsubscribe/{token}").status_code == 400
-    assert wants_emails(service) == {ADA: True}

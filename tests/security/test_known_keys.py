@@ -130,13 +130,6 @@ def test_rotating_stores_the_new_key_and_forgets_the_removed_ones(make_service: 
     assert own.http.get("/readyz").status_code == 200
 
 
-def test_a_manual_rotation_stores_no_key(first: Service) -> None:
-    before = digests(first)
-    with first.app.app_context(), pytest.raises(Impossible, match="there is no file to rotate"):
-        keys.rotate()
-    assert digests(first) == before
-
-
 @pytest.mark.usefixtures("first")
 def test_rotating_adopts_no_key_by_accident(make_service: MakeService, tmp_path: Path) -> None:
     own = make_service(secret_keys="")

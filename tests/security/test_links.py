@@ -4,7 +4,7 @@ import itertools
 from datetime import timedelta
 
 import pytest
-from journeys import MakeService, MoveClock
+from journeys import MakeService, MoveClock, everything_stored
 from links import LINKS, token_in
 from support import Person, Service, any_database, bearer, token_of
 
@@ -50,6 +50,15 @@ def test_the_lifetime_begins_when_the_email_is_made(service: Service, ada: Perso
     service.http.post("/v1/password-resets", json={"email": ada.email})
     move_clock(timedelta(hours=30))
     assert service.reset(token_of(service.mail())).status_code == 204
+
+
+@every_purpose
+def test_a_link_is_refused_for_every_other_purpose(service: Service, ada: Person, purpose: Purpose) -> None:
+    token = token_in(LINKS[purpose].request(service, ada))
+    before = everything_stored(service)
+    for other in LINKS.keys() - {purpose}:
+        assert LINKS[other].use(service, token).status_code == 400, other
+    assert everything_stored(service) == before
 
 
 # Machines whose clocks differ
