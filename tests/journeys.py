@@ -15,8 +15,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, bearer, text_of, token_of
 from werkzeug.test import TestResponse
 
+from backend.database.engine import Base
 from backend.desk import operations, requests
 from backend.privacy import erasure, ledger
+from backend.serving import worker
 
 T = TypeVar("T")
 MakeService = Callable[..., Service]
@@ -258,3 +260,13 @@ def moment(text: str) -> datetime:
     """Read a moment of an answer, which is in UTC and in whole seconds."""
     assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z", text)
     return datetime.fromisoformat(text)
+
+
+def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table."""
+    return {name: service.rows(name) for name in Base.metadata.tables}
+
+
+def tidy(service: Service) -> None:
+    """Let the worker delete what has expired."""
+    service.run(lambda: list(worker.tidy()))

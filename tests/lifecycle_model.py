@@ -13,7 +13,7 @@ from support import PASSWORD
 
 LIFETIMES = {
     "registration": timedelta(hours=24),
-    "password-reset": timedelta(hours=1),
+    "password-reset": timedelta(hours=24),
     "email-change": timedelta(hours=1),
     "email-change-undo": timedelta(hours=72),
     "erasure": timedelta(hours=24),

@@ -17,7 +17,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import forking
 import httpx2
@@ -44,6 +44,7 @@ PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def free_port() -> int:
@@ -258,6 +259,11 @@ class Service:
             yield seen
         finally:
             event.remove(engine, "before_cursor_execute", note)
+
+    def run(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a function of the backend in the service's context."""
+        with self.app.app_context():
+            return act(*arguments, **named)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return a table as it is stored."""

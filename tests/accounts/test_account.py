@@ -32,8 +32,7 @@ def test_a_name_is_removed_by_a_request_of_its_own(service: Service, ada: Person
 
 
 def test_the_policy_that_was_accepted_on_registering_is_recorded(service: Service) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
     token = service.ask_to_register()
 
     def confirm(version: str) -> TestResponse:
@@ -54,8 +53,7 @@ def test_emails_about_tiles_can_be_declined_and_asked_for_again(service: Service
 
 
 def test_only_a_published_policy_can_be_accepted(service: Service, ada: Person) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
     assert service.account(ada.headers).json["policy"] == {"accepted": None, "current": "2026-01"}
     document = assert_problem(change(service, ada, accepted_policy="2031-01", name="Eve"), 422, "invalid-request")
     assert [entry["pointer"] for entry in document["errors"]] == ["/accepted_policy"]

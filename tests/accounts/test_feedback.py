@@ -1,6 +1,7 @@
 """Feedback: sent from the app, signed in or not, and stored once."""
 
 import json
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -48,13 +49,14 @@ def test_another_scheme_than_bearer_is_no_session(service: Service, ada: Person)
     assert {row["account_id"] for row in service.rows("feedback")} == {None}
 
 
-def test_a_repeated_key_gets_the_same_response_and_stores_once(service: Service, ada: Person) -> None:
-    for headers in ({}, ada.headers):
+def test_a_repeated_key_of_one_sender_gets_the_same_response_and_stores_once(service: Service, ada: Person) -> None:
+    bob = service.register(name="Bob", email="bob@example.org")
+    for headers in ({}, ada.headers, bob.headers):
         first, second = (keyed(service, "One.", "ada-lovelace", **headers) for _ in range(2))
         assert (second.status_code, second.json) == (first.status_code, first.json) == (201, first.json)
     assert_problem(keyed(service, "Two.", "ada-lovelace", **ada.headers), 422, "invalid-request")
     assert keyed(service, "Two.", "k-2", **ada.headers).status_code == 201
-    assert sorted(row["message"] for row in service.rows("feedback")) == ["One.", "One.", "Two."]
+    assert sorted(row["message"] for row in service.rows("feedback")) == ["One.", "One.", "One.", "Two."]
     assert not any(b"ada" in row["key_sha256"] for row in service.rows("feedback"))
 
 
@@ -88,9 +90,14 @@ def test_an_invalid_message_is_refused(service: Service) -> None:
 
 
 @any_database
-def test_a_client_sends_ten_messages_an_hour(make_service: MakeService) -> None:
+def test_a_client_and_an_account_send_ten_messages_an_hour(make_service: MakeService) -> None:
     service = make_service(rate_limits="")
     assert [send(service).status_code for _ in range(11)] == [201] * 10 + [429]
+    ada = service.register()
+    body: dict[str, Any] = {"json": {"message": "More tiles."}, "headers": ada.headers}
+    clients = [{"REMOTE_ADDR": f"192.0.2.{number}"} for number in range(11)]
+    statuses = [service.http.post("/v1/feedback", **body, environ_overrides=c).status_code for c in clients]
+    assert statuses == [201] * 10 + [429]
 
 
 @any_database

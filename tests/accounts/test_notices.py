@@ -7,7 +7,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-import pytest
 from journeys import (
     CHANGED,
     CLOSED,
@@ -33,6 +32,7 @@ from journeys import (
     undo,
     undo_link,
 )
+from pairwise import on_one_database_each
 from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of, token_of
 
 from backend import clock
@@ -53,8 +53,7 @@ class Life(NamedTuple):
 
     def manage(self, act: Callable[..., object]) -> None:
         """Do something as the data manager."""
-        with self.service.app.app_context():
-            act(MINE)
+        self.service.run(act, MINE)
 
     def closed(self, *, erase: bool = False) -> str:
         """Close the account, and return the token that opens it again."""
@@ -145,8 +144,8 @@ def state(service: Service) -> list[Any]:
     return [accounts, [row["until"] for row in service.rows("holds")]]
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_each_change_sends_one_notice_to_each_affected_address(
+@on_one_database_each("story", STORIES)
+def test_promise_12_each_change_sends_one_notice_to_each_affected_address(
     service: Service, ada: Person, move_clock: MoveClock, story: str
 ) -> None:
     prepare, mails = STORIES[story]
@@ -198,6 +197,5 @@ def test_an_account_that_is_closed_again_before_the_email_is_sent_is_not_called_
     service: Service, ada: Person
 ) -> None:
     assert cancel(service, closed_by(service, ada.headers, MINE)).status_code == 204
-    with service.app.app_context():
-        desk.close(MINE)
+    service.run(desk.close, MINE)
     assert to_and_subject(service.deliver()) == {(MINE, CLOSED)}

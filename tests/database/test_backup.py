@@ -190,13 +190,9 @@ def test_a_full_disk_leaves_no_partial_backup(folder: Path) -> None:
     assert drafts(folder) == []
 
 
-@pytest.fixture
+@contextmanager
 def half_way(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that is writing a backup of a larger database into the file `second`."""
-    with closing(sqlite3.connect(folder / "tiles.sqlite3")) as connection:
-        connection.execute("CREATE TABLE ballast (n, filling)")
-        connection.executemany("INSERT INTO ballast VALUES (?, randomblob(1000000))", [(n,) for n in range(60)])
-        connection.commit()
+    """Start a process, and yield it while it writes a backup into the file `second`."""
     command, variables = [TILES, "backup", folder / "second"], environment(folder, secret_keys=KEY)
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 20
@@ -205,25 +201,31 @@ def half_way(folder: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_a_killed_backup_leaves_no_file_that_looks_complete(folder: Path, half_way: subprocess.Popen[str]) -> None:
-    half_way.kill()
-    assert half_way.wait() == -signal.SIGKILL
+def test_a_backup_that_is_killed_or_whose_file_is_created_meanwhile_leaves_no_file_that_looks_complete(
+    folder: Path,
+) -> None:
+    with closing(sqlite3.connect(folder / "tiles.sqlite3")) as connection:
+        connection.execute("CREATE TABLE ballast (n, filling)")
+        connection.executemany("INSERT INTO ballast VALUES (?, randomblob(1000000))", [(n,) for n in range(60)])
+        connection.commit()
+    with half_way(folder) as killed:
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL
     left = list(folder.glob("second*"))
     assert left
-    assert all(".part" in draft.name and draft.stat().st_mode & 0o777 == 0o600 for draft in left)
-    shown(folder, "backup", str(folder / "second"))
-    assert column(folder / "second", "ballast", "n") == set(range(60))
-
-
-def test_a_file_that_another_process_creates_meanwhile_is_not_overwritten(
-    folder: Path, half_way: subprocess.Popen[str]
-) -> None:
-    (folder / "second").write_text("another's")
-    _, error = half_way.communicate(timeout=60)
-    assert half_way.returncode == 1
-    assert "is there already" in error
+    for draft in left:
+        assert ".part" in draft.name
+        assert draft.stat().st_mode & 0o777 == 0o600
+        draft.unlink()
+    with half_way(folder) as refused:
+        (folder / "second").write_text("another's")
+        assert "is there already" in refused.communicate(timeout=60)[1]
+    assert refused.returncode == 1
     assert (folder / "second").read_text() == "another's"
     assert drafts(folder) == []
+    (folder / "second").unlink()
+    shown(folder, "backup", str(folder / "second"))
+    assert column(folder / "second", "ballast", "n") == set(range(60))
 
 
 def test_a_database_with_broken_constraints_is_not_backed_up(folder: Path) -> None:

@@ -13,15 +13,7 @@ import psycopg
 import pytest
 from conftest import KEY, dispose
 from running import erase, error_of, invoke, shown
-from support import (
-    Person,
-    ServerProcess,
-    Service,
-    any_database,
-    assert_problem,
-    token_of,
-    wait_for,
-)
+from support import Person, ServerProcess, Service, any_database, assert_problem, token_of, wait_for
 
 from backend.database import engine
 from backend.desk import operations
@@ -229,12 +221,10 @@ def test_an_erasure_that_had_begun_when_the_backup_was_made_is_finished(
             session.execute(engine.text("UPDATE accounts SET erasing_since = :now"), {"now": datetime.now(UTC)})
     backup.make()
     move_clock(timedelta(minutes=2))
-    with service.app.app_context():
-        assert erasure.erase_due() == 1
+    assert service.run(erasure.erase_due) == 1
     backup.restore()
     replay(service)
-    with service.app.app_context():
-        erasure.erase_due()
+    service.run(erasure.erase_due)
     assert service.rows("accounts") == []
 
 

@@ -102,8 +102,7 @@ def test_emails_are_sent_when_the_disk_is_too_full_to_rewrite_the_database(
         raise OperationalError(None, None, sqlite3.OperationalError("database or disk is full"))
 
     monkeypatch.setattr(remains, "compact", fail)
-    with service.app.app_context():
-        operations.erase(ada.email, at_once=True)
+    service.run(operations.erase, ada.email, at_once=True)
     before = len(service.mail_server.messages)
     with working(service.app):
         wait_for(lambda: "erased" in str([m["Subject"] for m in service.mail_server.messages[before:]]), seconds=10)
@@ -146,7 +145,6 @@ def test_queued_emails_keep_every_column_including_those_of_a_later_release(serv
         session.execute(engine.text("ALTER TABLE mails ADD COLUMN later TEXT DEFAULT 'kept'"))
     before = service.rows("mails")
     assert [row["later"] for row in before] == ["kept"] * 3
-    with service.app.app_context():
-        assert remains.scrub(models.Mail)
+    assert service.run(remains.scrub, models.Mail)
     assert service.rows("mails") == before
     assert len(service.deliver()) == 3

@@ -36,18 +36,15 @@ def ask_many(service: Service, count: int) -> list[str]:
 
 def tried(service: Service) -> int:
     """Deliver; return how many emails were tried."""
-    with service.app.app_context():
-        return delivery.deliver()
+    return service.run(delivery.deliver)
 
 
 def tidy(service: Service) -> None:
-    with service.app.app_context():
-        queue.tidy()
+    service.run(queue.tidy)
 
 
 def retry(service: Service) -> int:
-    with service.app.app_context():
-        return queue.retry()
+    return service.run(queue.retry)
 
 
 def counts(service: Service) -> dict[str, int]:

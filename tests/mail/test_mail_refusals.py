@@ -57,8 +57,7 @@ def test_a_refusal_about_the_mailbox_abandons_an_email_at_once(service: Service)
 def test_a_refusal_about_us_waits_for_the_operator(service: Service) -> None:
     refuse_each(service, OURS)
     assert counts(service) == {"retrying": len(OURS)}
-    with service.app.app_context():
-        assert queue.blocked() == Counter(f"smtp-{reply[:3]}" for _, reply in OURS)
+    assert service.run(queue.blocked) == Counter(f"smtp-{reply[:3]}" for _, reply in OURS)
     assert service.http.get("/readyz").status_code == 503
 
 
@@ -165,8 +164,7 @@ def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_are_sent(
     ask(service, "bob@example.org")
     assert [message["To"] for message in service.deliver()] == ["bob@example.org"]
     assert tried(service) == 0
-    with service.app.app_context():
-        assert queue.failures(given_up=True) == {"unreadable": len(BROKEN + special)}
+    assert service.run(queue.failures, given_up=True) == {"unreadable": len(BROKEN + special)}
     assert service.http.get("/readyz").status_code == 200
     assert probe(service, "queue") == {"mails-given-up": "warning"}
     assert "example.org" not in caplog.text

@@ -37,20 +37,19 @@ class Limited(Scripted):
         return reply
 
 
-@pytest.mark.parametrize("most", [1, 7])
 @pytest.mark.parametrize(
-    ("stage", "reply"),
+    ("most", "stage", "reply"),
     [
-        ("MAIL", "421 4.7.0 Too many messages in this session"),
-        ("MAIL", "452 4.5.3 Too many messages"),
-        ("MAIL", "451 4.7.1 Reconnect, please"),
-        ("RCPT", "421 Bye"),
-        ("RCPT", "452 4.5.3 Too many recipients"),
-        ("DATA", "452 4.3.1 Come again"),
-        ("DATA", "421 4.3.2 Bye"),
-        ("MAIL", HANG_UP),
-        ("RCPT", HANG_UP),
-        ("between", ""),
+        (1, "MAIL", "421 4.7.0 Too many messages in this session"),
+        (7, "MAIL", "452 4.5.3 Too many messages"),
+        (1, "MAIL", "451 4.7.1 Reconnect, please"),
+        (7, "RCPT", "421 Bye"),
+        (1, "RCPT", "452 4.5.3 Too many recipients"),
+        (7, "DATA", "452 4.3.1 Come again"),
+        (1, "DATA", "421 4.3.2 Bye"),
+        (7, "MAIL", HANG_UP),
+        (1, "RCPT", HANG_UP),
+        (7, "between", ""),
     ],
 )
 def test_a_session_that_ends_after_some_emails_counts_as_no_failed_attempt(

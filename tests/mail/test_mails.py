@@ -76,8 +76,7 @@ def test_placing_and_lifting_a_legal_hold_sends_an_email_with_the_new_date(servi
     hold(service, ada.email, HOLD_ENDS)
     held = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
     assert_says(service.mail(), *held, never=("Court order",))
-    with service.app.app_context():
-        operations.release(ada.email)
+    service.run(operations.release, ada.email)
     assert_says(service.mail(), f"On {in_days(14)} it will be erased", never=("legal duty",))
 
 
@@ -124,8 +123,7 @@ def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(ma
     ada = service.register()
     service.http.post("/v1/feedback", json={"message": "Very good"}, headers=ada.headers)
     close(service, ada.headers, erase=True)
-    with service.app.app_context():
-        assert erasure.erase_due() == 1
+    assert service.run(erasure.erase_due) == 1
     message = service.mail()
     receipt = receipt_of(message)
     verified = service.http.post("/v1/erasure-receipts/verify", json={"receipt": receipt})
@@ -144,8 +142,7 @@ def test_the_last_email_says_what_was_removed_and_kept_and_contains_a_receipt(ma
 
 
 def announced(service: Service) -> EmailMessage:
-    with service.app.app_context():
-        assert announcements.queue_some() == 1
+    assert service.run(announcements.queue_some) == 1
     return service.mail()
 
 
@@ -163,24 +160,36 @@ def test_an_announcement_keeps_its_lines_and_is_only_text(service: Service, ada:
     assert_says(message, "emails about TILES are switched on")
 
 
+# Whether there was an earlier version, when the new one comes into force, when it is announced, and in which words
+POLICIES = {
+    "upcoming": (True, 30, 0, "changes on {day}", "On {day} a new version", ("in force since",)),
+    "in force today": (True, 0, 0, "has changed", "in force since {day}", ("comes into force",)),
+    "in force": (True, 0, 30, "has changed", "in force since {day}", ("comes into force",)),
+    "the first, upcoming": (False, 30, 0, "comes into force on {day}", "{day}", ("change", "new version")),
+    "the first": (False, 0, 0, "is in force", "{day}", ("change", "new version")),
+}
+
+
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("days", [None, 0, 30], ids=["upcoming", "in force today", "in force"])
-def test_a_policy_is_announced_with_its_day_and_without_a_digest(
-    service: Service, move_clock: MoveClock, days: int | None
+@pytest.mark.parametrize("case", POLICIES)
+def test_a_policy_is_announced_once_with_its_day_and_without_a_digest(
+    service: Service, move_clock: MoveClock, case: str
 ) -> None:
-    effective_on = date(2099, 3, 2) if days is None else clock.now().date()
+    earlier, starts, later, subject, words, never = POLICIES[case]
+    today, effective_on = clock.now().date(), clock.now().date() + timedelta(days=starts)
     with service.app.app_context():
-        policy.publish(version="old", effective_on=clock.now().date(), text="We keep it.")
+        if earlier:
+            policy.publish(version="old", effective_on=today, text="We keep it.")
         new = policy.publish(version="new", effective_on=effective_on, text="We keep it to ourselves.")
-    move_clock(timedelta(days=days or 0))
-    with service.app.app_context():
-        announcements.announce(News(version="new"))
+    move_clock(timedelta(days=later))
+    begun = service.run(announcements.announce, News(version="new"))
     message = announced(service)
-    if days is None:
-        assert message["Subject"] == "The TILES privacy policy changes on 2 March 2099"
-        assert_says(message, "On 2 March 2099 a new version", "version new", never=("in force since",))
-    else:
-        assert message["Subject"] == "The TILES privacy policy has changed"
-        assert_says(message, f"in force since {day(effective_on)}", "version new", never=("comes into force",))
-    assert_says(message, ERASURE, never=(new.sha256, "SHA-256"))
+    assert message["Subject"] == f"The TILES privacy policy {subject}".format(day=day(effective_on))
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert_says(
+        message, words.format(day=day(effective_on)), "version new", ERASURE, never=(new.sha256, "SHA-256", *never)
+    )
     assert f"\n{PUBLIC}/privacy\n" in text_of(message)
+    with service.app.app_context():
+        assert announcements.announce(News(version="new")).announcement == begun.announcement
+        assert announcements.queue_some() == 0

@@ -39,7 +39,6 @@ def test_the_second_copy_of_a_registration_is_erased_with_the_account(
     move_clock(timedelta(seconds=1))
     if retries:
         retry(service)
-    with service.app.app_context():
-        operations.erase(str(account), at_once=True)
+    service.run(operations.erase, str(account), at_once=True)
     assert erase_due(service) == 1
     assert [(row["kind"], row["name"]) for row in service.rows("mails")] == [("erased", None)]

@@ -8,21 +8,19 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date
 from email.message import EmailMessage
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from flask.cli import ScriptInfo
+from click.testing import Result
 from journeys import MakeService, MoveClock, at_once, close, turning_away
 from sqlalchemy import event, insert
-from support import TILES, Person, Service, any_database, environment, html_of, text_of, wait_for
+from support import TILES, Person, Service, any_database, environment, html_of, invoke, text_of, wait_for
 
 from backend import clock
-from backend.commands.serve import tiles
 from backend.database import engine as db
 from backend.database.models import Account
 from backend.desk import operations
@@ -30,10 +28,16 @@ from backend.errors import Impossible
 from backend.mail import queue
 from backend.mail.news import News
 from backend.privacy import announcements, policy
-from backend.privacy.announcements import BATCH, Progress
+from backend.privacy.announcements import Progress
 from backend.serving import worker
 
 NEWS = "Hello,\n\nthere are new tiles.\n"
+BATCH = 8
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcements, "BATCH", BATCH)
 
 
 class Interrupted(Exception):
@@ -41,18 +45,15 @@ class Interrupted(Exception):
 
 
 def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:
-    with service.app.app_context():
-        return announcements.announce(News(subject, text))
+    return service.run(announcements.announce, News(subject, text))
 
 
 def progress(service: Service, begun: Progress) -> Progress:
-    with service.app.app_context():
-        return announcements.progress(begun.announcement)
+    return service.run(announcements.progress, begun.announcement)
 
 
 def queue_some(service: Service) -> int:
-    with service.app.app_context():
-        return announcements.queue_some()
+    return service.run(announcements.queue_some)
 
 
 def queue_all(service: Service) -> list[int]:
@@ -106,8 +107,7 @@ def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(s
     switch(service, bob, wanted=False)
     service.register(name="Cy", email="cy@example.org")
     service.ask_to_register(email="dee@example.org")
-    with service.app.app_context():
-        operations.close("cy@example.org")
+    service.run(operations.close, "cy@example.org")
     service.deliver()
     assert announce(service).recipients == 1
     (message,) = work_off(service)
@@ -171,7 +171,7 @@ def test_one_round_of_sending_sends_every_announcement_the_oldest_first(service:
 def test_a_reset_does_not_wait_behind_an_announcement(
     service: Service, move_clock: MoveClock, *, refused: bool
 ) -> None:
-    people = many(service, 2 * BATCH)
+    people = many(service, 3 * queue.BATCH)
     announce(service)
     if refused:
         service.mail_server.refuse = "451 4.7.1 too many mails, try again later"
@@ -179,7 +179,7 @@ def test_a_reset_does_not_wait_behind_an_announcement(
         service.mail_server.refuse = None
         move_clock(queue.FIRST_RETRY * 2)
     else:
-        queue_some(service)
+        queue_all(service)
     service.http.post("/v1/password-resets", json={"email": people[0]})
     sent = service.deliver()[: queue.BATCH + 1]
     assert [message["To"] for message in sent if "password" in message["Subject"]] == [people[0]]
@@ -255,7 +255,7 @@ def test_an_interruption_at_any_point_skips_nobody_and_repeats_nobody(service: S
 
 @any_database
 def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path: Path, database_url: str) -> None:
-    people = many(service, 3 * BATCH)
+    people = many(service, 150)
     begun = announce(service)
     settings = {"mail_server": service.mail_server.host, "mail_port": service.mail_server.port}
     with subprocess.Popen(
@@ -264,7 +264,7 @@ def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path:
         wait_for(lambda: progress(service, begun).queued)
         process.send_signal(signal.SIGKILL)
     queue_all(service)
-    assert progress(service, begun).queued == 3 * BATCH
+    assert progress(service, begun).queued == 150
     reached = {message["To"] for message in service.mail_server.messages}
     emails = {uuid.UUID(str(row["id"])): row["email"] for row in service.rows("accounts")}
     assert reached | {emails[account] for account in queued(service)} == set(people)
@@ -278,8 +278,7 @@ def test_several_concurrent_workers_email_everybody_once(service: Service, make_
     def work(own: Service) -> Callable[[], None]:
         def until_finished() -> None:
             while not progress(service, begun).finished:
-                with own.app.app_context():
-                    worker.deliver()
+                own.run(worker.deliver)
 
         return until_finished
 
@@ -309,21 +308,6 @@ def test_announcing_the_same_text_again_sends_nothing(service: Service, ada: Per
     for subject, text in (("Other news", NEWS), ("News", NEWS + "More.\n")):
         assert announce(service, subject, text).announcement != begun.announcement
         assert len(work_off(service)) == 1
-
-
-def test_a_policy_version_is_announced_once(service: Service, ada: Person) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.\n")
-        policy.publish(version="2027-01", effective_on=date(2099, 1, 31), text="We store less.\n")
-        begun = announcements.announce(News(version="2027-01"))
-    (message,) = work_off(service)
-    assert (message["To"], message["Subject"]) == (ada.email, "The TILES privacy policy changes on 31 January 2099")
-    assert "https://accounts.tiles.test/erasure" in text_of(message)
-    assert "https://accounts.tiles.test/erasure" in html_of(message)
-    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    with service.app.app_context():
-        assert announcements.announce(News(version="2027-01")).announcement == begun.announcement
-    assert work_off(service) == []
 
 
 @pytest.fixture
@@ -380,26 +364,11 @@ def test_another_change_leaves_those_alone_who_switched_emails_off(
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
 
 
-@pytest.mark.parametrize("days", [0, 30])
-def test_the_first_version_is_not_called_changed(service: Service, ada: Person, days: int) -> None:
-    effective_on = clock.now().date() + timedelta(days=days)
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=effective_on, text="We store two things.")
-        announcements.announce(News(version="2026-01"))
-    (message,) = work_off(service)
-    assert message["To"] == ada.email
-    assert "comes into force on" in message["Subject"] if days else message["Subject"].endswith("is in force")
-    for part in (message["Subject"], text_of(message), html_of(message)):
-        assert "change" not in part
-        assert "new version" not in part
-
-
 # The command
 
 
 def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_path: Path) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+    service.run(policy.publish, version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
     material = ("--policy", "2026-01", "--material")
     assert "write a summary" in run(service, *material, status=1).stderr
     assert "write a summary" in run(service, *material, "--summary", written(tmp_path, " "), status=1).stderr
@@ -412,9 +381,7 @@ def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_
 
 
 def run(service: Service, *arguments: str, status: int = 0) -> Result:
-    done = CliRunner().invoke(tiles, ["announce", "--yes", *arguments], obj=ScriptInfo(create_app=lambda: service.app))
-    assert done.exit_code == status, (done.output, done.exception)
-    return done
+    return invoke(service, "announce", "--yes", *arguments, status=status)
 
 
 def written(folder: Path, text: str | bytes = NEWS) -> str:
@@ -472,8 +439,8 @@ def test_an_invalid_announcement_is_refused_in_a_line(service: Service, tmp_path
 
 @pytest.fixture
 def following(service: Service, tmp_path: Path, database_url: str) -> Iterator[subprocess.Popen[str]]:
-    """The command that announces to 60 people and shows the progress until it is finished."""
-    many(service, 60)
+    """The command that announces to 20 people and shows the progress until it is finished."""
+    many(service, 20)
     command = [TILES, "announce", written(tmp_path), "--subject", "News", "--follow", "--json", "--yes"]
     with subprocess.Popen(
         command, env=environment(tmp_path, database_url=database_url), stdout=-1, stderr=-1, text=True
@@ -494,10 +461,10 @@ def test_following_shows_the_progress_until_it_is_finished(
     service: Service, following: "subprocess.Popen[str]"
 ) -> None:
     assert following.poll() is None
-    assert len(work_off(service)) == 60
+    assert len(work_off(service)) == 20
     shown, stderr = ended(following)
     del shown["announcement"]
-    assert shown == {"queued": 60, "recipients": 60, "finished": True}
+    assert shown == {"queued": 20, "recipients": 20, "finished": True}
     # Only a terminal gets a progress bar.
     assert stderr == ""
 
@@ -518,4 +485,4 @@ def test_ctrl_c_stops_the_progress_display_and_not_the_announcement(
     shown, stderr = ended(following)
     assert shown["finished"] is False
     assert stderr == "The service goes on with it.\n"
-    assert len(work_off(service)) == 60
+    assert len(work_off(service)) == 20

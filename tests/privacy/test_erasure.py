@@ -27,6 +27,7 @@ from journeys import (
     the_mail,
     to_and_subject,
 )
+from pairwise import on_one_database_each
 from support import (
     OTHER_PASSWORD,
     MailServer,
@@ -139,14 +140,6 @@ def test_abandoned_emails_are_erased_with_an_account_that_had_their_address(
     assert hasty.rows("mails") == []
 
 
-def test_an_abandoned_registration_email_is_erased_with_the_account(hasty: Service, mail_server: MailServer) -> None:
-    fail_to_mail(hasty, mail_server, "registrations", name="Ada Lovelace", email=ADA)
-    close(hasty, hasty.register().headers, erase=True)
-    assert erase_due(hasty) == 1
-    assert to_and_subject(hasty.deliver()) == {(ADA, ERASED)}
-    assert hasty.rows("mails") == []
-
-
 def test_emails_of_a_newer_registration_or_account_with_the_address_stay(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
@@ -181,23 +174,21 @@ def test_a_requested_erasure_of_a_newer_closed_account_stays_requested(
 def test_a_refused_receipt_leaves_no_address(
     service: Service, ada: Person, move_clock: MoveClock, refusal: str, wait: timedelta | None
 ) -> None:
-    with service.app.app_context():
-        operations.erase(ada.email, at_once=True)
+    service.run(operations.erase, ada.email, at_once=True)
     assert erase_due(service) == 1
     service.mail_server.refuse = refusal
     service.deliver()
     if wait:
         assert [row["email"] for row in service.rows("mails")] == [ada.email]
         move_clock(wait)
-        with service.app.app_context():
-            queue.tidy()
+        service.run(queue.tidy)
     assert service.rows("mails") == []
 
 
 # Crashes, and a ledger that cannot be written
 
 
-@pytest.mark.parametrize(
+@on_one_database_each(
     "break_off",
     [
         lambda patch: before_the_ledger(patch, crash),
@@ -205,7 +196,7 @@ def test_a_refused_receipt_leaves_no_address(
         lambda patch: patch.setattr(audit, "record", crash),
         lambda patch: patch.setattr(erasure, "leave_remains", crash),
     ],
-    ids=["after marking", "after the ledger", "while deleting", "before the end"],
+    ["after marking", "after the ledger", "while deleting", "before the end"],
 )
 def test_after_a_crash_the_next_round_finishes_with_one_receipt(
     hasty: Service,

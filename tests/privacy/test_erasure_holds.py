@@ -21,6 +21,7 @@ from journeys import (
     no_ledger,
     overdue,
     the_mail,
+    tidy,
     to_and_subject,
 )
 from support import Person, Service, any_database, text_of, token_of
@@ -28,7 +29,6 @@ from support import Person, Service, any_database, text_of, token_of
 from backend import clock
 from backend.desk import operations
 from backend.errors import Impossible
-from backend.serving import worker
 
 ADA = "ada@example.org"
 A_DAY = timedelta(days=1)
@@ -39,7 +39,7 @@ def in_days(days: int) -> datetime:
 
 
 @pytest.mark.usefixtures("ada")
-def test_an_erasure_waits_for_the_hold_says_so_and_runs_when_it_has_ended(
+def test_promise_8_an_erasure_waits_for_the_hold_says_so_and_runs_when_it_has_ended(
     service: Service, move_clock: MoveClock
 ) -> None:
     until = in_days(40)
@@ -89,8 +89,7 @@ def test_lifting_the_hold_lets_the_erasure_run_and_notifies_the_person(
     assert erase_due(service) == 1
     assert [row["email"] for row in service.rows("accounts")] == [ADA]
     service.deliver()
-    with service.app.app_context():
-        operations.release(ADA)
+    service.run(operations.release, ADA)
     assert "A legal duty" not in text_of(the_mail(service.deliver(), ADA, CLOSED))
     assert erase_due(service) == 1
 
@@ -110,8 +109,7 @@ def test_the_retention_of_a_closed_account_waits_for_the_hold_which_is_forgotten
     for days in (398, 400):
         hold(service, ADA, in_days(days))
     move_clock(399 * A_DAY)
-    with service.app.app_context():
-        list(worker.tidy())
+    tidy(service)
     assert len(service.rows("holds")) == 1
     assert erase_due(service) == 0
     move_clock(2 * A_DAY)

@@ -19,8 +19,7 @@ TEXT = "We store a name & an email address.\n\nNothing else.\n"
 
 
 def publish(service: Service, version: str, effective_on: date, text: str = TEXT) -> policy.Published:
-    with service.app.app_context():
-        return policy.publish(version=version, effective_on=effective_on, text=text)
+    return service.run(policy.publish, version=version, effective_on=effective_on, text=text)
 
 
 def test_a_version_is_in_force_from_its_day_and_can_be_read_before(

@@ -5,24 +5,13 @@ from email.message import EmailMessage
 
 import pytest
 from journeys import MakeService, cancel, change_email, closed_by, erase_due, post, signed_in
-from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of
+from links import announce
+from support import OTHER_PASSWORD, Person, Service, html_of, text_of
 from werkzeug.test import TestResponse
 
 from backend.mail.news import News
-from backend.privacy import announcements
-from backend.serving import worker
 
 ADA = "ada@example.org"
-
-
-def announce(service: Service, text: str = "New tiles are here.") -> list[EmailMessage]:
-    """Announce something, and return the emails."""
-    with service.app.app_context():
-        announcements.announce(News("News", text))
-        before = len(service.mail_server.messages)
-        while worker.deliver():
-            pass
-    return service.mail_server.messages[before:]
 
 
 def path_of(message: EmailMessage) -> str:
@@ -72,7 +61,7 @@ def test_one_click_ends_the_emails_without_signing_in_and_opening_the_page_does_
     assert (first.status_code, first.data) == (second.status_code, second.data) == (200, first.data)
     assert "Set-Cookie" not in first.headers
     assert wants_emails(service) == {ada.email: False, bob.email: True}
-    assert [message["To"] for message in announce(service, "More news.")] == [bob.email]
+    assert [message["To"] for message in announce(service, News("News", "More news."))] == [bob.email]
 
 
 def test_the_link_works_after_a_new_password_a_new_email_and_subscribing_again(service: Service, ada: Person) -> None:
@@ -100,11 +89,3 @@ def test_the_link_works_while_the_account_is_closed_and_after_its_erasure(make_s
     assert erase_due(service) == 1
     second = click(service, path)
     assert (second.status_code, second.data) == (200, first.data)
-
-
-@any_database
-@pytest.mark.usefixtures("ada")
-def test_a_link_of_another_purpose_or_made_up_is_refused(service: Service) -> None:
-    for token in ("made-up", service.ask_for_reset()):
-        assert click(service, f"/unsubscribe/{token}").status_code == 400
-    assert wants_emails(service) == {ADA: True}

@@ -15,6 +15,7 @@ from generating import Count, amount, is_bench
 from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import get_state_machine_test, initialize, rule
+from journeys import tidy
 from lifecycle import Link, Session
 from lifecycle_model import IN_USE, INVALID
 from lifecycle_steps import DOORS, EMAILS, PASSWORDS, PostOffice, Run, Steps
@@ -288,8 +289,7 @@ class Life(Steps):
     def erase_due(self) -> None:
         held = {account.id for account in self.world.living if self.world.held_until(account)}
         expected = self.world.erase_due()
-        with self.run.service.app.app_context():
-            assert worker.erase_due() == len(expected)
+        assert self.run.service.run(worker.erase_due) == len(expected)
         left = self.run.rows()["accounts"]
         assert held <= {row["id"] for row in left}, "a held account was erased"
         late = {row["id"] for row in left if row["erase_after"] and row["erase_after"] <= self.world.now}
@@ -299,14 +299,12 @@ class Life(Steps):
     @rule()
     def tidy(self) -> None:
         self.world.tidy()
-        with self.run.service.app.app_context():
-            list(worker.tidy())
+        tidy(self.run.service)
 
     @rule()
     def retry(self) -> None:
         self.world.retry()
-        with self.run.service.app.app_context():
-            queue.retry()
+        self.run.service.run(queue.retry)
 
     @rule()
     def announce(self) -> None:

@@ -26,11 +26,6 @@ def own(make_service: MakeService) -> Service:
     return make_service(secret_keys="")
 
 
-def rotate(service: Service) -> None:
-    with service.app.app_context():
-        keys.rotate()
-
-
 def file_of(service: Service) -> Path:
     return Path(service.app.instance_path) / keys.NAME
 
@@ -109,7 +104,7 @@ def test_a_process_killed_while_it_creates_the_first_key_leaves_a_whole_key_or_n
 def test_concurrent_rotations_lose_no_key(own: Service) -> None:
     first = written(file_of(own))
     for done in (5, 10):
-        at_once(*[lambda: rotate(own)] * 5)
+        at_once(*[lambda: own.run(keys.rotate)] * 5)
         stored = written(file_of(own))
         assert len(set(stored)) == done + 1
         assert stored[-1:] == first
@@ -132,12 +127,10 @@ def test_processes_that_create_the_first_key_at_once_read_the_same_key(own: Serv
 
 @any_database
 def test_a_key_added_after_the_operator_chose_which_to_remove_stays(own: Service) -> None:
-    with own.app.app_context():
-        chosen = keys.in_use()
-    rotate(own)
+    chosen = own.run(keys.in_use)
+    own.run(keys.rotate)
     added = written(file_of(own))[0]
-    with own.app.app_context():
-        keys.rotate(chosen)
+    own.run(keys.rotate, chosen)
     assert written(file_of(own))[1:] == [added]
 
 
@@ -147,7 +140,7 @@ def test_after_a_rotation_by_root_only_the_services_user_can_read_the_file(own: 
     os.chown(file_of(own), owner, -1)
     umask = os.umask(0)
     try:
-        rotate(own)
+        own.run(keys.rotate)
     finally:
         os.umask(umask)
     assert file_of(own).stat().st_uid == owner

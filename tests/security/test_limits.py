@@ -30,6 +30,10 @@ def limited(make_service: MakeService) -> Service:
     return make_service(rate_limits="")
 
 
+def ask_for_erasure(service: Service, email: str, sender: int = 0) -> TestResponse:
+    return post(service, "/v1/erasure-requests", {"email": email}, sender)
+
+
 def redeem(service: Service, path: str, sender: int = 0) -> TestResponse:
     return post(service, path, {"token": "made-up", "password": PASSWORD}, sender)
 
@@ -56,7 +60,12 @@ def limits_of(*limits: Limit) -> pytest.MarkDecorator:
 
 
 @pytest.mark.parametrize("email", ["ada@example.org", "nobody@example.org"], ids=["known", "unknown"])
-@limits_of(Limit(sign_in, 10, 401, 5 * MINUTE), Limit(register, 3, 202, HOUR), Limit(ask_for_reset, 3, 202, HOUR))
+@limits_of(
+    Limit(sign_in, 10, 401, 5 * MINUTE),
+    Limit(register, 3, 202, HOUR),
+    Limit(ask_for_reset, 3, 202, HOUR),
+    Limit(ask_for_erasure, 3, 202, HOUR),
+)
 def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     service: Service, limited: Service, limit: Limit, email: str
 ) -> None:
@@ -70,7 +79,12 @@ def test_a_client_is_limited_for_an_address_with_or_without_an_account(
     assert limit.ask(limited, email, sender=99).status_code == limit.status
 
 
-@limits_of(Limit(sign_in, 50, 401, 5 * MINUTE), Limit(register, 20, 202, HOUR), Limit(ask_for_reset, 20, 202, HOUR))
+@limits_of(
+    Limit(sign_in, 50, 401, 5 * MINUTE),
+    Limit(register, 20, 202, HOUR),
+    Limit(ask_for_reset, 20, 202, HOUR),
+    Limit(ask_for_erasure, 20, 202, HOUR),
+)
 def test_a_client_is_limited_across_all_addresses(limited: Service, limit: Limit) -> None:
     statuses = [limit.ask(limited, f"{number}@example.org").status_code for number in range(limit.allowed)]
     assert statuses == [limit.status] * limit.allowed

@@ -1,7 +1,5 @@
 """Session tokens: one response for every invalid one."""
 
-from collections.abc import Callable
-
 import pytest
 from support import NOBODY, Person, Send, Service, assert_problem, bearer
 from tokens_steps import real_token
@@ -48,22 +46,11 @@ def test_an_operation_of_an_account_needs_a_session(shared_service: Service, met
         assert_problem(response, 401, "unauthenticated")
 
 
-@pytest.mark.parametrize(
-    "alter",
-    [
-        lambda token: bearer(token[:-1]),
-        lambda token: bearer(f"{token}A"),
-        lambda token: bearer(token.swapcase()),
-        lambda token: bearer(token.removeprefix("tiles_")),
-        lambda token: bearer(f"tiles_{token}"),
-        *(lambda token, scheme=scheme: {"Authorization": f"{scheme}{token}"} for scheme in ("Basic ", "Token ", "")),
-    ],
-    ids=["cut off", "prolonged", "other case", "no prefix", "prefix twice", "Basic", "Token", "no scheme"],
-)
-def test_a_slightly_altered_session_is_refused(
-    send: Send, sender: Person, alter: Callable[[str], dict[str, str]]
-) -> None:
-    assert_problem(send("GET", "/v1/account", headers=alter(sender.session["token"])), 401, "unauthenticated")
+def test_a_slightly_altered_session_is_refused(send: Send, sender: Person) -> None:
+    token = sender.session["token"]
+    altered = (token[:-1], f"{token}A", token.swapcase(), token.removeprefix("tiles_"), f"tiles_{token}")
+    for value in [*(f"Bearer {other}" for other in altered), f"Basic {token}", f"Token {token}", token]:
+        assert_problem(send("GET", "/v1/account", headers={"Authorization": value}), 401, "unauthenticated")
 
 
 def test_a_mailed_token_is_no_session(send: Send, shared_service: Service) -> None:

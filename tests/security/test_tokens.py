@@ -16,19 +16,7 @@ from conftest import KEY, dispose, make_app, make_settings
 from flask import Flask
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
-from support import (
-    NOBODY,
-    OTHER_PASSWORD,
-    PASSWORD,
-    WORD,
-    Person,
-    Send,
-    Service,
-    any_database,
-    assert_problem,
-    bearer,
-    token_of,
-)
+from support import NOBODY, PASSWORD, WORD, Person, Send, Service, any_database, assert_problem
 from tokens_steps import CONTENT, real_token
 
 from backend import clock
@@ -235,29 +223,6 @@ def test_white_space_around_and_within_a_mailed_token_is_removed(service: Servic
     response = service.http.post(path, **{"json" if path.startswith("/v1") else "data": body})
     assert response.status_code in {200, 201}
     assert len(service.rows("accounts")) == 1
-
-
-def test_a_link_works_no_longer_than_the_response_says(
-    service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clock, "now", lambda: NOW)
-    session = bearer(service.sign_in().json["session"]["token"])
-    requests = {
-        "registrations": ({"name": "Eve", "email": "eve@example.org"}, 86400),
-        "password-resets": ({"email": ada.email}, 86400),
-        "account/email-changes": ({"email": "countess@example.org", "password": PASSWORD}, 3600),
-        "erasure-requests": ({"email": ada.email}, 86400),
-    }
-    for path, (body, seconds) in requests.items():
-        monkeypatch.setattr(clock, "now", lambda: NOW)
-        response = service.http.post(f"/v1/{path}", json=body, headers=session)
-        assert (response.status_code, response.json) == (202, {"link_valid_for_seconds": seconds})
-        confirm, token = f"/v1/{path.removeprefix('account/')}/confirm", token_of(service.mail())
-        redeemed = {"token": token} | (
-            {"password": OTHER_PASSWORD} if confirm.startswith(("/v1/reg", "/v1/pass")) else {}
-        )
-        monkeypatch.setattr(clock, "now", lambda age=timedelta(seconds=seconds + 1): NOW + age)
-        assert_problem(service.http.post(confirm, json=redeemed), 400, "invalid-token")
 
 
 def test_a_link_emailed_by_an_older_release_works_after_an_upgrade(
