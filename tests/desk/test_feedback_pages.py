@@ -4,9 +4,8 @@ import csv
 import io
 import json
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 
-import pytest
 from desk_door import Desk
 from journeys import MoveClock, account_id
 from support import NOBODY, Person, Service, any_database, text_of
@@ -16,11 +15,6 @@ from backend import clock
 A_DAY = timedelta(days=1)
 FORMULA = '=HYPERLINK("https://evil.example/","See")'
 MARKUP = '<script>alert(1)</script><a href="https://evil.example">x</a>'
-
-
-@pytest.fixture
-def desk(service: Service, ada: Person) -> Desk:  # noqa: ARG001 - there is somebody
-    return Desk(service)
 
 
 def send(service: Service, message: str = "More tiles.", person: Person | None = None) -> str:
@@ -38,19 +32,25 @@ def test_the_list_shows_open_messages_first_and_finds_others_by_state_and_day(
     service: Service, desk: Desk, move_clock: MoveClock
 ) -> None:
     assert "There is no such message" in desk.get("/feedback")
-    old = send(service, "Old")
-    move_clock(A_DAY)
-    desk.sign_in()
-    send(service, "New")
-    today = clock.now().date()
-    assert messages(desk.get("/feedback")) == ["New", "Old"]
-    desk.post(f"{old}/done")
-    assert messages(desk.get("/feedback")) == ["New"]
-    assert messages(desk.get("/feedback?state=done")) == ["Old"]
-    assert messages(desk.get("/feedback?state=all")) == ["New", "Old"]
-    assert messages(desk.get(f"/feedback?state=all&from={today}&to={today}")) == ["New"]
-    assert messages(desk.get(f"/feedback?state=all&to={today - A_DAY}")) == ["Old"]
-    assert messages(desk.get("/feedback?state=nonsense")) == ["New"]
+    days: list[date] = []
+    for message in ("First", "Second", "Third"):
+        path = send(service, message)
+        days.append(clock.now().date())
+        if message == "Second":
+            desk.post(f"{path}/done")
+        move_clock(A_DAY)
+        desk.sign_in()
+    for query, expected in (
+        ("", ["Third", "First"]),
+        ("?state=nonsense", ["Third", "First"]),
+        ("?state=done", ["Second"]),
+        ("?state=all", ["Third", "Second", "First"]),
+        (f"?state=all&from={days[1]}", ["Third", "Second"]),
+        (f"?state=all&to={days[1]}", ["Second", "First"]),
+        (f"?state=all&from={days[1]}&to={days[1]}", ["Second"]),
+        (f"?state=open&from={days[1]}&to={days[2]}", ["Third"]),
+    ):
+        assert messages(desk.get(f"/feedback{query}")) == expected, query
 
 
 @any_database
@@ -61,8 +61,7 @@ def test_a_day_that_is_none_is_told_so_and_stays_in_the_form(desk: Desk) -> None
     desk.get("/feedback/export.csv?to=yesterday", 422)
 
 
-@any_database
-def test_pages_keep_the_filter(service: Service, desk: Desk) -> None:
+def test_pages_of_50_follow_each_other_and_keep_the_filter(service: Service, desk: Desk) -> None:
     for number in range(60):
         send(service, f"Message {number}")
     first = desk.get(f"/feedback?state=all&from={clock.now().date()}")
@@ -118,6 +117,7 @@ def test_a_second_manager_is_told_what_happened(service: Service, desk: Desk, ad
     assert len(service.deliver()) == 1
     for act, why in (("done", "done already"), ("reopen", "open already"), ("delete", "no message with this id")):
         desk.post(f"{path}/{act}")
+        assert ("Open it again" in desk.browser.get(f"/desk{path}").text) == (act == "done")
         assert why in caroline.post(f"{path}/{act}", 409).text
 
 
