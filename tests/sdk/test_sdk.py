@@ -12,7 +12,7 @@ import pytest
 from served_requests import mailed, mailed_token
 from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of
 
-from tiles_client import AsyncClient, Client, ServiceUnreachable, errors
+from tiles_client import AsyncClient, Client, errors
 
 
 @pytest.fixture(scope="module")
@@ -223,25 +223,17 @@ def test_threads_and_tasks_share_a_client_over_real_connections(server: ServerPr
         assert asked + asyncio.run(ask_in_tasks(tiles.session_token)) == ["hedy@example.org"] * 60
 
 
-def test_each_refusal_is_its_own_exception(server: ServerProcess, peer: MailServer) -> None:
+def test_an_invalid_field_and_a_weak_password_are_named(server: ServerProcess, peer: MailServer) -> None:
     with Client(base_url=server.url) as tiles:
-        with pytest.raises(errors.WrongCredentials):
-            tiles.sign_in(email="nobody@example.org", password=PASSWORD)
         with pytest.raises(errors.InvalidRequest) as refused:
             tiles.register(name="", email="no address")
         assert {entry.pointer for entry in refused.value.errors} == {"/name", "/email"}
-        with pytest.raises(errors.InvalidToken):
-            tiles.confirm_password_reset(token="made up", password=PASSWORD)
-        with pytest.raises(errors.Unauthenticated):
-            tiles.account()
         tiles.register(name="Lin", email="lin@example.org")
         token = mailed_token(peer, "lin@example.org", "registering")
         with pytest.raises(errors.WeakPassword) as weak:
             tiles.confirm_registration(token=token, password="lin lin lin")
         assert weak.value.errors
         tiles.confirm_registration(token=token, password=PASSWORD)
-        with pytest.raises(errors.WrongPassword):
-            tiles.change_password(current_password=OTHER_PASSWORD, new_password=PASSWORD)
         with pytest.raises(errors.NotFound):
             tiles.end_session(id="9b2f1f8e-6d0a-4a53-9d3c-2f6d2b1f0c11")
 
@@ -254,9 +246,3 @@ def test_a_limit_says_how_long_to_wait(tmp_path: Path, peer: MailServer) -> None
             tiles.register(name="Ada", email="ada@example.org")
         assert refused.value.retry_after
         assert 0 < refused.value.retry_after <= 3600
-
-
-def test_a_service_that_is_away_is_another_error_than_one_that_refuses() -> None:
-    with Client(base_url="http://127.0.0.1:9", timeout=1) as tiles, pytest.raises(ServiceUnreachable):
-        tiles.register(name="Ada", email="ada@example.org")
-    assert not issubclass(errors.WrongCredentials, ServiceUnreachable)

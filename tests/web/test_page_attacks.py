@@ -100,26 +100,6 @@ def test_cross_site_request_forgery_by_a_real_browser_mails_nobody(
     assert len([message for message in site.mail_server.messages if message["To"] == email]) == 2
 
 
-def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manager(
-    site: Site, email: str, page: Page
-) -> None:
-    registration = site.ask_to_register(email)
-    site.register(f"other-{email}")
-    site.post("password-resets", 202, email=f"other-{email}")
-    reset = site.mail(f"other-{email}", subject="Reset")
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
-    long = "quiet lemon gravel piano " * 8
-    for message, label in ((registration, "Password"), (reset, "New password")):
-        page.goto(button_link(message))
-        field = page.get_by_label(label, exact=True)
-        assert field.get_attribute("type") == "password"
-        assert field.get_attribute("autocomplete") == "new-password"
-        page.evaluate("text => navigator.clipboard.writeText(text)", long)
-        field.focus()
-        page.keyboard.press("Control+V")
-        expect(field).to_have_value(long)
-
-
 def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> None:
     requests = requests_of(page)
     for press_it, leave_by in [(False, "Privacy"), (True, "TILES accounts")]:

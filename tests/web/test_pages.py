@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
-import pytest
 from browsing import (
     Site,
     ask_for_mail,
@@ -17,6 +16,7 @@ from browsing import (
     open_link,
     paste_code,
     press,
+    with_and_without_javascript,
 )
 from playwright.sync_api import Page, Route, expect
 from support import OTHER_PASSWORD, PASSWORD, html_of, text_of, token_of
@@ -24,7 +24,6 @@ from support import OTHER_PASSWORD, PASSWORD, html_of, text_of, token_of
 from backend import clock
 
 GRACE_DAYS = 14
-with_and_without_javascript = pytest.mark.parametrize("javascript", [True, False])
 
 
 def test_the_code_leaves_the_address_bar_at_once(site: Site, email: str, page: Page) -> None:
