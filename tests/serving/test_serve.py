@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -21,11 +20,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from journeys import at_once
 from served_requests import register, send_through
 from support import (
     OTHER_PASSWORD,
     PASSWORD,
-    TILES,
     ExecutedServer,
     MailServer,
     ServerProcess,
@@ -352,21 +351,14 @@ def test_a_port_in_use_by_another_program_or_by_the_service_stops_the_start_and_
             assert "stack backtrace" not in stopped.stderr
 
 
-@pytest.mark.long
 @empty_database
 def test_processes_that_start_together_on_an_empty_database_migrate_it_once(tmp_path: Path, database_url: str) -> None:
-    together = [
-        subprocess.Popen(
-            [TILES, "db", "upgrade", "--json"],
-            env=environment(tmp_path / "instance", database_url=database_url),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    outputs = [process.communicate(timeout=30)[0] for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0]
-    assert sum('"from": null' in text for text in outputs) == 1
+    def upgrade() -> str:
+        done = run_tiles(tmp_path / "instance", "db", "upgrade", "--json", database_url=database_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert sum('"from": null' in printed for printed in at_once(*[upgrade] * 3)) == 1
     assert [path.name for path in (tmp_path / "instance").iterdir() if "key" in path.name] == ["secret_key"]
 
 
