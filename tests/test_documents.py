@@ -137,7 +137,7 @@ HARD_CASES, THREATS, OPERATING, POLICY, DATA_MANAGER = (
 
 
 @pytest.mark.parametrize("page", [HARD_CASES, THREATS, POLICY], ids=["hard cases", "threats", "privacy policy"])
-def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
+def test_each_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 20
     assert named - TESTS == set()

@@ -490,7 +490,7 @@ def test_a_receipt_is_read_from_a_file_or_from_standard_input_and_nothing_else_v
 
 
 @pytest.mark.usefixtures("bob")
-def test_every_act_is_noted_with_who_did_it_the_newest_first(service: Service) -> None:
+def test_every_act_is_audited_with_its_actor_the_newest_first(service: Service) -> None:
     account = str(account_id(service, ADA))
     for command, *options in (("find",), ("export",), ("hold", *HOLD), ("release",), ("disclose", *DISCLOSE)):
         invoke(service, "data", command, ADA, *options)

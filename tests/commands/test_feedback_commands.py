@@ -50,7 +50,7 @@ def test_a_message_takes_one_line_of_the_list_and_cannot_write_over_it(service: 
 
 
 @any_database
-def test_the_export_holds_every_message_whole_or_what_a_filter_wants(service: Service, tmp_path: Path) -> None:
+def test_the_export_contains_all_or_the_filtered_messages_in_full(service: Service, tmp_path: Path) -> None:
     messages = ["word " * 700 + "end", "\N{RIGHT-TO-LEFT OVERRIDE}drawkcab", "Fewer."]
     *_, done = (send(service, message) for message in messages)
     file, today = tmp_path / "feedback", str(clock.now().date())
@@ -83,7 +83,7 @@ def test_no_message_is_a_formula_in_the_csv_export(service: Service, tmp_path: P
 
 
 @any_database
-def test_without_feedback_a_person_is_told_so_and_a_script_gets_an_empty_list(service: Service) -> None:
+def test_without_feedback_the_output_says_so_and_json_is_an_empty_list(service: Service) -> None:
     empty = invoke(service, "feedback", "list")
     assert (empty.stdout, empty.stderr) == ("", "Nobody has written yet.\n")
     assert json.loads(invoke(service, "feedback", "list", "--json").stdout) == []

@@ -44,7 +44,7 @@ def upcoming(service: Service) -> None:
 # publish
 
 
-def test_publishing_says_what_was_published_and_shows_it(service: Service, tmp_path: Path) -> None:
+def test_publishing_prints_the_version_its_day_and_its_hash(service: Service, tmp_path: Path) -> None:
     (tmp_path / "policy.txt").write_text(OLD, "utf-8")
     sha256 = hashlib.sha256(OLD.encode()).hexdigest()
     command = ("publish", str(tmp_path / "policy.txt"), "--version", "old", "--effective", day(0), "--yes")

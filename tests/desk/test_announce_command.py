@@ -204,7 +204,7 @@ def test_an_announcement_that_is_stopped_while_a_batch_is_made_stays_stopped(ser
     assert ada.email not in [message["To"] for message in service.deliver()]
 
 
-def test_of_two_who_stop_an_announcement_at_once_one_is_told_that_it_was_stopped(service: Service, ada: Person) -> None:
+def test_of_two_concurrent_stops_of_an_announcement_the_second_is_refused(service: Service, ada: Person) -> None:
     announcement = announce(service)
 
     def act() -> str:
@@ -221,7 +221,7 @@ def test_of_two_who_stop_an_announcement_at_once_one_is_told_that_it_was_stopped
 # The list, and what is recorded
 
 
-def test_the_list_says_what_became_of_each(service: Service, ada: Person, move_clock: MoveClock) -> None:
+def test_the_list_shows_the_state_of_each(service: Service, ada: Person, move_clock: MoveClock) -> None:
     assert invoke(service, "announce", "--list").stdout == "Nothing was announced.\n"
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")

@@ -106,7 +106,7 @@ def test_the_same_text_twice_is_refused_before_and_at_the_end(service: Service, 
     assert work_off(service) == [ada.email]
 
 
-def test_of_two_managers_who_announce_the_same_at_once_one_is_told(service: Service, ada: Person) -> None:
+def test_of_two_concurrent_identical_announcements_one_is_refused(service: Service, ada: Person) -> None:
     mary, grace = Desk(service), Desk(service, "grace@example.org", name="Grace")
     done = at_once(*[lambda who=who: who.write(NEW, "send", **NEWS).status_code for who in (mary, grace)])
     assert sorted(done) == [303, 409]
@@ -115,7 +115,7 @@ def test_of_two_managers_who_announce_the_same_at_once_one_is_told(service: Serv
         assert len(audit.listed(act="announced").rows) == 1
 
 
-def test_what_cannot_be_announced_is_told_on_the_form_which_keeps_what_was_typed(service: Service, desk: Desk) -> None:
+def test_an_invalid_announcement_is_refused_on_the_form_which_keeps_the_input(service: Service, desk: Desk) -> None:
     for subject, text, reason in (
         ("", TEXT, "a subject of one line"),
         ("a\r\nBcc: eve@example.org", TEXT, "a subject of one line"),

@@ -145,7 +145,7 @@ def test_a_deleted_message_is_gone_with_its_replies_and_nothing_else(service: Se
                 act(service, unknown)
 
 
-def test_of_two_managers_who_delete_at_the_same_moment_the_second_is_told(service: Service) -> None:
+def test_of_two_concurrent_deletions_the_second_is_refused(service: Service) -> None:
     feedback_id = send(service)
 
     def delete() -> bool:

@@ -54,7 +54,7 @@ def test_the_list_shows_open_messages_first_and_finds_others_by_state_and_day(
 
 
 @any_database
-def test_a_day_that_is_none_is_told_so_and_stays_in_the_form(desk: Desk) -> None:
+def test_an_invalid_day_is_refused_and_stays_in_the_form(desk: Desk) -> None:
     page = desk.get("/feedback?from=31.01.2027", 422)
     assert "Write a day such as 2027-01-31" in page
     assert 'value="31.01.2027"' in page
@@ -74,7 +74,7 @@ def test_pages_of_50_follow_each_other_and_keep_the_filter(service: Service, des
 
 
 @any_database
-def test_what_people_wrote_is_shown_as_text(service: Service, desk: Desk) -> None:
+def test_feedback_is_shown_as_text(service: Service, desk: Desk) -> None:
     path = send(service, MARKUP + "x" * 3000)
     for page in (desk.get("/feedback"), desk.get(path), desk.get(f"{path}/delete")):
         assert "<script>alert" not in page
@@ -106,7 +106,7 @@ def test_a_manager_replies_marks_and_deletes(service: Service, desk: Desk, ada: 
     assert acts == {f"feedback-{act}" for act in ("read", "answered", "done", "reopened", "deleted")}
 
 
-def test_a_second_manager_is_told_what_happened(service: Service, desk: Desk, ada: Person) -> None:
+def test_a_second_manager_sees_why_the_act_is_refused(service: Service, desk: Desk, ada: Person) -> None:
     path = send(service, person=ada)
     caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
     desk.post(f"{path}/reply", text="Thank you.", after=0)
@@ -136,7 +136,7 @@ def test_the_longest_reply_fits_and_a_longer_one_is_shown_again(service: Service
 
 
 @any_database
-def test_who_cannot_be_sent_a_reply_is_said_before_and_after(service: Service, desk: Desk) -> None:
+def test_the_page_says_when_the_writer_cannot_get_a_reply(service: Service, desk: Desk) -> None:
     path = send(service)
     page = desk.get(path)
     assert "Nobody can be sent a reply" in page
@@ -145,7 +145,7 @@ def test_who_cannot_be_sent_a_reply_is_said_before_and_after(service: Service, d
 
 
 @any_database
-def test_the_downloads_hold_what_the_list_shows_and_no_formula(service: Service, desk: Desk) -> None:
+def test_the_downloads_contain_the_listed_messages_and_no_formula(service: Service, desk: Desk) -> None:
     send(service, FORMULA)
     desk.post(f"{send(service, 'Done')}/done")
     page = desk.get("/feedback")

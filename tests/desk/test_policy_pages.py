@@ -60,7 +60,7 @@ def test_a_pasted_text_is_seen_as_people_will_and_published_from_there(service: 
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
-def test_an_uploaded_file_counts_whatever_its_line_ends_and_mark(service: Service, desk: Desk, mark: bytes) -> None:
+def test_a_file_may_have_a_byte_order_mark_and_windows_line_breaks(service: Service, desk: Desk, mark: bytes) -> None:
     seen = send(desk, "check", "2027-01", 1, file=mark + "Über <b>Daten</b>.\r\n\r\nEnde.\r\n".encode())
     again = hidden(seen.text)
     assert again["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
@@ -79,7 +79,7 @@ def test_html_scripts_and_images_of_a_text_are_text(service: Service, desk: Desk
     assert service.rows("policies") == []
 
 
-def test_what_cannot_be_published_is_told_on_the_form_which_keeps_what_was_typed(service: Service, desk: Desk) -> None:
+def test_an_invalid_policy_is_refused_on_the_form_which_keeps_the_input(service: Service, desk: Desk) -> None:
     send(desk, "publish", "old", 0, OLD)
     for version, days, text, status, reason in (
         ("new", -1, NEW, 409, "is over"),
@@ -114,7 +114,7 @@ def test_a_form_that_is_sent_twice_publishes_once_and_says_so(service: Service, 
         assert [entry.act for entry in audit.listed(act="policy-published").rows] == ["policy-published"]
 
 
-def test_of_two_managers_who_publish_at_once_one_is_told(service: Service) -> None:
+def test_of_two_concurrent_publications_one_is_refused(service: Service) -> None:
     mary, grace = Desk(service), Desk(service, "grace@example.org", name="Grace")
 
     def act(desk: Desk, version: str) -> int:

@@ -46,7 +46,7 @@ def test_a_manager_enters_puts_off_and_answers_a_request(service: Service, desk:
     assert {str(row["manager_id"]).replace("-", "") for row in entries} == {mary.id.hex}
 
 
-def test_the_start_page_has_what_is_late_what_is_due_and_what_waits_on_a_hold(
+def test_the_start_page_lists_late_due_and_held_requests(
     service: Service, desk: Desk, ada: Person, move_clock: MoveClock
 ) -> None:
     bob = service.register(email="bob@example.org")
@@ -90,7 +90,7 @@ def test_a_form_of_a_person_names_their_account(service: Service, desk: Desk) ->
         ({"who": "nobody@example.org"}, 409, "There is no account with this address or id"),
     ],
 )
-def test_a_refused_form_is_shown_again_with_what_was_typed(
+def test_an_invalid_request_is_refused_on_the_form_which_keeps_the_input(
     desk: Desk, changes: dict[str, str], status: int, why: str
 ) -> None:
     page = enter(desk, status, **changes)
@@ -116,7 +116,7 @@ def test_a_form_that_is_sent_twice_enters_one_request(service: Service, desk: De
     assert len(desk.service.rows("data_requests")) == 3
 
 
-def test_a_second_manager_is_told_what_happened(service: Service, desk: Desk) -> None:
+def test_a_second_manager_sees_why_the_act_is_refused(service: Service, desk: Desk) -> None:
     caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
     path = enter(desk)
     for act, why in (("extend", "This request was put off already"), ("done", "This request was answered already")):

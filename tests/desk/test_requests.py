@@ -153,7 +153,7 @@ def test_an_answered_request_leaves_the_list_and_keeps_when_and_how(service: Ser
     assert acts(service)[1:] == [("request-done", "data manager", {"kind": "access", "done_on": str(today())})]
 
 
-def test_of_two_managers_who_answer_at_the_same_moment_the_second_is_told(service: Service) -> None:
+def test_of_two_concurrent_answers_the_second_is_refused(service: Service) -> None:
     request_id = recorded(service)
 
     def answer() -> str:

@@ -85,7 +85,7 @@ def test_a_person_lives_through_the_asynchronous_client(server: ServerProcess, p
     asyncio.run(live())
 
 
-def test_of_the_account_what_is_passed_is_changed_and_the_rest_stays(server: ServerProcess, peer: MailServer) -> None:
+def test_only_the_passed_fields_of_a_real_account_change(server: ServerProcess, peer: MailServer) -> None:
     with Client(base_url=server.url) as tiles:
         register(tiles, peer, "emmy@example.org")
         before = tiles.account()
@@ -191,7 +191,7 @@ def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: Mail
             tiles.account()
 
 
-def test_feedback_is_stored_once_whoever_sends_it(server: ServerProcess, peer: MailServer) -> None:
+def test_feedback_with_a_key_is_stored_once_with_and_without_a_session(server: ServerProcess, peer: MailServer) -> None:
     with Client(base_url=server.url) as tiles:
         first = tiles.send_feedback(message="More tiles, please.", key="k-1")
         assert tiles.send_feedback(message="More tiles, please.", key="k-1") == first

@@ -112,7 +112,7 @@ def stored(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | No
 
 @both_clients
 @every_call
-def test_the_app_is_told_which_session_to_store(kind: type[Client | AsyncClient], name: str) -> None:
+def test_the_app_gets_each_new_session_to_store(kind: type[Client | AsyncClient], name: str) -> None:
     driver, tokens = stored(kind, answer_to(name), token="tiles_earlier")
     driver.call(name)
     assert tokens == CHANGED.get(name, [])
@@ -173,7 +173,7 @@ def test_a_client_with_other_options_has_the_same_session(kind: type[Client | As
     assert tokens == [TOKEN, None]
 
 
-def test_threads_share_a_client_and_the_last_token_that_is_told_is_the_one_that_counts() -> None:
+def test_threads_share_a_client_and_the_last_reported_token_is_the_current_one() -> None:
     tokens: list[str | None] = []
     number = iter(range(10**6))
     lock = threading.Lock()

@@ -195,7 +195,7 @@ def test_https_and_loopback_addresses_are_accepted(address: str) -> None:
 
 @pytest.mark.parametrize("address", BAD)
 @both_clients
-def test_any_other_address_is_refused_with_what_to_write(kind: Kind, address: str) -> None:
+def test_any_other_address_is_refused_with_advice(kind: Kind, address: str) -> None:
     with pytest.raises(ValueError, match=r"^base_url: write https://") as raised:
         kind(base_url=address)
     assert "hidden" not in str(raised.value)

@@ -203,7 +203,7 @@ def test_a_sign_in_flood_is_refused_in_part_and_stops_nothing_else(server: Serve
 
 
 @any_database
-def test_those_who_wait_for_a_hash_take_nobody_s_place(
+def test_requests_that_wait_for_a_hash_block_no_other(
     make_service: Callable[..., Service], database_url: str, tmp_path: Path
 ) -> None:
     slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 30, "secret_keys": "k" * 40, "rate_limits": "off"}
@@ -245,7 +245,7 @@ def test_probes_and_reading_go_on_while_every_writing_thread_waits_for_the_datab
             assert connection.recv(12) == b"HTTP/1.1 202"
 
 
-def test_what_nobody_waits_for_any_more_fills_no_memory(server: ServerProcess, write_lock: sqlite3.Connection) -> None:
+def test_requests_of_disconnected_clients_take_no_memory(server: ServerProcess, write_lock: sqlite3.Connection) -> None:
     rounds = 8
     # Every thread waits for the database, and these requests come on top.
     with connections(server, CROWD, request("POST", "/v1/registrations", name="Eve", email=ADDRESS)):

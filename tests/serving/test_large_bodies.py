@@ -89,7 +89,7 @@ def test_a_signed_in_manager_sends_up_to_256_kib(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("cookie", ["", "x" * 43], ids=["none", "forged"])
-def test_who_is_not_signed_in_is_told_so_and_a_large_body_is_not_read(desk: Desk, cookie: str) -> None:
+def test_without_a_sign_in_a_large_body_is_refused_unread(desk: Desk, cookie: str) -> None:
     cookies = {"tiles_desk": cookie} if cookie else {}
     with httpx2.Client(base_url=desk.server.url, cookies=cookies) as stranger:
         files = {"file": ("policy.md", b"x" * 15 * 1024)}

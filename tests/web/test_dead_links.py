@@ -127,7 +127,7 @@ def test_an_expired_link_is_replaced_with_one_field(
 
 
 @any_database
-def test_each_other_dead_end_says_what_to_do_now(
+def test_each_link_that_no_longer_works_says_what_to_do(
     serve_near: Callable[..., Service], move_clock: Callable[[timedelta], None], page: Page
 ) -> None:
     service = serve_near(support_email="help@tiles.test")
@@ -269,7 +269,7 @@ def test_looking_is_charged_before_anything_is_looked_up(make_service: Callable[
 
 
 @any_database
-def test_a_code_that_nobody_signed_learns_nothing(make_service: Callable[..., Service]) -> None:
+def test_a_forged_code_reveals_nothing(make_service: Callable[..., Service]) -> None:
     service = make_service()
     token = service.register().token
     payload, time, signature = token.split(".")

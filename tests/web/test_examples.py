@@ -67,7 +67,7 @@ def test_every_example_is_as_its_schema_says(method: str, path: str) -> None:
 
 
 @any_database
-def test_the_example_of_a_problem_is_what_the_service_says(service: Service) -> None:
+def test_the_example_of_a_problem_is_a_real_response(service: Service) -> None:
     for path, code in (("/v1/account", "unauthenticated"), ("/v1/policy", "not-found")):
         document = assert_problem(service.http.get(path), problems()[code].status, code)
         example = DOCUMENT["components"]["examples"][code]["value"]

@@ -165,7 +165,7 @@ TURNING = "\u202e\u2066\u2067\u202a"
 
 
 @any_database
-def test_what_a_command_prints_for_a_person_is_readable_from_left_to_right(service: Service, ada: Person) -> None:
+def test_a_command_prints_text_for_a_person_from_left_to_right(service: Service, ada: Person) -> None:
     for text in TURNING:
         answer = service.http.patch("/v1/account", json={"name": f"Ada {text}Lovelace"}, headers=ada.headers)
         assert answer.status_code == 422
@@ -176,7 +176,7 @@ def test_what_a_command_prints_for_a_person_is_readable_from_left_to_right(servi
         assert unseen == []
 
 
-def test_what_a_command_prints_for_a_script_turns_no_terminals_text_and_loses_nothing(service: Service) -> None:
+def test_a_command_prints_json_that_turns_no_text_around_and_loses_nothing(service: Service) -> None:
     sent = f"More {TURNING}tiles 愛"
     assert service.http.post("/v1/feedback", json={"message": sent}).status_code == 201
     for printed in (run(service, "feedback", "list", "--json"), run(service, "feedback", "export")):
@@ -223,7 +223,7 @@ def test_a_very_long_password_is_refused_before_it_is_hashed(
 # Other people's things (OWASP API1:2023)
 
 
-def test_broken_object_level_authorization_finds_no_object_of_anybody_else(service: Service, ada: Person) -> None:
+def test_broken_object_level_authorization_finds_no_object_of_another_account(service: Service, ada: Person) -> None:
     eve = service.register(name="Eve", email="eve@example.org")
     service.http.post("/v1/feedback", json={"message": "Ada's own"}, headers=ada.headers)
     hers = service.rows("accounts")[0]["id"]

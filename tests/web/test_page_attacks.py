@@ -100,7 +100,7 @@ def test_cross_site_request_forgery_by_a_real_browser_mails_nobody(
     assert len([message for message in site.mail_server.messages if message["To"] == email]) == 2
 
 
-def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> None:
+def test_the_unsubscribe_link_reaches_no_other_page(site: Site, page: Page) -> None:
     requests = requests_of(page)
     for press_it, leave_by in [(False, "Privacy"), (True, "TILES accounts")]:
         page.goto(f"{site.url}/unsubscribe/a-code")
@@ -117,9 +117,7 @@ def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> No
         assert "a-code" not in f"{request.all_headers()}"
 
 
-def test_no_code_is_sent_in_an_address_and_nothing_is_kept_or_asked_elsewhere(
-    site: Site, email: str, page: Page
-) -> None:
+def test_no_url_contains_a_code_and_the_browser_stores_nothing(site: Site, email: str, page: Page) -> None:
     requests = requests_of(page)
 
     def expect_nothing_kept() -> None:

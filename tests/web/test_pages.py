@@ -64,7 +64,7 @@ def test_a_weak_password_is_explained_and_the_next_one_makes_the_account(site: S
 
 
 @with_and_without_javascript
-def test_a_live_link_names_the_address_and_a_short_password_is_told_one_thing(
+def test_a_live_link_names_the_address_and_a_short_password_gets_one_reason(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     page = open_page(java_script_enabled=javascript)
@@ -78,7 +78,7 @@ def test_a_live_link_names_the_address_and_a_short_password_is_told_one_thing(
         expect(told).to_contain_text(reason)
 
 
-def test_an_address_that_cannot_be_taken_is_told_why_beside_its_field_and_kept(site: Site, page: Page) -> None:
+def test_the_reason_for_a_refused_address_stands_beside_its_field_which_keeps_it(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/erasure")
     for address, reason in (
         ("", "Write an email address"),

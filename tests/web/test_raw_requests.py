@@ -97,9 +97,7 @@ def test_a_method_is_written_in_capitals(site: Site) -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 2 * HEADER_BYTES + b"\r\n\r\n", 431),
     ],
 )
-def test_what_cannot_be_read_as_http_the_http_server_refuses_without_a_body(
-    site: Site, sent: bytes, status: int
-) -> None:
+def test_bytes_that_are_no_http_are_refused_without_a_body(site: Site, sent: bytes, status: int) -> None:
     log = site.instance_path.with_name("serve.log")
     before = len(log.read_text())
     # The HTTP server responds before anything of ours runs: operating.md names the exception.
