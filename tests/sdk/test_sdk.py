@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from served_requests import mailed, mailed_token
+from served_requests import mailed, mailed_token, send_through
 from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of
 
 from tiles_client import AsyncClient, Client, errors
@@ -23,8 +23,7 @@ def peer() -> Iterator[MailServer]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, peer: MailServer) -> Iterator[ServerProcess]:
-    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "off"}
-    with ServerProcess(tmp_path_factory.mktemp("sdk"), **settings) as process:
+    with ServerProcess(tmp_path_factory.mktemp("sdk"), **send_through(peer)) as process:
         yield process
 
 
@@ -163,8 +162,6 @@ def test_an_account_is_exported_closed_and_opened_again(server: ServerProcess, p
 
 
 def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: MailServer) -> None:
-    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "off", "erasure_grace_days": 0}
-
     async def erase(url: str) -> None:
         async with AsyncClient(base_url=url) as tiles:
             await tiles.request_erasure(email="rosalind@example.org")
@@ -184,7 +181,10 @@ def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: Mail
             with pytest.raises(errors.InvalidToken):
                 await tiles.verify_erasure_receipt(receipt="x" + found.group(1))
 
-    with ServerProcess(tmp_path, **settings) as prompt, Client(base_url=prompt.url) as tiles:
+    with (
+        ServerProcess(tmp_path, erasure_grace_days=0, **send_through(peer)) as prompt,
+        Client(base_url=prompt.url) as tiles,
+    ):
         register(tiles, peer, "rosalind@example.org")
         asyncio.run(erase(prompt.url))
         with pytest.raises(errors.Unauthenticated):
@@ -239,7 +239,7 @@ def test_an_invalid_field_and_a_weak_password_are_named(server: ServerProcess, p
 
 
 def test_a_limit_says_how_long_to_wait(tmp_path: Path, peer: MailServer) -> None:
-    settings = {"mail_server": peer.host, "mail_port": peer.port, "rate_limits": "registration/address+client=1/hour"}
+    settings = send_through(peer) | {"rate_limits": "registration/address+client=1/hour"}
     with ServerProcess(tmp_path, **settings) as limited, Client(base_url=limited.url) as tiles:
         tiles.register(name="Ada", email="ada@example.org")
         with pytest.raises(errors.TooManyRequests) as refused:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from served_requests import memory_of
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
 
 from backend.security.hashing import BACKLOG
@@ -167,12 +168,6 @@ def test_huge_headers_are_refused(server: ServerProcess) -> None:
         response = response_to(server, sent)
         assert response == b"" or response[9:12] in {b"400", b"414", b"431"}
     assert_serves(server)
-
-
-def memory_of(server: ServerProcess) -> int:
-    """Return how much memory the server's processes use, in KiB."""
-    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in server.processes()]
-    return sum(int(size) for text in statuses for size in re.findall(r"VmRSS:\s+(\d+) kB", text))
 
 
 async def sign_in_at_once(server: ServerProcess, times: int) -> tuple[list[httpx2.Response], list[httpx2.Response]]:

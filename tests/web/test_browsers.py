@@ -1,13 +1,10 @@
 """What every answer tells a browser: no frame, no cache, no cookie, no other site; and where it never leads."""
 
-from typing import Any
-
 import pytest
 from support import NOBODY, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend.accounts import registration
-from backend.database import engine
 from backend.web.api import operations
 
 EVIL = "evil.example"
@@ -39,10 +36,6 @@ PAGE_POLICY = (
     "form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 DATA_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; sandbox"
-
-
-def stored(service: Service) -> dict[str, list[dict[str, Any]]]:
-    return {name: service.rows(name) for name in engine.Base.metadata.tables}
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +95,14 @@ def test_no_other_site_may_read_an_answer(answers: Answers, shared_service: Serv
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_cross_site_request_forgery_of_a_form_asks_for_nothing(service: Service, ada: Person, site: str) -> None:
     fields = {"email": ada.email, "token": service.ask_for_reset(ada.email), "password": MY_PASSWORD}
-    before = stored(service)
+    before = service.everything()
     paths = [rule.rule for rule in service.app.url_map.iter_rules()
              if "POST" in (rule.methods or ()) and not rule.arguments and not rule.rule.startswith("/v1/")]  # fmt: skip
     assert len(paths) >= 8
     for path in paths:
         answer = service.http.post(path, data=fields, headers={"Sec-Fetch-Site": site})
         assert answer.status_code == 422
-    assert stored(service) == before
+    assert service.everything() == before
 
 
 def test_an_open_redirect_is_nowhere(shared_service: Service) -> None:

@@ -261,20 +261,6 @@ def test_a_person_unsubscribes_with_one_button_and_reading_alone_does_nothing(
         assert not site.account(session)["email_updates"]
 
 
-def test_a_mail_program_unsubscribes_with_one_click_from_its_own_page(site: Site, email: str, tmp_path: Path) -> None:
-    session, subject = site.register(email), f"News {email[:8]}"
-    site.announce(tmp_path, subject)
-    message = site.mail(email, subject=subject)
-    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    foreign = {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
-    for _ in range(2):
-        link, form = message["List-Unsubscribe"].strip("<>"), {"List-Unsubscribe": "One-Click"}
-        response = httpx2.post(link, data=form, headers=foreign)
-        assert response.status_code == 200
-        assert "Set-Cookie" not in response.headers
-        assert not site.account(session)["email_updates"]
-
-
 def test_app_stores_find_how_to_erase_an_account(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/")
     page.get_by_role("main").get_by_role("link", name="Erase my account").click()
