@@ -34,6 +34,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from backend.config import Settings
 from backend.desk import managers
 
+with_and_without_javascript = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.long)])
+
 
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[[str], Browser]]:

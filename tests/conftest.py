@@ -29,7 +29,7 @@ from backend import clock, create_app, logs
 from backend.config import Settings
 from backend.database import engine, schema
 
-pytest_plugins = ["browsing", "generating", "served_requests", "tls_peer"]
+pytest_plugins = ["desk_door", "browsing", "generating", "served_requests", "tls_peer"]
 
 # Commands that tests start would compile the whole of the backend each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -1,13 +1,21 @@
 """A data manager at the desk, for tests: invited, signed in by the emailed link, with a browser's cookie."""
 
 import re
+from html import unescape
 
-from support import Service, token_of
+import pytest
+from support import Person, Service, token_of
 from werkzeug.test import TestResponse
 
 from backend.desk import managers
 
 MARY = "mary@example.org"
+
+
+def hidden(page: str) -> dict[str, str]:
+    """Return the hidden fields of a page."""
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
+    return {name: unescape(value) for name, value in found}
 
 
 class Desk:
@@ -28,9 +36,8 @@ class Desk:
 
     @property
     def form_token(self) -> str:
-        """What every form of this sign-in carries."""
-        found = re.search(r'name="form_token" value="(\w+)"', self.browser.get("/desk/sessions").text)
-        return found[1] if found else ""
+        """The token that every form of this sign-in contains."""
+        return hidden(self.browser.get("/desk/sessions").text).get("form_token", "")
 
     def get(self, path: str, status: int = 200) -> str:
         """Return a page of the desk, such as `/people`."""
@@ -43,3 +50,20 @@ class Desk:
         response = self.browser.post(f"/desk{path}", data={"form_token": self.form_token, **fields})
         assert response.status_code == status, response.text
         return response
+
+    def act(self, path: str, status: int = 303, /, **fields: object) -> str:
+        """Open a page with a form, and send it; return where that leads, or the page that says why not."""
+        response = self.post(path, status, **{**hidden(self.get(path)), **fields})
+        return response.location.removeprefix("/desk") if status == 303 else response.text
+
+    def write(self, path: str, act: str, **fields: object) -> TestResponse:
+        """Send a form with a long text or a file, with the line breaks of a browser."""
+        data = {"form_token": self.form_token, **fields, "act": act}
+        data |= {name: value.replace("\n", "\r\n") for name, value in fields.items() if isinstance(value, str)}
+        return self.browser.post(f"/desk{path}", data=data, content_type="multipart/form-data")
+
+
+@pytest.fixture
+def desk(service: Service, ada: Person) -> Desk:  # noqa: ARG001 - somebody has an account
+    """A browser in which Mary is signed in at the desk."""
+    return Desk(service)

@@ -1,7 +1,9 @@
 """Requests to a running server, for tests of several processes."""
 
+import re
 from collections.abc import Iterator
 from email.message import EmailMessage
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -28,6 +30,12 @@ def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
 def mailed_token(peer: MailServer, email: str, subject: str) -> str:
     """Wait for the newest mail to somebody about something; return the token from its link."""
     return token_of(mailed(peer, email, subject))
+
+
+def memory_of(server: ServerProcess) -> int:
+    """Return how much memory the server's processes use, in KiB."""
+    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in server.processes()]
+    return sum(int(size) for text in statuses for size in re.findall(r"VmRSS:\s+(\d+) kB", text))
 
 
 @pytest.fixture(scope="module")

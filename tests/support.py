@@ -270,6 +270,10 @@ class Service:
         with self.app.app_context(), db.reading() as session:
             return [row._asdict() for row in session.execute(db.text(f"SELECT * FROM {table}"))]
 
+    def everything(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all tables as they are stored."""
+        return {table: self.rows(table) for table in db.Base.metadata.tables}
+
 
 @contextmanager
 def working(app: Flask) -> Iterator[None]:
@@ -369,7 +373,7 @@ class ServerProcess:
             )
         self._leaders.append(self._process.pid)
 
-    def wait_until_ready(self, seconds: float = 20) -> None:
+    def wait_until_ready(self, seconds: float = 40) -> None:
         """Return when `/readyz` answers 200."""
 
         def ready() -> bool:

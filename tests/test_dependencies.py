@@ -41,7 +41,7 @@ def pinned(*locks: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("lock", [*LOCKS, BENCH], ids=lambda lock: lock.name)
-def test_everything_is_pinned_to_one_version_and_to_what_its_files_hash_to(lock: Path) -> None:
+def test_every_package_is_pinned_to_one_version_with_hashes(lock: Path) -> None:
     blocks = re.split(r"\n(?=\S)", lock.read_text("utf-8").strip())
     assert len(blocks) > 30
     for block in blocks:
@@ -52,21 +52,21 @@ def test_everything_is_pinned_to_one_version_and_to_what_its_files_hash_to(lock:
     assert len(audit.pins(lock)) == len(blocks)
 
 
-def test_a_setup_refuses_what_does_not_hash_to_its_pin() -> None:
+def test_a_setup_requires_the_pinned_hashes() -> None:
     installs = re.findall(r"\$\(PIP\) (.*)", (ROOT / "Makefile").read_text("utf-8"))
     assert len(installs) >= 3
     # What is no pin is this repository itself, and brings nothing along.
     assert all("--require-hashes" in options or "--no-deps" in options for options in installs)
 
 
-def test_what_is_installed_is_what_is_pinned() -> None:
+def test_the_installed_versions_are_the_pinned_ones() -> None:
     installed = {str(canonicalize_name(each.name)): each.version for each in metadata.distributions()}
     expected = pinned(*LOCKS)
     assert {name: installed.get(name) for name in expected} == expected
     assert installed.keys() - expected.keys() <= OURS | pinned(BENCH).keys() | {"pip", "setuptools"}
 
 
-def test_nothing_that_is_installed_lacks_what_it_needs() -> None:
+def test_every_installed_package_has_its_dependencies() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -169,9 +169,7 @@ def test_a_pin_with_a_known_vulnerability_and_one_that_was_withdrawn_fail_the_au
     assert re.search(told, capsys.readouterr().out)
 
 
-def test_where_nobody_can_be_asked_the_audit_says_so_and_fails_nothing(
-    index: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_audit_without_a_network_says_so_and_does_not_fail(index: str, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     options = ["--default-index", index, "--service-url", nobody, "--no-cache"]
     assert audit.audit(["sound==1.0"], *options) == 0

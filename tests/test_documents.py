@@ -54,22 +54,34 @@ def test_each_setting_command_and_operation_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_each_command_that_a_page_names_is_one_of_the_code(page: Path) -> None:
-    for words in re.findall(r"(?:`|^)tiles ([a-z][a-z-]*(?: [a-z][a-z-]+)*)", page.read_text("utf-8"), re.MULTILINE):
+def test_each_command_option_setting_and_file_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for words in re.findall(r"(?:`|exec server-1 |^)tiles ((?:-{0,2}[a-z][a-z-]*(?![\w@.]) ?)+)", text, re.MULTILINE):
         command: click.Command = tiles
         for word in words.split():
+            if word.startswith("--"):
+                assert word in {"--help", *(name for each in command.params for name in each.opts)}, words
             # The words after a command that is no group are its arguments.
-            if isinstance(command, click.Group):
+            elif isinstance(command, click.Group):
                 command = command.commands[word]
+    settings = set(re.findall(rf"{PREFIX}([A-Z0-9_]+)", text))
+    assert {name.lower() for name in settings} <= Settings.model_fields.keys()
+    files = set(re.findall(r"(?<!--output )\b[a-z-]+\.(?:conf|yaml|service)\b|settings\.example", text))
+    assert [name for name in files if not (ROOT / "backend/deployment" / name).exists()] == []
 
 
-def test_the_page_of_settings_shows_a_configuration_that_is_accepted(tmp_path: Path) -> None:
-    (shown,) = re.findall(
-        r"^```toml\n(.*?)^```", (documents.DOCS / "settings.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    (tmp_path / "config.toml").write_text(shown)
-    accepted = load({"TILES_INSTANCE_PATH": str(tmp_path)})
-    assert (accepted.mail_server, accepted.mail_use_tls) == ("smtp.example.org", True)
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("settings.md", {"mail_server": "smtp.example.org", "mail_use_tls": True}),
+        ("operating.md", {"public_url": "https://accounts.example.org", "trusted_proxies": 1}),
+    ],
+)
+def test_a_page_shows_a_configuration_that_is_accepted(tmp_path: Path, page: str, shown: dict[str, object]) -> None:
+    text = (documents.DOCS / page).read_text("utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "config.toml").write_text(example)
+    assert load({"TILES_INSTANCE_PATH": str(tmp_path)}).model_dump().items() >= shown.items()
 
 
 def test_the_targets_of_make_are_those_of_the_makefile() -> None:
@@ -125,7 +137,7 @@ HARD_CASES, THREATS, OPERATING, POLICY, DATA_MANAGER = (
 
 
 @pytest.mark.parametrize("page", [HARD_CASES, THREATS, POLICY], ids=["hard cases", "threats", "privacy policy"])
-def test_what_a_page_says_is_shown_by_tests_that_there_are(page: str) -> None:
+def test_each_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 20
     assert named - TESTS == set()

@@ -104,7 +104,7 @@ def test_files_and_functions_are_short() -> None:
     assert long == []
 
 
-def test_what_a_person_gave_is_declared_as_personal() -> None:
+def test_names_addresses_and_hashes_are_declared_as_personal() -> None:
     given = {f"{table}.{column.name}" for table in db.Base.metadata.sorted_tables for column in table.columns
              if column.name in {"name", "email", "password_hash"}}  # fmt: skip
     declared = {f"{table.name}.{column.name}" for table in inventory() for column in table.columns

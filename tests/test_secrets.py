@@ -96,11 +96,11 @@ NO_SECRETS = ["requirements", "a_name_of_a_function_that_is_long", "test_a_link_
 
 
 @pytest.mark.parametrize("text", NO_SECRETS)
-def test_what_is_no_secret_raises_no_suspicion(text: str) -> None:
+def test_ordinary_text_is_not_taken_for_a_secret(text: str) -> None:
     assert list(suspicions(text)) == []
 
 
-def test_what_an_instance_makes_is_ignored_wherever_it_is() -> None:
+def test_files_of_an_instance_are_ignored_by_git_in_any_folder() -> None:
     made = ["secret_key", ".secret_key.next", "config.toml", "erasures.jsonl", "tiles.sqlite3", "tiles.sqlite3-wal",
             "tiles.sqlite3-shm", "mailbox/new/1"]  # fmt: skip
     paths = [f"{folder}{name}" for folder in ("instance/", "elsewhere/", "") for name in made]

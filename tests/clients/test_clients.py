@@ -109,7 +109,7 @@ def test_a_person_lives_through_both_typescript_clients(
     live("node openapi_fetch.js", "fetch@example.org", server, peer, tmp_path)
 
 
-def test_each_npm_package_is_pinned_to_what_its_files_hash_to() -> None:
+def test_each_npm_package_is_pinned_with_a_hash() -> None:
     lock = json.loads((HERE / "package-lock.json").read_text("utf-8"))
     packages = {name: package for name, package in lock["packages"].items() if name}
     assert len(packages) > 50

@@ -86,7 +86,7 @@ def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     assert "ada" not in json.dumps(findings).lower()
 
 
-def test_a_person_reads_what_is_wrong_and_what_to_do_and_nothing_is_made(tmp_path: Path) -> None:
+def test_the_output_names_each_fault_with_advice_and_creates_no_file(tmp_path: Path) -> None:
     done = run_tiles(tmp_path / "instance", "check", nonsense="1")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -97,7 +97,7 @@ def test_a_person_reads_what_is_wrong_and_what_to_do_and_nothing_is_made(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_invalid_settings_are_findings_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
+def test_invalid_settings_are_the_only_findings(tmp_path: Path) -> None:
     status, findings = told(tmp_path, mail_port="many", password_min_length=1)
     assert status == 1
     assert [(finding["code"], finding["level"]) for finding in findings] == [("settings", "error")] * 2
@@ -195,7 +195,9 @@ def test_a_mail_server_that_takes_no_mail_is_found_with_the_reason(make_service:
 
 
 @any_database
-def test_a_mail_server_that_says_nothing_is_not_waited_for(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_mail_server_is_reported_after_the_timeout(
+    make_service: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check, "SECONDS", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         app = make_service(mail_port=silent.getsockname()[1]).app
@@ -235,7 +237,7 @@ POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 
 
 @pytest.mark.parametrize("database_url", ["lost_postgresql", "lost_sqlite"], indirect=True)
-def test_a_database_that_is_away_is_found_and_what_is_in_it_not_looked_at(service: Service, database_url: str) -> None:
+def test_an_unreachable_database_is_the_only_finding_about_it(service: Service, database_url: str) -> None:
     every = [finding.code for some in check.run(service.app) for finding in some]
     expected = "database-none" if database_url.startswith("sqlite") else "database"
     assert [code for code in every if code.startswith(("database", "queue", "erasures"))] == [expected]

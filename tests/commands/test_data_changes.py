@@ -85,7 +85,7 @@ def test_an_erasure_that_waits_is_cancelled_and_does_not_happen(service: Service
     assert service.sign_in().status_code == 201
 
 
-def test_what_cannot_be_opened_or_cancelled_is_refused(service: Service) -> None:
+def test_an_impossible_reopening_or_cancelling_is_refused(service: Service) -> None:
     assert "is open" in refused(service, "reopen", ADA, "--yes")
     assert "no erasure" in refused(service, "cancel", ADA, "--yes")
     invoke(service, "data", "close", ADA, "--yes")

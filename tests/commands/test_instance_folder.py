@@ -146,7 +146,7 @@ def test_a_command_that_needs_no_database_makes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["receipt"]
 
 
-def test_an_error_names_the_folder_in_use_and_no_setting_that_nobody_set(tmp_path: Path) -> None:
+def test_an_error_names_the_folder_in_use_and_no_unset_setting(tmp_path: Path) -> None:
     away = run_tiles(tmp_path, "mail", "deliver")
     assert (away.returncode, "tiles db upgrade" in away.stderr) == (1, True)
     assert run_tiles(tmp_path, "db", "upgrade").returncode == 0

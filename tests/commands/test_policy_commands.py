@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from journeys import MoveClock, at_once
+from journeys import MoveClock
 from support import Person, Service, any_database, assert_problem, invoke, text_of
 
 from backend import clock
 from backend.errors import Impossible
 from backend.mail.news import News
-from backend.privacy import announcements, policy
+from backend.privacy import announcements
 
 OLD, NEW = "We store a name & an email address.\n", "We store less.\n\nMuch less.\n"
 
@@ -44,7 +44,7 @@ def upcoming(service: Service) -> None:
 # publish
 
 
-def test_publishing_says_what_was_published_and_shows_it(service: Service, tmp_path: Path) -> None:
+def test_publishing_prints_the_version_its_day_and_its_hash(service: Service, tmp_path: Path) -> None:
     (tmp_path / "policy.txt").write_text(OLD, "utf-8")
     sha256 = hashlib.sha256(OLD.encode()).hexdigest()
     command = ("publish", str(tmp_path / "policy.txt"), "--version", "old", "--effective", day(0), "--yes")
@@ -77,35 +77,19 @@ def test_a_policy_that_cannot_be_published_is_refused_in_a_line_before_any_quest
         ("new", -1, NEW, "is over"),
         ("new", 1, OLD, "version old has this text already"),
         ("new", 1, b"", "the text is empty"),
-        ("new", 1, b" \n", "the text is empty"),
         ("new", 1, b"\xff\xfe", "not text in UTF-8"),
-        ("new", 1, b"a\0b", "not plain text"),
-        ("a b", 1, NEW, "name the version"),
         ("", 1, NEW, "name the version"),
         ("\udcff", 1, NEW, "name the version"),
     ):
         refused = publish(service, version, days, text, status=1)
         assert reason in refused.stderr
         assert refused.stderr.count("\n") == 1
-    for date in ("1 January", "2026-02-30", "", "20260101"):
+    for date in ("2026-02-30", "", "20260101"):
         wrong = ("publish", "-", "--version", "new", "--effective", date)
         assert "write a day such as 2027-01-31" in invoke(service, "policy", *wrong, typed=NEW, status=2).stderr
     missing = ("publish", str(tmp_path / "missing"), "--version", "new", "--effective", day(1))
     assert "No such file or directory" in invoke(service, "policy", *missing, status=2).stderr
     assert listed(service) == {"old": "in force"}
-
-
-def test_of_one_text_under_two_names_at_once_one_is_published(service: Service) -> None:
-    def act(version: str) -> bool:
-        with service.app.app_context():
-            try:
-                policy.publish(version=version, effective_on=clock.now().date(), text=OLD)
-            except Impossible:
-                return False
-            return True
-
-    assert sorted(at_once(lambda: act("one"), lambda: act("two"))) == [False, True]
-    assert len(service.rows("policies")) == 1
 
 
 # withdraw
@@ -132,14 +116,8 @@ def test_a_withdrawn_version_never_comes_into_force_and_nobody_can_accept_it(
     move_clock(timedelta(days=1))
     assert service.http.get("/v1/policy").json["version"] == "old"
     assert service.sign_in().json["account"]["policy"]["current"] == "old"
-
-
-@pytest.mark.usefixtures("upcoming")
-def test_a_version_that_is_or_was_in_force_is_not_withdrawn(service: Service, move_clock: MoveClock) -> None:
-    move_clock(timedelta(days=1))
-    for version, reason in (("new", "came into force"), ("old", "came into force"), ("none", "no version")):
+    for version, reason in (("old", "came into force"), ("none", "no version")):
         assert reason in invoke(service, "policy", "withdraw", version, "--yes", status=1).stderr
-    assert listed(service) == {"old": "replaced", "new": "in force"}
 
 
 @pytest.mark.usefixtures("upcoming")
@@ -173,7 +151,9 @@ def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
 
 
 @any_database
-def test_versions_are_shown_with_their_texts_to_a_person_and_to_a_script(service: Service) -> None:
+def test_versions_are_shown_with_their_texts_to_a_person_and_to_a_script(
+    service: Service, move_clock: MoveClock
+) -> None:
     assert invoke(service, "policy", "list").stdout == "No version was published.\n"
     assert json.loads(invoke(service, "policy", "list", "--json").stdout) == []
     for command in ("show", "withdraw"):
@@ -186,3 +166,5 @@ def test_versions_are_shown_with_their_texts_to_a_person_and_to_a_script(service
     document = json.loads(invoke(service, "policy", "show", "new", "--json").stdout)
     assert (document["version"], document["effective_on"], document["text"]) == ("new", day(1), NEW)
     assert document.keys() - {"text"} == json.loads(invoke(service, "policy", "list", "--json").stdout)[1].keys()
+    move_clock(timedelta(days=1))
+    assert listed(service) == {"old": "replaced", "new": "in force"}

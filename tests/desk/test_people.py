@@ -165,7 +165,7 @@ def test_a_hold_is_placed_and_lifted_and_delays_an_erasure(service: Service, des
     assert acts(service)[1:] == ["held", "released"]
 
 
-def test_a_disclosure_holds_what_was_chosen_and_is_recorded_once(service: Service, desk: Desk) -> None:
+def test_a_disclosure_contains_the_chosen_fields_and_is_recorded_once(service: Service, desk: Desk) -> None:
     order = {"authority": "Police of Oslo", "basis": "Order 12", "sure": "yes"}
     assert "Choose what to disclose" in act(desk, "disclose", 409, **order)
     path = of_ada(desk, "disclose")
@@ -192,7 +192,7 @@ def test_everything_held_is_given_out_as_json_and_to_be_printed(service: Service
 
 
 @pytest.mark.parametrize("name", ["rename", "hold", "close", "disclose", "change-email"])
-def test_of_two_managers_at_once_the_second_is_told_what_happened(service: Service, desk: Desk, name: str) -> None:
+def test_an_outdated_form_of_a_second_manager_is_refused(service: Service, desk: Desk, name: str) -> None:
     other = Desk(service, "grace@example.org", name="Grace Hopper")
     path = of_ada(desk, name)
     fields = {"name": "Countess", "basis": "Order 1", "authority": "Court", "until": "2099-01-01", "sure": "yes",
@@ -205,7 +205,7 @@ def test_of_two_managers_at_once_the_second_is_told_what_happened(service: Servi
     assert {table: service.rows(table) for table in before} == before
 
 
-def test_what_cannot_be_undone_needs_a_sign_in_of_the_last_ten_minutes(
+def test_an_irreversible_act_needs_a_sign_in_of_the_last_ten_minutes(
     service: Service, desk: Desk, move_clock: MoveClock
 ) -> None:
     pages = {name: seen(desk.get(of_ada(desk, name))) for name in ("erase-now", "release", "disclose", "close")}
@@ -229,7 +229,7 @@ def test_a_name_that_is_html_is_shown_as_text(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/rename", "/nonsense", "/export.json", "/print", "/close"])
-def test_an_id_that_is_nobodys_leads_to_nothing(desk: Desk, path: str) -> None:
+def test_an_unknown_id_is_not_found(desk: Desk, path: str) -> None:
     desk.get(f"/people/{UUID(int=7)}{path}", 404)
     desk.post(f"/people/{UUID(int=7)}{path or '/close'}", 404)
 

@@ -4,10 +4,9 @@ import io
 import re
 from datetime import timedelta
 from html import unescape
-from typing import Any
 
 import pytest
-from desk_door import Desk
+from desk_door import Desk, hidden
 from journeys import MoveClock, at_once
 from support import Service, any_database
 from werkzeug.test import TestResponse
@@ -17,6 +16,7 @@ from backend.accounts import audit
 from backend.privacy import policy
 
 OLD, NEW = "We store a name & an email address.\n", "# What we store\n\nLess.\n\n- *much* less\n"
+NEW_POLICY = "/policies/new"
 NASTY = (
     "<script>alert(1)</script>\n\n[a](javascript:alert(1)) [b](https://example.org) ![c](https://example.org/c.png)\n"
 )
@@ -26,31 +26,12 @@ def day(days: int) -> str:
     return f"{clock.now() + timedelta(days=days):%Y-%m-%d}"
 
 
-@pytest.fixture
-def desk(service: Service) -> Desk:
-    return Desk(service)
-
-
 def send(  # noqa: PLR0913 - the form's fields
     desk: Desk, act: str, version: str, days: int | str, text: str = "", *, file: bytes | None = None
 ) -> TestResponse:
-    """Send the form, or the page that asks again."""
     effective_on = days if isinstance(days, str) else day(days)
-    fields: dict[str, Any] = {
-        "form_token": desk.form_token,
-        "act": act,
-        "version": version,
-        "effective_on": effective_on,
-    }
-    # Browsers send line ends of two bytes.
-    fields |= {"text": text.replace("\n", "\r\n")} | ({"file": (io.BytesIO(file), "p.md")} if file is not None else {})
-    return desk.browser.post("/desk/policies/new", data=fields, content_type="multipart/form-data")
-
-
-def hidden(response: TestResponse) -> dict[str, str]:
-    """Return what a page would send again."""
-    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', response.text)
-    return {name: unescape(value) for name, value in found}
+    files = {"file": (io.BytesIO(file), "p.md")} if file is not None else {}
+    return desk.write(NEW_POLICY, act, version=version, effective_on=effective_on, text=text, **files)
 
 
 @any_database
@@ -64,10 +45,9 @@ def test_a_pasted_text_is_seen_as_people_will_and_published_from_there(service: 
     assert "<em>much</em> less" in seen.text
     for said in ("from " + f"{clock.now() + timedelta(days=3):%-d %B %Y}", "Nobody.", "you can withdraw it"):
         assert said in seen.text
-    again = hidden(seen)
+    again = hidden(seen.text)
     assert again["text"] == NEW
-    assert desk.browser.post("/desk/policies/new", data=again | {"act": "publish"},
-                             content_type="multipart/form-data").location == "/desk/policies"  # fmt: skip
+    assert desk.write(NEW_POLICY, **again | {"act": "publish"}).location == "/desk/policies"
     (row,) = service.rows("policies")
     assert (row["version"], str(row["effective_on"]), row["text"]) == ("2027-01", day(3), NEW)
     listed = desk.get("/policies")
@@ -80,11 +60,11 @@ def test_a_pasted_text_is_seen_as_people_will_and_published_from_there(service: 
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
-def test_an_uploaded_file_counts_whatever_its_line_ends_and_mark(service: Service, desk: Desk, mark: bytes) -> None:
+def test_a_file_may_have_a_byte_order_mark_and_windows_line_breaks(service: Service, desk: Desk, mark: bytes) -> None:
     seen = send(desk, "check", "2027-01", 1, file=mark + "Über <b>Daten</b>.\r\n\r\nEnde.\r\n".encode())
-    assert hidden(seen)["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
-    again = hidden(seen) | {"act": "publish"}
-    desk.browser.post("/desk/policies/new", data=again, content_type="multipart/form-data")
+    again = hidden(seen.text)
+    assert again["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
+    desk.write(NEW_POLICY, **again | {"act": "publish"})
     assert service.rows("policies")[0]["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
 
 
@@ -99,7 +79,7 @@ def test_html_scripts_and_images_of_a_text_are_text(service: Service, desk: Desk
     assert service.rows("policies") == []
 
 
-def test_what_cannot_be_published_is_told_on_the_form_which_keeps_what_was_typed(service: Service, desk: Desk) -> None:
+def test_an_invalid_policy_is_refused_on_the_form_which_keeps_the_input(service: Service, desk: Desk) -> None:
     send(desk, "publish", "old", 0, OLD)
     for version, days, text, status, reason in (
         ("new", -1, NEW, 409, "is over"),
@@ -134,7 +114,7 @@ def test_a_form_that_is_sent_twice_publishes_once_and_says_so(service: Service, 
         assert [entry.act for entry in audit.listed(act="policy-published").rows] == ["policy-published"]
 
 
-def test_of_two_managers_who_publish_at_once_one_is_told(service: Service) -> None:
+def test_of_two_concurrent_publications_one_is_refused(service: Service) -> None:
     mary, grace = Desk(service), Desk(service, "grace@example.org", name="Grace")
 
     def act(desk: Desk, version: str) -> int:
@@ -165,11 +145,10 @@ def test_an_upcoming_version_is_withdrawn_after_a_question(service: Service, des
 def test_a_text_of_240_kib_is_published_and_a_larger_form_is_refused(service: Service, desk: Desk) -> None:
     text = "x" * (policy.MOST_BYTES - 2) + "\n"
     seen = send(desk, "check", "2027-01", 1, file=text.encode())
-    again = hidden(seen) | {"act": "publish", "text": text.replace("\n", "\r\n")}
-    sent = desk.browser.post("/desk/policies/new", data=again, content_type="multipart/form-data")
-    assert sent.status_code == 303
+    assert desk.write(NEW_POLICY, **hidden(seen.text) | {"act": "publish", "text": text}).status_code == 303
     assert service.rows("policies")[0]["text"] == text
-    assert send(desk, "check", "2027-02", 1, file=b"x" * (policy.MOST_BYTES + 1)).status_code == 409
+    for longer in (b"x" * (policy.MOST_BYTES + 1), "é\n".encode() * (policy.MOST_BYTES // 3 + 1)):
+        assert "longer than 240 KiB" in send(desk, "check", "2027-02", 1, file=longer).text
     assert send(desk, "check", "2027-02", 1, file=b"x" * 300 * 1024).status_code == 413
 
 

@@ -77,7 +77,7 @@ def test_the_cookie_is_for_the_desk_alone(make_service: Make, public_url: str, s
     assert cookie.partition("=")[2].partition(";")[0].encode() not in str(stored).encode()
 
 
-def test_nothing_but_the_desk_reads_or_sets_a_cookie(service: Service) -> None:
+def test_only_the_desk_reads_or_sets_a_cookie(service: Service) -> None:
     desk = Desk(service)
     for rule in service.app.url_map.iter_rules():
         if "GET" in (rule.methods or ()) and not rule.arguments and not rule.rule.startswith("/desk"):
@@ -114,7 +114,7 @@ def test_a_manager_ends_sessions_and_those_of_others_never(service: Service) -> 
     assert first.browser.get("/desk/sessions").location == "/desk/sign-in"
 
 
-def test_a_removed_manager_is_out_at_once_and_the_audit_keeps_who_it_was(service: Service) -> None:
+def test_a_removed_manager_is_signed_out_at_once_and_stays_in_the_audit(service: Service) -> None:
     desk = Desk(service)
     with service.app.app_context():
         with pytest.raises(Impossible):
@@ -143,7 +143,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-def test_a_form_from_elsewhere_is_refused(service: Service, headers: dict[str, str]) -> None:
+def test_a_form_from_another_site_is_refused(service: Service, headers: dict[str, str]) -> None:
     desk = Desk(service)
     ended = f"/desk/sessions/{sessions(service)[0]}/end"
     form = {"form_token": desk.form_token}
@@ -154,7 +154,7 @@ def test_a_form_from_elsewhere_is_refused(service: Service, headers: dict[str, s
     assert desk.browser.post(ended, data=form, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
 
 
-def test_who_is_not_signed_in_learns_nothing_of_the_desk(service: Service) -> None:
+def test_without_a_sign_in_the_desk_reveals_nothing(service: Service) -> None:
     Desk(service)
     for rule in service.app.url_map.iter_rules():
         if rule.rule.startswith("/desk") and not rule.rule.startswith("/desk/sign-in"):

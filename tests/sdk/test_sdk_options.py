@@ -10,6 +10,8 @@ import httpx2
 import pytest
 from simulated_service import (
     BASE,
+    CONTRACT,
+    PASSWORD,
     SIGNED_IN,
     TOKEN,
     Driver,
@@ -17,12 +19,12 @@ from simulated_service import (
     Service,
     answer_to,
     both_clients,
+    every_call,
     outcome_of,
     problem,
 )
 
-import tiles_client
-from tiles_client import AsyncClient, Client, NotConnected, Overloaded, TilesError, Unauthenticated, errors
+from tiles_client import AsyncClient, Client, NotConnected, Overloaded, TilesError, Unauthenticated
 
 
 def driver_of(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | None = TOKEN) -> Driver:
@@ -90,6 +92,10 @@ def test_an_argument_of_another_type_is_refused_by_name(
 
 # The session
 
+# What the app is told to store, by call.
+CHANGED = {"confirm_registration": [TOKEN], "sign_in": [TOKEN], "change_password": ["tiles_earlier"],
+           "sign_out": [None], "end_all_sessions": [None], "close_account": [None]}  # fmt: skip
+
 
 def stored(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | None) -> tuple[Driver, list[str | None]]:
     """Return a driver whose client stores its session in a list."""
@@ -105,45 +111,55 @@ def stored(kind: type[Client | AsyncClient], *outcomes: Outcome, token: str | No
 
 
 @both_clients
-@pytest.mark.parametrize(
-    ("name", "before", "reported"),
-    [
-        ("sign_in", None, [TOKEN]),
-        ("confirm_registration", "tiles_earlier", [TOKEN]),
-        ("change_password", TOKEN, [TOKEN]),
-        ("sign_out", TOKEN, [None]),
-        ("end_all_sessions", TOKEN, [None]),
-        ("close_account", TOKEN, [None]),
-        ("account", TOKEN, []),
-        ("end_session", TOKEN, []),
-        ("confirm_password_reset", TOKEN, []),
-    ],
-)
-def test_the_app_is_told_which_session_to_store(
-    kind: type[Client | AsyncClient], name: str, before: str | None, reported: list[str | None]
-) -> None:
-    driver, tokens = stored(kind, answer_to(name), token=before)
+@every_call
+def test_the_app_gets_each_new_session_to_store(kind: type[Client | AsyncClient], name: str) -> None:
+    driver, tokens = stored(kind, answer_to(name), token="tiles_earlier")
     driver.call(name)
-    assert tokens == reported
-    assert driver.client.is_signed_in == ((reported or [before])[-1] is not None)
+    assert tokens == CHANGED.get(name, [])
+    assert driver.client.session_token == (tokens or ["tiles_earlier"])[-1]
+    assert driver.client.is_signed_in == (driver.client.session_token is not None)
 
 
 @both_clients
-def test_the_app_is_told_once_when_the_service_has_ended_the_session(kind: type[Client | AsyncClient]) -> None:
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_call_that_failed_changes_no_session(kind: type[Client | AsyncClient], name: str) -> None:
+    for outcome in (problem("wrong-password", 403), httpx2.ReadTimeout(""), problem("overloaded", 503)):
+        driver, tokens = stored(kind, outcome, token=TOKEN)
+        driver.failure(name)
+        assert (tokens, driver.client.session_token) == ([], TOKEN)
+
+
+@both_clients
+@pytest.mark.parametrize("name", [name for name, line in CONTRACT.items() if line.session])
+def test_a_session_that_the_service_has_ended_is_forgotten(kind: type[Client | AsyncClient], name: str) -> None:
     driver, tokens = stored(kind, problem("unauthenticated", 401), token=TOKEN)
     for _ in range(2):
-        assert isinstance(driver.failure("account"), Unauthenticated)
-    assert tokens == [None]
-    assert not driver.client.is_signed_in
+        assert isinstance(driver.failure(name), Unauthenticated)
+    assert (tokens, driver.client.session_token, driver.client.is_signed_in) == ([None], None, False)
 
 
-@both_clients
-@pytest.mark.parametrize("name", ["sign_in", "change_password", "sign_out"])
-def test_a_refused_call_changes_no_session(kind: type[Client | AsyncClient], name: str) -> None:
-    driver, tokens = stored(kind, problem("wrong-password", 403), token=TOKEN)
-    driver.failure(name)
-    assert tokens == []
-    assert driver.client.session_token == TOKEN
+@pytest.mark.parametrize("late", [problem("unauthenticated", 401), httpx2.Response(204)])
+def test_a_late_response_about_an_old_session_leaves_the_new_one_alone(late: httpx2.Response) -> None:
+    async def race() -> str | None:
+        signed_in = asyncio.Event()
+
+        async def service(request: httpx2.Request) -> httpx2.Response:
+            if request.method == "POST":
+                return answer_to("sign_in")
+            await signed_in.wait()
+            return late
+
+        transport = httpx2.MockTransport(service)
+        async with AsyncClient(base_url=BASE, session_token="tiles_old", transport=transport) as client:
+            leaving = asyncio.create_task(client.sign_out())
+            await asyncio.sleep(0)
+            await client.sign_in(email="ada@example.org", password=PASSWORD)
+            signed_in.set()
+            await asyncio.wait([leaving])
+            leaving.exception()
+            return client.session_token
+
+    assert asyncio.run(race()) == TOKEN
 
 
 @both_clients
@@ -157,7 +173,7 @@ def test_a_client_with_other_options_has_the_same_session(kind: type[Client | As
     assert tokens == [TOKEN, None]
 
 
-def test_threads_share_a_client_and_the_last_token_that_is_told_is_the_one_that_counts() -> None:
+def test_threads_share_a_client_and_the_last_reported_token_is_the_current_one() -> None:
     tokens: list[str | None] = []
     number = iter(range(10**6))
     lock = threading.Lock()
@@ -175,28 +191,7 @@ def test_threads_share_a_client_and_the_last_token_that_is_told_is_the_one_that_
     assert client.session_token == tokens[-1]
 
 
-def test_tasks_share_a_client() -> None:
-    tokens: list[str | None] = []
-
-    async def sign_in_many() -> AsyncClient:
-        transport = httpx2.MockTransport(lambda _: answer_to("sign_in"))
-        client = AsyncClient(base_url=BASE, on_session_change=tokens.append, transport=transport)
-        await asyncio.gather(*(client.sign_in(email="ada@example.org", password="x") for _ in range(100)))
-        return client
-
-    assert asyncio.run(sign_in_many()).session_token == TOKEN
-    assert tokens == [TOKEN] * 100
-
-
 # Errors
-
-
-def test_every_error_is_importable_from_the_top() -> None:
-    declared = {
-        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__.endswith("errors")
-    }
-    assert declared <= set(tiles_client.__all__)
-    assert all(hasattr(tiles_client, name) for name in tiles_client.__all__)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_a_data_manager_signs_in_and_publishes_a_long_policy_through_the_proxy(
         assert http.post("/desk/policies/new", data=fields, files=files).status_code == status
 
 
-def test_bodies_that_come_slowly_hold_nobody_up(proxy: Proxy, http: httpx2.Client) -> None:
+def test_slow_bodies_block_no_other_request(proxy: Proxy, http: httpx2.Client) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(proxy.connect()) for _ in range(SLOW)]
         for connection in slow:

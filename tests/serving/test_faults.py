@@ -15,9 +15,7 @@ pytestmark = pytest.mark.long
 SECONDS = 2.5
 PLAYED = [
     ("server and mail worker killed", "sqlite"),
-    ("PostgreSQL restarted", "postgresql"),
     ("one of two processes killed", "postgresql"),
-    ("server and mail worker killed", "postgresql"),
     ("server and mail worker told to stop", "postgresql"),
     ("PostgreSQL killed", "postgresql"),
     ("PostgreSQL out of reach for a minute", "postgresql"),

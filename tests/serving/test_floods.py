@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from served_requests import memory_of
 from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
 
 from backend.security.hashing import BACKLOG
 from backend.serving.front import BODY_SECONDS
 
+HEAD = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\nContent-Type: application/json\r\n"
 # More than a process answers at a time, and more than may wait for a hash.
 CROWD = 4 * BACKLOG
-START = b"POST /v1/feedback HTTP/1.1\r\nHost: tiles\r\n"
-HEAD = START + b"Content-Type: application/json\r\n"
 ADDRESS = "nobody@example.org"
 
 
@@ -170,12 +170,6 @@ def test_huge_headers_are_refused(server: ServerProcess) -> None:
     assert_serves(server)
 
 
-def memory_of(server: ServerProcess) -> int:
-    """Return how much memory the server's processes use, in KiB."""
-    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in server.processes()]
-    return sum(int(size) for text in statuses for size in re.findall(r"VmRSS:\s+(\d+) kB", text))
-
-
 async def sign_in_at_once(server: ServerProcess, times: int) -> tuple[list[httpx2.Response], list[httpx2.Response]]:
     """Sign in wrongly many times at once; return the responses, and those that others got meanwhile."""
     limits = httpx2.Limits(max_connections=None)
@@ -204,7 +198,7 @@ def test_a_sign_in_flood_is_refused_in_part_and_stops_nothing_else(server: Serve
 
 
 @any_database
-def test_those_who_wait_for_a_hash_take_nobody_s_place(
+def test_requests_that_wait_for_a_hash_block_no_other(
     make_service: Callable[..., Service], database_url: str, tmp_path: Path
 ) -> None:
     slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 30, "secret_keys": "k" * 40, "rate_limits": "off"}
@@ -246,7 +240,7 @@ def test_probes_and_reading_go_on_while_every_writing_thread_waits_for_the_datab
             assert connection.recv(12) == b"HTTP/1.1 202"
 
 
-def test_what_nobody_waits_for_any_more_fills_no_memory(server: ServerProcess, write_lock: sqlite3.Connection) -> None:
+def test_requests_of_disconnected_clients_take_no_memory(server: ServerProcess, write_lock: sqlite3.Connection) -> None:
     rounds = 8
     # Every thread waits for the database, and these requests come on top.
     with connections(server, CROWD, request("POST", "/v1/registrations", name="Eve", email=ADDRESS)):
@@ -259,68 +253,6 @@ def test_what_nobody_waits_for_any_more_fills_no_memory(server: ServerProcess, w
     assert_serves(server)
     # They sent so much, and kept they would take twice as much.
     assert kept < rounds * 500 * 16
-
-
-# HTTP
-
-
-@pytest.mark.usefixtures("quiet")
-def test_a_request_that_is_not_http_is_refused_and_the_connection_ends(server: ServerProcess) -> None:
-    for sent in (
-        b"hello\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: tiles\r\nno colon\r\n\r\n",
-        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        HEAD + b"Content-Length: -2\r\n\r\n{}",
-        HEAD + b"Content-Length : 2\r\n\r\n{}",
-        HEAD + b"Folded: a\r\n b\r\nX:\0\r\n\r\n",
-    ):
-        response = response_to(server, sent)
-        assert (response[9:12], response.count(b"HTTP/1.1 ")) == (b"400", 1), sent
-
-
-def test_a_body_with_two_lengths_is_not_taken_for_a_second_request(server: ServerProcess) -> None:
-    """Request smuggling (RFC 9112 section 11.2)."""
-    head = HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n"
-    response = response_to(server, head + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: tiles\r\n\r\n")
-    assert b'{"status":"up"}' not in response
-
-
-def test_a_request_to_upgrade_has_a_body_like_any_other(server: ServerProcess) -> None:
-    body = json.dumps({"message": "GET /healthz HTTP/1.1"}).encode()
-    head = HEAD + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body)
-    assert re.findall(rb"HTTP/1.1 (\d+)", response_to(server, head, body)) == [b"201"]
-
-
-def test_the_trailer_of_a_chunked_body_is_no_header(server: ServerProcess) -> None:
-    head = START + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-    response = response_to(server, head + b"2\r\n{}\r\n0\r\nContent-Type: application/json\r\n\r\n")
-    assert is_problem(response, b"415", b"unsupported-media-type")
-
-
-def test_pipelined_requests_are_answered_in_their_order(server: ServerProcess) -> None:
-    paths = ["/healthz", "/v1/account", "/v1/nothing", "/healthz"]
-    sent = "".join(f"GET {path} HTTP/1.1\r\nHost: tiles\r\n\r\n" for path in paths)
-    last = "HEAD /healthz HTTP/1.1\r\nHost: tiles\r\nConnection: close\r\n\r\n"
-    response = response_to(server, (sent + last).encode())
-    assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200", b"401", b"404", b"200", b"200"]
-    assert response.endswith(b"\r\n\r\n")
-
-
-def test_a_client_that_asks_whether_to_send_its_body_is_told_to(server: ServerProcess) -> None:
-    body = json.dumps({"message": "Hello."}).encode()
-    head = HEAD + b"Connection: close\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body)
-    with connect(server, head) as connection:
-        assert connection.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.sendall(body)
-        assert connection.recv(1024).startswith(b"HTTP/1.1 201 ")
-
-
-def test_a_session_that_is_not_ascii_is_refused_and_not_overlooked(server: ServerProcess) -> None:
-    body = b'{"message": "More tiles, please."}'
-    head = HEAD + b"Connection: close\r\nContent-Length: %d\r\n" % len(body)
-    assert response_to(server, head + b"\r\n" + body)[9:12] == b"201"
-    response = response_to(server, head + "Authorization: Bearer é\r\n\r\n".encode() + body)
-    assert is_problem(response, b"401", b"unauthenticated")
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_another(tmp_path: Path) -> None:

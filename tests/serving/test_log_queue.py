@@ -70,7 +70,7 @@ def ask(server: ServerProcess, times: int) -> int:
     return answered
 
 
-def test_a_reader_that_stalls_stops_no_request_and_is_told_how_many_lines_it_lost(tmp_path: Path) -> None:
+def test_a_stalled_log_reader_blocks_no_request_and_gets_the_number_of_lost_lines(tmp_path: Path) -> None:
     with Piped(tmp_path, rate_limits="off") as server:
         asked = QUEUED_LINES * 3 // 2
         assert ask(server, asked) == asked
@@ -88,7 +88,7 @@ def test_a_reader_that_stalls_stops_no_request_and_is_told_how_many_lines_it_los
         assert sum('"/healthz"' in line for line in server.read(1)) == PIPELINED
 
 
-def test_a_service_that_nobody_reads_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_service_whose_log_is_not_read_stops_on_sigterm(tmp_path: Path) -> None:
     with Piped(tmp_path) as server:
         ask(server, 3000)
         begun = time.monotonic()
@@ -97,7 +97,7 @@ def test_a_service_that_nobody_reads_ends_when_it_is_told_to(tmp_path: Path) -> 
         assert server.processes() == []
 
 
-def test_the_queued_lines_are_written_at_the_end_if_somebody_reads(tmp_path: Path) -> None:
+def test_queued_log_lines_are_written_before_the_end(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ask(server, 1000)
         assert server.terminate() == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from served_requests import register, send_through
 from support import MailServer, ServerProcess, wait_for
 
 pytestmark = pytest.mark.long
@@ -33,15 +34,6 @@ def worker_of(server: ServerProcess) -> int | None:
 def serving(server: ServerProcess) -> set[int]:
     """Return the processes that answer: they are not children of the supervisor."""
     return {pid for pid in server.processes() if pid != server.pid and parent_of(pid) != server.pid}
-
-
-def send_through(server: MailServer) -> dict[str, object]:
-    return {"mail_server": server.host, "mail_port": server.port, "rate_limits": "off"}
-
-
-def register(server: ServerProcess, email: str) -> None:
-    person = {"name": "Ada Lovelace", "email": email}
-    assert httpx2.post(f"{server.url}/v1/registrations", json=person).status_code == 202
 
 
 @contextmanager
@@ -76,7 +68,7 @@ def test_one_worker_sends_each_email_once_for_all_processes_of_a_server(
         # The supervisor, the worker, and for each process that answers granian's own.
         assert len(server.processes()) == 1 + 1 + 2 * 3
         for address in addresses:
-            register(server, address)
+            register(server.url, address)
         wait_for(lambda: len(mail_server.messages) >= len(addresses))
     assert sorted(message["To"] for message in mail_server.messages) == sorted(addresses)
 
@@ -92,7 +84,7 @@ def test_a_worker_that_dies_again_and_again_is_started_again_while_every_request
                 os.kill(workers[-1], signal.SIGKILL)
                 workers.append(wait_for(lambda: worker_of(server) not in {None, *workers} and worker_of(server)))
                 pauses.append(time.monotonic() - begun)
-            register(server, "ada@example.org")
+            register(server.url, "ada@example.org")
             wait_for(lambda: mail_server.messages)
         assert failed == []
         assert server.log.count("worker has ended") == 3
@@ -139,7 +131,7 @@ def test_a_signal_ends_a_child_in_good_order_and_it_is_started_again_or_does_not
             server.wait_until_ready()
             time.sleep(0.5)
             before = set(server.processes())
-        register(server, "ada@example.org")
+        register(server.url, "ada@example.org")
         wait_for(lambda: mail_server.messages)
         assert "Traceback" not in server.log
 

@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -21,11 +20,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from journeys import at_once
 from served_requests import register, send_through
 from support import (
     OTHER_PASSWORD,
     PASSWORD,
-    TILES,
     ExecutedServer,
     MailServer,
     ServerProcess,
@@ -64,7 +63,7 @@ class Slow(MailServer):
 # Serving
 
 
-def test_the_start_says_the_address_and_where_mails_go_and_its_files_are_for_the_owner_only(
+def test_the_start_prints_the_url_and_where_emails_go_and_only_the_owner_can_read_its_files(
     server: ServerProcess,
 ) -> None:
     assert f"Serving TILES accounts at {server.url}" in server.log
@@ -105,7 +104,7 @@ def test_a_person_gets_from_the_form_to_a_new_password_with_links_from_the_termi
         assert {message["To"] for message in mailbox} == {"ada@example.org"}
 
 
-def test_people_who_send_at_the_same_moment_get_their_own_response(server: ServerProcess) -> None:
+def test_concurrent_requests_get_their_own_responses(server: ServerProcess) -> None:
     emails = [f"person{number}@example.org" for number in range(8)]
     before = len(server.log)
     for email in emails:
@@ -134,7 +133,7 @@ def test_people_who_send_at_the_same_moment_get_their_own_response(server: Serve
         assert sorted(stored.execute(authors)) == [(email, email, 20) for email in emails]
 
 
-def test_a_worker_makes_mails_in_a_thread_of_low_priority_and_writes_in_threads_that_are_not(
+def test_a_worker_renders_emails_in_one_low_priority_thread_and_writes_in_others(
     server: ServerProcess,
 ) -> None:
     def policies_of(process: int) -> list[int]:
@@ -192,7 +191,7 @@ def test_a_terminated_service_ends_soon_with_the_mail_in_hand_sent_and_the_other
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["service manager", "Ctrl-C"])
-def test_all_processes_that_are_told_to_stop_at_once_finish_the_requests_in_hand(
+def test_processes_that_get_the_signal_to_stop_together_finish_their_requests(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     slow = {"argon2_memory_kib": 65536, "argon2_time_cost": 80}
@@ -284,9 +283,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "advice"), WRONG, ids=["+".join(settings) for settings, _ in WRONG])
-def test_a_setting_that_makes_no_sense_is_named_with_what_to_write(
-    tmp_path: Path, settings: dict[str, object], advice: str
-) -> None:
+def test_an_invalid_setting_is_named_with_advice(tmp_path: Path, settings: dict[str, object], advice: str) -> None:
     with pytest.raises(SettingsError, match=advice) as refused:
         create_app(load(environment(tmp_path, **settings)))
     assert "marmalade" not in str(refused.value)
@@ -302,7 +299,7 @@ def test_a_setting_that_makes_no_sense_is_named_with_what_to_write(
     ],
     ids=["wrong", "nobody answers", "no place for a file"],
 )
-def test_a_setting_with_which_nothing_works_stops_the_start_in_a_line(tmp_path: Path, name: str, value: str) -> None:
+def test_a_fatal_setting_stops_the_start_with_one_line(tmp_path: Path, name: str, value: str) -> None:
     stopped = run_tiles(tmp_path, "serve", **{name: value})
     assert stopped.returncode != 0
     assert stopped.stdout == ""
@@ -322,14 +319,14 @@ def test_a_setting_with_which_nothing_works_stops_the_start_in_a_line(tmp_path: 
     ],
     ids=["broken", "not UTF-8", "unknown", "misspelt", "wrong value"],
 )
-def test_an_invalid_configuration_file_is_named_with_what_to_write(tmp_path: Path, content: bytes, advice: str) -> None:
+def test_an_invalid_configuration_file_is_named_with_advice(tmp_path: Path, content: bytes, advice: str) -> None:
     (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(SettingsError, match=advice):
         load(environment(tmp_path))
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"], ids=["unix", "windows"])
-def test_a_setting_comes_from_the_environment_or_else_from_the_file(tmp_path: Path, line_break: str) -> None:
+def test_the_environment_overrides_the_configuration_file(tmp_path: Path, line_break: str) -> None:
     lines = ["\ufeffsupport_email = 'file@example.org'", "public_url = 'https://file.example.org'", ""]
     (tmp_path / "config.toml").write_bytes(line_break.join(lines).encode())
     taken = load(environment(tmp_path, public_url="", support_email="environment@example.org"))
@@ -352,21 +349,14 @@ def test_a_port_in_use_by_another_program_or_by_the_service_stops_the_start_and_
             assert "stack backtrace" not in stopped.stderr
 
 
-@pytest.mark.long
 @empty_database
 def test_processes_that_start_together_on_an_empty_database_migrate_it_once(tmp_path: Path, database_url: str) -> None:
-    together = [
-        subprocess.Popen(
-            [TILES, "db", "upgrade", "--json"],
-            env=environment(tmp_path / "instance", database_url=database_url),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    outputs = [process.communicate(timeout=30)[0] for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0]
-    assert sum('"from": null' in text for text in outputs) == 1
+    def upgrade() -> str:
+        done = run_tiles(tmp_path / "instance", "db", "upgrade", "--json", database_url=database_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert sum('"from": null' in printed for printed in at_once(*[upgrade] * 3)) == 1
     assert [path.name for path in (tmp_path / "instance").iterdir() if "key" in path.name] == ["secret_key"]
 
 

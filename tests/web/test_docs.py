@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 from conftest import KEY, dispose, make_app, make_settings, needs
-from contract import OPERATIONS
+from contract import DOCUMENT, OPERATIONS
 from flask.testing import FlaskClient
 from playwright.sync_api import Page
 from somebody import PURPOSES, Somebody
@@ -18,6 +18,8 @@ from backend import clock
 from backend.errors import problems
 from backend.privacy import policy
 from backend.web.examples import ID
+
+SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +89,12 @@ def test_the_docs_say_once_what_to_do_about_each_error(http: FlaskClient) -> Non
 
 
 @any_database
-def test_each_operation_in_the_docs_links_its_error_codes(http: FlaskClient) -> None:
-    page = http.get("/docs").text
+def test_the_docs_show_each_operation_with_its_fields_and_link_its_error_codes(http: FlaskClient) -> None:
+    page = html.unescape(http.get("/docs").text)
     for described in OPERATIONS.values():
         (section,) = re.findall(rf'id="{described["operationId"]}"(.*?)</section>', page, re.DOTALL)
+        assert described["summary"].rstrip(".") in section
         codes = set(re.findall(r"`([a-z-]+)`", " ".join(r["description"] for r in described["responses"].values())))
         assert set(re.findall(r'href="/problems/([a-z-]+)"', section)) == codes
+    schemas = {name: schema for name, schema in SCHEMAS.items() if name not in {"Problem", "FieldError"}}
+    assert all(f"{name}</code>" in page for schema in schemas.values() for name in schema.get("properties", {}))

@@ -28,19 +28,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import BadData, base64_decode
 from journeys import MakeService
+from somebody import PURPOSES
 from support import NOBODY, PASSWORD, WORD, Service, assert_problem
 
 from backend.errors import InvalidToken
 from backend.security import tokens
 from backend.security.tokens import Purpose
 
-REDEEMED = {
-    Purpose.REGISTRATION: "/v1/registrations/confirm",
-    Purpose.PASSWORD_RESET: "/v1/password-resets/confirm",
-    Purpose.EMAIL_CHANGE: "/v1/email-changes/confirm",
-    Purpose.EMAIL_CHANGE_UNDO: "/v1/email-changes/undo",
-    Purpose.ERASURE: "/v1/erasure-requests/confirm",
-    Purpose.ERASURE_CANCEL: "/v1/erasure-requests/cancel",
+REDEEMED = {purpose: path for path, purpose in PURPOSES.items()} | {
     Purpose.RECEIPT: "/v1/erasure-receipts/verify",
     Purpose.UNSUBSCRIBE: "/unsubscribe/",
     Purpose.DESK: "/desk/sign-in/confirm",

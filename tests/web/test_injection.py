@@ -7,25 +7,14 @@ import unicodedata
 
 import pytest
 from argon2 import PasswordHasher
-from click.testing import CliRunner
-from flask.cli import ScriptInfo
 from journeys import request_email_change
-from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, text_of
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, invoke, text_of
 
-from backend.commands.serve import tiles
-from backend.database import engine
 from backend.mail.news import News
 from backend.privacy import announcements
 from backend.serving import worker
 
 EVIL = "evil.example"
-
-
-def run(service: Service, *arguments: str) -> str:
-    """Run a command of the data manager, and return all that it prints."""
-    done = CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: service.app))
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 # For the database
@@ -165,21 +154,21 @@ TURNING = "\u202e\u2066\u2067\u202a"
 
 
 @any_database
-def test_what_a_command_prints_for_a_person_is_readable_from_left_to_right(service: Service, ada: Person) -> None:
+def test_a_command_prints_text_for_a_person_from_left_to_right(service: Service, ada: Person) -> None:
     for text in TURNING:
         answer = service.http.patch("/v1/account", json={"name": f"Ada {text}Lovelace"}, headers=ada.headers)
         assert answer.status_code == 422
         service.http.post("/v1/feedback", json={"message": f"More {text}tiles\n\tand\u2028more\u200b"})
     service.http.patch("/v1/account", json={"name": "Ada 愛 Ωμέγα"}, headers=ada.headers)
-    for printed in (run(service, "feedback", "list"), run(service, "data", "find", ada.email)):
+    for printed in (invoke(service, "feedback", "list").output, invoke(service, "data", "find", ada.email).output):
         unseen = [c for c in printed if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and c != "\n"]
         assert unseen == []
 
 
-def test_what_a_command_prints_for_a_script_turns_no_terminals_text_and_loses_nothing(service: Service) -> None:
+def test_a_command_prints_json_that_turns_no_text_around_and_loses_nothing(service: Service) -> None:
     sent = f"More {TURNING}tiles 愛"
     assert service.http.post("/v1/feedback", json={"message": sent}).status_code == 201
-    for printed in (run(service, "feedback", "list", "--json"), run(service, "feedback", "export")):
+    for printed in (invoke(service, "feedback", "list", "--json").output, invoke(service, "feedback", "export").output):
         assert [c for c in TURNING if c in printed] == []
         assert "愛" in printed
         assert json.dumps(sent) in json.dumps(json.loads(printed))
@@ -223,11 +212,11 @@ def test_a_very_long_password_is_refused_before_it_is_hashed(
 # Other people's things (OWASP API1:2023)
 
 
-def test_broken_object_level_authorization_finds_no_object_of_anybody_else(service: Service, ada: Person) -> None:
+def test_broken_object_level_authorization_finds_no_object_of_another_account(service: Service, ada: Person) -> None:
     eve = service.register(name="Eve", email="eve@example.org")
     service.http.post("/v1/feedback", json={"message": "Ada's own"}, headers=ada.headers)
     hers = service.rows("accounts")[0]["id"]
-    before = {name: service.rows(name) for name in engine.Base.metadata.tables}
+    before = service.everything()
     for id_ in (ada.session["id"], str(hers), NOBODY):
         answer = service.http.delete(f"/v1/sessions/{id_}", headers=eve.headers)
         assert_problem(answer, 404, "not-found")
@@ -238,4 +227,4 @@ def test_broken_object_level_authorization_finds_no_object_of_anybody_else(servi
             assert found.status_code == 200
             assert "Ada" not in found.text
             assert ada.session["id"] not in found.text
-    assert {name: service.rows(name) for name in engine.Base.metadata.tables} == before
+    assert service.everything() == before

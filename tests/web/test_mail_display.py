@@ -68,7 +68,7 @@ def mails(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ema
 
 @pytest.mark.parametrize("name", [MAILS[0], *(pytest.param(name, marks=pytest.mark.long) for name in MAILS[1:])])
 def test_a_mail_is_accessible(mails: dict[str, EmailMessage], name: str, open_page: Callable[..., Page]) -> None:
-    page = open_page(reduced_motion="reduce")
+    page = open_page()
     page.set_content(html_of(mails[name]))
     # Landmarks belong to the email program, which shows an email inside its own page.
     assert violations(page, without=("landmark-one-main", "region")) == []

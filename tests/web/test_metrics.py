@@ -76,7 +76,7 @@ def test_a_server_that_listens_on_ipv6_answers_this_machine(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("proxies", [0, 1])
 @any_database
-def test_what_came_through_a_proxy_is_not_from_this_machine(make_service: MakeService, proxies: int) -> None:
+def test_a_request_through_a_proxy_is_not_from_this_machine(make_service: MakeService, proxies: int) -> None:
     service = make_service(trusted_proxies=proxies)
     for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Proto"):
         for value in ("127.0.0.1", "for=127.0.0.1", ""):
@@ -114,7 +114,7 @@ def test_requests_are_counted_by_route_and_status(service: Service, ada: Person)
     assert "ADA" not in str(after.samples)
 
 
-def test_mails_are_counted_by_what_became_of_them(service: Service, move_clock: Callable[[timedelta], None]) -> None:
+def test_emails_are_counted_by_outcome(service: Service, move_clock: Callable[[timedelta], None]) -> None:
     ask = {"json": {"email": "ada@example.org"}}
     service.register(email="ada@example.org")
     before = read(service)
@@ -157,7 +157,7 @@ def test_erasures_are_counted_from_the_day_they_are_due(
 
 
 @pytest.mark.parametrize("database_url", ["lost_sqlite", "lost_postgresql"], indirect=True)
-def test_while_the_database_is_away_that_is_said_and_everything_else_goes_on(service: Service) -> None:
+def test_metrics_continue_without_the_database_and_report_it(service: Service) -> None:
     service.http.get("/readyz")
     found = read(service)
     assert found("tiles_database_up") == 0
@@ -180,7 +180,7 @@ def test_a_request_that_is_refused_as_the_hashers_line_is_full_is_counted(
 
 
 @pytest.mark.long
-def test_several_processes_answer_with_what_all_of_them_did_also_after_one_was_killed(tmp_path: Path) -> None:
+def test_each_process_reports_the_metrics_of_all_also_after_one_was_killed(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--workers", "3") as server:
         asked = 60
         for _ in range(asked):

@@ -100,27 +100,7 @@ def test_cross_site_request_forgery_by_a_real_browser_mails_nobody(
     assert len([message for message in site.mail_server.messages if message["To"] == email]) == 2
 
 
-def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manager(
-    site: Site, email: str, page: Page
-) -> None:
-    registration = site.ask_to_register(email)
-    site.register(f"other-{email}")
-    site.post("password-resets", 202, email=f"other-{email}")
-    reset = site.mail(f"other-{email}", subject="Reset")
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
-    long = "quiet lemon gravel piano " * 8
-    for message, label in ((registration, "Password"), (reset, "New password")):
-        page.goto(button_link(message))
-        field = page.get_by_label(label, exact=True)
-        assert field.get_attribute("type") == "password"
-        assert field.get_attribute("autocomplete") == "new-password"
-        page.evaluate("text => navigator.clipboard.writeText(text)", long)
-        field.focus()
-        page.keyboard.press("Control+V")
-        expect(field).to_have_value(long)
-
-
-def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> None:
+def test_the_unsubscribe_link_reaches_no_other_page(site: Site, page: Page) -> None:
     requests = requests_of(page)
     for press_it, leave_by in [(False, "Privacy"), (True, "TILES accounts")]:
         page.goto(f"{site.url}/unsubscribe/a-code")
@@ -137,9 +117,7 @@ def test_the_link_to_unsubscribe_is_told_to_nobody(site: Site, page: Page) -> No
         assert "a-code" not in f"{request.all_headers()}"
 
 
-def test_no_code_is_sent_in_an_address_and_nothing_is_kept_or_asked_elsewhere(
-    site: Site, email: str, page: Page
-) -> None:
+def test_no_url_contains_a_code_and_the_browser_stores_nothing(site: Site, email: str, page: Page) -> None:
     requests = requests_of(page)
 
     def expect_nothing_kept() -> None:

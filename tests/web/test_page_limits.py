@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from browsing import ask_for_mail, expect_heading, open_link, paste_code, url_of
+from browsing import ask_for_mail, expect_heading, open_link, paste_code, url_of, with_and_without_javascript
 from playwright.sync_api import Page, expect
 from support import Service, any_database, assert_problem, token_of
 
@@ -15,7 +15,7 @@ ADA = "ada@example.org"
 
 
 @any_database
-@pytest.mark.parametrize("javascript", [True, False])
+@with_and_without_javascript
 def test_a_limit_says_when_to_ask_again_and_where_the_email_may_be(
     serve_near: Callable[..., Service], open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
@@ -37,7 +37,7 @@ def test_a_limit_says_when_to_ask_again_and_where_the_email_may_be(
 
 
 @any_database
-@pytest.mark.parametrize("javascript", [True, False])
+@with_and_without_javascript
 def test_a_limit_keeps_the_code_of_a_link_for_later(
     serve_near: Callable[..., Service], open_page: Callable[..., Page], *, javascript: bool
 ) -> None:

@@ -6,7 +6,16 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from browsing import Site, change_password, checked_page, create_account, expect_heading, open_link, url_of
+from browsing import (
+    Site,
+    change_password,
+    checked_page,
+    create_account,
+    expect_heading,
+    open_link,
+    url_of,
+    with_and_without_javascript,
+)
 from conftest import needs
 from playwright.sync_api import Browser, Page, expect
 from support import PASSWORD, Service, any_database
@@ -56,11 +65,13 @@ def test_chromium_has_no_hint_for_a_password_form(site: Site, email: str, page_w
     assert hints == []
 
 
-@pytest.mark.parametrize("javascript", [True, False])
-def test_a_new_password_has_its_address_and_its_rules_beside_it(
+@with_and_without_javascript
+def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manager(
     site: Site, email: str, open_page: Callable[..., Page], *, javascript: bool
 ) -> None:
     page = open_page(java_script_enabled=javascript)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
+    long = "quiet lemon gravel piano " * 8
     registration = site.ask_to_register(email)
     other = f"other-{email}"
     site.register(other)
@@ -75,11 +86,17 @@ def test_a_new_password_has_its_address_and_its_rules_beside_it(
         expect(username).to_have_value(address)
         assert username.get_attribute("readonly") is not None
         password = page.get_by_label(label, exact=True)
+        expect(password).to_have_attribute("type", "password")
         expect(password).to_have_attribute("autocomplete", "new-password")
         expect(password).to_have_attribute("minlength", "15")
         assert re.search(r"minlength: 15;", password.get_attribute("passwordrules") or "")
         assert password.get_attribute("maxlength") is None
         assert username.evaluate("field => field.form === document.querySelector('[type=password]').form")
+        if javascript:
+            page.evaluate("text => navigator.clipboard.writeText(text)", long)
+            password.focus()
+            page.keyboard.press("Control+V")
+            expect(password).to_have_value(long)
 
 
 @any_database
@@ -161,7 +178,7 @@ def test_a_button_opens_the_app(serve_near: Callable[..., Service], page: Page) 
 
 
 @any_database
-@pytest.mark.parametrize("javascript", [True, False])
+@with_and_without_javascript
 def test_making_an_account_accepts_the_policy_in_force_which_stays_readable(
     serve_near: Callable[..., Service], open_page: Callable[..., Page], *, javascript: bool
 ) -> None:

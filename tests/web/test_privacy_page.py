@@ -47,7 +47,7 @@ def test_a_changed_declaration_is_shown(http: FlaskClient, monkeypatch: pytest.M
     assert cells[2:] == ["for a day", "kept"]
 
 
-def test_the_page_names_who_answers_for_the_data(make_service: Callable[..., Service]) -> None:
+def test_the_page_names_the_data_manager(make_service: Callable[..., Service]) -> None:
     assert "the data manager of the organisation" in make_service().http.get("/privacy").text
     named = make_service(data_manager_email="privacy@example.org")
     assert 'href="mailto:privacy@example.org"' in named.http.get("/privacy").text

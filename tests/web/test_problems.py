@@ -241,7 +241,7 @@ def everything_that_hashes(service: Service, ada: Person, tokens: tuple[str, str
     yield service.reset(reset)
 
 
-def test_a_full_line_of_the_hasher_is_said_at_once_and_every_link_stays_good(service: Service, ada: Person) -> None:
+def test_a_full_hasher_backlog_is_reported_at_once_and_every_link_stays_valid(service: Service, ada: Person) -> None:
     tokens = service.ask_to_register(email="eve@example.org"), service.ask_for_reset()
     with full_line(service):
         for response in everything_that_hashes(service, ada, tokens):

@@ -21,11 +21,11 @@ from backend.mail import delivery
 from backend.mail.refusals import ServerUnavailable
 
 
-def test_a_service_that_is_able_to_serve_says_so_and_no_number(service: Service) -> None:
+def test_a_ready_service_says_so_and_no_number(service: Service) -> None:
     assert service.http.get("/readyz").json == {"status": "ready"}
 
 
-def test_mails_that_have_waited_untried_for_an_hour_make_it_unready(
+def test_emails_untried_for_an_hour_make_the_service_unready(
     service: Service, move_clock: Callable[[timedelta], None]
 ) -> None:
     service.http.post("/v1/password-resets", json={"email": "nobody@example.org"})
@@ -47,7 +47,7 @@ def test_one_mailbox_that_refuses_does_not_make_it_unready(
     assert service.http.get("/readyz").status_code == 200
 
 
-def test_while_the_mail_server_is_away_a_mail_to_nobody_waits_like_any_other(
+def test_during_an_outage_an_email_to_an_unknown_address_waits_like_any_other(
     make_service: Callable[..., Service], service: Service, ada: Person
 ) -> None:
     away = make_service(mail_port=free_port())
@@ -72,7 +72,7 @@ def test_a_disk_without_room_for_sqlites_log_makes_it_unready(
 
 
 @any_database
-def test_somebody_who_reads_for_long_stops_no_writer(service: Service, tmp_path: Path) -> None:
+def test_a_long_read_stops_no_writer(service: Service, tmp_path: Path) -> None:
     reader = sqlite3.connect(tmp_path / "tiles.sqlite3", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM accounts").fetchone()
@@ -124,7 +124,7 @@ class Mounted(ServerProcess):
 
 
 @pytest.mark.long
-def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes_writes_again(tmp_path: Path) -> None:
+def test_a_read_only_file_system_makes_the_service_unready_until_it_is_writable(tmp_path: Path) -> None:
     if subprocess.run([needs("unshare"), "--mount", *ROOT_IN, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody have mounts of their own")
     server = Mounted(tmp_path)
@@ -147,7 +147,7 @@ def test_a_file_system_that_is_mounted_read_only_makes_it_unready_until_it_takes
 
 
 @any_database
-def test_asking_whether_it_is_ready_writes_nothing(service: Service, tmp_path: Path) -> None:
+def test_a_readiness_request_writes_nothing(service: Service, tmp_path: Path) -> None:
     assert service.http.get("/readyz").status_code == 200
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.iterdir())}
     with service.statements() as statements:

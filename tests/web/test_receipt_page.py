@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-import pytest
-from browsing import button_link, expect_heading, press, url_of
+from browsing import button_link, expect_heading, press, url_of, with_and_without_javascript
 from journeys import close, receipt_of
 from playwright.sync_api import Page, expect
 from support import NOBODY, Person, Service, any_database, text_of
@@ -26,7 +25,7 @@ def erase(service: Service, ada: Person) -> None:
         erasure.erase_due()
 
 
-@pytest.mark.parametrize("javascript", [True, False])
+@with_and_without_javascript
 def test_a_receipt_is_read_in_words(
     serve_near: Callable[..., Service], open_page: Callable[..., Page], *, javascript: bool
 ) -> None:

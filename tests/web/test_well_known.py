@@ -14,7 +14,7 @@ def test_a_password_manager_finds_where_a_password_is_changed(service: Service) 
 
 
 @any_database
-def test_whoever_found_a_hole_finds_whom_to_tell(make_service: object) -> None:
+def test_security_txt_names_a_contact_and_expires_within_a_year(make_service: object) -> None:
     service = make_service(support_email="help@tiles.test")  # type: ignore[operator]
     response = service.http.get("/.well-known/security.txt")
     assert response.content_type == "text/plain; charset=utf-8"
