@@ -141,7 +141,7 @@ def check_argon2() -> None:
     child = subprocess.run([sys.executable, "-c", ONE_HASH], capture_output=True, check=False)  # noqa: S603 - a constant
     if child.returncode == -signal.SIGILL:
         raise Impossible(
-            "Argon2 was built for another processor (SIGILL): remove .venv, and run `make` on this machine"
+            "Argon2 was built for another processor (SIGILL): remove .venv, and run `make .venv/.runtime` here"
         )
 
 
