@@ -60,9 +60,9 @@ def shown(account: AnyRow) -> dict[str, object]:
 @data.command()
 @WHO
 def find(who: str, *, as_json: bool) -> None:
-    """Show the accounts that have or had an address.
+    """Show the open account and the closed accounts of an address.
 
-    It shows open and closed accounts, with what waits for each. Times are in UTC. It exits with 1 when there is none.
+    It shows what waits for each. Times are in UTC. It exits with 1 when there is none.
     """
     rows = [shown(account) for account in operations.find(who)]
     if as_json:
