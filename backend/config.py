@@ -104,16 +104,18 @@ class Settings(BaseModel):
         default=365, ge=0, le=3650, description="Days until a closed account is erased. 0: only when the person asks."
     )
     ios_app_ids: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.ios_app_ids)] = Field(
-        default=(), description="iPhone apps that open the mailed links and share passwords, as `TEAMID.bundle.id`."
+        default=(),
+        description="iPhone apps that open emailed links and share passwords, as `TEAMID.bundle.id`, comma-separated.",
     )
     android_apps: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.android_apps)] = Field(
-        default=(), description="Android apps that do, as `package=SHA-256 of its certificate`. One entry for each."
+        default=(),
+        description="Android apps that do the same, as `package=SHA-256 of its certificate`, comma-separated.",
     )
     app_url: Annotated[str, AfterValidator(values.app_url)] | None = Field(
         default=None, description="Where the button that opens the app leads, such as `tiles://open`."
     )
     terms_url: Annotated[str, AfterValidator(values.web_url)] | None = Field(
-        default=None, description="Terms of use. The page that makes an account links them."
+        default=None, description="Terms of use. The page on which an account is created links to them."
     )
     desk: bool = Field(default=True, description="The data manager's pages at `/desk`. `off` removes them.")
     rate_limits: Annotated[str, AfterValidator(str.lower)] = Field(
@@ -124,7 +126,7 @@ class Settings(BaseModel):
         default=0, ge=0, le=10, description="Number of reverse proxies in front that add to X-Forwarded-For."
     )
     metrics_token: SecretStr | None = Field(
-        default=None, description="Bearer token for `/metrics`. Without it: answered to this machine only."
+        default=None, description="Bearer token for `/metrics`. Without it: only this machine gets an answer."
     )
 
     @property
