@@ -35,20 +35,21 @@ def data() -> None:
 
     \b
     a person asks what is held      find, export
-    a person wants it corrected     rename, change-email, unsubscribe, subscribe
-    a person wants to be erased     erase, then requests: what waits, and until when
+    a person wants it corrected     rename, change-email
+    a person wants fewer emails     unsubscribe, subscribe
+    a person wants to leave         close, erase; `requests` shows the erasures that wait
     a person wants to come back     cancel (an erasure), reopen
-    the law requires to keep it     hold, release
+    the law forbids to erase it     hold, release
     an authority gets data          disclose
     a request came by letter        requests add, extend, done
     is anything late                requests --overdue
     what was done, and the proof    audit, verify-receipt
     a backup was restored           replay-erasures (`tiles serve` does it by itself)
 
-    Name an account by its email address or by its id, which `find` shows. With - the command reads it from standard
-    input, so that it stays out of the shell's history and the list of processes.
+    Name an account by its email address or by its id, which `find` shows. With - the command asks for it, or
+    reads it from standard input, so that it stays out of the shell's history and the list of processes.
 
-    A command exits with 0 when it did what it says, with 1 when that cannot be done, with 2 when it was called wrongly.
+    A command exits with 0 if it did what it says, with 1 if that is impossible, and with 2 if it was called wrongly.
     """  # noqa: D301 - click's sign for lines that it must not wrap
 
 

@@ -18,7 +18,7 @@ def desk() -> None:
 
 @desk.command()
 @ADDRESS
-@click.option("--name", type=console.checked(clean_name), required=True, help="Whom the audit shows.")
+@click.option("--name", type=console.checked(clean_name), metavar="NAME", required=True, help="Whom the audit shows.")
 def invite(address: str, name: str, *, as_json: bool) -> None:
     """Let somebody sign in at the desk with an email address.
 
