@@ -68,13 +68,13 @@ def _run(app: Flask, name: str, probe: Callable[[], Findings]) -> list[Finding]:
 
 
 def public_url() -> Findings:
-    """Check the URL that every mailed link starts with."""
+    """Check the URL that every emailed link starts with."""
     parts = urlsplit(settings().public_url)
     if is_loopback(parts.hostname or "") or (parts.hostname or "").endswith(".localhost"):
-        yield error("public-url-local", "mailed links lead to this machine only", "set TILES_PUBLIC_URL")
+        yield error("public-url-local", "emailed links lead to this machine only", "set TILES_PUBLIC_URL")
     elif parts.scheme != "https":
         todo = "put a reverse proxy with TLS in front, and set TILES_PUBLIC_URL to https://…"
-        yield error("public-url-clear", "passwords travel in clear: the public URL begins with http://", todo)
+        yield error("public-url-clear", "passwords travel in clear text: the public URL begins with http://", todo)
 
 
 def proxies() -> Findings:
@@ -86,9 +86,9 @@ def proxies() -> Findings:
 
 def addresses() -> Findings:
     """Check the addresses that people see."""
-    for name, purpose in (("data_manager_email", "answers for personal data"), ("support_email", "helps them")):
+    for name, purpose in (("data_manager_email", "personal data"), ("support_email", "help")):
         if not getattr(settings(), name):
-            yield warning(name.replace("_", "-"), f"people are not told who {purpose}", f"set {PREFIX}{name.upper()}")
+            yield warning(name.replace("_", "-"), f"pages name no address for {purpose}", f"set {PREFIX}{name.upper()}")
 
 
 def passwords() -> Findings:
@@ -103,7 +103,7 @@ def files() -> Findings:
     """Check who may read and write the files of the service."""
     folder = settings().instance_path
     if not folder.exists():
-        yield error("files-none", f"{folder} is not there yet", "the first command that needs it makes it")
+        yield error("files-none", f"{folder} does not exist yet", "the first command that needs it makes it")
         return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         yield error("files-locked", f"{folder} cannot be written", "give it to the user that the service runs as")
@@ -134,7 +134,7 @@ def mail_server() -> Findings:
     server = settings().mail_server
     if not server:
         yield error(
-            "mail-server", f"there is none: mails go to the folder {MAILBOX}/ and to nobody", "set TILES_MAIL_SERVER"
+            "mail-server", f"there is none: emails go to the folder {MAILBOX}/ and to nobody", "set TILES_MAIL_SERVER"
         )
         return
     try:
@@ -149,7 +149,7 @@ def mail_server() -> Findings:
             return
     if not (settings().mail_use_tls or settings().mail_use_ssl or is_loopback(server)):
         todo = "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL"
-        yield warning("mail-clear", "mails and their links travel to the mail server in clear", todo)
+        yield warning("mail-clear", "emails and their links travel to the mail server in clear text", todo)
 
 
 def limits() -> Findings:
@@ -160,7 +160,7 @@ def limits() -> Findings:
     if not url:
         if not is_sqlite():
             yield warning(
-                "redis-none", "each process counts limits for itself", "set TILES_REDIS_URL if there are several"
+                "redis-none", "each process counts limits on its own", "set TILES_REDIS_URL if there are several"
             )
         return
     # A process that does not count in Redis does not load its client.
@@ -170,8 +170,8 @@ def limits() -> Findings:
         with closing(Redis.from_url(url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2)) as redis:
             server: Any = redis.info("server")
     except RedisError as failure:
-        what = f"it does not answer, or does not let us in ({type(failure).__name__})"
-        yield error("redis", what, "see that TILES_REDIS_URL is right; meanwhile each process counts for itself")
+        what = f"it does not respond, or refuses this service ({type(failure).__name__})"
+        yield error("redis", what, "see that TILES_REDIS_URL is right; meanwhile each process counts on its own")
         return
     if int(server["redis_version"].partition(".")[0]) < OLDEST_REDIS:
         yield error("redis-old", "it is too old to count limits", f"use Redis {OLDEST_REDIS} or newer")
@@ -179,16 +179,16 @@ def limits() -> Findings:
 
 IN_DATABASE = (check_database.signing, check_database.mails, check_database.erasures)
 PROBES: dict[str, tuple[Callable[[], Findings], str]] = {
-    "public-url": (public_url, "mailed links lead to https, and not to this machine alone"),
-    "proxies": (proxies, "the settings know the proxies in front"),
-    "addresses": (addresses, "people are told who answers"),
+    "public-url": (public_url, "emailed links begin with https:// and lead to the proxy"),
+    "proxies": (proxies, "TILES_TRUSTED_PROXIES fits the public URL"),
+    "addresses": (addresses, "the addresses for personal data and for help are set"),
     "passwords": (passwords, "stolen hashes are costly to guess"),
     "files": (files, "only this user reads the files of the service"),
-    "disk": (disk, "there is space"),
-    "mail-server": (mail_server, "it answers, and lets us in"),
-    "limits": (limits, "there are limits, and they are counted"),
-    "database": (check_database.database, "it answers, has this release's schema, and keeps what it acknowledges"),
-    "keys": (check_database.signing, "the database knows a key that is here, or none yet"),
-    "queue": (check_database.mails, "mails leave"),
-    "erasures": (check_database.erasures, "due accounts are erased, and in the ledger"),
+    "disk": (disk, "there is enough space"),
+    "mail-server": (mail_server, "it accepts emails of this service"),
+    "limits": (limits, "limits are on"),
+    "database": (check_database.database, "it responds, has this release's schema, and keeps what it has committed"),
+    "keys": (check_database.signing, "the database knows a key of this machine, or none yet"),
+    "queue": (check_database.mails, "no email is stuck"),
+    "erasures": (check_database.erasures, "no erasure is late, and the ledger has all erased accounts"),
 }

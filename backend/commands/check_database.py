@@ -100,11 +100,11 @@ def _postgresql(row: AnyRow) -> Findings:
             what = f"{name} is off: what was acknowledged may be lost"
             yield error("postgresql-durability", what, f"set {name} = on in postgresql.conf")
     if abs((clock.now() - row.now).total_seconds()) > SKEW_SECONDS:
-        todo = "let both follow a time server: mails would go out twice, and links end early"
+        todo = "let both follow a time server: emails would be sent twice, and links end early"
         yield error("clock", "this machine's clock and the database's differ by more than 5 s", todo)
     if row.client and not is_loopback(row.client) and not row.encrypted:
         todo = "add sslmode=verify-full to TILES_DATABASE_URL"
-        yield warning("postgresql-clear", "names and addresses travel to it in clear", todo)
+        yield warning("postgresql-clear", "names and addresses travel to it in clear text", todo)
     if (row.logs and row.logs_values) or row.logs_values_on_error:
         todo = "set log_parameter_max_length and log_parameter_max_length_on_error to 0"
         yield warning("postgresql-log", "its own log has statements with names and addresses", todo)
@@ -124,12 +124,12 @@ def mails() -> Findings:
     status, blocked = queue.status(), queue.blocked()
     refused = {code: number for code, number in queue.failures().items() if needs_operator(code)}
     if blocked:
-        yield error("mails-blocked", f"no mail leaves ({_counted(blocked)})", explain(min(blocked))[1])
+        yield error("mails-blocked", f"no email can be sent ({_counted(blocked)})", explain(min(blocked))[1])
     elif refused:
-        what = f"the mail server refuses some mails ({_counted(refused)})"
+        what = f"the mail server refuses some emails ({_counted(refused)})"
         yield warning("mails-refused", what, explain(min(refused))[1])
     if status.oldest_seconds > OLDEST_MAIL_SECONDS:
-        yield error("mails-waiting", f"a mail has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
+        yield error("mails-waiting", f"an email has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
     if status.abandoned:
         what = f"{status.abandoned} were given up ({_counted(queue.failures(given_up=True))})"
         todo = "`tiles mail retry` tries again; `unreadable`: a later release made them, or somebody changed them"

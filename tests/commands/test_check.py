@@ -90,7 +90,7 @@ def test_the_output_names_each_fault_with_advice_and_creates_no_file(tmp_path: P
     done = run_tiles(tmp_path / "instance", "check", nonsense="1")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert "error    mail-server: there is none: mails go to the folder mailbox/ and to nobody" in lines
+    assert "error    mail-server: there is none: emails go to the folder mailbox/ and to nobody" in lines
     codes = {line.split()[1].rstrip(":") for line in lines if "→" not in line}
     assert {"files-none", "database-none", "public-url-local"} <= codes
     assert "TILES_NONSENSE is not a setting" in done.stderr
