@@ -83,7 +83,7 @@ lock: .venv/.development
 	$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --requirement requirements/runtime.txt
 	$(PIP) --no-deps --no-build-isolation --editable . --editable client_sdk
-	@echo "'make argon2' builds Argon2 for this processor: 1.6 times as many sign-ins."
+	@echo "Optional: 'make argon2' builds Argon2 for this processor, for 1.6 times as many sign-ins."
 	touch $@
 
 .venv/.development: .venv/.runtime requirements/development.txt

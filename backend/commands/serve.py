@@ -109,7 +109,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
 def _say_what_is_not_for_production(workers: int) -> None:
     if settings().mail_server is None:
-        say("No mail server is set (TILES_MAIL_SERVER). Emails go to this terminal and to")
+        say("No mail server is set (TILES_MAIL_SERVER). Emails go to this terminal and to the folder")
         say(f"{settings().instance_path / MAILBOX}")
     if settings().rate_limits == OFF:
         say("Limits are off (TILES_RATE_LIMITS). Turn them off for load tests only.")
