@@ -53,7 +53,7 @@ def register(body: schemas.RegistrationRequest) -> schemas.LinkRequested:
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
                 errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
 def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.SignedIn:
-    """Create the account of a mailed link, and sign in.
+    """Create the account of an emailed link, and sign in.
 
     The token is the part of the link after the #. It works once, for 24 hours. `accepted_policy` is the policy version
     that the person accepted.
@@ -74,7 +74,7 @@ def request_password_reset(body: schemas.PasswordResetRequest) -> schemas.LinkRe
 @operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
                 errors=(InvalidToken, WeakPassword))  # fmt: skip
 def confirm_password_reset(body: schemas.PasswordResetConfirmation) -> None:
-    """Replace the password of a mailed link's account.
+    """Replace the password of an emailed link's account.
 
     Every session and every older link of the account ends. The token works once, for 24 hours.
     """
@@ -85,7 +85,7 @@ def confirm_password_reset(body: schemas.PasswordResetConfirmation) -> None:
 def change_password(viewer: Viewer, body: schemas.PasswordChangeRequest) -> None:
     """Replace the current password.
 
-    Every other session and every mailed link of the account ends.
+    Every other session and every emailed link of the account ends.
     """
     passwords.change(viewer, current_password=body.current_password, new_password=body.new_password, client=client())
 
@@ -194,7 +194,7 @@ def request_erasure(body: schemas.ErasureRequest) -> schemas.LinkRequested:
 
 @operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))
 def confirm_erasure(body: schemas.TokenRequest) -> closing.AccountClosure:
-    """Close the account of a mailed link, and have everything erased.
+    """Close the account of an emailed link, and have everything erased.
 
     The token works once, for 24 hours.
     """
