@@ -131,7 +131,7 @@ def mails() -> Findings:
     if status.oldest_seconds > OLDEST_MAIL_SECONDS:
         yield error("mails-waiting", f"an email has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
     if status.abandoned:
-        what = f"{status.abandoned} were given up ({_counted(queue.failures(given_up=True))})"
+        what = f"{status.abandoned} were abandoned ({_counted(queue.failures(given_up=True))})"
         todo = "`tiles mail retry` tries again; `unreadable`: a later release made them, or somebody changed them"
         yield warning("mails-given-up", what, todo)
 

@@ -61,9 +61,10 @@ def shown(account: AnyRow) -> dict[str, object]:
 @data.command()
 @WHO
 def find(who: str, *, as_json: bool) -> None:
-    """Show the open account and the closed accounts of an address.
+    """Show the accounts, open and closed, of an address.
 
-    It shows what waits for each. Times are in UTC. It exits with 1 when there is none.
+    It shows what waits for each, and finds no account by an address that it had before a change. Times are in UTC. It
+    exits with 1 when there is none.
     """
     rows = [shown(account) for account in operations.find(who)]
     if as_json:

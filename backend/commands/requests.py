@@ -22,7 +22,7 @@ NAMELESS = "one line without the person's name or address"
 @click.pass_context
 @with_appcontext
 def requests_group(context: click.Context, *, overdue: bool, as_json: bool) -> None:
-    """Show what waits for an answer, its age, and when due.
+    """Show what waits for an answer, and when it is due.
 
     It lists the requests of the register, and the erasures that people asked for by themselves. The law gives a month
     (GDPR Art. 12(3)). A legal hold delays an erasure. If an erasure is late, the service does not run or cannot write
@@ -61,9 +61,10 @@ def requests_group(context: click.Context, *, overdue: bool, as_json: bool) -> N
 def add(  # noqa: PLR0913 - its options
     who: str | None, kind: str, way: str, received: datetime, identity: str, *, as_json: bool
 ) -> None:
-    """Enter a request that came by email, letter, phone, in the app or in person.
+    """Enter a request about personal data in the register.
 
-    It is due one month after the day on which it came. Leave the address out if the person has no account.
+    It came by email, letter, phone, in the app or in person. It is due one month after the day on which it came. Leave
+    the address out if the person has no account.
     """
     request_id = requests.record(who, kind=kind, way=way, identity=identity, received_on=received.date())
     show(request_id, as_json=as_json)

@@ -176,7 +176,9 @@ def mail_deliver(*, as_json: bool) -> None:
 
 @mail_group.command("status")
 def mail_status(*, as_json: bool) -> None:
-    """Show how many emails wait, wait for a retry and were given up, and the age of the oldest.
+    """Show how many emails wait, are retried or were abandoned.
+
+    The oldest seconds are the age of the oldest email that was not tried yet.
 
     \b
     refused      if any: emails that the mail server refuses until the operator acts, by its response
@@ -192,5 +194,5 @@ def mail_status(*, as_json: bool) -> None:
 
 @mail_group.command("retry")
 def mail_retry(*, as_json: bool) -> None:
-    """Queue again every email that waits for a retry or was given up."""
+    """Queue again every email that waits for a retry or was abandoned."""
     show({"queued": queue.retry()}, as_json=as_json)
