@@ -47,6 +47,8 @@ def create_app(settings: config.Settings | None = None, *, make_instance: bool =
         static_folder="web/static",
         static_url_path="/static",
     )
+    # FLASK_DEBUG would turn on Flask's debug mode, in which an error may leave the application.
+    app.debug = False
     # The emails' templates come second: pages use their words.
     folders = (Path(app.root_path, part, "templates") for part in ("web", "mail"))
     app.jinja_loader = FileSystemLoader(list(folders))

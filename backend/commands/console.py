@@ -188,14 +188,15 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
 
 
 def show_rows(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
-    """Print rows as a table, or a sentence if there are none."""
+    """Print rows as a table without its empty columns, or a sentence if there are none."""
     if as_json:
         click.echo(dump(rows))
         return
     if not rows:
         click.echo(empty)
         return
-    lines = [[name.replace("_", " ") for name in rows[0]], *([_text(cell) for cell in row.values()] for row in rows)]
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    lines = [[name.replace("_", " ") for name in names], *([_text(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -4,8 +4,9 @@ import logging
 import time
 from http import HTTPStatus
 
-from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
+from flask import Blueprint, Flask, Response, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from pydantic_core import to_json
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -80,7 +81,7 @@ def problem_response(problem: Problem) -> Response:
     if not request.path.startswith("/v1/") and "text/html" in request.headers.get("Accept", ""):
         response = make_response(render_template("error.html", problem=problem), problem.status)
     else:
-        response = Response(current_app.json.dumps(_document(problem)), problem.status, content_type=PROBLEM_TYPE)
+        response = Response(to_json(_document(problem)), problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(problem.retry_after)
     if problem.status == HTTPStatus.UNAUTHORIZED:

@@ -274,6 +274,14 @@ def fail_of_a_failure(**_: object) -> None:
 
 
 @any_database
+def test_flasks_debug_mode_cannot_be_turned_on(
+    make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    assert not make_service().app.debug
+
+
+@any_database
 def test_a_mistake_of_ours_is_logged_with_its_stack_and_without_its_message(
     service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
