@@ -125,8 +125,8 @@ def disk() -> Findings:
         free = shutil.disk_usage(folder).free if folder.exists() else LEAST_FREE_BYTES + size
         # Rewriting SQLite's file takes as much again.
         if free < LEAST_FREE_BYTES + size:
-            what = f"{free // 2**20:,} MB are left at {folder}"
-            yield error("disk", what, "make room: nothing can be stored on a full disk")
+            message = f"{free // 2**20:,} MB are left at {folder}"
+            yield error("disk", message, "make room: nothing can be stored on a full disk")
 
 
 def mail_server() -> Findings:
@@ -144,8 +144,8 @@ def mail_server() -> Findings:
         # Greylisting refuses a new client for now.
         if not isinstance(failure, Refused) or failure.is_permanent:
             code = failure.code if isinstance(failure, ServerUnavailable) else code_of(failure)
-            what, todo = explain(code)
-            yield error("mail-server", f"{what} ({code})", todo)
+            message, todo = explain(code)
+            yield error("mail-server", f"{message} ({code})", todo)
             return
     if not (settings().mail_use_tls or settings().mail_use_ssl or is_loopback(server)):
         todo = "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL"
@@ -170,8 +170,8 @@ def limits() -> Findings:
         with closing(Redis.from_url(url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2)) as redis:
             server: Any = redis.info("server")
     except RedisError as failure:
-        what = f"it does not answer, or does not let us in ({type(failure).__name__})"
-        yield error("redis", what, "see that TILES_REDIS_URL is right; meanwhile each process counts for itself")
+        message = f"it does not answer, or does not let us in ({type(failure).__name__})"
+        yield error("redis", message, "see that TILES_REDIS_URL is right; meanwhile each process counts for itself")
         return
     if int(server["redis_version"].partition(".")[0]) < OLDEST_REDIS:
         yield error("redis-old", "it is too old to count limits", f"use Redis {OLDEST_REDIS} or newer")

@@ -136,8 +136,8 @@ output_option = click.option(
 )
 
 
-def sure(question: str, *, yes: bool) -> None:
-    """Ask for confirmation, unless it was given with `--yes`.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask for confirmation, unless the command line has `--yes`.
 
     Raises:
         click.ClickException: the answer is no, or nobody can answer.

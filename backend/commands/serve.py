@@ -95,9 +95,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     make_folder(settings().instance_path)
     schema.upgrade()
     keys.begin()
-    again = erasure.replay().erased_again
-    if again:
-        say(f"Erased {again} accounts again: the restored database had brought them back.")
+    erased_again = erasure.replay().erased_again
+    if erased_again:
+        say(f"Erased {erased_again} accounts again: the restored database had brought them back.")
     _say_what_is_not_for_production(workers)
     # The child processes must not share its connections.
     engine.db.engine.dispose()

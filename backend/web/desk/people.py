@@ -26,7 +26,7 @@ def find_people() -> str:
 
 @door.post("/people")
 def found_people() -> str:
-    """Show the people that were found. It is a form, because an address in a URL would stand in a proxy's log."""
+    """Show the people that match. It is a form, because an address in a URL would stand in a proxy's log."""
     return page("people.html", text=forms.field("text"), result=people.search(forms.field("text")))
 
 
@@ -92,7 +92,7 @@ def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
     """Return what the form of an act shows."""
     if act not in ACTS:
         raise NotFound
-    account = operations.one(str(account_id))
+    account = operations.get_account(str(account_id))
     return {
         "account": account,
         "seen": operations.state(account),
