@@ -143,7 +143,7 @@ def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or an address is this machine's own."""
+    """Return whether a host name or an address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

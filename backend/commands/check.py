@@ -29,7 +29,7 @@ ARGON2_FLOOR = {47104: 1, 19456: 2, 12288: 3, 9216: 4, 7168: 5}
 
 
 def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
-    """Read the settings; return what is wrong with them, and the application unless they are invalid."""
+    """Read the settings; return the findings, and the application unless a setting is invalid."""
     try:
         app = create_app()
     except SettingsError as invalid:
@@ -38,7 +38,7 @@ def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | Non
 
 
 def run(app: Flask) -> Iterator[list[Finding]]:
-    """Run each probe, for 5 seconds at most, and yield what it finds."""
+    """Run each probe, for 5 seconds at most, and yield its findings."""
     database_is_down = False
     for name, (probe, fine) in PROBES.items():
         if database_is_down and probe in IN_DATABASE:

@@ -1,4 +1,4 @@
-"""Probes of the database and of what it holds, for `tiles check`."""
+"""Probes of the database and its content, for `tiles check`."""
 
 import os
 import re
@@ -41,7 +41,7 @@ POSTGRESQL = text(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong, under a stable code, and what to do about it."""
+    """The result of a probe under a stable code: `what` describes it, `todo` says how to repair it."""
 
     code: str
     level: Literal["error", "warning", "fine"]

@@ -1,4 +1,4 @@
-"""What commands share: the root command `tiles`, their options and arguments, questions, and what they print."""
+"""Shared by all commands: the root command `tiles`, options, arguments, questions and output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the data manager does with feedback: read it, reply by email, mark it as done, delete it."""
+"""The data manager's operations on feedback: read it, reply by email, mark it as done, delete it."""
 
 import csv
 import io

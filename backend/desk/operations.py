@@ -34,7 +34,7 @@ _STATE = ("id", "name", "email", "email_updates", "closed_at", "credentials_id",
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An account as somebody saw it. What they do with it is refused if anything has changed since, or was done."""
+    """An account and a digest of its state on a page. An act is refused if the state has changed since."""
 
     account: uuid.UUID
     state: str
@@ -44,7 +44,7 @@ Who = str | Seen
 
 
 def state(account: AnyRow) -> str:
-    """Return a digest of everything that a page shows of an account, and of what was done with it."""
+    """Return a digest of everything that a page shows of an account, its last act included."""
     values = [getattr(account, name) for name in _STATE]
     return hashlib.sha256(repr((values, audit.newest_change(account.id))).encode()).hexdigest()[:32]
 
@@ -222,7 +222,7 @@ def _notify_if_waiting(account: AnyRow) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Disclosed:
-    """What an authority gets: the chosen data, and on what basis."""
+    """The data for an authority, with the legal basis."""
 
     authority: str
     basis: str
@@ -231,7 +231,7 @@ class Disclosed:
 
 
 def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DISCLOSED) -> Disclosed:
-    """Record the disclosure of an account's name, address or both to an authority, and return what to hand over."""
+    """Record the disclosure of an account's name, address or both to an authority, and return the data to hand over."""
     account, chosen = get_account(who), [name for name in DISCLOSED if name in fields]
     if not chosen:
         raise Impossible("choose what to disclose: the name, the email address, or both")

@@ -1,4 +1,4 @@
-"""Find people by what somebody tells of them, and look at what is held about one."""
+"""Search for people, and read everything that is held about a person."""
 
 import unicodedata
 import uuid
@@ -30,7 +30,7 @@ class SearchResult:
 
 
 def search(text: str) -> SearchResult:
-    """Find accounts by an address or a name: the same, then what begins with it; if there is none, what contains it."""
+    """Find accounts by address or name: first equal, then with this beginning; if there is none, with this part."""
     term = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
     accounts: dict[uuid.UUID, AnyRow] = {}
     if term and term.isprintable():
@@ -82,7 +82,7 @@ def _contains(column: _Column, text: str) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """An account with everything that is held about it, and what was done with it, the newest first.
+    """An account with everything that is held about it, and its audit entries, the newest first.
 
     `account` is None once it is erased: only the audit still has its random id.
     """

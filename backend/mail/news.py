@@ -1,4 +1,4 @@
-"""What an announcement says: a text of the data manager, or a new version of the privacy policy."""
+"""The content of an announcement: a text of the data manager, or a new version of the privacy policy."""
 
 import uuid
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from backend.security.tokens import Purpose
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What is announced: a text with a subject, or a version of the policy with a summary as its text.
+    """An announcement: a text with a subject, or a version of the policy with a summary as its text.
 
     A material change is a service message: it goes to everybody with an account.
     """
@@ -29,7 +29,7 @@ class News:
 
 
 def draft_for(news: News, recipient: str, account_id: uuid.UUID) -> Draft | None:
-    """Return what an account gets, with its link for unsubscribing; None if the version was withdrawn."""
+    """Return the email for an account, with its link for unsubscribing; None if the version was withdrawn."""
     context: dict[str, Any] = {"paragraphs": paragraphs(news.text), "to_everybody": news.material}
     headers = dict[str, str]()
     if not news.material:

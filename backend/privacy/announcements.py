@@ -39,7 +39,7 @@ class Progress:
 
 
 def check(news: News, *, once: bool = False) -> News:
-    """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
+    """Return an announcement in its stored form; raise Impossible for a bad one, or with `once` for a repeated one."""
     news = _clean(news)
     row = _stored(news)
     if row and once:

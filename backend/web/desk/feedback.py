@@ -62,7 +62,7 @@ def mark_feedback(feedback_id: uuid.UUID, act: str) -> ResponseReturnValue:
 
 @door.get("/feedback/<uuid:feedback_id>/<any(reply, delete):act>")
 def ask_feedback(feedback_id: uuid.UUID, act: str) -> str:
-    """Say what an act will do and whom it tells, before it is done."""
+    """Explain the effect of an act, and who is notified, before it is done."""
     return page("feedback_act.html", act=act, text="", feedback=feedback.read(feedback_id))
 
 

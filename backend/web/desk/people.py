@@ -1,4 +1,4 @@
-"""Find people, look at what is held about one, and do what they or the law ask for."""
+"""Search for people, show everything that is held about a person, and act on their account."""
 
 import uuid
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def found_people() -> str:
 
 @door.get("/people/<uuid:account_id>")
 def person(account_id: uuid.UUID) -> str:
-    """Show everything that is held about a person, and what can be done."""
+    """Show everything that is held about a person, and the possible acts."""
     return page("person.html", person=people.look(account_id), account_id=account_id)
 
 
@@ -68,7 +68,7 @@ def _disclose(who: Seen) -> object:
     return operations.disclose(who, authority=forms.field("authority"), basis=forms.field("basis"), fields=chosen)
 
 
-# What each does is said in templates/desk/act.html, under the same name.
+# templates/desk/act.html explains each act under the same name.
 ACTS: dict[str, Callable[[Seen], object]] = {
     "rename": lambda who: operations.rename(who, _name()),
     "remove-name": lambda who: operations.rename(who, None),
@@ -89,7 +89,7 @@ GRAVE = {"erase-now", "release", "disclose"}
 
 
 def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
-    """Return what the form of an act shows."""
+    """Return the values of an act's form."""
     if act not in ACTS:
         raise NotFound
     account = operations.get_account(str(account_id))
@@ -104,7 +104,7 @@ def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
 
 @door.get("/people/<uuid:account_id>/<act>")
 def ask(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
-    """Say what an act will do and whom it tells, before it is done."""
+    """Explain the effect of an act, and who is notified, before it is done."""
     form = _form(account_id, act)
     return sign_in_again() if act in GRAVE and not visitor().is_recent else page("act.html", **form)
 

@@ -55,7 +55,7 @@ def request_sign_in() -> ResponseReturnValue:
 @door.post("/sign-in/look")
 @_outside
 def look_at_sign_in() -> ResponseReturnValue:
-    """Show whom a link signs in, or what became of it. Nothing is changed."""
+    """Show the manager whom a link signs in, or the link's state. Nothing is changed."""
     try:
         link, manager = managers.look(token=forms.token(), client=client())
     except Problem as problem:
