@@ -49,7 +49,8 @@ def policy_publish(file: IO[bytes], version: str, effective: datetime, *, yes: b
     if policy.check(version=version, effective_on=effective_on, text=text):
         today = ", which is today: it cannot be withdrawn" if effective_on == clock.now().date() else ""
         console.confirm(f"Publish version {version}, in force from {effective_on}{today}?", yes=yes)
-    console.show(asdict(policy.publish(version=version, effective_on=effective_on, text=text)), as_json=as_json)
+    published = policy.publish(version=version, effective_on=effective_on, text=text)
+    console.show(_without_text(published), as_json=as_json)
 
 
 @policy_group.command("withdraw")

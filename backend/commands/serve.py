@@ -26,7 +26,6 @@ from backend.mail.refusals import ServerUnavailable, needs_operator
 from backend.mail.transport import MAILBOX
 from backend.privacy import erasure
 from backend.security import hashing, keys
-from backend.security.throttle import OFF
 from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
 
@@ -111,7 +110,7 @@ def _say_what_is_not_for_production(workers: int) -> None:
     if settings().mail_server is None:
         say("No mail server is set (TILES_MAIL_SERVER). Emails go to this terminal and to")
         say(f"{settings().instance_path / MAILBOX}")
-    if settings().rate_limits == OFF:
+    if not settings().is_limited:
         say("Limits are off (TILES_RATE_LIMITS). Turn them off for load tests only.")
     if workers > 1 and settings().redis_url is None:
         say("TILES_REDIS_URL is not set. Each process counts limits on its own.")

@@ -201,9 +201,7 @@ def count_recipients(*, everybody: bool) -> int:
 
 def progress(announcement: uuid.UUID) -> Progress:
     """Return the progress of an announcement."""
-    columns = (Announcement.queued, Announcement.finished_at, Announcement.to_everybody)
-    with reading() as session:
-        row = session.execute(select(*columns).where(Announcement.id == announcement)).one()
+    row = find(announcement)
     recipients = count_recipients(everybody=row.to_everybody)
     return Progress(announcement, row.queued, recipients, row.finished_at is not None)
 
