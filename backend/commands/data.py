@@ -216,7 +216,7 @@ def verify_receipt(file: IO[str], *, as_json: bool) -> None:
     with 1 when the receipt is not genuine.
     """
     try:
-        receipt = tokens.verify_receipt(file.read())
+        receipt = tokens.redeem(tokens.Purpose.RECEIPT, file.read())
     except (InvalidToken, UnicodeDecodeError):
         msg = "this is no receipt of this service, or it was altered; give the receipt alone, not the email around it"
         raise click.ClickException(msg) from None

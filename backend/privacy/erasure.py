@@ -164,7 +164,7 @@ def _count_kept(ids: list[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:
 def verify(*, receipt: str, client: str | None) -> dict[str, Any]:
     """Return the content of an erasure receipt; an InvalidToken says that it was not signed here, or was altered."""
     throttle().charge("token", client=client)
-    return tokens.verify_receipt(receipt)
+    return tokens.redeem(tokens.Purpose.RECEIPT, receipt)
 
 
 @dataclass(frozen=True, slots=True)

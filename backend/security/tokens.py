@@ -181,12 +181,3 @@ def issue_receipt(entry: AnyRow) -> str:
     `kept` have the number of rows in each store; `kept` has the legal basis too.
     """
     return issue(Purpose.RECEIPT, {"account": str(entry.account_id), **entry.details})
-
-
-def verify_receipt(receipt: str) -> dict[str, Any]:
-    """Return the content of a receipt.
-
-    Raises:
-        InvalidToken: this service did not issue it, or it was altered.
-    """
-    return redeem(Purpose.RECEIPT, receipt)
