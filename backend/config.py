@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class SettingsError(Exception):
-    """A setting is invalid: the message names it and says what to write instead."""
+    """A setting is invalid. The message names it and says how to correct it."""
 
 
 Email = Annotated[str, AfterValidator(values.email)]
@@ -185,7 +185,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment and, where a variable is not set, from `config.toml`.
 
     Raises:
-        SettingsError: a value is invalid; the message names it and says what to write instead.
+        SettingsError: a value is invalid; the message names it and says how to correct it.
     """
     variables = _variables(environ)
     # No error: an orchestrator may set variables that begin alike.
@@ -275,7 +275,7 @@ def settings() -> Settings:
 
 
 def serve_threads(threads: int, processes: int, metrics: Path | None) -> None:
-    """Tell the processes that are started next how many threads and processes serve, and where they count together."""
+    """Set the number of threads and processes, and the folder of shared metrics, for the child processes."""
     os.environ |= {THREADS: str(threads), PROCESSES: str(processes)}
     os.environ.pop(METRICS, None)
     if metrics:

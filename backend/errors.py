@@ -146,11 +146,11 @@ class InternalError(Problem):
 
 
 class Impossible(Exception):
-    """A command cannot be done; the message says why and what to do instead."""
+    """An operation cannot be done; the message says why and what to do instead."""
 
 
 class Unknown(Impossible):
-    """There is nothing with the id or the name that was given."""
+    """Nothing has this id or name."""
 
 
 def problems() -> dict[str, type[Problem]]:

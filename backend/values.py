@@ -143,11 +143,12 @@ def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or an address is this machine's own."""
+    """Return whether a host name or an address is this machine's own."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def literal(host: str) -> str:

@@ -1,4 +1,4 @@
-"""The audit trail: which act was done, when and by whom. It names nobody."""
+"""The audit trail: each act with its time and its actor. It names no person with an account."""
 
 import uuid
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ _manager: ContextVar[uuid.UUID | None] = ContextVar("manager", default=None)
 
 @contextmanager
 def acting(manager_id: uuid.UUID) -> Iterator[None]:
-    """Let the audit name this data manager for what the block does. A command line names none."""
+    """Record this data manager as the actor inside the block. Commands record no manager."""
     token = _manager.set(manager_id)
     try:
         yield
@@ -62,7 +62,7 @@ def newest_change(account_id: uuid.UUID) -> uuid.UUID | None:
 
 
 def is_erased(account_id: uuid.UUID) -> bool:
-    """Tell, in the caller's transaction, whether an account with this id was erased."""
+    """Return whether an account with this id was erased, in the caller's transaction."""
     erased = (AuditEntry.account_id == account_id) & (AuditEntry.act == "erased")
     return db.session.scalar(select(AuditEntry.id).where(erased).limit(1)) is not None
 

@@ -71,7 +71,7 @@ def cancel(*, token: str, client: str | None) -> None:
 
 
 def reopen_account(account: AnyRow, *, actor: Actor) -> None:
-    """In the caller's transaction: open a closed account again, and email what was done.
+    """In the caller's transaction: open a closed account again, and queue an email about it.
 
     Raises:
         InvalidToken: the account has changed since it was read.
@@ -85,7 +85,7 @@ def reopen_account(account: AnyRow, *, actor: Actor) -> None:
 def close_account(
     account: AnyRow, *, erase: bool, actor: Actor, grace: timedelta | None = None
 ) -> AccountClosure | None:
-    """In the caller's transaction: close an account, or have a closed one erased, and email what was done.
+    """In the caller's transaction: close an account, or have a closed one erased, and queue an email about it.
 
     Returns:
         None if the account has changed since it was read.
@@ -114,7 +114,7 @@ def _closing_values(account: AnyRow, now: datetime, *, erase: bool, grace: timed
     if erase:
         due = now + (timedelta(days=settings().erasure_grace_days) if grace is None else grace)
         values["erasure_requested_at"] = func.coalesce(Account.erasure_requested_at, now)
-        # A day that was set before is kept if it comes first.
+        # An earlier day that is set already stays.
         values["erase_after"] = case((Account.erase_after < due, Account.erase_after), else_=due)
     elif account.closed_at is None and (days := settings().closed_retention_days):
         values["erase_after"] = now + timedelta(days=days)

@@ -30,7 +30,7 @@ def new_password_hash(password: str, *, name: str | None, email: str, pointer: s
     minimum = settings().password_min_length
     reasons = weaknesses(password, minimum=minimum, name=name, email=email)
     if len(normalize(password)) < minimum:
-        # What else is wrong with a short password need not be wrong with a longer one.
+        # The other reasons may not apply to a longer password.
         reasons = reasons[:1]
     if reasons:
         raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])

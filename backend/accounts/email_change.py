@@ -89,10 +89,10 @@ def undo(*, token: str, client: str | None) -> None:
 
 def previous_address(account: AnyRow, change_id: str) -> AnyRow:
     """Return the address that an undo link gives back, or raise InvalidToken if its 72 hours are over."""
-    wanted = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change_id))
+    of_link = (PreviousAddress.account_id == account.id) & (PreviousAddress.id == uuid.UUID(change_id))
     columns = (PreviousAddress.email, PreviousAddress.changed_at)
     with reading() as session:
-        row = session.execute(select(*columns).where(wanted, PreviousAddress.may_take_back(clock.now()))).one_or_none()
+        row = session.execute(select(*columns).where(of_link, PreviousAddress.may_take_back(clock.now()))).one_or_none()
     if row is None:
         raise InvalidToken
     return row

@@ -27,7 +27,7 @@ BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 BIDI_CONTROLS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-# What falls off both ends of a name: direction marks, and what str.strip() takes off.
+# Characters that are stripped from both ends of a name: direction marks and white space.
 AROUND = "".join(BIDI_CONTROLS) + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 
@@ -67,7 +67,7 @@ def clean_email(email: str) -> str:
 
 
 def parsed_email(email: str) -> str:
-    """Return what `clean_email` returns, without its shortcut for plain addresses."""
+    """Return the same as `clean_email`, without its shortcut for plain addresses."""
     msg = _fault(email)
     local, _, domain = email.rpartition("@")
     # The library's time grows with the square of the longest label, and it refuses longer ones only at the end.

@@ -18,7 +18,7 @@ from backend.security.tokens import Purpose
 
 
 class State(StrEnum):
-    """What became of a link."""
+    """The states of a mailed link."""
 
     LIVE = "live"
     USED = "used"
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link's state, the address that it is about where the holder may know it, and what it is for."""
+    """A link's state, its purpose, and the address that it is about where the holder may know it."""
 
     state: State
     email: str = ""
@@ -39,13 +39,13 @@ class Link:
 
 
 def look(purpose: Purpose, *, token: str, client: str | None) -> Link:
-    """Return what became of a mailed link. Looking is limited as using one is."""
+    """Return the state of a mailed link. The limits are those of using a link."""
     throttle().charge("token", client=client)
     return find(purpose, token)
 
 
 def find(purpose: Purpose, token: str) -> Link:
-    """Return what `look` returns, for a caller that was charged for this token already."""
+    """Return the same as `look`, for a caller that has charged for this token already."""
     try:
         content, is_expired = tokens.read(purpose, token)
     except InvalidToken:
@@ -63,7 +63,7 @@ def find(purpose: Purpose, token: str) -> Link:
 
 
 def elsewhere(token: str) -> Link:
-    """Return whether a token that is not of its page is of another, or damaged."""
+    """Return the state of a token that is not of this page: of another page, or damaged."""
     for purpose in Purpose:
         try:
             tokens.read(purpose, token)
@@ -96,7 +96,7 @@ def _live(purpose: Purpose, account: AnyRow, content: dict[str, Any]) -> Link:
 
 
 def _is_done(purpose: Purpose, account: AnyRow, content: dict[str, Any]) -> bool:
-    """Tell whether an account is already as its link would make it."""
+    """Return whether an account is already in the state that its link leads to."""
     match purpose:
         case Purpose.EMAIL_CHANGE:
             return bool(account.email.lower() == content["email"].lower())

@@ -96,7 +96,7 @@ def begin(account: AnyRow, now: datetime) -> NewSession | None:
 
 
 def digest(token: str) -> bytes:
-    """Return what is stored of a session's token."""
+    """Return the digest of a session's token, which is stored in its place."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 

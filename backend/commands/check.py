@@ -29,7 +29,7 @@ ARGON2_FLOOR = {47104: 1, 19456: 2, 12288: 3, 9216: 4, 7168: 5}
 
 
 def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | None]:
-    """Read the settings; return what is wrong with them, and the application unless they are invalid."""
+    """Read the settings; return the findings, and the application unless a setting is invalid."""
     try:
         app = create_app()
     except SettingsError as invalid:
@@ -38,7 +38,7 @@ def prepare(create_app: Callable[[], Flask]) -> tuple[list[Finding], Flask | Non
 
 
 def run(app: Flask) -> Iterator[list[Finding]]:
-    """Run each probe, for 5 seconds at most, and yield what it finds."""
+    """Run each probe, for 5 seconds at most, and yield its findings."""
     database_is_down = False
     for name, (probe, fine) in PROBES.items():
         if database_is_down and probe in IN_DATABASE:
@@ -125,8 +125,8 @@ def disk() -> Findings:
         free = shutil.disk_usage(folder).free if folder.exists() else LEAST_FREE_BYTES + size
         # Rewriting SQLite's file takes as much again.
         if free < LEAST_FREE_BYTES + size:
-            what = f"{free // 2**20:,} MB are left at {folder}"
-            yield error("disk", what, "make room: nothing can be stored on a full disk")
+            message = f"{free // 2**20:,} MB are left at {folder}"
+            yield error("disk", message, "make room: nothing can be stored on a full disk")
 
 
 def mail_server() -> Findings:
@@ -144,8 +144,8 @@ def mail_server() -> Findings:
         # Greylisting refuses a new client for now.
         if not isinstance(failure, Refused) or failure.is_permanent:
             code = failure.code if isinstance(failure, ServerUnavailable) else code_of(failure)
-            what, todo = explain(code)
-            yield error("mail-server", f"{what} ({code})", todo)
+            message, todo = explain(code)
+            yield error("mail-server", f"{message} ({code})", todo)
             return
     if not (settings().mail_use_tls or settings().mail_use_ssl or is_loopback(server)):
         todo = "set TILES_MAIL_USE_TLS or TILES_MAIL_USE_SSL"
@@ -170,8 +170,8 @@ def limits() -> Findings:
         with closing(Redis.from_url(url, socket_timeout=SECONDS / 2, socket_connect_timeout=SECONDS / 2)) as redis:
             server: Any = redis.info("server")
     except RedisError as failure:
-        what = f"it does not respond, or refuses this service ({type(failure).__name__})"
-        yield error("redis", what, "see that TILES_REDIS_URL is right; meanwhile each process counts on its own")
+        message = f"it does not respond, or refuses this service ({type(failure).__name__})"
+        yield error("redis", message, "see that TILES_REDIS_URL is right; meanwhile each process counts on its own")
         return
     if int(server["redis_version"].partition(".")[0]) < OLDEST_REDIS:
         yield error("redis-old", "it is too old to count limits", f"use Redis {OLDEST_REDIS} or newer")

@@ -1,4 +1,4 @@
-"""Probes of the database and of what it holds, for `tiles check`."""
+"""Probes of the database and its content, for `tiles check`."""
 
 import os
 import re
@@ -41,7 +41,7 @@ POSTGRESQL = text(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong, under a stable code, and what to do about it."""
+    """The result of a probe under a stable code: `what` describes it, `todo` says how to repair it."""
 
     code: str
     level: Literal["error", "warning", "fine"]
@@ -52,14 +52,14 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def error(code: str, what: str, todo: str = "") -> Finding:
+def error(code: str, message: str, todo: str = "") -> Finding:
     """Return an error."""
-    return Finding(code, "error", what, todo)
+    return Finding(code, "error", message, todo)
 
 
-def warning(code: str, what: str, todo: str) -> Finding:
+def warning(code: str, message: str, todo: str) -> Finding:
     """Return a warning."""
-    return Finding(code, "warning", what, todo)
+    return Finding(code, "warning", message, todo)
 
 
 def database() -> Findings:
@@ -97,8 +97,8 @@ def file_system(file: Path) -> Findings:
 def _postgresql(row: AnyRow) -> Findings:
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if getattr(row, name) == "off":
-            what = f"{name} is off: what was acknowledged may be lost"
-            yield error("postgresql-durability", what, f"set {name} = on in postgresql.conf")
+            message = f"{name} is off: what was acknowledged may be lost"
+            yield error("postgresql-durability", message, f"set {name} = on in postgresql.conf")
     if abs((clock.now() - row.now).total_seconds()) > SKEW_SECONDS:
         todo = "let both follow a time server: emails would be sent twice, and links end early"
         yield error("clock", "this machine's clock and the database's differ by more than 5 s", todo)
@@ -113,9 +113,11 @@ def _postgresql(row: AnyRow) -> Findings:
 def signing() -> Findings:
     """Check that the database knows one of this machine's keys."""
     if keys.are_others():
-        what = "the database knows other keys: another machine signs with them, or a restore did not bring secret_key"
+        message = (
+            "the database knows other keys: another machine signs with them, or a restore did not bring secret_key"
+        )
         yield error(
-            "keys-others", what, "put those keys in place or, if they are lost for good, run `tiles keys adopt`"
+            "keys-others", message, "put those keys in place or, if they are lost for good, run `tiles keys adopt`"
         )
 
 
@@ -126,14 +128,14 @@ def mails() -> Findings:
     if blocked:
         yield error("mails-blocked", f"no email can be sent ({_counted(blocked)})", explain(min(blocked))[1])
     elif refused:
-        what = f"the mail server refuses some emails ({_counted(refused)})"
-        yield warning("mails-refused", what, explain(min(refused))[1])
+        message = f"the mail server refuses some emails ({_counted(refused)})"
+        yield warning("mails-refused", message, explain(min(refused))[1])
     if status.oldest_seconds > OLDEST_MAIL_SECONDS:
         yield error("mails-waiting", f"an email has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
     if status.abandoned:
-        what = f"{status.abandoned} were abandoned ({_counted(queue.failures(given_up=True))})"
+        message = f"{status.abandoned} were abandoned ({_counted(queue.failures(given_up=True))})"
         todo = "`tiles mail retry` tries again; `unreadable`: a later release made them, or somebody changed them"
-        yield warning("mails-given-up", what, todo)
+        yield warning("mails-given-up", message, todo)
 
 
 def _counted(numbers: dict[str, int]) -> str:
@@ -158,6 +160,6 @@ def erasures() -> Findings:
         rows = session.execute(select(AuditEntry.account_id).where(AuditEntry.act == "erased"))
         erased = {row.account_id.hex for row in rows}
     if missing := len(erased - named):
-        what = f"{missing} erased accounts are not in this ledger: a restored backup would bring them back"
+        message = f"{missing} erased accounts are not in this ledger: a restored backup would bring them back"
         todo = "put the newest copy of erasures.jsonl back, or let all machines share one"
-        yield error("ledger-lacks", what, todo) if is_sqlite() else warning("ledger-lacks", what, todo)
+        yield error("ledger-lacks", message, todo) if is_sqlite() else warning("ledger-lacks", message, todo)

@@ -1,4 +1,4 @@
-"""What commands share: the root command `tiles`, their options and arguments, questions, and what they print."""
+"""Shared by all commands: the root command `tiles`, options, arguments, questions and output."""
 
 import json
 import os
@@ -136,8 +136,8 @@ output_option = click.option(
 )
 
 
-def sure(question: str, *, yes: bool) -> None:
-    """Ask for confirmation, unless it was given with `--yes`.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask for confirmation, unless the command line has `--yes`.
 
     Raises:
         click.ClickException: the answer is no, or nobody can answer.

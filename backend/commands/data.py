@@ -102,12 +102,12 @@ def erase(who: str | None, *, now: bool, due: bool, yes: bool, as_json: bool) ->
     if due == (who is not None) or (due and now):
         raise click.UsageError("name an account, with --now or without, or use --due alone")
     if who is None:
-        console.sure(f"Erase for good what is due ({erasure.count_due()} accounts)?", yes=yes)
+        console.confirm(f"Erase for good what is due ({erasure.count_due()} accounts)?", yes=yes)
         console.show({"erased": _erase_due()}, as_json=as_json)
         return
     grace = settings().erasure_grace_days
     ending = "have it erased for good, now" if now or not grace else f"have it erased after {grace} days"
-    console.sure(f"Close the account of {who} and {ending}?", yes=yes)
+    console.confirm(f"Close the account of {who} and {ending}?", yes=yes)
     closed = operations.erase(who, at_once=now)
     if closed.erase_after and closed.erase_after <= clock.now():
         _erase_due()
@@ -156,7 +156,7 @@ def release(who: str, *, yes: bool, as_json: bool) -> None:
     An overdue erasure is done at once; you are asked first.
     """
     if operations.is_late_but_for_a_hold(who):
-        console.sure(f"Release the account of {who}, and have it erased for good, now?", yes=yes)
+        console.confirm(f"Release the account of {who}, and have it erased for good, now?", yes=yes)
     console.show({"released": operations.release(who)}, as_json=as_json)
 
 
@@ -200,7 +200,7 @@ def replay_erasures(file: Path | None, *, yes: bool, as_json: bool) -> None:
     such as closing an account: tell them.
     """
     if file:
-        console.sure(f"Erase for good every account that {file} names?", yes=yes)
+        console.confirm(f"Erase for good every account that {file} names?", yes=yes)
     replayed = erasure.replay(file)
     if scrub.has_remains():
         scrub.compact()
@@ -218,7 +218,7 @@ def verify_receipt(file: IO[str], *, as_json: bool) -> None:
     with 1 when the receipt is not genuine.
     """
     try:
-        receipt = tokens.verify_receipt(file.read())
+        receipt = tokens.redeem(tokens.Purpose.RECEIPT, file.read())
     except (InvalidToken, UnicodeDecodeError):
         msg = "this is no receipt of this service, or it was altered; give the receipt alone, not the email around it"
         raise click.ClickException(msg) from None

@@ -60,7 +60,7 @@ def reopen(who: str, *, yes: bool, as_json: bool) -> None:
 
     It is as it was, and the person gets an email. An erasure that waits does not happen.
     """
-    console.sure(f"Open the account of {who} again?", yes=yes)
+    console.confirm(f"Open the account of {who} again?", yes=yes)
     console.show(shown(operations.reopen(who)), as_json=as_json)
 
 
@@ -72,7 +72,7 @@ def cancel(who: str, *, yes: bool, as_json: bool) -> None:
 
     It does the same as the link in the email about the closed account. The person gets an email.
     """
-    console.sure(f"Cancel the erasure of {who}, and open the account again?", yes=yes)
+    console.confirm(f"Cancel the erasure of {who}, and open the account again?", yes=yes)
     console.show(shown(operations.reopen(who, erasure=True)), as_json=as_json)
 
 
@@ -85,5 +85,5 @@ def close(who: str, *, yes: bool, as_json: bool) -> None:
     Every session ends. It is erased after TILES_CLOSED_RETENTION_DAYS; until then the link in the email to the person
     opens it again.
     """
-    console.sure(f"Close the account of {who}?", yes=yes)
+    console.confirm(f"Close the account of {who}?", yes=yes)
     console.show(asdict(operations.close(who)), as_json=as_json)

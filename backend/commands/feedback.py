@@ -24,8 +24,8 @@ def feedback_group() -> None:
     """Read and export feedback from the app, reply to it, and delete it."""
 
 
-def filters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which messages are wanted."""
+def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which messages to return."""
     day: dict[str, Any] = {"type": console.day, "metavar": "YYYY-MM-DD"}
     for option in (
         click.option("--to", "last", help="Only messages of this day (UTC) or earlier.", **day),
@@ -36,15 +36,15 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _wanted(state: Literal["open", "done"] | None, first: datetime | None, last: datetime | None) -> feedback.Filter:
+def _filter(state: Literal["open", "done"] | None, first: datetime | None, last: datetime | None) -> feedback.Filter:
     return feedback.Filter(state, first and first.date(), last and last.date())
 
 
 @feedback_group.command("list")
-@filters
-def feedback_list(*, as_json: bool, **wanted: Any) -> None:
+@filter_options
+def feedback_list(*, as_json: bool, **filters: Any) -> None:
     """Show the beginning of each message, the newest first; --json shows whole messages. None names its author."""
-    rows = feedback.listed(_wanted(**wanted))
+    rows = feedback.listed(_filter(**filters))
     if as_json:
         click.echo(console.dump([row._asdict() for row in rows]))
         return
@@ -52,7 +52,7 @@ def feedback_list(*, as_json: bool, **wanted: Any) -> None:
         signed_in, state = "signed in" if row.signed_in else "anonymous", "done" if row.done_at else "open"
         click.echo(f"{row.id}  {clock.plain(row.received_at)}  {signed_in}  {state}  {_beginning(row.message)}")
     if not rows:
-        click.echo("There is no such message." if any(wanted.values()) else "Nobody has written yet.", err=True)
+        click.echo("There is no such message." if any(filters.values()) else "Nobody has written yet.", err=True)
 
 
 def _beginning(message: str) -> str:
@@ -72,15 +72,15 @@ def feedback_show(feedback_id: uuid.UUID, *, as_json: bool) -> None:
 
 
 @feedback_group.command("export")
-@filters
+@filter_options
 @click.option("--csv", "as_csv", is_flag=True, help="Write a table for a spreadsheet program.")
 @console.output_option
-def feedback_export(output: Path | None, *, as_csv: bool, as_json: bool, **wanted: Any) -> None:
+def feedback_export(output: Path | None, *, as_csv: bool, as_json: bool, **filters: Any) -> None:
     """Write all messages as one JSON document, or as CSV.
 
     In CSV, an apostrophe precedes what a spreadsheet program could take for a formula.
     """
-    rows = feedback.exported(_wanted(**wanted))
+    rows = feedback.exported(_filter(**filters))
     if as_csv:
         console.write_text(feedback.spreadsheet(rows), output)
     else:
@@ -102,7 +102,7 @@ def feedback_reply(feedback_id: uuid.UUID, file: IO[bytes], *, yes: bool, as_jso
     except ValueError as error:
         raise Impossible(str(error)) from None
     sent = len(feedback.read(feedback_id).replies)
-    console.sure(f"Email this reply to the writer ({sent} were sent before)?", yes=yes)
+    console.confirm(f"Email this reply to the writer ({sent} were sent before)?", yes=yes)
     feedback.reply(feedback_id, message=text, after=sent)
     console.show({"replies": sent + 1}, as_json=as_json)
 
@@ -128,6 +128,6 @@ def feedback_reopen(feedback_id: uuid.UUID, *, as_json: bool) -> None:
 @console.yes_option
 def feedback_delete(feedback_id: uuid.UUID, *, yes: bool, as_json: bool) -> None:
     """Delete a message and its replies for good."""
-    console.sure("Delete this message and its replies for good?", yes=yes)
+    console.confirm("Delete this message and its replies for good?", yes=yes)
     feedback.remove(feedback_id)
     console.show({"deleted": feedback_id}, as_json=as_json)

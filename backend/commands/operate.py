@@ -11,7 +11,7 @@ import click
 from flask.cli import ScriptInfo
 
 from backend.commands import check
-from backend.commands.console import Group, dump, progress, show, sure, tiles, yes_option
+from backend.commands.console import Group, confirm, dump, progress, show, tiles, yes_option
 from backend.config import make_folder, settings
 from backend.database import backup, copying, inventory, schema, scrub
 from backend.database.engine import is_sqlite
@@ -85,15 +85,15 @@ def restore_command(file: Path, *, yes: bool, as_json: bool) -> None:
     _sqlite_only('pg_restore --exit-on-error --single-transaction --no-owner --dbname="$TILES_DATABASE_URL" '
                  f"{shlex.quote(str(file))}")  # fmt: skip
     if backup.database().exists():
-        sure(f"Everything that {backup.database()} holds now will be gone. Restore {file}?", yes=yes)
+        confirm(f"Everything that {backup.database()} holds now will be gone. Restore {file}?", yes=yes)
     make_folder(settings().instance_path)
     restored = backup.restore(file)
     _, version = schema.upgrade()
-    again = erasure.replay().erased_again
+    erased_again = erasure.replay().erased_again
     if keys.are_others():
         click.echo("Note: the database knows other keys than are here: bring back the secret_key of that time, or run "
                    "`tiles keys adopt`. Nothing is served or sent before.", err=True)  # fmt: skip
-    show({"schema_before": restored.schema, "schema": version, "erased_again": again}, as_json=as_json)
+    show({"schema_before": restored.schema, "schema": version, "erased_again": erased_again}, as_json=as_json)
 
 
 def _sqlite_only(instead: str) -> None:
@@ -127,11 +127,11 @@ def db_scrub(*, as_json: bool) -> None:
     free space as large as the largest. It does not reach the write-ahead log, replicas and backups.
     """  # noqa: D301
     tables = inventory.tables_about_people()
-    seconds, begun = {}, time.monotonic()
+    seconds, started_at = {}, time.monotonic()
     with progress(len(tables), "Rewriting") as bar:
         for name in scrub.rewrite(tables):
-            seconds[name] = round(time.monotonic() - begun, 2)
-            begun = time.monotonic()
+            seconds[name] = round(time.monotonic() - started_at, 2)
+            started_at = time.monotonic()
             bar.update(1)
     shown = {name: f"was locked for {taken} s" for name, taken in seconds.items()}
     show({"locked_seconds": seconds} if as_json else shown, as_json=as_json)
@@ -186,7 +186,7 @@ def keys_rotate(*, keep: int | None, yes: bool, as_json: bool) -> None:
     make_folder(settings().instance_path)
     removed = keys.in_use()[keep:] if keep is not None and keys.exist() else ()
     if removed:
-        sure(f"The {len(removed)} oldest keys signed what will be refused: {REFUSED}. Remove them?", yes=yes)
+        confirm(f"The {len(removed)} oldest keys signed what will be refused: {REFUSED}. Remove them?", yes=yes)
     kept = keys.rotate(removed)
     show({"older_keys_kept": len(kept), "forgotten": len(removed)}, as_json=as_json)
 
@@ -200,7 +200,7 @@ def keys_adopt(*, yes: bool, as_json: bool) -> None:
     is missing after a restore. First look for the old key. If it is lost or stolen, this replaces the database's keys
     with those of this machine (TILES_SECRET_KEYS, or secret_key in the instance folder). Sessions go on.
     """
-    sure(f"Other keys signed what will be refused: {REFUSED}. Go on with the keys that are here?", yes=yes)
+    confirm(f"Other keys signed what will be refused: {REFUSED}. Go on with the keys that are here?", yes=yes)
     make_folder(settings().instance_path)
     keys.adopt()
     show({"keys": len(keys.in_use())}, as_json=as_json)

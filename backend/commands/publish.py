@@ -48,8 +48,9 @@ def policy_publish(file: IO[bytes], version: str, effective: datetime, *, yes: b
     effective_on, text = effective.date(), plain_text(file.read())
     if policy.check(version=version, effective_on=effective_on, text=text):
         today = ", which is today: it cannot be withdrawn" if effective_on == clock.now().date() else ""
-        console.sure(f"Publish version {version}, in force from {effective_on}{today}?", yes=yes)
-    console.show(asdict(policy.publish(version=version, effective_on=effective_on, text=text)), as_json=as_json)
+        console.confirm(f"Publish version {version}, in force from {effective_on}{today}?", yes=yes)
+    published = policy.publish(version=version, effective_on=effective_on, text=text)
+    console.show(_without_text(published), as_json=as_json)
 
 
 @policy_group.command("withdraw")
@@ -62,7 +63,7 @@ def policy_withdraw(version: str, *, yes: bool, as_json: bool) -> None:
     Emails that announce it and have not left are not sent. Tell the others: `tiles announce FILE`.
     """
     upcoming = policy.check_withdrawal(version)
-    console.sure(f"Withdraw version {version}, which would be in force from {upcoming.effective_on}?", yes=yes)
+    console.confirm(f"Withdraw version {version}, which would be in force from {upcoming.effective_on}?", yes=yes)
     policy.withdraw(version)
     console.show(_without_text(policy.find(version)), as_json=as_json)
 
@@ -140,13 +141,15 @@ def _announce(news: News, *, yes: bool) -> announcements.Progress:
         return begun
     number = announcements.count_recipients(everybody=news.material)
     # A script that announces was written before there was a question.
-    console.sure(f"Email this to {number} {'person' if number == 1 else 'people'}?", yes=yes or not sys.stdin.isatty())
+    console.confirm(
+        f"Email this to {number} {'person' if number == 1 else 'people'}?", yes=yes or not sys.stdin.isatty()
+    )
     return announcements.announce(news)
 
 
 def _stop(announcement: UUID, *, yes: bool) -> dict[str, Any]:
     row = announcements.find(announcement)
-    console.sure(f"Stop the announcement of {row.created_at:%Y-%m-%d}, “{_title(row)}”?", yes=yes)
+    console.confirm(f"Stop the announcement of {row.created_at:%Y-%m-%d}, “{_title(row)}”?", yes=yes)
     return {"announcement": announcement, "not_sent": announcements.stop(announcement)}
 
 

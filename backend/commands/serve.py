@@ -26,7 +26,6 @@ from backend.mail.refusals import ServerUnavailable, needs_operator
 from backend.mail.transport import MAILBOX
 from backend.privacy import erasure
 from backend.security import hashing, keys
-from backend.security.throttle import OFF
 from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
 
@@ -95,9 +94,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     make_folder(settings().instance_path)
     schema.upgrade()
     keys.begin()
-    again = erasure.replay().erased_again
-    if again:
-        say(f"Erased {again} accounts again: the restored database had brought them back.")
+    erased_again = erasure.replay().erased_again
+    if erased_again:
+        say(f"Erased {erased_again} accounts again: the restored database had brought them back.")
     _say_what_is_not_for_production(workers)
     # The child processes must not share its connections.
     engine.db.engine.dispose()
@@ -111,7 +110,7 @@ def _say_what_is_not_for_production(workers: int) -> None:
     if settings().mail_server is None:
         say("No mail server is set (TILES_MAIL_SERVER). Emails go to this terminal and to the folder")
         say(f"{settings().instance_path / MAILBOX}")
-    if settings().rate_limits == OFF:
+    if not settings().is_limited:
         say("Limits are off (TILES_RATE_LIMITS). Turn them off for load tests only.")
     if workers > 1 and settings().redis_url is None:
         say("TILES_REDIS_URL is not set. Each process counts limits on its own.")

@@ -1,4 +1,4 @@
-"""What is declared of every stored column: what it is for, how long it is kept, and what erasing does to it."""
+"""The declaration of every stored column: its purpose, its retention, and its treatment by an erasure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,7 @@ ACCOUNTABILITY = "showing that the law was kept, GDPR Art. 5(2) and 17(3)(e)"
 
 
 class Category(StrEnum):
-    """What kind of data a column holds."""
+    """The kind of data in a column."""
 
     PERSONAL = "personal"
     PSEUDONYMOUS = "pseudonymous"
@@ -26,7 +26,7 @@ class Category(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a person may know of a column. `withheld` says why a copy of the data does not show its value."""
+    """The information about a column for people. `withheld` says why an export does not show its value."""
 
     category: Category
     purpose: str

@@ -1,4 +1,4 @@
-"""The tables of the data manager's desk: who may sign in, what people asked for, and replies to feedback."""
+"""The tables of the data manager's desk: its managers, the requests of people, and replies to feedback."""
 
 import uuid
 from datetime import date, datetime

@@ -33,7 +33,7 @@ SQLITE_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON
                   "temp_store = MEMORY")  # fmt: skip
 # Requests at a time in a process that serves none: a command or the worker.
 DEFAULT_THREADS = 8
-# A lost connection is noticed within 11 seconds, not after 15 minutes. What the URL says has priority.
+# A lost connection is noticed within 11 seconds, not after 15 minutes. Options in the URL have priority.
 POSTGRESQL_CONNECTION = {
     "connect_timeout": 3,  # for each host
     "target_session_attrs": "read-write",
@@ -73,7 +73,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """The base of every table. The docstring of a table's class is what people read about the table."""
+    """The base of every table. The docstring of a table's class is shown to people."""
 
     registry = registry(type_annotation_map={datetime: UTCDateTime, uuid.UUID: Uuid})
 

@@ -16,7 +16,7 @@ from backend.database.models import Account, Mail
 
 @dataclass(frozen=True, slots=True)
 class ExportedTable:
-    """Every row of a table that is about an account, and what each column is for."""
+    """Every row of a table that is about an account, and the purpose of each column."""
 
     table: str
     purpose: str

@@ -1,7 +1,7 @@
 """Every table on one page, each column with its declaration.
 
-The docstring of a table's class and the declarations of its columns are what people read on the privacy page and in
-a copy of their data. Erasing an account reads them too.
+The privacy page and the export show the docstring of a table's class and the declarations of its columns to people.
+Erasing an account reads them too.
 """
 
 import uuid
@@ -69,7 +69,7 @@ class Account(Base):
 
     @classmethod
     def is_told(cls, *, everybody: bool) -> ColumnElement[bool]:
-        """Return the condition that an account is open and, unless everybody is told, wants emails about TILES."""
+        """Return the condition that an account is open and, unless `everybody`, wants emails about TILES."""
         is_open = cls.closed_at.is_(None)
         return is_open if everybody else cls.email_updates & is_open
 
@@ -136,7 +136,7 @@ class Hold(Base):
 
     @classmethod
     def latest(cls, now: datetime | BindParameter[datetime]) -> ScalarSelect[datetime]:
-        """Return until when the account of the surrounding statement must be kept, or NULL."""
+        """Return the end of the last legal hold on the account of the surrounding statement, or NULL."""
         active = (cls.account_id == Account.id) & (cls.until > now)
         return select(func.max(cls.until)).where(active).correlate(Account).scalar_subquery()
 

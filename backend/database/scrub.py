@@ -1,4 +1,4 @@
-"""Remove what deleting leaves in the database's own files.
+"""Remove the bytes of deleted rows from the database's own files.
 
 SQLite overwrites what it deletes, with two exceptions: a row that moved to another page leaves its bytes behind, and so
 does the write-ahead log (WAL) until it is emptied. PostgreSQL keeps dead rows until their table is rewritten.

@@ -9,7 +9,7 @@ from backend.database.declarations import internal, public, technical
 from backend.database.engine import Base
 from backend.database.models import PUBLIC
 
-# Up to so many wrong passwords are forgotten so long after the last one: fewer than 100 guesses a year are possible,
+# A count up to the key is deleted this long after the last wrong password: fewer than 100 guesses a year are possible,
 # and single ones for many addresses do not fill the disk. The same for every address, so that it shows no account.
 FORGET_WRONG_PASSWORDS = {1: timedelta(days=4), 10: timedelta(days=40), 100: timedelta(days=365)}
 

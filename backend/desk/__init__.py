@@ -1,1 +1,1 @@
-"""What the data manager does with accounts."""
+"""The operations of the data manager."""

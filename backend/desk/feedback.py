@@ -1,4 +1,4 @@
-"""What the data manager does with feedback: read it, reply by email, mark it as done, delete it."""
+"""The data manager's operations on feedback: read it, reply by email, mark it as done, delete it."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ UNKNOWN = "there is no message with this id: it may have been deleted, or erased
 
 
 class Filter(NamedTuple):
-    """Which messages are wanted: the open or the done ones, and those of some days (UTC, both included)."""
+    """Which messages to return: the open or the done ones, and those of some days (UTC, both included)."""
 
     state: Literal["open", "done"] | None = None
     first: date | None = None
@@ -49,17 +49,17 @@ def _begin(day: date) -> datetime:
     return datetime.combine(day, time.min, UTC)
 
 
-def listed(wanted: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:
-    """Return every message that is wanted, the newest first, and whether its sender was signed in."""
+def listed(filters: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:
+    """Return the messages that match, the newest first, and whether its sender was signed in."""
     with reading() as session:
-        rows = list(session.execute(_select(wanted).order_by(Feedback.received_at.desc(), Feedback.id.desc())))
+        rows = list(session.execute(_select(filters).order_by(Feedback.received_at.desc(), Feedback.id.desc())))
     _record(act, None, messages=len(rows))
     return rows
 
 
-def exported(wanted: Filter = EVERY) -> list[dict[str, Any]]:
-    """Return every message that is wanted, the newest first, with its times as text."""
-    rows = listed(wanted, act="feedback-exported")
+def exported(filters: Filter = EVERY) -> list[dict[str, Any]]:
+    """Return the messages that match, the newest first, with its times as text."""
+    rows = listed(filters, act="feedback-exported")
     return [{name: clock.plain(value) for name, value in row._asdict().items()} for row in rows]
 
 
@@ -78,17 +78,17 @@ def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def page(wanted: Filter = EVERY, after: Key | None = None) -> Page:
-    """Return some of the messages that are wanted, the newest first."""
-    messages = newest_first(_select(wanted), Feedback.received_at, Feedback.id, after)
+def page(filters: Filter = EVERY, after: Key | None = None) -> Page:
+    """Return a page of the messages that match, the newest first."""
+    messages = newest_first(_select(filters), Feedback.received_at, Feedback.id, after)
     _record("feedback-read", None, messages=len(messages.rows))
     return messages
 
 
-def _select(wanted: Filter) -> Select[Any]:
+def _select(filters: Filter) -> Select[Any]:
     signed_in = Feedback.account_id.is_not(None).label("signed_in")
     columns: tuple[Any, ...] = (Feedback.id, Feedback.received_at, Feedback.done_at, signed_in, Feedback.message)
-    return select(*columns).where(*wanted.conditions())
+    return select(*columns).where(*filters.conditions())
 
 
 def _record(act: audit.Act, account_id: uuid.UUID | None, **details: object) -> None:
@@ -164,9 +164,9 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
         account_id = _writer(feedback_id)
         is_told = (Account.id == account_id) & Account.is_told(everybody=False) & Account.erasing_since.is_(None)
         # In the order in which an erasure locks them.
-        told = session.scalar(select(Account.id).where(is_told).with_for_update())
+        recipient = session.scalar(select(Account.id).where(is_told).with_for_update())
         _writer(feedback_id, lock=True)
-        if told is None:
+        if recipient is None:
             raise Impossible("the writer has no open account that wants emails about TILES: nothing was sent")
         if session.scalar(select(func.count()).where(Reply.feedback_id == feedback_id)) != after:
             raise Impossible("a reply was sent meanwhile: read it first, and reply again if you still want to")

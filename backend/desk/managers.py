@@ -37,7 +37,7 @@ class Visitor:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the manager signed in so short a time ago that what cannot be undone may be done."""
+        """Whether the sign-in is recent enough for acts that cannot be undone."""
         return self.signed_in_at > clock.now() - RECENT
 
 
@@ -54,7 +54,7 @@ def invite(email: str, name: str) -> AnyRow:
 
 
 def remove(email: str) -> AnyRow:
-    """Remove a data manager, who is signed out at once; return who it was. The audit goes on naming them."""
+    """Remove a data manager, end their sessions, and return their row. The audit still names them."""
     with transaction() as session:
         manager = session.execute(select(*_SHOWN).where(Manager.is_present(email)).with_for_update()).one_or_none()
         if manager is None:
@@ -79,13 +79,13 @@ def request_sign_in(*, email: str, client: str | None) -> None:
 
 
 def look(*, token: str, client: str | None) -> tuple[Link, AnyRow | None]:
-    """Return what became of a link, and whom it signs in. Nothing is changed."""
+    """Return the state of a link, and the manager whom it signs in. Nothing is changed."""
     throttle().charge("token", client=client)
     return find(token)
 
 
 def find(token: str) -> tuple[Link, AnyRow | None]:
-    """Return what `look` returns, for a caller that was charged for this token already."""
+    """Return the same as `look`, for a caller that has charged for this token already."""
     try:
         content, is_expired = tokens.read(Purpose.DESK, token)
     except InvalidToken:

@@ -1,6 +1,6 @@
-"""The data manager's operations on an account, which is given by its email address or its id.
+"""The data manager's operations on an account, named by its email address or its id.
 
-Each is written to the audit. They raise Impossible if there is not exactly one such account, or for the reason told.
+Each is written to the audit. They raise Impossible with the reason, such as that no or more than one account matches.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _STATE = ("id", "name", "email", "email_updates", "closed_at", "credentials_id",
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An account as somebody saw it. What they do with it is refused if anything has changed since, or was done."""
+    """An account and a digest of its state on a page. An act is refused if the state has changed since."""
 
     account: uuid.UUID
     state: str
@@ -44,12 +44,12 @@ Who = str | Seen
 
 
 def state(account: AnyRow) -> str:
-    """Return a digest of everything that a page shows of an account, and of what was done with it."""
+    """Return a digest of everything that a page shows of an account, its last act included."""
     values = [getattr(account, name) for name in _STATE]
     return hashlib.sha256(repr((values, audit.newest_change(account.id))).encode()).hexdigest()[:32]
 
 
-def rows(condition: ColumnElement[bool]) -> list[AnyRow]:
+def accounts_where(condition: ColumnElement[bool]) -> list[AnyRow]:
     """Return accounts with their erasure and legal hold."""
     held_until = Hold.latest(clock.now()).label("held_until")
     columns = (*account_columns(), Account.erasure_requested_at, Account.erase_after, Account.erasing_since, held_until)
@@ -70,14 +70,14 @@ def _is(who: str) -> ColumnElement[bool]:
     return or_(Account.is_open_with(email), Account.is_closed_with(email))
 
 
-def one(who: Who) -> AnyRow:
+def get_account(who: Who) -> AnyRow:
     """Return an account, with its erasure and legal hold."""
     if isinstance(who, Seen):
-        account = one(str(who.account))
+        account = get_account(str(who.account))
         if state(account) != who.state:
             raise Impossible("this account has changed since you opened the page: look at it again")
         return account
-    accounts = rows(_is(who))
+    accounts = accounts_where(_is(who))
     if not accounts:
         raise Unknown("there is no account with this address or id; erased ones are not known any more")
     if len(accounts) > 1:
@@ -88,7 +88,7 @@ def one(who: Who) -> AnyRow:
 
 def find(who: str) -> list[AnyRow]:
     """Return the accounts, open and closed, with an address or an id, with their erasure and legal hold."""
-    accounts = rows(_is(who))
+    accounts = accounts_where(_is(who))
     with transaction():
         for account in accounts:
             audit.record("found", account.id, actor=MANAGER)
@@ -97,7 +97,7 @@ def find(who: str) -> list[AnyRow]:
 
 def export(who: Who) -> AccountExport:
     """Return everything that is stored about an account."""
-    account = one(who)
+    account = get_account(who)
     with transaction():
         audit.record("exported", account.id, actor=MANAGER)
     return export_account(account.id)
@@ -120,7 +120,7 @@ def subscribe(who: Who) -> AnyRow:
 
 def request_email_change(who: Who, email: str) -> AnyRow:
     """Email a link to a new address, which becomes the account's once the link is used; return the account."""
-    account = one(who)
+    account = get_account(who)
     if account.closed_at:
         raise Impossible("this account is closed: open it again first")
     with transaction():
@@ -131,17 +131,17 @@ def request_email_change(who: Who, email: str) -> AnyRow:
 
 
 def _change(who: Who, act: audit.Act, **values: str | bool | None) -> AnyRow:
-    account = one(who)
+    account = get_account(who)
     with transaction() as session:
         _lock(account, who)
         session.execute(update(Account).where(Account.id == account.id).values(**values))
         audit.record(act, account.id, actor=MANAGER)
-    return one(str(account.id))
+    return get_account(str(account.id))
 
 
 def reopen(who: Who, *, erasure: bool = False) -> AnyRow:
     """Open a closed account again, with `erasure` only if its erasure waits; return it. The person gets an email."""
-    account = one(who)
+    account = get_account(who)
     if account.closed_at is None or (erasure and account.erasure_requested_at is None):
         raise Impossible("no erasure of this account waits" if erasure else "this account is open")
     try:
@@ -151,12 +151,12 @@ def reopen(who: Who, *, erasure: bool = False) -> AnyRow:
         raise Impossible("somebody registered again with this address: the closed account stays closed") from None
     except InvalidToken:
         raise Impossible(CHANGED) from None
-    return one(str(account.id))
+    return get_account(str(account.id))
 
 
 def close(who: Who) -> AccountClosure:
     """Close an account, which is then kept for the retention time of closed accounts. The person gets an email."""
-    account = one(who)
+    account = get_account(who)
     if account.closed_at:
         raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
     return _shut(account, erase=False)
@@ -164,7 +164,7 @@ def close(who: Who) -> AccountClosure:
 
 def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
     """Close an account and have it erased after the grace period, or at once. The person gets an email."""
-    account = one(who)
+    account = get_account(who)
     if at_once and account.held_until:
         raise Impossible(
             f"a legal hold keeps this account until {account.held_until:%Y-%m-%d}: release it first, or ask without "
@@ -183,7 +183,7 @@ def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> Ac
 
 def hold(who: Who, *, basis: str, until: datetime) -> uuid.UUID:
     """Place a legal hold, which delays the erasure of an account. If one waits, the person gets an email."""
-    account, now = one(who), clock.now()
+    account, now = get_account(who), clock.now()
     if until <= now:
         raise Impossible("name a day in the future: a hold ends by itself")
     refuse_naming(basis, account)
@@ -198,7 +198,7 @@ def hold(who: Who, *, basis: str, until: datetime) -> uuid.UUID:
 
 def release(who: Who) -> int:
     """Lift every legal hold on an account, and return how many. If its erasure waits, the person gets an email."""
-    account = one(who)
+    account = get_account(who)
     with transaction():
         _lock(account, who)
         lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
@@ -211,7 +211,7 @@ def release(who: Who) -> int:
 
 def is_late_but_for_a_hold(who: str) -> bool:
     """Return whether an account would be erased at once if its legal holds were lifted."""
-    account = one(who)
+    account = get_account(who)
     return account.held_until is not None and account.erase_after is not None and account.erase_after <= clock.now()
 
 
@@ -222,7 +222,7 @@ def _notify_if_waiting(account: AnyRow) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Disclosed:
-    """What an authority gets: the chosen data, and on what basis."""
+    """The data for an authority, with the legal basis."""
 
     authority: str
     basis: str
@@ -231,8 +231,8 @@ class Disclosed:
 
 
 def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DISCLOSED) -> Disclosed:
-    """Record the disclosure of an account's name, address or both to an authority, and return what to hand over."""
-    account, chosen = one(who), [name for name in DISCLOSED if name in fields]
+    """Record the disclosure of an account's name, address or both to an authority, and return the data to hand over."""
+    account, chosen = get_account(who), [name for name in DISCLOSED if name in fields]
     if not chosen:
         raise Impossible("choose what to disclose: the name, the email address, or both")
     for text in (authority, basis):
@@ -251,7 +251,7 @@ def _lock(account: AnyRow, who: Who) -> None:
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
         raise Impossible("it is too late: this account is being erased")
-    if isinstance(who, Seen) and state(rows(Account.id == account.id)[0]) != who.state:
+    if isinstance(who, Seen) and state(accounts_where(Account.id == account.id)[0]) != who.state:
         raise Impossible(CHANGED)
 
 
@@ -262,7 +262,7 @@ def audit_trail(who: str | None) -> list[AnyRow]:
     try:
         return audit.entries([uuid.UUID(who)])
     except ValueError:
-        return audit.entries([account.id for account in rows(_is(who))])
+        return audit.entries([account.id for account in accounts_where(_is(who))])
 
 
 def forget_ended_holds() -> None:

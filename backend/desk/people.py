@@ -1,4 +1,4 @@
-"""Find people by what somebody tells of them, and look at what is held about one."""
+"""Search for people, and read everything that is held about a person."""
 
 import unicodedata
 import uuid
@@ -30,12 +30,12 @@ class SearchResult:
 
 
 def search(text: str) -> SearchResult:
-    """Find accounts by an address or a name: the same, then what begins with it; if there is none, what contains it."""
-    wanted = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
+    """Find accounts by address or name: first equal, then with this beginning; if there is none, with this part."""
+    term = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
     accounts: dict[uuid.UUID, AnyRow] = {}
-    if wanted and wanted.isprintable():
+    if term and term.isprintable():
         with reading() as session:
-            for column, condition in _conditions(wanted, accounts):
+            for column, condition in _conditions(term, accounts):
                 columns = (Account.id, Account.name, Account.email, Account.created_at, Account.closed_at)
                 query = select(*columns).where(condition).limit(MOST_FOUND + 1)
                 # In this order SQLite reads the column's index, and not the whole table.
@@ -82,7 +82,7 @@ def _contains(column: _Column, text: str) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """An account with everything that is held about it, and what was done with it, the newest first.
+    """An account with everything that is held about it, and its audit entries, the newest first.
 
     `account` is None once it is erased: only the audit still has its random id.
     """
@@ -99,12 +99,12 @@ def look(account_id: uuid.UUID) -> Person:
     Raises:
         NotFound: no account has or had this id.
     """
-    rows = operations.rows(Account.id == account_id)
+    matches = operations.accounts_where(Account.id == account_id)
     history = audit.entries([account_id])
-    if not rows and not history:
+    if not matches and not history:
         raise NotFound
     with transaction():
         audit.record("looked-at", account_id, actor=operations.MANAGER)
-    if not rows:
+    if not matches:
         return Person(None, "", [], history)
-    return Person(rows[0], operations.state(rows[0]), export_account(account_id).stored, history)
+    return Person(matches[0], operations.state(matches[0]), export_account(account_id).stored, history)

@@ -16,7 +16,7 @@ from backend.database.engine import AnyRow, changed, insert_unless_taken, readin
 from backend.database.models import Account, Hold
 from backend.database.paging import PAGE, Column, Key, Page, end_of, follows, newest_first, page_of
 from backend.desk.naming import refuse_naming
-from backend.desk.operations import MANAGER, one, rows
+from backend.desk.operations import MANAGER, accounts_where, get_account
 from backend.errors import Impossible, Unknown
 from backend.privacy import erasure
 
@@ -40,7 +40,7 @@ def record(  # noqa: PLR0913 - the fields of its form
         received_on: the day on which it came.
         request_id: an id that the form had from the beginning, so that a form that is sent twice is one request.
     """
-    account, today = one(who) if who else None, clock.now().date()
+    account, today = get_account(who) if who else None, clock.now().date()
     if kind not in KINDS or way not in WAYS:
         raise Impossible(f"choose one of {', '.join(KINDS)}, and one of {', '.join(WAYS)}")
     if not today - OLDEST <= received_on <= today:
@@ -100,7 +100,7 @@ def finish(request_id: uuid.UUID, *, outcome: str) -> None:
 def _change(
     request: AnyRow, possible: ColumnElement[bool], act: audit.Act, text: str, values: dict[str, date | str]
 ) -> None:
-    account = next(iter(rows(Account.id == request.account_id)), None)
+    account = next(iter(accounts_where(Account.id == request.account_id)), None)
     refuse_naming(text, account)
     waits = (DataRequest.id == request.id) & DataRequest.done_on.is_(None) & possible
     days = {name: str(value) for name, value in values.items() if isinstance(value, date)}

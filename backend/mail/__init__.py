@@ -1,1 +1,1 @@
-"""Emails: the queue, what each one says, and how it leaves."""
+"""Emails: the queue, the content of each kind, and the delivery."""

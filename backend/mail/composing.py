@@ -12,7 +12,7 @@ from functools import cache
 
 LINE_LENGTH = 76
 LONGEST_PLAIN_NAME = 60
-# Header would fold or encode what exceeds a line, and no email program decodes a link or an address.
+# Header would fold or encode a longer value, and no email program decodes a link or an address.
 WHOLE = {"List-Unsubscribe", "To", "Message-ID"}
 
 

@@ -26,7 +26,7 @@ from backend.mail.transport import Connection, Draft
 
 MOST_BATCHES = 20
 RENEW_SECONDS = CLAIM.total_seconds() / 3
-# How long the present email may take after the worker was told to stop.
+# The time for the present email after the worker's stop event.
 STOP_SECONDS = 8.0
 LOG_AGAIN_SECONDS = 60.0
 LOW_PRIORITY, LOGGED = "tiles.mail.low_priority", "tiles.mail.logged"
@@ -112,7 +112,7 @@ class _Delivery:
         return tried
 
     def _deliver(self, batch: list[AnyRow]) -> int:
-        """Send claimed emails until told to stop, or until the claim is lost; return how many were tried."""
+        """Send claimed emails until the stop event is set or the claim is lost; return how many were tried."""
         self.claimed_until, self.renewed_at = clock.now() + CLAIM, time.monotonic()
         blocked_by = None
         try:

@@ -15,7 +15,7 @@ from backend.security import keys
 from backend.security.clients import mailbox
 
 MOST_A_DAY = 5
-# Every other kind tells of what someone did who has the password or the mailbox, and always leaves.
+# Every other kind reports an act with the password or the mailbox, and is never held back.
 GROUPS = {
     "registration": "registrations",
     "email_change": "registrations",

@@ -1,4 +1,4 @@
-"""What each email says. The account is read, and the token is made, when the email is sent."""
+"""The content of each kind of email. The account is read, and the token is made, when the email is sent."""
 
 import hashlib
 import math
@@ -39,7 +39,7 @@ class _NoRecipient(Exception):
 
 
 def draft(row: AnyRow) -> Draft | None:
-    """Look up and sign what a queued email says; None where there is nobody to send it to."""
+    """Return the content of a queued email; None if it has no recipient any more."""
     try:
         draft = _DRAFTS[row.kind](row)
     except _NoRecipient:
@@ -118,7 +118,7 @@ def _email_change(row: AnyRow) -> Draft:
 
 def _email_changed(row: AnyRow) -> Draft:
     now, account = clock.now(), _account(_WITH_ID, id=row.account_id)
-    # Gone once an older address has taken the account back.
+    # The row is deleted once an older address has taken the account back.
     usable = (PreviousAddress.id == row.about) & PreviousAddress.may_take_back(now)
     previous = _one(select(PreviousAddress.email, PreviousAddress.changed_at).where(usable))
     context = {
@@ -177,7 +177,7 @@ def _erased(row: AnyRow) -> Draft:
 
 
 def _news(row: AnyRow) -> News:
-    """Return what the announcement of a queued email says, unless it was stopped."""
+    """Return the announcement of a queued email, unless it was stopped."""
     columns = Announcement.subject, Announcement.text, Announcement.policy_version, Announcement.to_everybody
     return News(*_one(select(*columns).where(Announcement.id == row.about, Announcement.stopped_at.is_(None))))
 

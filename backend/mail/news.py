@@ -1,4 +1,4 @@
-"""What an announcement says: a text of the data manager, or a new version of the privacy policy."""
+"""The content of an announcement: a text of the data manager, or a new version of the privacy policy."""
 
 import uuid
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from backend import clock
 from backend.config import settings
-from backend.database.engine import AnyRow, reading
+from backend.database.engine import reading
 from backend.database.models import Policy
 from backend.mail.transport import Draft
 from backend.security import tokens
@@ -17,7 +17,7 @@ from backend.security.tokens import Purpose
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What is announced: a text with a subject, or a version of the policy with a summary as its text.
+    """An announcement: a text with a subject, or a version of the policy with a summary as its text.
 
     A material change is a service message: it goes to everybody with an account.
     """
@@ -29,7 +29,7 @@ class News:
 
 
 def draft_for(news: News, recipient: str, account_id: uuid.UUID) -> Draft | None:
-    """Return what an account gets, with its link for unsubscribing; None if the version was withdrawn."""
+    """Return the email for an account, with its link for unsubscribing; None if the version was withdrawn."""
     context: dict[str, Any] = {"paragraphs": paragraphs(news.text), "to_everybody": news.material}
     headers = dict[str, str]()
     if not news.material:
@@ -52,20 +52,11 @@ def paragraphs(text: str | None) -> list[str]:
 
 
 def _published(version: str) -> dict[str, Any] | None:
-    published = select(Policy.version, Policy.effective_on, Policy.published_at).where(Policy.withdrawn_at.is_(None))
+    published = select(Policy.version, Policy.effective_on).where(Policy.withdrawn_at.is_(None))
     with reading() as session:
-        policy = session.execute(published.where(Policy.version == version)).one_or_none()
+        rows = session.execute(published.order_by(Policy.effective_on, Policy.published_at)).all()
+    policy = next((row for row in rows if row.version == version), None)
     if policy is None:
         return None
     is_upcoming = policy.effective_on > clock.now().date()
-    return policy._asdict() | {"upcoming": is_upcoming, "first": not _has_earlier(policy)}
-
-
-def _has_earlier(policy: AnyRow) -> bool:
-    """Return whether a version of the privacy policy was, or will be, in force before this one."""
-    same_day = (Policy.effective_on == policy.effective_on) & (Policy.published_at < policy.published_at)
-    earlier = select(Policy.version).where(
-        Policy.withdrawn_at.is_(None), (Policy.effective_on < policy.effective_on) | same_day
-    )
-    with reading() as session:
-        return session.scalar(earlier.limit(1)) is not None
+    return policy._asdict() | {"upcoming": is_upcoming, "first": policy is rows[0]}

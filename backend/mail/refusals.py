@@ -94,7 +94,7 @@ def code_of(error: Exception) -> str:
 
 
 def needs_operator(code: str) -> bool:
-    """Tell whether the operator has to change something, because waiting does not help."""
+    """Return whether the operator has to change something, because waiting does not help."""
     return not code.startswith(("connection", "timeout", "disconnected", "smtp-4", "smtp--"))
 
 
@@ -120,7 +120,7 @@ _ADVICE = {
 
 
 def explain(code: str) -> tuple[str, str]:
-    """Return what is wrong with the mail server, and what the operator can do."""
+    """Return the fault of the mail server, and the advice for the operator."""
     if code in _NOT_SIGNED_IN:
         return "it does not let us in", "set TILES_MAIL_USERNAME and TILES_MAIL_PASSWORD, or let this machine in there"
     no_answer = "it does not answer", "check TILES_MAIL_SERVER and TILES_MAIL_PORT, and every firewall on the way"

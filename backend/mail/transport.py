@@ -22,7 +22,7 @@ MAILBOX = "mailbox"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Message:
-    """An email that is ready to leave. No `repr`: what it says is in no log by accident."""
+    """An email that is ready to leave. It has no `repr`, so that no log shows its text by accident."""
 
     recipient: str
     subject: str
@@ -32,7 +32,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What an email says: its recipient, its template, the template's values, and headers of its own."""
+    """The content of an email before rendering: recipient, template, the template's values, and more headers."""
 
     recipient: str
     template: str
@@ -154,7 +154,7 @@ def _keep(message: Message) -> None:
 
 
 def init_app(app: Flask) -> None:
-    """Tell Flask-Mail where the mail server is."""
+    """Configure Flask-Mail."""
     with app.app_context():
         config = settings()
     app.config.update(

@@ -39,7 +39,7 @@ class Progress:
 
 
 def check(news: News, *, once: bool = False) -> News:
-    """Return what is announced as it is stored; raise Impossible if it cannot be, or with `once` if it was before."""
+    """Return an announcement in its stored form; raise Impossible for a bad one, or with `once` for a repeated one."""
     news = _clean(news)
     row = _stored(news)
     if row and once:
@@ -156,16 +156,16 @@ _SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, An
 
 
 def listed(after: Key | None = None) -> Page:
-    """Return some of the announcements, the newest first."""
-    wanted = select(*_SHOWN).where(Announcement.parts > 0)
-    return newest_first(wanted, Announcement.created_at, Announcement.id, after)
+    """Return a page of announcements, the newest first."""
+    query = select(*_SHOWN).where(Announcement.parts > 0)
+    return newest_first(query, Announcement.created_at, Announcement.id, after)
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
     """Return an announcement with its text, or raise Unknown."""
-    wanted = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
+    query = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
     with reading() as session:
-        row = session.execute(wanted).one_or_none()
+        row = session.execute(query).one_or_none()
     if row is None:
         raise Unknown("there is no such announcement: see `tiles announce --list`")
     return row
@@ -194,16 +194,14 @@ def stop(announcement: uuid.UUID) -> int:
 
 def count_recipients(*, everybody: bool) -> int:
     """Return how many people get an announcement now."""
-    told = Account.is_told(everybody=everybody)
+    is_recipient = Account.is_told(everybody=everybody)
     with reading() as session:
-        return session.scalar(select(func.count()).select_from(Account).where(told)) or 0
+        return session.scalar(select(func.count()).select_from(Account).where(is_recipient)) or 0
 
 
 def progress(announcement: uuid.UUID) -> Progress:
     """Return the progress of an announcement."""
-    columns = (Announcement.queued, Announcement.finished_at, Announcement.to_everybody)
-    with reading() as session:
-        row = session.execute(select(*columns).where(Announcement.id == announcement)).one()
+    row = find(announcement)
     recipients = count_recipients(everybody=row.to_everybody)
     return Progress(announcement, row.queued, recipients, row.finished_at is not None)
 

@@ -32,7 +32,7 @@ from backend.security.throttle import throttle
 BATCH = 100
 # PostgreSQL's statement_timeout is for one call of the driver.
 INSERTED_AT_ONCE = 5_000
-# A worker that was killed keeps its batch from the others for so long.
+# The batch of a killed worker is free for other workers after this time.
 CLAIM = timedelta(seconds=60)
 
 
@@ -144,7 +144,7 @@ def _delete(accounts: Sequence[AnyRow]) -> dict[str, Counter[uuid.UUID]]:
 
 
 def _count_kept(ids: list[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:
-    """Return what is kept of each account: the table, how many rows, and on which legal basis."""
+    """Return the kept rows of each account: the table, the number of rows, and the legal basis."""
     kept: dict[uuid.UUID, list[dict[str, Any]]] = {account_id: [] for account_id in ids}
     for table in tables_about_people():
         if not (basis := basis_of(table)):
@@ -164,12 +164,12 @@ def _count_kept(ids: list[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:
 def verify(*, receipt: str, client: str | None) -> dict[str, Any]:
     """Return the content of an erasure receipt; an InvalidToken says that it was not signed here, or was altered."""
     throttle().charge("token", client=client)
-    return tokens.verify_receipt(receipt)
+    return tokens.redeem(tokens.Purpose.RECEIPT, receipt)
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many accounts the ledger has, and how many of them had come back and were erased again."""
+    """The number of accounts in the ledger, and of those that were erased again."""
 
     in_ledger: int
     erased_again: int

@@ -57,7 +57,7 @@ def _sync_folder() -> None:
 
 
 def _append(file: int, erased: Mapping[uuid.UUID, datetime]) -> None:
-    # Locked, so that no process truncates what another has written.
+    # Locked, so that no process truncates another's line.
     fcntl.flock(file, fcntl.LOCK_EX)
     try:
         end = _end_of_last_line(file)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 
 from sqlalchemy import insert, select, update
@@ -20,18 +20,12 @@ STATES = IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "with
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A version as it is published: its name, its first day (UTC), and the SHA-256 of its text."""
+class Version:
+    """A version: its first day (UTC), the SHA-256 of its text, and its state today, one of `STATES`."""
 
     version: str
     effective_on: date
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Version(Published):
-    """A version with its text and its state today: in force, upcoming, replaced or withdrawn."""
-
     published_at: datetime
     state: str
     text: str
@@ -101,18 +95,18 @@ def check(*, version: str, effective_on: date, text: str, once: bool = False) ->
     return True
 
 
-def publish(*, version: str, effective_on: date, text: str, once: bool = False) -> Published:
+def publish(*, version: str, effective_on: date, text: str, once: bool = False) -> Version:
     """Publish a version, or raise as `check` does; publishing it again changes nothing."""
-    new = Published(version, effective_on, hashlib.sha256(text.encode()).hexdigest())
+    row = {"version": version, "effective_on": effective_on, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     with transaction() as session:
         # Two at once could have the same text under two names.
         lock("policies")
         if check(version=version, effective_on=effective_on, text=text, once=once):
-            session.execute(insert(Policy).values(**asdict(new), text=text, published_at=clock.now()))
+            session.execute(insert(Policy).values(**row, text=text, published_at=clock.now()))
             audit.record(
                 "policy-published", None, actor="data manager", version=version, effective_on=f"{effective_on}"
             )
-    return new
+    return find(version)
 
 
 def check_withdrawal(version: str) -> Version:

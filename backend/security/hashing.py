@@ -100,7 +100,7 @@ class Hasher:
     def verify(self, encoded: str | None, password: str, costs: Iterable[str] = ()) -> bool:
         """Return whether a password has this hash. Without a hash, do the same work and return False.
 
-        Verify against one more hash of each other cost in use: the time does not tell which cost this hash has.
+        Verify against one more hash of each other cost in use: the time does not reveal the cost of this hash.
 
         Raises:
             Overloaded: the backlog is full.
@@ -146,7 +146,7 @@ def check_argon2() -> None:
 
 
 def keep_memory() -> None:
-    """Make glibc keep a hash's memory for the next hash: getting and clearing it anew is much of the work."""
+    """Make glibc keep a hash's memory for the next hash: allocating and clearing it again takes much of the time."""
     with suppress(OSError, AttributeError):
         for parameter, value in MALLOPT:
             ctypes.CDLL(None).mallopt(parameter, value)

@@ -2,7 +2,7 @@
 
 The newest key comes first and signs; every key verifies. The file is read for each token (8 µs), so that a rotation
 reaches all processes of the instance at once. The database stores a digest of each key in use, so that a machine with
-other keys is told so at its start.
+other keys is refused at its start.
 """
 
 import fcntl

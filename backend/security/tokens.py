@@ -24,7 +24,7 @@ SPELLING = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Purpose(StrEnum):
-    """What a token may be used for: the salt of its signature."""
+    """The purpose of a token, which is the salt of its signature."""
 
     REGISTRATION = "registration"
     PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose, no password
@@ -106,7 +106,7 @@ def joined(token: str) -> str:
 
 
 class Reading(NamedTuple):
-    """What a genuine token carries, and whether its time is over."""
+    """The content of a genuine token, and whether it has expired."""
 
     content: dict[str, Any]
     is_expired: bool
@@ -181,12 +181,3 @@ def issue_receipt(entry: AnyRow) -> str:
     `kept` have the number of rows in each store; `kept` has the legal basis too.
     """
     return issue(Purpose.RECEIPT, {"account": str(entry.account_id), **entry.details})
-
-
-def verify_receipt(receipt: str) -> dict[str, Any]:
-    """Return the content of a receipt.
-
-    Raises:
-        InvalidToken: this service did not issue it, or it was altered.
-    """
-    return redeem(Purpose.RECEIPT, receipt)

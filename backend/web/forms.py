@@ -1,4 +1,4 @@
-"""The forms of the pages: their fields, and what is wrong with them."""
+"""The forms of the pages: their fields and errors."""
 
 import uuid
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def token() -> str:
 
 
 def email_as_typed() -> str:
-    """Return what was typed as an email address."""
+    """Return the text in the field for the email address."""
     return field("email")
 
 

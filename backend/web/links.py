@@ -44,7 +44,7 @@ def _page(purpose: Purpose, view: str, **context: Any) -> str:
 
 
 def _start_again(purpose: Purpose, problem: Problem, view: str = "start") -> Response:
-    """Return a form of the page again, with what was typed and what is wrong."""
+    """Return a form of the page again, with the typed values and the errors."""
     shown = {"token": forms.token(), "email": forms.email_as_typed(), "errors": forms.errors_of(problem)}
     return _refused(_page(purpose, view, **shown, problem=problem), problem)
 
@@ -71,13 +71,13 @@ def _each_page(suffix: str, method: str, purposes: Sequence[Purpose] = PAGES) ->
 @_each_page("", "GET")
 @_each_page("/look", "GET")
 def start(purpose: Purpose) -> str:
-    """Show the page behind a mailed link, which asks for the code; also on a reload of what it was answered."""
+    """Show the page behind a mailed link, which asks for the code. A reload after the POST shows it too."""
     return _page(purpose, "start")
 
 
 @_each_page("/look", "POST", MAILED)
 def look(purpose: Purpose) -> ResponseReturnValue:
-    """Show what a mailed link asks for, or what became of it. Nothing is changed."""
+    """Show the question of a mailed link, or its state if it is dead. Nothing is changed."""
     try:
         link = links.look(purpose, token=forms.token(), client=client())
     except Problem as limited:
@@ -217,7 +217,7 @@ def cancel_erasure() -> str:
 
 @door.post("/erasure-receipt/look")
 def show_receipt() -> ResponseReturnValue:
-    """Show what a receipt says. It is shown again and again: nothing uses it up."""
+    """Show the content of a receipt. It can be shown any number of times."""
     try:
         content = erasure.verify(receipt=forms.token(), client=client())
         receipt = ErasureReceipt.model_validate(content)

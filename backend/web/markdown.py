@@ -1,7 +1,7 @@
 """The Markdown of a policy's text as HTML with a table of contents.
 
 Raw HTML is shown as text, an image as its description, and a link with a dangerous scheme as text: nothing of the
-output is written by the text itself, so no sanitizer comes after.
+output is written by the text itself, so no sanitizer is needed.
 """
 
 import re

@@ -1,7 +1,6 @@
 """Metrics for Prometheus: those of this server's processes, and those of the database."""
 
 import hmac
-import ipaddress
 import logging
 from collections.abc import Iterator
 
@@ -18,6 +17,7 @@ from backend.database.service_tables import Total
 from backend.errors import NotFound, Unauthenticated
 from backend.mail import queue
 from backend.privacy import erasure
+from backend.values import is_loopback
 from backend.web.problems import DATABASE_AWAY, bearer_token
 
 # A reverse proxy sets one of these (RFC 7239; RFC 9110, section 7.6.3).
@@ -38,16 +38,8 @@ def require_operator() -> None:
     if expected := settings().metrics_token:
         if not hmac.compare_digest(bearer_token().encode(), expected.get_secret_value().encode()):
             raise Unauthenticated("Send TILES_METRICS_TOKEN as Authorization: Bearer.")
-    elif PROXY_HEADERS & set(request.headers.keys()) or not _is_loopback(request.remote_addr or ""):
+    elif PROXY_HEADERS & set(request.headers.keys()) or not is_loopback(request.remote_addr or ""):
         raise NotFound
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 class _Database(Collector):

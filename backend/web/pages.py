@@ -45,13 +45,13 @@ def _template_globals() -> dict[str, Any]:
 
 @door.get("/")
 def home() -> str:
-    """Show what this service is."""
+    """Describe the service."""
     return render_template("home.html")
 
 
 @door.get("/privacy")
 def privacy() -> str:
-    """Show what is promised and what is stored; without its database, all but the policy."""
+    """Show the promises, the policy and the inventory; while the database is away, all but the policy."""
     try:
         versions, unknown = policy.versions(), False
     except DATABASE_AWAY:

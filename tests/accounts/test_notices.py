@@ -133,8 +133,8 @@ CHANGING = {
     "/v1/password-resets/confirm", "/v1/account/password", "/v1/email-changes/confirm", "/v1/email-changes/undo",
     "/v1/account/close", "/v1/erasure-requests/confirm", "/v1/erasure-requests/cancel",
 }  # fmt: skip
-LOOKING = {"one", "rows", "state", "find", "export", "disclose", "audit_trail", "is_late_but_for_a_hold",
-           "forget_ended_holds"}  # fmt: skip
+LOOKING = {"get_account", "accounts_where", "state", "find", "export", "disclose", "audit_trail",
+           "is_late_but_for_a_hold", "forget_ended_holds"}  # fmt: skip
 
 
 def state(service: Service) -> list[Any]:

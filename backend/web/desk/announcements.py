@@ -66,7 +66,7 @@ def announcement_progress(announcement: uuid.UUID) -> str:
 
 @door.get("/announcements/<uuid:announcement>/stop")
 def ask_to_stop(announcement: uuid.UUID) -> str:
-    """Say what stopping an announcement does."""
+    """Explain the effect of stopping an announcement."""
     return page("announcement_stop.html", announcement=announcements.find(announcement))
 
 

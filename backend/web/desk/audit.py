@@ -1,4 +1,4 @@
-"""Read what was done, when and by whom."""
+"""The audit at the desk."""
 
 from flask import request
 

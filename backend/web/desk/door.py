@@ -1,4 +1,4 @@
-"""The way into the desk: its cookie, who is signed in, and what every form has to prove."""
+"""Access to the desk: its cookie, its sessions, and the checks of every form."""
 
 import hmac
 from contextlib import ExitStack
@@ -17,8 +17,6 @@ from backend.errors import Impossible, InvalidRequest, Problem, Unknown
 from backend.web import forms
 
 SIGN_IN = "/desk/sign-in"
-# What a browser without a session may open.
-OUTSIDE: set[str | None] = set()
 
 door = Blueprint("desk", __name__, url_prefix="/desk")
 
@@ -47,7 +45,7 @@ def _enter() -> ResponseReturnValue | None:
         _refuse_foreign()
     forms.check()
     g.visitor = visitor = managers.identify(request.cookies.get(_cookie(), ""))
-    if request.endpoint in OUTSIDE:
+    if str(request.url_rule).startswith(SIGN_IN):
         return None
     if visitor is None:
         return _signed_out()
@@ -95,7 +93,7 @@ def page(template: str, **context: Any) -> str:
 
 
 def refused(template: str, why: Problem | Impossible, **context: Any) -> Response:
-    """Return a form again, with what is wrong: a field breaks its rule, or what was asked for cannot be done."""
+    """Return a form again with its errors: a field breaks its rule, or the act cannot be done."""
     if isinstance(why, Problem):
         return make_response(page(template, problem=why, errors=forms.errors_of(why), **context), why.status)
     text = str(why)
@@ -116,5 +114,5 @@ def sign_in_again() -> Response:
 
 
 def see(path: str) -> ResponseReturnValue:
-    """Redirect to the page that shows what a form has done."""
+    """Redirect to the page that shows the result of a form."""
     return redirect(path, HTTPStatus.SEE_OTHER)

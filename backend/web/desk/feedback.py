@@ -16,8 +16,8 @@ from backend.web.desk.requests import after
 CHOICES: dict[str, Literal["open", "done"] | None] = {"open": "open", "done": "done", "all": None}
 
 
-def _wanted() -> feedback.Filter:
-    """Return which messages the address asks for: open ones, if it does not say.
+def _filter() -> feedback.Filter:
+    """Return the messages that the URL asks for: open ones, if it does not say.
 
     Raises:
         InvalidRequest: a day is not one.
@@ -31,7 +31,7 @@ def all_feedback() -> ResponseReturnValue:
     """Show the beginnings of messages, the newest first."""
     typed = {name: request.args.get(name, "") for name in ("state", "from", "to")}
     try:
-        messages = feedback.page(_wanted(), after())
+        messages = feedback.page(_filter(), after())
     except Problem as problem:
         return refused("feedback.html", problem, list=None, typed=typed)
     return page("feedback.html", list=messages, typed=typed)
@@ -40,7 +40,7 @@ def all_feedback() -> ResponseReturnValue:
 @door.get("/feedback/export.<any(json, csv):form>")
 def export_feedback(form: str) -> Response:
     """Give out the messages that the address asks for."""
-    rows = feedback.exported(_wanted())
+    rows = feedback.exported(_filter())
     text = feedback.spreadsheet(rows) if form == "csv" else current_app.json.dumps({"feedback": rows}, indent=2)
     response = Response(text, mimetype="text/csv" if form == "csv" else "application/json")
     response.headers["Content-Disposition"] = f'attachment; filename="tiles-feedback.{form}"'
@@ -62,7 +62,7 @@ def mark_feedback(feedback_id: uuid.UUID, act: str) -> ResponseReturnValue:
 
 @door.get("/feedback/<uuid:feedback_id>/<any(reply, delete):act>")
 def ask_feedback(feedback_id: uuid.UUID, act: str) -> str:
-    """Say what an act will do and whom it tells, before it is done."""
+    """Explain the effect of an act, and who is notified, before it is done."""
     return page("feedback_act.html", act=act, text="", feedback=feedback.read(feedback_id))
 
 

@@ -1,4 +1,4 @@
-"""Find people, look at what is held about one, and do what they or the law ask for."""
+"""Search for people, show everything that is held about a person, and act on their account."""
 
 import uuid
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def find_people() -> str:
 
 @door.post("/people")
 def found_people() -> str:
-    """Show the people that were found. It is a form, because an address in a URL would stand in a proxy's log."""
+    """Show the people that match. It is a form, because an address in a URL would stand in a proxy's log."""
     return page("people.html", text=forms.field("text"), result=people.search(forms.field("text")))
 
 
 @door.get("/people/<uuid:account_id>")
 def person(account_id: uuid.UUID) -> str:
-    """Show everything that is held about a person, and what can be done."""
+    """Show everything that is held about a person, and the possible acts."""
     return page("person.html", person=people.look(account_id), account_id=account_id)
 
 
@@ -68,7 +68,7 @@ def _disclose(who: Seen) -> object:
     return operations.disclose(who, authority=forms.field("authority"), basis=forms.field("basis"), fields=chosen)
 
 
-# What each does is said in templates/desk/act.html, under the same name.
+# templates/desk/act.html explains each act under the same name.
 ACTS: dict[str, Callable[[Seen], object]] = {
     "rename": lambda who: operations.rename(who, _name()),
     "remove-name": lambda who: operations.rename(who, None),
@@ -89,10 +89,10 @@ GRAVE = {"erase-now", "release", "disclose"}
 
 
 def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
-    """Return what the form of an act shows."""
+    """Return the values of an act's form."""
     if act not in ACTS:
         raise NotFound
-    account = operations.one(str(account_id))
+    account = operations.get_account(str(account_id))
     return {
         "account": account,
         "seen": operations.state(account),
@@ -104,7 +104,7 @@ def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
 
 @door.get("/people/<uuid:account_id>/<act>")
 def ask(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
-    """Say what an act will do and whom it tells, before it is done."""
+    """Explain the effect of an act, and who is notified, before it is done."""
     form = _form(account_id, act)
     return sign_in_again() if act in GRAVE and not visitor().is_recent else page("act.html", **form)
 

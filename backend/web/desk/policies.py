@@ -32,7 +32,7 @@ def publish() -> ResponseReturnValue:
     """Show a version as people will see it or, sent from there, publish it."""
     form, act = _form(), forms.field("act")
     try:
-        # A file counts more than what is in the text's field.
+        # A file has priority over the text field.
         form = _form(plain_text(forms.file("file") or forms.field("text").encode()))
         if act == "change":
             return page("policy_new.html", **form)
@@ -49,7 +49,7 @@ def publish() -> ResponseReturnValue:
 
 @door.get("/policies/<version>/withdraw")
 def ask_to_withdraw(version: str) -> str:
-    """Say what withdrawing a version does."""
+    """Explain the effect of withdrawing a version."""
     return page("policy_withdraw.html", policy=policy.check_withdrawal(version))
 
 

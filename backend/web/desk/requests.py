@@ -1,4 +1,4 @@
-"""The start page of the desk: what waits for an answer, and the register of requests."""
+"""The start page of the desk, with the requests and erasures that wait, and the register of requests."""
 
 import uuid
 from typing import Any
@@ -33,7 +33,7 @@ def answered() -> str:
 
 
 def _new(typed: dict[str, str]) -> dict[str, Any]:
-    """Return what the form of a new request shows. Its id makes a form that is sent twice one request."""
+    """Return the values of the form for a new request. Its id makes a form that is sent twice one request."""
     kinds, ways = ([(value, value.capitalize()) for value in values] for values in (requests.KINDS, requests.WAYS))
     return {"typed": typed, "kinds": kinds, "ways": ways}
 
@@ -66,13 +66,13 @@ def _shown(request_id: uuid.UUID) -> dict[str, Any]:
 
 @door.get("/requests/<uuid:request_id>")
 def one_request(request_id: uuid.UUID) -> str:
-    """Show a request, and what can be done with it."""
+    """Show a request, and the possible acts."""
     return page("request.html", **_shown(request_id))
 
 
 @door.get("/requests/<uuid:request_id>/<any(extend, done):act>")
 def ask_request(request_id: uuid.UUID, act: str) -> str:
-    """Say what an act will do, before it is done."""
+    """Explain the effect of an act before it is done."""
     return page("request_act.html", act=act, text="", **_shown(request_id))
 
 

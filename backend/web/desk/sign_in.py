@@ -1,10 +1,8 @@
 """Sign in at the desk by an emailed link, and end sessions."""
 
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TypeVar
 
 from flask import g, make_response
 from flask.typing import ResponseReturnValue
@@ -15,17 +13,10 @@ from backend.desk import managers
 from backend.errors import InvalidToken, NotFound, Problem
 from backend.security.tokens import Purpose
 from backend.web import forms
-from backend.web.desk.door import OUTSIDE, SIGN_IN, door, page, refused, remember, see, visitor
+from backend.web.desk.door import SIGN_IN, door, page, refused, remember, see, visitor
 from backend.web.problems import client
 
-View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
 TEMPLATE = "sign_in.html"
-
-
-def _outside(view: View) -> View:
-    """Decorate a page that a browser without a session may open."""
-    OUTSIDE.add(f"{door.name}.{view.__name__}")
-    return view
 
 
 def _shown(view: str, **context: object) -> dict[str, object]:
@@ -35,14 +26,12 @@ def _shown(view: str, **context: object) -> dict[str, object]:
 
 @door.get("/sign-in")
 @door.get("/sign-in/look")
-@_outside
 def sign_in() -> str:
     """Show the page that asks for an address, or for the code of an email."""
     return page(TEMPLATE, **_shown("start"))
 
 
 @door.post("/sign-in")
-@_outside
 def request_sign_in() -> ResponseReturnValue:
     """Ask for the email with a link. The response is the same for every address."""
     try:
@@ -53,9 +42,8 @@ def request_sign_in() -> ResponseReturnValue:
 
 
 @door.post("/sign-in/look")
-@_outside
 def look_at_sign_in() -> ResponseReturnValue:
-    """Show whom a link signs in, or what became of it. Nothing is changed."""
+    """Show the manager whom a link signs in, or the link's state. Nothing is changed."""
     try:
         link, manager = managers.look(token=forms.token(), client=client())
     except Problem as problem:
@@ -70,7 +58,6 @@ def _looked_at(link: Link, manager: AnyRow | None) -> ResponseReturnValue:
 
 
 @door.post("/sign-in/confirm")
-@_outside
 def confirm_sign_in() -> ResponseReturnValue:
     """Begin a session."""
     try:
