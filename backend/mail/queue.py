@@ -42,6 +42,7 @@ _COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.abo
             Mail.counted_on)  # fmt: skip
 _INSERT = insert(typed(Table, Mail.__table__))
 _IS_WAITING = Mail.abandoned_at.is_(None)
+_IS_UNTRIED = _IS_WAITING & (Mail.attempts == 0)
 
 log = logging.getLogger(__name__)
 
@@ -229,16 +230,28 @@ class Status:
     oldest_seconds: int
 
 
+# Sorted as its index is, because PostgreSQL would otherwise sort all waiting emails.
+_OLDEST = (
+    select(Mail.created_at).where(_IS_UNTRIED).order_by(Mail.abandoned_at, Mail.attempts, Mail.created_at).limit(1)
+)
+_COUNTS = [
+    select(func.count()).select_from(Mail).where(condition).scalar_subquery()
+    for condition in (_IS_UNTRIED, _IS_WAITING, ~_IS_WAITING)
+]
+
+
 def status() -> Status:
     """Return the queue at a glance."""
-    untried, tried = _IS_WAITING & (Mail.attempts == 0), _IS_WAITING & (Mail.attempts > 0)
-    counts = {"waiting": untried, "retrying": tried, "abandoned": ~_IS_WAITING}
-    columns = [func.count().filter(condition).label(name) for name, condition in counts.items()]
-    oldest = func.min(Mail.created_at).filter(untried).label("oldest")
     with reading() as session:
-        row = session.execute(select(*columns, oldest)).one()
-    age = int((clock.now() - row.oldest).total_seconds()) if row.oldest else 0
-    return Status(row.waiting, row.retrying, row.abandoned, age)
+        untried, waiting, abandoned = session.execute(select(*_COUNTS)).one()
+    return Status(untried, waiting - untried, abandoned, oldest_seconds())
+
+
+def oldest_seconds() -> int:
+    """Return the age of the oldest email that was never tried; 0 if there is none."""
+    with reading() as session:
+        oldest = session.scalar(_OLDEST)
+    return int((clock.now() - oldest).total_seconds()) if oldest else 0
 
 
 def failures(*, given_up: bool = False) -> dict[str, int]:

@@ -102,7 +102,7 @@ def fill(stage: Stage, accounts: int, tick: Callable[[], object], tables: tuple[
             connection.exec_driver_sql("ANALYZE")
         erased = connection.execute(select(AuditEntry.account_id, AuditEntry.at).where(AuditEntry.act == "erased"))
         with ledger.opened() as append:
-            append(dict(erased.tuples()))
+            append(dict(erased.tuples().all()))
 
 
 def _insert(connection: Connection, rows: Rows, accounts: int, tick: Callable[[], object]) -> None:
