@@ -12,7 +12,20 @@ from datetime import datetime, timedelta
 from typing import cast as typed
 from typing import get_args
 
-from sqlalchemy import ColumnElement, String, Table, Update, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    Table,
+    Update,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import DataError
 
 from backend import clock
@@ -24,7 +37,8 @@ from backend.mail import mailboxes
 from backend.mail.messages import Kind
 from backend.mail.smtp import FINAL_REPLY_SECONDS
 
-BATCH = 20
+# Of a batch, so many at first are emails that were never tried, so that none waits behind many retries.
+BATCH, UNTRIED = 20, 15
 # A worker renews its claim while it lives. After a worker was killed, its batch waits this long.
 CLAIM = timedelta(seconds=45)
 # So long after it has the whole email the server may still accept it (RFC 5321 section 4.5.3.2.6).
@@ -72,18 +86,18 @@ _IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 
 
 def _claim(condition: ColumnElement[bool]) -> Update:
     """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming."""
-    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
-    mine = Mail.id.in_(materialized(oldest))
+    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(bindparam("most", type_=Integer()))
+    mine = Mail.id.in_(materialized(oldest.with_for_update(skip_locked=True)))
     claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
     return claiming.execution_options(synchronize_session=False)
 
 
 _ANY_DUE = select(Mail.id).where(_IS_DUE).limit(1)
-# Links come before announcements. Two statements, each in the index's order: sorting a long queue for each batch takes
-# longer than sending.
-_CLAIM_FIRST = _claim(_IS_DUE & (Mail.kind != "announcement"))
-_CLAIM_ANY = _claim(_IS_DUE)
+# Links come before announcements. Several statements, each in the index's order: sorting a long queue for each batch
+# takes longer than sending.
+_IS_LINK = _IS_DUE & (Mail.kind != "announcement")
+_CLAIM_UNTRIED, _CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK & _IS_UNTRIED), _claim(_IS_LINK), _claim(_IS_DUE)
 
 
 def take() -> tuple[uuid.UUID, list[AnyRow]]:
@@ -103,7 +117,9 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
 def _take(claim: uuid.UUID, now: datetime) -> list[AnyRow]:
     values = {"now": now, "claimed": claim, "until": now + CLAIM}
     with transaction():
-        if not (changed(_CLAIM_FIRST, **values) or changed(_CLAIM_ANY, **values)):
+        untried = changed(_CLAIM_UNTRIED, most=UNTRIED, **values)
+        links = untried + changed(_CLAIM_LINKS, most=BATCH - untried, **values)
+        if not (links or changed(_CLAIM_ANY, most=BATCH, **values)):
             return []
     try:
         with reading() as session:
