@@ -46,12 +46,9 @@ argon2: .venv/.runtime
 	CFLAGS="-O3 -march=native" $(PIP) --require-hashes --no-deps --no-build-isolation --no-cache-dir --force-reinstall \
 		--no-binary :all: --requirement .venv/argon2.txt
 
-# How near the service comes to what this machine can do, how even the times for known and unknown addresses are, and
-# what floods do to others.
+# Write tests/bench/report.md: the service beside PocketBase and beside its bars. Needs wrk, strace and Chromium.
 bench: .venv/.bench
-	$(BIN)/python tests/bench/speed.py $(ARGS); missed=$$?; \
-	$(BIN)/python tests/bench/equal_work.py && $(BIN)/python tests/bench/floods.py && $(BIN)/python tests/bench/desk.py && \
-	exit $$missed
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 # Generated requests, 25 times as many as in every test run.
 fuzz: .venv/.development

@@ -176,6 +176,7 @@ class Feedback(Base):
 
 Index("feedback_received", Feedback.received_at, Feedback.id)
 Index("feedback_open", Feedback.received_at, Feedback.id, **where(Feedback.done_at.is_(None)))
+Index("feedback_done", Feedback.received_at, Feedback.id, **where(Feedback.done_at.is_not(None)))
 
 
 class Session(Base):
@@ -213,6 +214,9 @@ class Mail(Base):
 
 
 Index("mails_due", Mail.abandoned_at, Mail.due_at)
+# Finds the oldest email that was never tried, and counts such emails.
+Index("mails_untried", Mail.abandoned_at, Mail.attempts, Mail.created_at)
+Index("mails_email", func.lower(Mail.email), **where(Mail.account_id.is_(None)))
 Index("mails_blocked", Mail.blocked_at, **where(Mail.blocked_at.is_not(None)))
 Index("mails_claim", Mail.claim, **where(Mail.claim.is_not(None)))
 

@@ -13,7 +13,20 @@ from datetime import datetime, timedelta
 from typing import cast as typed
 from typing import get_args
 
-from sqlalchemy import ColumnElement, String, Table, Update, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    Table,
+    Update,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import DataError
 
 from backend import clock
@@ -25,7 +38,8 @@ from backend.mail import mailboxes
 from backend.mail.messages import Kind
 from backend.mail.smtp import FINAL_REPLY_SECONDS
 
-BATCH = 20
+# Of a batch, so many at first are emails that were never tried, so that none waits behind many retries.
+BATCH, UNTRIED = 20, 15
 # A worker renews its claim while it lives. After a worker was killed, its batch waits this long.
 CLAIM = timedelta(seconds=45)
 # So long after it has the whole email the server may still accept it (RFC 5321 section 4.5.3.2.6).
@@ -45,6 +59,7 @@ _TABLE = typed(Table, Mail.__table__)
 _INSERT = insert(_TABLE)
 _DELETE = delete(_TABLE).where(Mail.id == bindparam("finished"), Mail.claim == bindparam("claimed"))
 _IS_WAITING = Mail.abandoned_at.is_(None)
+_IS_UNTRIED = _IS_WAITING & (Mail.attempts == 0)
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +89,18 @@ _IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 
 
 def _claim(condition: ColumnElement[bool]) -> Update:
     """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming."""
-    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(BATCH).with_for_update(skip_locked=True)
-    mine = Mail.id.in_(materialized(oldest))
+    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(bindparam("most", type_=Integer()))
+    mine = Mail.id.in_(materialized(oldest.with_for_update(skip_locked=True)))
     claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
     return claiming.execution_options(synchronize_session=False)
 
 
 _ANY_DUE = select(Mail.id).where(_IS_DUE).limit(1)
-# Links come before announcements. Two statements, each in the index's order: sorting a long queue for each batch takes
-# longer than sending.
-_CLAIM_FIRST = _claim(_IS_DUE & (Mail.kind != "announcement"))
-_CLAIM_ANY = _claim(_IS_DUE)
+# Links come before announcements. Several statements, each in the index's order: sorting a long queue for each batch
+# takes longer than sending.
+_IS_LINK = _IS_DUE & (Mail.kind != "announcement")
+_CLAIM_UNTRIED, _CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK & _IS_UNTRIED), _claim(_IS_LINK), _claim(_IS_DUE)
 
 
 def take() -> tuple[uuid.UUID, list[AnyRow]]:
@@ -105,7 +120,9 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
 def _take(claim: uuid.UUID, now: datetime) -> list[AnyRow]:
     values = {"now": now, "claimed": claim, "until": now + CLAIM}
     with transaction():
-        if not (changed(_CLAIM_FIRST, **values) or changed(_CLAIM_ANY, **values)):
+        untried = changed(_CLAIM_UNTRIED, most=UNTRIED, **values)
+        links = untried + changed(_CLAIM_LINKS, most=BATCH - untried, **values)
+        if not (links or changed(_CLAIM_ANY, most=BATCH, **values)):
             return []
     try:
         with reading() as session:
@@ -234,16 +251,28 @@ class Status:
     oldest_seconds: int
 
 
+# Sorted as its index is, because PostgreSQL would otherwise sort all waiting emails.
+_OLDEST = (
+    select(Mail.created_at).where(_IS_UNTRIED).order_by(Mail.abandoned_at, Mail.attempts, Mail.created_at).limit(1)
+)
+_COUNTS = [
+    select(func.count()).select_from(Mail).where(condition).scalar_subquery()
+    for condition in (_IS_UNTRIED, _IS_WAITING, ~_IS_WAITING)
+]
+
+
 def status() -> Status:
     """Return the queue at a glance."""
-    untried, tried = _IS_WAITING & (Mail.attempts == 0), _IS_WAITING & (Mail.attempts > 0)
-    counts = {"waiting": untried, "retrying": tried, "abandoned": ~_IS_WAITING}
-    columns = [func.count().filter(condition).label(name) for name, condition in counts.items()]
-    oldest = func.min(Mail.created_at).filter(untried).label("oldest")
     with reading() as session:
-        row = session.execute(select(*columns, oldest)).one()
-    age = int((clock.now() - row.oldest).total_seconds()) if row.oldest else 0
-    return Status(row.waiting, row.retrying, row.abandoned, age)
+        untried, waiting, abandoned = session.execute(select(*_COUNTS)).one()
+    return Status(untried, waiting - untried, abandoned, oldest_seconds())
+
+
+def oldest_seconds() -> int:
+    """Return the age of the oldest email that was never tried; 0 if there is none."""
+    with reading() as session:
+        oldest = session.scalar(_OLDEST)
+    return int((clock.now() - oldest).total_seconds()) if oldest else 0
 
 
 def failures(*, given_up: bool = False) -> dict[str, int]:

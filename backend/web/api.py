@@ -255,7 +255,7 @@ UNREADY: dict[str, Callable[[], object]] = {
     "The database's file system is read-only, or its file is: run `tiles check`.": is_read_only,
     "No email leaves: `tiles check` says why.": queue.blocked,
     # Without the number of seconds, which would tell whether an address has an account.
-    "Emails have been waiting for over an hour.": lambda: queue.status().oldest_seconds > OLDEST_MAIL_SECONDS,
+    "Emails have been waiting for over an hour.": lambda: queue.oldest_seconds() > OLDEST_MAIL_SECONDS,
 }
 
 

@@ -1,30 +1,28 @@
-"""Does an address tell by the time whether it has an account? Welch's t of known and unknown addresses, interleaved.
+"""Does the time of a response tell whether an address has an account? Known and unknown addresses are interleaved."""
 
-Run as `.venv/bin/python tests/bench/equal_work.py`; it exits 1 when something tells, or when it could not have seen it.
-"""
-
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from statistics import median
-from typing import Any
 
-import click
-from measure import Comparison, Line, get, interleave, post, timeless
-from stage import CHEAP_ARGON2, DATABASES, LeakyServer, Stage, register, stage
+from bench.comparing import EVEN, greatest_t, interleave
+from bench.figures import Figure, Options
+from bench.requests import Line, get, post, shown
+from bench.stage import CHEAP_ARGON2, Stage, register, stage
+from support import ServerProcess
 
 from backend import clock
-from backend.commands.console import as_json_option, dump, progress, show_rows
+from backend.commands.console import progress
 from backend.desk import operations
 
-# Every address has the same length: what is compared is what the service knows of it.
+# Every address has the same length, so that only what the service knows of it differs.
 PEOPLE = 10
 NOBODY = "nobdy"
 KINDS = {"known": "open", "close": "closed", "holds": "under a legal hold", "erase": "erasure requested"}
 CHEAP = "cheap"
-
 ASKING: dict[str, tuple[str, dict[str, str]]] = {
     "register": ("/v1/registrations", {"name": "Ada Lovelace"}),
     "reset": ("/v1/password-resets", {}),
@@ -32,6 +30,7 @@ ASKING: dict[str, tuple[str, dict[str, str]]] = {
     "sign-in": ("/v1/sessions", {"password": "a wrong but long password"}),
 }
 WARM_UP = 20
+LEAKY = Path(__file__).with_name("leaky")
 # A leak of so many microseconds has to be seen.
 CONTROLS = {"reset": 100, "sign-in": 1000}
 FAILURES = 20
@@ -39,11 +38,21 @@ LOCKING = ", ".join(
     f"{limit}=1000000/5 minutes"
     for limit in ("request/client", "sign-in/client", "sign-in/address+client", "sign-in/service")
 )
-# The worker looks for mails twice a second, and a mail is sent in a few milliseconds.
+# The worker looks for emails twice a second, and an email is sent in a few milliseconds.
 WATCHED_SECONDS = 0.7
 SLOW = 2
 
-Tick = Callable[[], None]
+Tick = Callable[[], object]
+
+
+class LeakyServer(ServerProcess):
+    """A server that takes so many microseconds longer for an address that begins with "known"."""
+
+    def __init__(self, folder: Path, *, microseconds: int, **settings: object) -> None:
+        """Take how much it leaks."""
+        super().__init__(folder, **settings)
+        path = os.pathsep.join(filter(None, [str(LEAKY), self._environment.get("PYTHONPATH")]))
+        self._environment |= {"PYTHONPATH": path, "BENCH_LEAK_MICROSECONDS": str(microseconds)}
 
 
 def address(kind: str, number: int) -> str:
@@ -51,8 +60,25 @@ def address(kind: str, number: int) -> str:
     return f"{kind}{number % PEOPLE:03}@example.org"
 
 
-def settle(stage: Stage) -> None:
-    """Have people of each kind."""
+def measure(options: Options) -> Iterator[Figure]:
+    """Compare everything on each kind of database."""
+    comparisons = len(ASKING) * (len(KINDS) + 1) + 1 + 2 + 1 + len(CONTROLS)
+    for kind in options.databases:
+        with stage(kind) as found, progress(comparisons * options.pairs, f"Equal work, {kind}") as bar:
+            _have_people(found)
+            tick = partial(bar.update, 1)
+            for part in (_compare_all, _compare_locked, _compare_leaks):
+                for name, t, has_same_responses in part(found, options.pairs, tick):
+                    is_leak = "leak" in name
+                    # Different responses tell more than any time.
+                    yield Figure(
+                        name=f"{kind}: {name}: t", value=t, unit="", bar=EVEN, at_most=not is_leak,
+                        errors=int(not has_same_responses),
+                    )  # fmt: skip
+
+
+def _have_people(stage: Stage) -> None:
+    """Register people of each kind."""
     cheap = stage.make_app(**CHEAP_ARGON2)
     for number in range(PEOPLE):
         for kind in KINDS:
@@ -64,16 +90,19 @@ def settle(stage: Stage) -> None:
             operations.hold(address("holds", number), basis="Order 12/26", until=clock.now() + timedelta(days=30))
 
 
+Compared = tuple[str, float, bool]
+"""A name, the greatest t, and whether all responses were the same."""
+
+
 class Bench:
-    """Compares on one running server; counts the answers that differ."""
+    """Compares addresses on one running server."""
 
     def __init__(self, stage: Stage, line: Line, pairs: int, tick: Tick) -> None:
-        """Take what to measure on, how often, and what to tell after each pair."""
+        """Take what to measure on, how often, and what to call after each pair."""
         self.stage, self.line, self.pairs, self.tick = stage, line, pairs, tick
-        self.answers: dict[str, set[bytes]] = {}
 
-    def compare(self, name: str, kind: str, *, upper: bool = False) -> dict[str, Any]:
-        """Compare one request for addresses of a kind with the same for addresses of nobody."""
+    def compare(self, name: str, kind: str, *, upper: bool = False) -> Compared:
+        """Compare one request for addresses of a kind with the same request for addresses of nobody."""
         path, rest = ASKING[name]
         seen: dict[str, set[bytes]] = {kind: set(), NOBODY: set()}
 
@@ -82,8 +111,8 @@ class Bench:
             requests = [post(path, email=email.upper() if upper else email, **rest) for email in emails]
 
             def ask(number: int) -> float:
-                nanoseconds, answer = self.line.ask(requests[number % PEOPLE])
-                seen[who].add(timeless(answer))
+                nanoseconds, response = self.line.ask(requests[number % PEOPLE])
+                seen[who].add(shown(response))
                 return nanoseconds / 1000
 
             return ask
@@ -93,11 +122,12 @@ class Bench:
         self.stage.wait_until_sent()
         series = interleave(known, unknown, self.pairs, self.tick)
         self.stage.wait_until_sent()
-        described = f"{name}: {_described(kind)}{', in upper case' if upper else ''}"
-        return _row(Comparison.of(described, *series), same=seen[kind] == seen[NOBODY])
+        described = "hash of lower parameters" if kind == CHEAP else KINDS[kind]
+        label = f"{name}, {described}{', in upper case' if upper else ''}"
+        return label, greatest_t(*series), seen[kind] == seen[NOBODY]
 
-    def watch(self, name: str) -> dict[str, Any]:
-        """Compare what others lose while the worker is busy with a mail to somebody, and with one to nobody."""
+    def watch(self, name: str) -> Compared:
+        """Compare what others lose while the worker handles an email to somebody, and one to nobody."""
         path, rest = ASKING[name]
         probe = get("/healthz")
 
@@ -115,19 +145,10 @@ class Bench:
             return lost
 
         series = interleave(measure("known"), measure(NOBODY), self.pairs // 3, self.tick)
-        return _row(Comparison.of(f"after {name}: what others lose", *series), same=True)
+        return f"what others lose after {name}", greatest_t(*series), True
 
 
-def _described(kind: str) -> str:
-    return "hash of lower parameters" if kind == CHEAP else KINDS[kind]
-
-
-def _row(found: Comparison, *, same: bool) -> dict[str, Any]:
-    told = {name: round(value, 1) if isinstance(value, float) else value for name, value in asdict(found).items()}
-    return {**told, "same_answers": same, "verdict": "even" if found.is_even and same else "TELLS"}
-
-
-def compare_all(stage: Stage, pairs: int, tick: Tick) -> Iterator[dict[str, Any]]:
+def _compare_all(stage: Stage, pairs: int, tick: Tick) -> Iterator[Compared]:
     """Compare every request for every kind of address."""
     with stage.server() as server, Line(server.url) as line:
         bench = Bench(stage, line, pairs, tick)
@@ -140,64 +161,20 @@ def compare_all(stage: Stage, pairs: int, tick: Tick) -> Iterator[dict[str, Any]
         yield bench.watch("register")
 
 
-def compare_locked(stage: Stage, pairs: int, tick: Tick) -> Iterator[dict[str, Any]]:
-    """Compare signing in where so many failed that both addresses are locked."""
+def _compare_locked(stage: Stage, pairs: int, tick: Tick) -> Iterator[Compared]:
+    """Compare signing in after so many wrong passwords that both addresses are locked."""
     path, rest = ASKING["sign-in"]
     with stage.server(rate_limits=LOCKING) as server, Line(server.url) as line:
         for kind in ("known", NOBODY):
             for number in range(PEOPLE * FAILURES):
                 line.ask(post(path, email=address(kind, number), **rest))
-        row = Bench(stage, line, pairs, tick).compare("sign-in", "known")
-        yield row | {"name": "sign-in: open, both locked"}
+        _, t, has_same_responses = Bench(stage, line, pairs, tick).compare("sign-in", "known")
+        yield "sign-in, open, both locked", t, has_same_responses
 
 
-def compare_leaks(stage: Stage, pairs: int, tick: Tick) -> Iterator[dict[str, Any]]:
-    """Compare on servers that leak, which has to show: else nothing is said by the rest."""
+def _compare_leaks(stage: Stage, pairs: int, tick: Tick) -> Iterator[Compared]:
+    """Compare on servers that leak. If that is not seen, the other comparisons say nothing."""
     for name, microseconds in CONTROLS.items():
-        with stage.server(LeakyServer, microseconds=microseconds) as server, Line(server.url) as line:
-            row = Bench(stage, line, pairs, tick).compare(name, "known")
-            seen = row["verdict"] != "even" and row["same_answers"]
-            yield row | {"name": f"{name}: a leak of {microseconds} us", "verdict": "seen" if seen else "BLIND"}
-
-
-def measure(kind: str, pairs: int, *, quiet: bool) -> dict[str, list[dict[str, Any]]]:
-    """Compare everything on one kind of database."""
-    comparisons = len(ASKING) * (len(KINDS) + 1) + 1 + 1 + len(CONTROLS)
-    with stage(kind) as found, progress(comparisons * pairs + 2 * (pairs // 3), kind) as bar:
-        bar.hidden |= quiet
-        settle(found)
-
-        def tick() -> None:
-            bar.update(1)
-
-        parts = (compare_all(found, pairs, tick), compare_locked(found, pairs, tick))
-        return {
-            "comparisons": [row for part in parts for row in part],
-            "controls": list(compare_leaks(found, pairs, tick)),
-        }
-
-
-@click.command()
-@click.option("--pairs", default=300, show_default=True, type=click.IntRange(30), help="Pairs of each comparison.")
-@click.option("--database", default="both", show_default=True, type=click.Choice([*DATABASES, "both"]))
-@as_json_option
-def main(*, pairs: int, database: str, as_json: bool) -> None:
-    """Compare known and unknown addresses by their answers and their times (microseconds); |t| under 4.5 is even."""
-    kinds = DATABASES if database == "both" else (database,)
-    found = {kind: measure(kind, pairs, quiet=as_json) for kind in kinds}
-    if as_json:
-        click.echo(dump(found))
-    else:
-        for kind, parts in found.items():
-            for part, rows in parts.items():
-                click.echo(f"\n{kind}: {part}")
-                show_rows(rows, as_json=False, empty="nothing")
-    verdicts = {row["verdict"] for parts in found.values() for part in parts.values() for row in part}
-    if "BLIND" in verdicts:
-        click.echo("Too much else goes on here to see a small leak: try again when it is quiet, or with more --pairs.",
-                   err=True)  # fmt: skip
-    sys.exit(bool(verdicts & {"TELLS", "BLIND"}))
-
-
-if __name__ == "__main__":
-    main()
+        with stage.server(kind=LeakyServer, microseconds=microseconds) as server, Line(server.url) as line:
+            _, t, has_same_responses = Bench(stage, line, pairs, tick).compare(name, "known")
+            yield f"{name}, a leak of {microseconds} µs", t, has_same_responses

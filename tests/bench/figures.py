@@ -1,97 +1,97 @@
-"""A figure and the limit that was measured beside it, in rounds in which now one comes first and now the other."""
+"""A figure, and what is measured beside it: in rounds, now one first and now the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from measure import Load
+
+@dataclass(frozen=True)
+class Load:
+    """What some connections got that send again as soon as they are answered. Times are milliseconds."""
+
+    per_second: float
+    p50: float = 0.0
+    p99: float = 0.0
+    errors: int = 0
+    per_processor_second: float = 0.0
+
 
 Measure = Callable[[], Load]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What was measured, and what it has to be. `ratio` is that of value and limit, the median of all rounds'.
+    """What was measured, what stands beside it, and its bar: for the ratio of both or, without a ratio, for the value.
 
-    Without a bar it is only told. `series` has the value and the limit of each round.
+    A figure without a bar is only reported.
     """
 
     name: str
     value: float
     unit: str
-    limit: str
-    limit_value: float
-    ratio: float
+    beside: str = ""
+    beside_value: float | None = None
+    ratio: float | None = None
     bar: float | None = None
     at_most: bool = False
-    p50: float | None = None
     p99: float | None = None
     errors: int = 0
-    series: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_met(self) -> bool:
-        """Tell whether it is as good as it has to be, and nobody got an error meanwhile."""
-        if self.bar is None:
-            return not self.errors
-        return not self.errors and (self.ratio <= self.bar if self.at_most else self.ratio >= self.bar)
+        """Whether the bar is met without an error."""
+        compared = self.value if self.ratio is None else self.ratio
+        in_bounds = self.bar is None or (compared <= self.bar if self.at_most else compared >= self.bar)
+        return in_bounds and not self.errors
 
 
-@dataclass(frozen=True, slots=True)
-class Rounds:
-    """What each round measured: the loads of the figure, and those of each of its limits."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How long, how often and how much to measure."""
 
-    own: list[Load]
-    limits: dict[str, list[Load]]
-
-    @property
-    def lowest(self) -> str:
-        """The limit that is the lowest: no other can be reached."""
-        return min(self.limits, key=lambda name: middle(self.limits[name]))
-
-    def figure(self, name: str, bar: float | None) -> Figure:
-        """Compare with the lowest limit."""
-        limits = self.limits[self.lowest]
-        series = tuple((load.per_second, limit.per_second) for load, limit in zip(self.own, limits, strict=True))
-        return Figure(
-            name, middle(self.own), "/s", self.lowest, middle(limits), median(own / limit for own, limit in series),
-            bar, series=series, **times(self.own),
-        )  # fmt: skip
+    seconds: float
+    rounds: int
+    accounts: int
+    pairs: int
+    databases: tuple[str, ...]
+    folder: Path
 
 
-def in_rounds(number: int, own: Measure, limits: dict[str, Measure]) -> Rounds:
-    """Measure something and its limits, close in time: this machine is not always equally fast."""
-    found = Rounds([], {name: [] for name in limits})
-    for turn in range(number):
-        taking = [(measure, found.limits[name]) for name, measure in limits.items()] + [(own, found.own)]
-        for measure, into in reversed(taking) if turn % 2 else taking:
-            into.append(measure())
-    return found
+Part = Callable[[Options], Iterator[Figure]]
 
 
-def middle(loads: list[Load]) -> float:
-    """Return the median of what was done a second."""
-    return median(load.per_second for load in loads)
+def in_rounds(rounds: int, measures: Mapping[str, Measure]) -> dict[str, list[Load]]:
+    """Measure everything in turn, and in the opposite order in every other round: this machine's speed varies."""
+    loads: dict[str, list[Load]] = {name: [] for name in measures}
+    for number in range(rounds):
+        for name in reversed(measures) if number % 2 else measures:
+            loads[name].append(measures[name]())
+    return loads
 
 
-def times(loads: list[Load]) -> dict[str, float | int]:
-    """Return the median times of some loads, and how many errors there were in all."""
-    return {
-        "p50": median(load.p50 for load in loads),
-        "p99": median(load.p99 for load in loads),
-        "errors": sum(load.errors for load in loads),
-    }
+def beside(  # noqa: PLR0913 - what a figure is made of
+    name: str, own: list[Load], other_name: str, other: list[Load], *, bar: float | None = None, column: str = ""
+) -> Figure:
+    """Compare the rounds of two measures: by requests a second, or by another column of theirs."""
+    pairs = [(getattr(a, column or "per_second"), getattr(b, column or "per_second"))
+             for a, b in zip(own, other, strict=True)]  # fmt: skip
+    value, beside_value = (median(side) for side in zip(*pairs, strict=True))
+    return Figure(
+        name=name, value=value, unit="/processor second" if column else "/s", beside=other_name,
+        beside_value=beside_value, ratio=median(a / b if b else 0 for a, b in pairs), bar=bar,
+        p99=None if column else median(load.p99 for load in own), errors=sum(load.errors for load in own),
+    )  # fmt: skip
 
 
-def against(name: str, loads: list[Load], limit: str, limit_value: float, bar: float | None) -> Figure:
-    """Compare what was done a second with a number."""
-    value = middle(loads)
-    series = tuple((load.per_second, limit_value) for load in loads)
-    return Figure(name, value, "/s", limit, limit_value, value / limit_value, bar, series=series, **times(loads))
+def rate(name: str, loads: list[Load], **others: float) -> Figure:
+    """Report how many requests a second there were."""
+    return Figure(
+        name=name, value=median(load.per_second for load in loads), unit="/s",
+        p99=median(load.p99 for load in loads) or None, errors=sum(load.errors for load in loads), **others,
+    )  # fmt: skip
 
 
-def bounded(name: str, values: list[float], unit: str, limit: str, limit_value: float) -> Figure:
-    """Compare the median of some values with what it may be at most."""
-    value = median(values)
-    series = tuple((each, limit_value) for each in values)
-    return Figure(name, value, unit, limit, limit_value, value / limit_value, 1.0, at_most=True, series=series)
+def at_most(name: str, value: float, unit: str, bar: float | None) -> Figure:
+    """Report a value that must not exceed its bar."""
+    return Figure(name=name, value=value, unit=unit, bar=bar, at_most=True)

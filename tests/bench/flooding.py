@@ -1,57 +1,53 @@
-"""The floods themselves: each keeps so many connections, and does with each of them what does harm elsewhere."""
+"""The floods themselves: each keeps many connections, and does with each of them what harms others."""
 
 import asyncio
 import resource
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
-from measure import post
+from bench.requests import post
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Visit = Callable[[Streams, Counter[str]], Awaitable[None]]
+Visit = Callable[[Streams], Awaitable[object]]
 
 HEAD = b"POST /v1/registrations HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
 CHUNK = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
 MEBIBYTE = 2**20
-# So many connections are opened at a time, or the kernel turns the rest away.
+# If more connections were opened at a time, the kernel would refuse the rest.
 AT_ONCE = 200
-# After it was turned away, a client that means harm comes again soon.
+# A client that means harm comes again soon after it was refused.
 AGAIN_SECONDS = 0.05
 
 
-async def sign_in(streams: Streams, told: Counter[str]) -> None:
+async def sign_in(streams: Streams) -> None:
     """Sign in wrongly, again and again."""
     reader, writer = streams
     request = post("/v1/sessions", email="nobody@example.org", password="a wrong but long password")
     while True:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        status = head[9:12].decode()
-        told[status + (" with Retry-After" if b"\r\nretry-after:" in head.lower() else "")] += 1
         length = head.lower().partition(b"\r\ncontent-length: ")[2].split(b"\r\n")[0]
         await reader.readexactly(int(length))
 
 
 @asynccontextmanager
 async def _answer(reader: asyncio.StreamReader) -> AsyncIterator[asyncio.Task[bytes]]:
-    """Wait for an answer beside what is sent meanwhile."""
+    """Wait for a response while something is sent."""
     answer = asyncio.create_task(reader.read(65536))
     try:
         yield answer
     finally:
         answer.cancel()
         await asyncio.wait({answer})
-        # Looked at, or the loop would complain that nobody did.
+        # Otherwise the loop would complain that nobody looked at it.
         answer.cancelled() or answer.exception()
 
 
 def slowly(begun: bytes) -> Visit:
     """Return what sends a beginning at once and then one byte a second."""
 
-    async def visit(streams: Streams, told: Counter[str]) -> None:
+    async def visit(streams: Streams) -> None:
         reader, writer = streams
         writer.write(begun)
         async with _answer(reader) as answer:
@@ -59,23 +55,22 @@ def slowly(begun: bytes) -> Visit:
                 writer.write(b"x")
                 await writer.drain()
                 await asyncio.wait({answer}, timeout=1)
-            told[_status(await answer)] += 1
 
     return visit
 
 
-async def say_nothing(streams: Streams, told: Counter[str]) -> None:
+async def say_nothing(streams: Streams) -> None:
     """Hold a connection until the server lets go of it."""
-    told[_status(await streams[0].read(65536))] += 1
+    await streams[0].read(65536)
 
 
-async def promise_a_body(streams: Streams, told: Counter[str]) -> None:
+async def promise_a_body(streams: Streams) -> None:
     """Announce a body, and send nothing of it."""
     streams[1].write(HEAD + b"Content-Length: 1000\r\n\r\n")
-    await say_nothing(streams, told)
+    await say_nothing(streams)
 
 
-async def send_chunks(streams: Streams, told: Counter[str]) -> None:
+async def send_chunks(streams: Streams) -> None:
     """Send a body without an end, as fast as it is taken."""
     reader, writer = streams
     writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -84,18 +79,13 @@ async def send_chunks(streams: Streams, told: Counter[str]) -> None:
             writer.write(CHUNK)
             await writer.drain()
             await asyncio.sleep(0)
-        told[_status(await answer)] += 1
 
 
-async def send_headers(streams: Streams, told: Counter[str]) -> None:
+async def send_headers(streams: Streams) -> None:
     """Send a mebibyte of headers."""
     reader, writer = streams
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: bench\r\nX-Filler: " + b"x" * MEBIBYTE + b"\r\n\r\n")
-    told[_status(await reader.read(65536))] += 1
-
-
-def _status(answer: bytes) -> str:
-    return answer[9:12].decode() if answer else "hung up"
+    await reader.read(65536)
 
 
 FLOODS: dict[str, tuple[int, Visit]] = {
@@ -110,36 +100,35 @@ FLOODS: dict[str, tuple[int, Visit]] = {
 }
 
 
-async def _client(port: int, visit: Visit, told: Counter[str], opening: asyncio.Semaphore) -> None:
+async def _client(port: int, visit: Visit, opening: asyncio.Semaphore) -> None:
     """Come again and again."""
     while True:
         writer = None
         try:
             async with opening:
                 reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 20)
-            await visit((reader, writer), told)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            told[type(error).__name__] += 1
+            await visit((reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
         finally:
             if writer:
                 writer.close()
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _flood(kind: str, port: int, stop: Event, told: "Queue[dict[str, int]]") -> None:
+async def _flood(kind: str, port: int, begun: Event, stop: Event) -> None:
     number, visit = FLOODS[kind]
-    answers, opening = Counter[str](), asyncio.Semaphore(AT_ONCE)
-    clients = [asyncio.create_task(_client(port, visit, answers, opening)) for _ in range(number)]
+    opening = asyncio.Semaphore(AT_ONCE)
+    clients = [asyncio.create_task(_client(port, visit, opening)) for _ in range(number)]
     await asyncio.sleep(1 + number / 2000)
-    told.put({})
+    begun.set()
     await asyncio.to_thread(stop.wait)
     for client in clients:
         client.cancel()
-    told.put(dict(answers))
 
 
-def flood(kind: str, port: int, stop: Event, told: "Queue[dict[str, int]]") -> None:
-    """Flood a port of this machine until told to stop; tell when it has begun, and at the end what was answered."""
+def flood(kind: str, port: int, begun: Event, stop: Event) -> None:
+    """Flood a port of this machine until told to stop; say when the flood has begun."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(_flood(kind, port, stop, told))
+    asyncio.run(_flood(kind, port, begun, stop))

@@ -1,101 +1,127 @@
-"""PocketBase, the compiled peer: on loopback, with a folder, a person and a mail server of its own."""
+"""PocketBase, the compiled peer: on loopback, with a folder, people and a mail server of its own.
 
-import os
+By default its commits are not flushed to the disk, so that a power cut loses acknowledged writes. A hook changes that.
+"""
+
 import secrets
+import shutil
 import sqlite3
 import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from measure import post
+from bench.requests import Target, get, post, processor_seconds, wait_until_up
+from bench.stage import EMAIL, NOBODY
 from support import PASSWORD, free_port
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "pocketbase"
 OPERATOR = "operator@example.org"
-EMAIL = "ada@example.org"
-# Whoever asks again within two minutes is sent nothing, which costs less: so many ask in turns.
-PEOPLE = 1000
+# A person who asks again within two minutes is sent nothing, which costs less: so many ask in turn.
+PEOPLE, ASKING = 20_000, 5_000
 USERS = "/api/collections/users"
+IDLE_SECONDS = 0.3
+# All writes go over one connection, which is opened anew after three idle minutes.
+DURABLE = """
+routerAdd("GET", "/durable", (e) => {
+  const setting = new DynamicModel({synchronous: 0})
+  $app.nonconcurrentDB().newQuery("PRAGMA synchronous = FULL").execute()
+  $app.nonconcurrentDB().newQuery("PRAGMA synchronous").one(setting)
+  return e.json(200, setting)
+})
+"""
+FULL = 2
 
 
 class PocketBase:
-    """A running one, with the requests that are measured on it."""
+    """A running PocketBase, with the requests that are measured on it."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        """Take where it listens and where its files are."""
-        self.url, self._folder, self._registered = url, folder, 0
+    def __init__(self, url: str, folder: Path, process: int, *, is_durable: bool) -> None:
+        """Take where it listens, where its files are, and whether its commits are flushed."""
+        self.folder, self.process, self.is_durable = folder, process, is_durable
+        self.target = Target(url, lambda: [process], self.wait_until_idle)
         self._http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
+        self._numbers = count()
         self.token, self.id = "", ""
 
     def prepare(self, mail_port: int) -> None:
-        """Tell it the mail server, and have people and a place for records."""
-        operator = self._sign_in("_superusers", OPERATOR)["token"]
-        self._http.headers["Authorization"] = operator
+        """Tell it the mail server, and make people and a collection for records."""
+        self._http.headers["Authorization"] = self._sign_in("_superusers", OPERATOR)["token"]
         smtp = {"enabled": True, "host": "127.0.0.1", "port": mail_port, "tls": False}
         self._call("PATCH", "/api/settings", {"smtp": smtp})
         fields = [{"name": "text", "type": "text"}]
-        self._call("POST", "/api/collections",
-                   {"name": "notes", "type": "base", "fields": fields, "createRule": ""})  # fmt: skip
+        self._call("POST", "/api/collections", {"name": "notes", "type": "base", "fields": fields, "createRule": ""})
         person = {"email": EMAIL, "password": PASSWORD, "passwordConfirm": PASSWORD, "name": "Ada Lovelace"}
         self.id = self._call("POST", f"{USERS}/records", person)["id"]
         del self._http.headers["Authorization"]
         self._have_people()
         self.token = self._sign_in("users", EMAIL)["token"]
-        self._http.close()
 
     def _call(self, method: str, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - the peer's JSON
-        answer = self._http.request(method, path, json=body)
-        answer.raise_for_status()
-        return answer.json()
+        response = self._http.request(method, path, json=body)
+        response.raise_for_status()
+        return response.json()
 
     def _sign_in(self, collection: str, email: str) -> Any:  # noqa: ANN401
-        return self._call("POST", f"/api/collections/{collection}/auth-with-password",
-                          {"identity": email, "password": PASSWORD})  # fmt: skip
+        who = {"identity": email, "password": PASSWORD}
+        return self._call("POST", f"/api/collections/{collection}/auth-with-password", who)
 
     def _have_people(self) -> None:
-        """Copy the person under other addresses: to register so many takes minutes."""
-        with closing(sqlite3.connect(self._folder / "data.db", timeout=10)) as file, file:
+        """Copy the person under other addresses, because registering so many takes minutes."""
+        with closing(sqlite3.connect(self.folder / "data.db", timeout=10)) as file, file:
             names = [row[1] for row in file.execute("PRAGMA table_info(users)")]
             (row,) = file.execute(f"SELECT {', '.join(names)} FROM users WHERE id = ?", (self.id,))
+            person = dict(zip(names, row, strict=True))
             copies = [
-                {**dict(zip(names, row, strict=True)), "id": secrets.token_hex(7) + "x", "email": _address(number),
+                {**person, "id": f"{secrets.token_hex(7)}x", "email": _address(number),
                  "tokenKey": secrets.token_hex(25)}
                 for number in range(PEOPLE)
             ]  # fmt: skip
             file.executemany(f"INSERT INTO users VALUES ({', '.join(f':{name}' for name in names)})", copies)
 
-    def account(self) -> bytes:
-        """Ask for one's own account."""
-        return f"GET {USERS}/records/{self.id} HTTP/1.1\r\nHost: bench\r\nAuthorization: {self.token}\r\n\r\n".encode()
+    def make_durable(self) -> None:
+        """Flush each commit from now on, if this one is to be as durable as the service."""
+        if self.is_durable:
+            setting = self._http.get("/durable").raise_for_status().json()
+            assert setting == {"synchronous": FULL}, setting
 
-    def sign_in(self) -> bytes:
-        """Sign in."""
-        return post(f"{USERS}/auth-with-password", identity=EMAIL, password=PASSWORD)
+    def wait_until_idle(self) -> None:
+        """Return when it uses no processor time, as it sends emails after its response."""
+        before = -1.0
+        while before < (used := processor_seconds([self.process])):
+            before = used
+            time.sleep(IDLE_SECONDS)
 
-    def store(self) -> bytes:
-        """Store a record."""
-        return post("/api/collections/notes/records", text="The interview plan is what I needed.")
+    def requests(self) -> dict[str, list[bytes]]:
+        """Return the requests of each operation, new ones on each call."""
+        reset, sign_in = f"{USERS}/request-password-reset", f"{USERS}/auth-with-password"
+        return {
+            "register": self._registrations(),
+            "reset, known": [post(reset, email=self._next_address()) for _ in range(ASKING)],
+            "reset, unknown": [post(reset, email=NOBODY)],
+            "sign in, right": [post(sign_in, identity=EMAIL, password=PASSWORD)],
+            "sign in, wrong": [post(sign_in, identity=EMAIL, password="a wrong but long password")],
+            "sign in, unknown": [post(sign_in, identity=NOBODY, password=PASSWORD)],
+            "own account": [get(f"{USERS}/records/{self.id}", Authorization=self.token)],
+            "store one record": [post("/api/collections/notes/records", text="The interview plan is what I needed.")],
+        }
 
-    def resets(self, *, known: bool) -> list[bytes]:
-        """Ask for a reset."""
-        if not known:
-            return [post(f"{USERS}/request-password-reset", email="nobody@example.org")]
-        return [post(f"{USERS}/request-password-reset", email=_address(number)) for number in range(PEOPLE)]
-
-    def registrations(self) -> list[bytes]:
-        """Register new people, each in two requests: one makes the account, one mails a link to somebody so made."""
-        first, self._registered = self._registered, self._registered + PEOPLE
+    def _registrations(self) -> list[bytes]:
+        """Register new people in two requests each: one makes the account, one emails a link to somebody so made."""
         found = []
-        for number in range(PEOPLE):
-            email = f"new{first + number}@example.org"
+        for _ in range(500):
+            email = f"new{next(self._numbers)}@example.org"
             found.append(post(f"{USERS}/records", email=email, password=PASSWORD, passwordConfirm=PASSWORD))
-            found.append(post(f"{USERS}/request-verification", email=_address(number)))
+            found.append(post(f"{USERS}/request-verification", email=self._next_address()))
         return found
+
+    def _next_address(self) -> str:
+        return _address(next(self._numbers) % PEOPLE)
 
 
 def _address(number: int) -> str:
@@ -103,30 +129,22 @@ def _address(number: int) -> str:
 
 
 @contextmanager
-def pocketbase(folder: Path, mail_port: int) -> Iterator[PocketBase]:
+def pocketbase(folder: Path, mail_port: int, *, is_durable: bool) -> Iterator[PocketBase]:
     """Run one in a new folder, with a mail server on a port of loopback."""
-    where, url = ["--dir", str(folder)], f"http://127.0.0.1:{free_port()}"
+    hooks = folder / "hooks"
+    hooks.mkdir(parents=True)
+    (hooks / "durable.pb.js").write_text(DURABLE)
+    where = ["--dir", str(folder / "data"), "--hooksDir", str(hooks), "--hooksWatch=false", "--automigrate=false"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([PROGRAM, "superuser", "upsert", OPERATOR, PASSWORD, *where], check=True, **quiet)
-    listen = url.removeprefix("http://")
-    process = subprocess.Popen(
-        [PROGRAM, "serve", "--http", listen, *where], env=os.environ | {"NO_COLOR": "1"}, **quiet
-    )
+    listen = f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen([PROGRAM, "serve", "--http", listen, *where], **quiet)
     try:
-        _wait_until_up(url)
-        found = PocketBase(url, folder)
-        found.prepare(mail_port)
-        yield found
+        wait_until_up(f"http://{listen}", "/api/health")
+        peer = PocketBase(f"http://{listen}", folder / "data", process.pid, is_durable=is_durable)
+        peer.prepare(mail_port)
+        yield peer
     finally:
         process.terminate()
         process.wait()
-
-
-def _wait_until_up(url: str) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        with suppress(httpx2.TransportError):
-            httpx2.get(f"{url}/api/health", trust_env=False).raise_for_status()
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing answers at {url}")
+        shutil.rmtree(folder)

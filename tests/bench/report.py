@@ -1,105 +1,82 @@
-"""The report of a run: Markdown tables, and every round's numbers as JSON."""
+"""The report of the last run of each part: a Markdown table, and a chart."""
 
 import json
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from html import escape
+from math import log10
 from pathlib import Path
 
-from figures import Figure
+from bench.figures import Figure
+from playwright.sync_api import sync_playwright
 
 CPU_INFO = Path("/proc/cpuinfo")
-HEAD = ("figure", "value", "p50 ms", "p99 ms", "errors", "beside", "its value", "ratio", "bar", "met")
-PEER_HEAD = ("job, times a second", "TILES", "PocketBase", "ratio")
+HEAD = (
+    "| part | figure | value | p99, ms | beside | its value | ratio | bar | met |\n"
+    "|---|---|--:|--:|---|--:|--:|--:|---|"
+)
 HUNDRED, TEN = 100, 10
+COLOURS = {"TILES": "#1c5d99", "PocketBase, equally durable": "#c8553d", "PocketBase, its default": "#e8b4a8"}
+PAGE = """<body style="margin:12px;width:760px;font:14px sans-serif"><b>Requests a second, {note}</b>
+<svg width="760" height="{height}" font-size="12">{bars}</svg>"""
 
 
-@dataclass
 class Report:
-    """What was found on one kind of database: figures by the names of their jobs."""
+    """What each part found, and when. It is kept beside the report, so that one part can be measured again."""
 
-    database: str
-    rounds: int
-    seconds: float
-    jobs: dict[str, list[Figure]] = field(default_factory=dict)
+    def __init__(self, folder: Path) -> None:
+        """Read what earlier runs found."""
+        self.folder, self._store = folder, folder / "report.json"
+        self.parts: dict[str, dict[str, object]] = json.loads(self._store.read_text()) if self._store.exists() else {}
 
-    @property
-    def barred(self) -> list[Figure]:
-        """Every figure that has to be something."""
-        return [figure for figures in self.jobs.values() for figure in figures if figure.bar is not None]
+    def add(self, part: str, run: str, figures: list[Figure]) -> None:
+        """Take what a part found instead of what it found before, and write everything."""
+        at = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+        self.parts[part] = {"at": at, "run": run, "figures": [asdict(figure) for figure in figures]}
+        self._store.write_text(json.dumps(self.parts, indent=1) + "\n")
 
-    def markdown(self) -> str:
-        """Return the whole report."""
-        return "\n".join(self._lines()) + "\n"
+    def figures(self, part: str) -> list[Figure]:
+        """Return what a part found."""
+        stored = self.parts.get(part, {}).get("figures", [])
+        assert isinstance(stored, list)
+        return [Figure(**figure) for figure in stored]
 
-    def _lines(self) -> Iterator[str]:
-        missed = [figure.name for figure in self.barred if not figure.is_met]
-        yield (
-            f"{_machine()}; {self.database}. Medians of {self.rounds} rounds of {self.seconds:g} s, each figure right "
-            "before or after its limit; the ratio is the median of the rounds' own. 16 kept connections, mails "
-            "to a real SMTP peer, production's Argon2id, limits off. "
-            f"{len(self.barred) - len(missed)} of {len(self.barred)} bars are met."
-        )
-        main = [figure for job, figures in self.jobs.items() if job != "peer" for figure in figures]
-        yield from _rows("What has to be", HEAD, map(_row, main))
-        yield from _rows("Beside PocketBase", PEER_HEAD, map(_peer_row, self.jobs.get("peer", [])))
+    def write(self, names: list[str]) -> None:
+        """Write the table, with its parts in this order, and the chart."""
+        (self.folder / "report.md").write_text("\n".join(self._lines(names)) + "\n", "utf-8")
+        if peers := self.figures("peers"):
+            draw(peers, self.folder / "report.png")
 
-    def write(self, folder: Path) -> None:
-        """Write `report.md` and `report.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").write_text("# As fast as the machine allows\n\n" + self.markdown(), "utf-8")
-        (folder / "report.json").write_text(json.dumps(self.raw(), indent=1) + "\n", "utf-8")
-
-    def raw(self) -> dict[str, object]:
-        """Return everything that was measured."""
-        return {
-            "machine": _machine(), "database": self.database, "rounds": self.rounds, "seconds": self.seconds,
-            "jobs": {job: [asdict(figure) | {"met": figure.is_met} for figure in figures]
-                     for job, figures in self.jobs.items()},
-        }  # fmt: skip
+    def _lines(self, names: list[str]) -> Iterator[str]:
+        barred = [figure for name in names for figure in self.figures(name) if figure.bar is not None]
+        met = sum(figure.is_met for figure in barred)
+        yield f"# Report of `make bench`\n\n{met} of {len(barred)} bars are met. {_machine()}.\n"
+        yield "![Requests a second of TILES and of PocketBase](report.png)\n"
+        yield from (f"- {name}: {part['at']} (UTC), {part['run']}" for name in names if (part := self.parts.get(name)))
+        yield f"\n{HEAD}"
+        for name in names:
+            yield from (row(name, figure) for figure in self.figures(name))
 
 
-def _machine() -> str:
-    named = [line.partition(": ")[2] for line in _cpu_lines() if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores ({(named or [platform.machine()])[0]}), Python {platform.python_version()} on {sys.platform}"
+def row(part: str, figure: Figure) -> str:
+    """Return a figure as a row of the table."""
+    sign, met = "≤" if figure.at_most else "≥", "yes" if figure.is_met else "**no**"
+    cells = [
+        part, figure.name, f"{number(figure.value)}{'' if figure.unit[:1] in {'/', ''} else ' '}{figure.unit}",
+        _or_empty(figure.p99), figure.beside, _or_empty(figure.beside_value),
+        "" if figure.ratio is None else f"{figure.ratio:.2f}", "" if figure.bar is None else f"{sign} {figure.bar:g}",
+        "" if figure.bar is None and not figure.errors else f"{met}, {figure.errors} errors" if figure.errors else met,
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
-def _cpu_lines() -> list[str]:
-    return CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-
-
-def _rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    if lines:
-        yield from (
-            "",
-            f"## {title}",
-            "",
-            f"| {' | '.join(head)} |",
-            f"|{'|'.join(['---'] + ['--:'] * (len(head) - 1))}|",
-        )
-        yield from lines
-
-
-def _row(figure: Figure) -> list[str]:
-    beside = [figure.limit, number(figure.limit_value), f"{figure.ratio:.2f}"] if figure.limit else ["", "", ""]
-    sign = "≤" if figure.at_most else "≥"
-    bar, met = (f"{sign} {figure.bar:g}", "yes" if figure.is_met else "**no**") if figure.bar is not None else ("", "")
-    value = f"{number(figure.value)}{figure.unit if figure.unit.startswith('/') else f' {figure.unit}'}"
-    return [figure.name, value, *_times(figure), *beside, bar, met]
-
-
-def _times(figure: Figure) -> list[str]:
-    if figure.p50 is None or figure.p99 is None:
-        return ["", "", ""]
-    return [number(figure.p50), number(figure.p99), str(figure.errors)]
-
-
-def _peer_row(figure: Figure) -> list[str]:
-    return [figure.name, number(figure.value), number(figure.limit_value), f"{figure.ratio:.2f}"]
+def _or_empty(value: float | None) -> str:
+    return "" if value is None else number(value)
 
 
 def number(value: float) -> str:
@@ -107,3 +84,36 @@ def number(value: float) -> str:
     if value >= HUNDRED:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= TEN else f"{value:.2f}"
+
+
+def _machine() -> str:
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{len(os.sched_getaffinity(0))} cores ({model}), Python {platform.python_version()} on {sys.platform}"
+
+
+def draw(figures: list[Figure], file: Path) -> None:
+    """Draw the requests a second of each operation, on a logarithmic scale."""
+    of_operation: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        if figure.beside in COLOURS and figure.unit == "/s":
+            rates = of_operation.setdefault(figure.name, {"TILES": figure.value})
+            rates[figure.beside] = figure.beside_value or 0
+    bars, top = [], 0
+    for name, rates in of_operation.items():
+        bars.append(f'<text x="0" y="{top + 28}">{escape(name)}</text>')
+        for kind, rate in rates.items():
+            width = 120 * log10(max(rate, 1))
+            bars.append(
+                f'<rect x="130" y="{top}" width="{width}" height="14" fill="{COLOURS[kind]}"/>'
+                f'<text x="{width + 135}" y="{top + 12}">{number(rate)}</text>'
+            )
+            top += 16
+        top += 10
+    key = " ".join(f'<span style="color:{colour}">■</span> {kind}' for kind, colour in COLOURS.items())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 784, "height": top + 60})
+        page.set_content(PAGE.format(note=f"logarithmic: {key}", height=top, bars="".join(bars)))
+        page.screenshot(path=file)
+        browser.close()

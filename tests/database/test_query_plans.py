@@ -17,6 +17,14 @@ PLANS = {
     "SELECT id FROM accounts WHERE lower(email) >= 'a' AND lower(email) < 'b' AND closed_at IS NULL LIMIT 50":
         "accounts_open_email (<expr>>? AND <expr><?)",
     "SELECT count(*) FROM accounts WHERE email_updates = 1 AND closed_at IS NULL": "accounts_told",
+    "SELECT created_at FROM mails WHERE abandoned_at IS NULL AND attempts = 0 "
+    "ORDER BY abandoned_at, attempts, created_at LIMIT 1": "mails_untried (abandoned_at=? AND attempts=?)",
+    "SELECT id FROM mails WHERE abandoned_at IS NULL AND (due_at <= 'a' OR attempts = 0 AND claim IS NULL) "
+    "ORDER BY due_at LIMIT 20": "mails_due (abandoned_at=?)",
+    "DELETE FROM mails WHERE account_id IS NULL AND kind != 'erased' AND lower(email) IN ('a')":
+        "mails_email (<expr>=?)",
+    "SELECT id FROM feedback WHERE done_at IS NOT NULL AND (received_at, id) < ('a', 'b') "
+    "ORDER BY received_at DESC, id DESC LIMIT 51": "feedback_done ((received_at,id)<(?,?))",
 }  # fmt: skip
 
 

@@ -51,6 +51,18 @@ def test_an_email_that_is_refused_for_now_is_delivered_later(
     assert service.rows("mails") == []
 
 
+def test_a_new_email_does_not_wait_behind_many_that_are_retried(service: Service, move_clock: MoveClock) -> None:
+    service.mail_server.refuse = LATER
+    retried = ask_many(service, 2 * queue.BATCH)
+    service.deliver()
+    service.mail_server.refuse = None
+    move_clock(timedelta(minutes=1))
+    ask(service)
+    arrived = [str(message["To"]) for message in service.deliver()]
+    assert "ada@example.org" in arrived[: queue.BATCH]
+    assert sorted(arrived) == sorted([*retried, "ada@example.org"])
+
+
 @any_database
 def test_a_system_clock_that_is_set_back_delays_no_untried_email(service: Service, move_clock: MoveClock) -> None:
     ask(service)
