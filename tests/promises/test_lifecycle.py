@@ -123,7 +123,7 @@ class Life(Steps):
 
     @rule(pick=picks, which=st.sampled_from(["dead", "used", "erased"]), password=passwords, by_page=seldom)
     def try_a_dead_link(self, pick: int, which: str, password: str, *, by_page: bool) -> None:
-        """Use a link that is no longer valid: for any reason, because it was used, or because its account was erased."""
+        """Use a link that is no longer valid: for any reason, by its use, or by an erasure."""
         links = {
             "dead": [link for link in self.links if not self.world.works(link)],
             "used": [link for link in self.links if link.token in self.used],
