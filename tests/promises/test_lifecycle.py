@@ -341,7 +341,11 @@ def mail_server() -> Iterator[MailServer]:
         yield server
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("database_url", "examples"),
+    [("sqlite", 3), ("postgresql", 3), pytest.param("postgresql", 16, marks=pytest.mark.long)],
+    indirect=["database_url"],
+)
 def test_the_promises_hold_through_any_life(
     service: Service, count: Count, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, examples: int
 ) -> None:
