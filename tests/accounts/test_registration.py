@@ -5,18 +5,7 @@ import re
 import pytest
 from journeys import at_once, post
 from links import LINKS, NEW, token_in
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    bearer,
-    html_of,
-    text_of,
-    token_of,
-)
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, text_of, token_of
 
 from backend.security.tokens import Purpose
 
@@ -52,13 +41,6 @@ def test_a_second_link_for_a_registered_address_says_that_it_is_in_use(service: 
     first, second = service.ask_to_register(), service.ask_to_register(email="ADA@EXAMPLE.org")
     assert service.confirm(first).status_code == 201
     assert_problem(service.confirm(second), 409, "email-in-use")
-
-
-def test_a_weak_password_keeps_the_link_valid(service: Service) -> None:
-    token = service.ask_to_register()
-    document = assert_problem(service.confirm(token, "ada lovelace 1815"), 422, "weak-password")
-    assert {entry["pointer"] for entry in document["errors"]} == {"/password"}
-    assert service.confirm(token, PASSWORD).status_code == 201
 
 
 def test_an_address_with_an_account_is_mailed_a_reset_link(service: Service, ada: Person) -> None:
