@@ -1,4 +1,4 @@
-"""What a model of the service knows of each account, session, mail and link."""
+"""What the model of the service knows about each account, session, email and link."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -8,7 +8,7 @@ BEGINNING = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
 class Proof:
-    """What was proven last: a new password, address or closing makes a new one."""
+    """The last proof of the mailbox or password: a new password, a new address and closing each make another."""
 
 
 @dataclass(eq=False)
@@ -22,12 +22,12 @@ class Previous:
 
 @dataclass(eq=False)
 class Account:
-    """Somebody's account."""
+    """An account."""
 
     id: UUID
     name: str | None
     email: str
-    # None after an old address took the account back: then no password opens it.
+    # None after an undo: then no password signs in.
     password: str | None
     updates: bool = True
     proof: Proof = field(default_factory=Proof)
@@ -38,7 +38,7 @@ class Account:
     holds: list[datetime] = field(default_factory=list)
     feedback: set[UUID] = field(default_factory=set)
     erased: bool = False
-    # When it last got a new password, in steps of the whole run.
+    # The step of the run in which it last got a new password.
     renewed: int = 0
 
     @property
@@ -48,7 +48,7 @@ class Account:
 
 @dataclass(eq=False)
 class Session:
-    """A session, and since which step of the run somebody has it."""
+    """A session, and the step of the run in which it began."""
 
     account: Account
     id: UUID
@@ -60,7 +60,7 @@ class Session:
 
 @dataclass(eq=False)
 class Mail:
-    """A mail in the queue. It stays known when it has left, as a registration's mail is what an account comes of."""
+    """An email in the queue. It is kept after it was sent, because a registration's email becomes the account."""
 
     kind: str
     created_at: datetime
@@ -77,7 +77,7 @@ class Mail:
 
 @dataclass(eq=False)
 class Link:
-    """A link as it will be mailed: to whom, for what, about which account in which state."""
+    """An emailed link: its recipient, its purpose, and the account with its state at the time."""
 
     to: str
     subject: str
@@ -91,7 +91,7 @@ class Link:
 
 
 def mail_row(mail: Mail) -> tuple[object, ...]:
-    """Return what of a mail is seen in its row."""
+    """Return the columns of an email's row that the model predicts."""
     account = mail.account.id if mail.account else None
     previous = mail.about.id if isinstance(mail.about, Previous) else None
     when = (mail.created_at, mail.due_at, mail.attempts, mail.abandoned_at)

@@ -1,6 +1,6 @@
-"""A model of all accounts, kept beside the service: what was promised, in the fewest words, and nothing of how.
+"""A model of all accounts, kept beside the service: what the service promises, and nothing of how it does it.
 
-Each method does to the model what the service should have done, and returns the code of the refusal, or None.
+Each method changes the model as the service should have changed, and returns the code of the refusal, or None.
 """
 
 from collections import Counter
@@ -40,12 +40,12 @@ INVALID, IN_USE = "invalid-token", "email-in-use"
 
 
 def same(one: str, other: str) -> bool:
-    """Tell whether two addresses are one."""
+    """Return whether two addresses are the same."""
     return one.lower() == other.lower()
 
 
 class World:
-    """Everybody, and the queue."""
+    """All accounts, sessions and queued emails."""
 
     def __init__(self) -> None:
         self.now, self.step = BEGINNING, 0
@@ -54,31 +54,31 @@ class World:
         self.queue: list[Mail] = []
         self.anonymous: set[UUID] = set()
 
-    # Who there is
+    # Accounts and sessions
 
     @property
     def living(self) -> list[Account]:
         return [account for account in self.accounts if not account.erased]
 
     def open_with(self, email: str, but: Account | None = None) -> Account | None:
-        found = [a for a in self.living if same(a.email, email) and a.closed_at is None and a is not but]
-        return found[0] if found else None
+        accounts = [a for a in self.living if same(a.email, email) and a.closed_at is None and a is not but]
+        return accounts[0] if accounts else None
 
     def closed_with(self, email: str) -> list[Account]:
-        """Return the closed accounts with an address, the one that was closed last first."""
-        found = [account for account in self.living if same(account.email, email) and account.closed_at]
-        return sorted(found, key=lambda account: account.closed_at or self.now, reverse=True)
+        """Return the closed accounts with an address, the last closed first."""
+        closed = [account for account in self.living if same(account.email, email) and account.closed_at]
+        return sorted(closed, key=lambda account: account.closed_at or self.now, reverse=True)
 
     def held_until(self, account: Account) -> datetime | None:
         return max((until for until in account.holds if until > self.now), default=None)
 
     def lasts(self, session: Session) -> bool:
-        """Tell whether a session is good now."""
+        """Return whether a session is valid now."""
         young = session.created_at > self.now - SESSION_AGE
         return session in self.sessions and young and session.used_on >= self.now.date() - SESSION_IDLE
 
     def use(self, session: Session) -> bool:
-        """Use a session, and tell whether it is good."""
+        """Use a session, and return whether it is valid."""
         if good := self.lasts(session):
             session.used_on = self.now.date()
         return good
@@ -86,7 +86,7 @@ class World:
     def end_sessions(self, account: Account, *, but: Session | None = None) -> None:
         self.sessions = [session for session in self.sessions if session.account is not account or session is but]
 
-    # What is done without asking
+    # What the service does by itself
 
     def enqueue(self, kind: str, **about: object) -> Mail:
         mail = Mail(kind, self.now, self.now, **about)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ class World:
         return [previous for previous in account.previous if previous.changed_at > self.now - UNDO]
 
     def forget_mails_to(self, accounts: list[Account], emails: Iterable[str]) -> None:
-        """Drop what was asked for without a session, for addresses that only these accounts have."""
+        """Drop emails that were requested without a session, for addresses that only these accounts have."""
         others = {account.email.lower() for account in self.living if account not in accounts}
         gone = {email.lower() for email in emails} - others
 
@@ -142,13 +142,13 @@ class World:
             if mail.attempts or mail.abandoned_at:
                 mail.attempts, mail.abandoned_at, mail.created_at, mail.due_at = 0, None, self.now, self.now
 
-    # Mails
+    # Emails
 
     def due_mails(self) -> list[Mail]:
         return [mail for mail in self.queue if mail.due_at <= self.now and not mail.abandoned_at]
 
     def compose(self, mail: Mail) -> Link | None:  # noqa: C901, PLR0911 - a table
-        """Return what a mail will be if it is made now; None where there is nobody to send it to."""
+        """Return the email that would be made now; None if nobody would get it."""
         email, account = mail.email or "", mail.account
         has_it = self.open_with(email)
         match mail.kind:
@@ -206,7 +206,7 @@ class World:
         return self.now - link.issued_at <= LIFETIMES.get(str(link.purpose), timedelta.max)
 
     def works(self, link: Link) -> bool:
-        """Tell whether a link may still do something; the address may be in use."""
+        """Return whether a link is valid; its address may be in use."""
         if not self.in_time(link):
             return False
         if link.purpose == "unsubscribe":
@@ -217,12 +217,12 @@ class World:
         return not link.account.erased and link.account.state == link.state
 
     def redeem(self, link: Link, password: str = PASSWORD) -> str | None:  # noqa: PLR0911 - a table
-        """Use a link; return why it was refused."""
+        """Use a link; return the code of the refusal."""
         if link.purpose == "unsubscribe":
             assert link.account
             link.account.updates = False
             return None
-        # Who uses the link of an erased account again is told, at the most, that the address has got another.
+        # The used link of an erased account reveals at most that the address has another account.
         if link.purpose == "registration" and link.mail.made and link.mail.made.erased and self.in_time(link):
             return IN_USE if self.open_with(link.to) else INVALID
         if not self.works(link):
@@ -311,7 +311,7 @@ class World:
             self.enqueue("account_reopened", account=account)
         account.closed_at = account.asked_at = account.due = None
 
-    # What needs a session, or the data manager
+    # What needs a session or the data manager
 
     def change_password(self, session: Session, current: str, new: str) -> str | None:
         account = session.account
@@ -333,14 +333,14 @@ class World:
         self.tell_previous(account)
 
     def erased_from(self, account: Account) -> datetime | None:
-        """Return from when on an account will be erased, as people are told."""
+        """Return the earliest time of an account's erasure, as the service says it."""
         held = self.held_until(account)
         return max(account.due, held) if account.due and held else account.due
 
-    # What should be stored
+    # Rows
 
     def stored(self) -> dict[str, Counter[tuple[object, ...]]]:
-        """Return the rows that there should be, table by table."""
+        """Return the expected rows of each table."""
         living = self.living
         return {
             "accounts": Counter((a.id, a.name, a.email, a.updates, a.closed_at, a.asked_at, a.due) for a in living),

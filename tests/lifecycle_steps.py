@@ -1,6 +1,6 @@
-"""How a state machine lives through the service: it calls, reads mails, and holds everything to the model beside it.
+"""How the state machine uses the service: it sends requests, reads emails, and compares everything with the model.
 
-What was promised is checked apart from the model, so that the two do not agree on a mistake.
+Promises are checked without the model too, so that the service and the model cannot share a mistake.
 """
 
 import re
@@ -30,7 +30,7 @@ from backend.database.inventory import basis_of, tables_about_people
 from backend.database.models import Announcement
 from backend.privacy import ledger
 
-# Two mailboxes, one of them written in two ways, and a third that nobody has at the beginning.
+# Two mailboxes, one of them in two spellings, and a third without an account at the beginning.
 EMAILS = ["ada@example.org", "Ada@example.org", "bob@example.org", "eve@example.net"]
 PASSWORDS = ["quiet lemon gravel piano", "seven wooden boats drift", "copper violin under snow"]
 STATUS = {
@@ -41,7 +41,7 @@ STATUS = {
     "unauthenticated": 401,
     "not-found": 404,
 }
-# For each purpose: where the API redeems it and how it answers, and where the page's form does.
+# For each purpose: the API's path and status, and the path of the page's form.
 DOORS = {
     "registration": ("/v1/registrations/confirm", 201, "/registration"),
     "password-reset": ("/v1/password-resets/confirm", 204, "/password-reset/confirm"),
@@ -60,7 +60,7 @@ def whole_seconds(time: datetime | None) -> datetime | None:
 
 
 class PostOffice(MailServer):
-    """A mail server that takes some mails late, some never, and some twice as it loses its own answer."""
+    """A mail server that accepts some emails late, some never, and some twice because its reply is lost."""
 
     way: dict[str, str]
 
@@ -79,7 +79,7 @@ class PostOffice(MailServer):
 
 @dataclass
 class Run:
-    """What all examples of a test share."""
+    """The state that all examples of a test share."""
 
     service: Service
     monkeypatch: pytest.MonkeyPatch
@@ -87,7 +87,7 @@ class Run:
     alike: dict[str, tuple[int, list[tuple[str, str]], bytes]] = field(default_factory=dict)
 
     def begin(self, world: World) -> None:
-        """Forget everybody, and let the clock be the model's."""
+        """Delete everybody, and let the service use the model's clock."""
         self.monkeypatch.setattr(clock, "now", lambda: world.now)
         with self.service.app.app_context():
             with transaction() as session:
@@ -98,7 +98,7 @@ class Run:
         self.service.mail_server.envelopes.clear()
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """Return all that is stored about people."""
+        """Return every row about people."""
         with self.service.app.app_context(), engine.db.engine.connect() as connection:
             return {
                 table.name: [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
@@ -120,7 +120,7 @@ SHOWN = {
 
 
 class Steps(RuleBasedStateMachine):
-    """What rules are made of."""
+    """The steps that the rules consist of."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -129,16 +129,16 @@ class Steps(RuleBasedStateMachine):
         self.sessions: list[Session] = []
         self.used: set[str] = set()
         self.followed: Counter[str] = Counter()
-        # What somebody wrote that nobody else did, by account.
+        # The unique texts that a person wrote.
         self.written: dict[Account, list[str]] = {}
         self.run.begin(self.world)
 
-    # How it is called
+    # Requests
 
     def call(
         self, method: str, path: str, refusal: str | None, status: int, session: Session | None = None, **options: Any
     ) -> TestResponse:
-        """Call the service, and hold its answer to what was predicted."""
+        """Send a request, and check that the response is as predicted."""
         headers = options.pop("headers", {}) | (bearer(session.token) if session else {})
         response = self.run.service.http.open(path, method=method, headers=headers, **options)
         assert response.status_code == (STATUS[refusal] if refusal else status), (path, response.text)
@@ -149,9 +149,9 @@ class Steps(RuleBasedStateMachine):
         return response
 
     def alike(self, what: str, response: TestResponse, typed: str = "") -> None:
-        """Hold an answer to the one that everybody else got, whoever has an account."""
-        answer = shown(response, typed)
-        assert self.run.alike.setdefault(what, answer) == answer
+        """Check that a response is the same for everybody, with an account or without."""
+        seen = shown(response, typed)
+        assert self.run.alike.setdefault(what, seen) == seen
 
     def use(self, session: Session) -> str | None:
         if not self.world.use(session):
@@ -167,14 +167,14 @@ class Steps(RuleBasedStateMachine):
         return account.password if account and account.password and right else others[0]
 
     def opened(self, account: Account, session: dict[str, Any]) -> None:
-        found = Session(
+        session_ = Session(
             account, UUID(session["id"]), session["token"], self.world.now, self.world.now.date(), self.world.step
         )
-        self.world.sessions.append(found)
-        self.sessions.append(found)
+        self.world.sessions.append(session_)
+        self.sessions.append(session_)
 
     def text(self, account: Account | None = None) -> str:
-        """Return what nobody has written before."""
+        """Return a text that nobody wrote before."""
         text = f"Nemoquill {self.world.step}."
         if account:
             self.written.setdefault(account, []).append(text)
@@ -213,15 +213,15 @@ class Steps(RuleBasedStateMachine):
         assert account
         due = self.world.erased_from(account)
         assert moment(response.json["closed_at"]) == whole_seconds(account.closed_at)
-        told = response.json["erase_after"]
-        assert (moment(told) if told else None) == whole_seconds(due)
+        erase_after = response.json["erase_after"]
+        assert (moment(erase_after) if erase_after else None) == whole_seconds(due)
 
     def again(self, session: Session, *, right: bool) -> str | None:
-        """Return how somebody is answered who is asked for the password again."""
+        """Return the expected refusal of a request that repeats the password."""
         return self.use(session) or (None if right else "wrong-password")
 
     def manage_in_the_model(self, account: Account, act: str, until: datetime) -> bool:
-        """Do in the model what the data manager does, and tell whether that is possible."""
+        """Do in the model what the data manager does, and return whether that is possible."""
         held, now = self.world.held_until(account), self.world.now
         if account.erased or (act == "release" and not held) or (act == "close" and account.closed_at):
             return False
@@ -240,10 +240,10 @@ class Steps(RuleBasedStateMachine):
             self.world.enqueue("account_closed", account=account)
         return True
 
-    # Mails
+    # Emails
 
     def deliver_to(self, way: dict[str, str]) -> None:
-        """Let the worker send what is due, and hold what arrives to what was predicted."""
+        """Let the worker send the due emails, and check that the predicted ones arrive."""
         office = self.run.service.mail_server
         assert isinstance(office, PostOffice)
         office.way, links = way, []
@@ -263,17 +263,17 @@ class Steps(RuleBasedStateMachine):
     def read(self, message: EmailMessage, link: Link) -> None:
         assert (message["To"], message["Subject"]) == (link.to, link.subject)
         text = text_of(message)
-        assert "Nemoquill" not in f"{message.items()}{text}{html_of(message)}", "a mail repeats what was typed"
+        assert "Nemoquill" not in f"{message.items()}{text}{html_of(message)}", "an email repeats what was typed"
         if link.purpose:
-            found = re.search(rf"^https://accounts\.tiles\.test/{link.purpose}[#/](\S+)$", text, re.MULTILINE)
-            assert found, text
-            link.token, link.step = found.group(1), self.world.step
+            match = re.search(rf"^https://accounts\.tiles\.test/{link.purpose}[#/](\S+)$", text, re.MULTILINE)
+            assert match, text
+            link.token, link.step = match.group(1), self.world.step
         elif link.mail.kind == "erased":
             body = {"receipt": receipt_of(message)}
             shown = self.call("POST", "/v1/erasure-receipts/verify", None, 200, json=body).json
             assert UUID(shown["account"]) in {account.id for account in self.world.accounts if account.erased}
 
-    # What holds at any time
+    # Checks after each step
 
     @invariant()
     def check(self) -> None:
@@ -289,7 +289,7 @@ class Steps(RuleBasedStateMachine):
         self.world.step += 1
 
     def learn(self, rows: dict[str, list[dict[str, Any]]]) -> None:
-        """Learn the random ids of what is new."""
+        """Learn the random ids of new rows."""
         changes = {
             (row["account_id"], row["email"], row["changed_at"]): row["id"] for row in rows["previous_addresses"]
         }
@@ -310,6 +310,8 @@ class Steps(RuleBasedStateMachine):
         assert set(in_ledger(self.run.service)) == ids
         gone = [row for table in TABLES if not basis_of(table) for row in rows[table.name]]
         assert all(row.get("account_id", row["id"]) not in ids for row in gone), "an erased account has a row"
-        told = str(rows)
+        stored = str(rows)
         for account in erased:
-            assert not any(text in told for text in self.written.get(account, [])), "something of it is left"
+            assert not any(text in stored for text in self.written.get(account, [])), (
+                "a text of an erased person is left"
+            )

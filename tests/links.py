@@ -94,4 +94,4 @@ LINKS = {
     ),
 }
 SINGLE_USE = [purpose for purpose in LINKS if purpose not in {Purpose.UNSUBSCRIBE, Purpose.RECEIPT}]
-CHOOSE_A_PASSWORD = {Purpose.REGISTRATION, Purpose.PASSWORD_RESET}
+CHOOSE_A_PASSWORD = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET)

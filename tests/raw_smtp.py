@@ -1,4 +1,4 @@
-"""An SMTP peer by hand, for what no library does: replies that drip, that never end, or never come."""
+"""A small SMTP server for replies that no library sends: byte by byte, without an end, or never."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ Reply = bytes | Callable[[socket.socket], None]
 
 
 def drip(text: bytes = b"250 " + b"x" * 10_000, seconds: float = 0.1) -> Callable[[socket.socket], None]:
-    """Reply one byte at a time, so that no single wait is long."""
+    """Send a reply one byte at a time, so that no single wait is long."""
 
     def send(connection: socket.socket) -> None:
         for number in range(len(text)):
@@ -23,18 +23,18 @@ def drip(text: bytes = b"250 " + b"x" * 10_000, seconds: float = 0.1) -> Callabl
 
 
 def silence(connection: socket.socket) -> None:
-    """Say nothing until the other side goes."""
+    """Send nothing until the client disconnects."""
     while connection.recv(65536):
         pass
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Break the connection off."""
+    """Close the connection."""
     connection.shutdown(socket.SHUT_RDWR)
 
 
 class RawPeer:
-    """Answers each command with what was given for it, or with 250; keeps what it heard."""
+    """Replies to each command with its configured reply, or with 250; records the commands."""
 
     host = "127.0.0.1"
 

@@ -158,14 +158,6 @@ def test_promise_8_a_closed_account_whose_address_has_a_new_account_stays_closed
     assert service.account(again.headers).status_code == 200
 
 
-def test_of_concurrent_reopening_and_registering_one_succeeds(service: Service, ada: Person) -> None:
-    link = closed_by(service, ada.headers, ADA)
-    registration = service.ask_to_register(name="Ada Byron")
-    responses = at_once(lambda: cancel(service, link), lambda: service.confirm(registration, OTHER_PASSWORD))
-    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
-    assert [row["closed_at"] for row in service.rows("accounts")].count(None) == 1
-
-
 @pytest.mark.parametrize(
     ("erase", "settings", "days"),
     [(False, {}, 365), (False, {"closed_retention_days": 0}, None), (True, {"erasure_grace_days": 0}, 0)],

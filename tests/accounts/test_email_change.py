@@ -22,7 +22,7 @@ from journeys import (
     to_and_subject,
     undo,
 )
-from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
+from support import Person, Service, any_database, assert_problem, html_of, text_of, token_of
 
 from backend.security.hashing import Hasher
 
@@ -134,18 +134,6 @@ def test_of_two_accounts_that_take_an_address_at_once_one_gets_it(service: Servi
         assert_problem(max(responses, key=lambda response: response.status_code), 409, "email-in-use")
         assert [email_of(service, ada), email_of(service, bob)].count(email) == 1
         service.deliver()
-
-
-def test_a_concurrent_registration_and_change_to_one_address_make_one_account_with_it(
-    service: Service, ada: Person
-) -> None:
-    change = ask_for_email_change(service, ada.headers, NEW)
-    registration = service.ask_to_register(name="Bob", email=NEW)
-    responses = at_once(
-        lambda: confirm_email_change(service, change), lambda: service.confirm(registration, OTHER_PASSWORD)
-    )
-    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
-    assert [row["email"] for row in service.rows("accounts")].count(NEW) == 1
 
 
 # What ends a change

@@ -169,16 +169,6 @@ def test_an_old_address_that_got_an_account_meanwhile_is_refused(service: Servic
     assert undo(service, token).status_code == 204
 
 
-def test_a_concurrent_undo_and_registration_make_one_account_with_the_old_address(
-    service: Service, ada: Person
-) -> None:
-    token = undo_link(service, ada.headers, OLD, NEW)
-    registration = service.ask_to_register(name="Bob", email=OLD)
-    responses = at_once(lambda: undo(service, token), lambda: service.confirm(registration, OTHER_PASSWORD))
-    assert sorted(response.status_code for response in responses) in ([204, 409], [201, 409])
-    assert [row["email"] for row in service.rows("accounts")].count(OLD) == 1
-
-
 # Several earlier addresses
 
 

@@ -1,16 +1,12 @@
 """Feedback: sent from the app, signed in or not, and stored once."""
 
-import json
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from flask.cli import ScriptInfo
 from journeys import MakeService, at_once
 from support import Person, Service, any_database, assert_problem, bearer
 from werkzeug.test import TestResponse
 
-from backend.commands.serve import tiles
 from backend.database import engine
 
 
@@ -98,11 +94,3 @@ def test_a_client_and_an_account_send_ten_messages_an_hour(make_service: MakeSer
     clients = [{"REMOTE_ADDR": f"192.0.2.{number}"} for number in range(11)]
     statuses = [service.http.post("/v1/feedback", **body, environ_overrides=c).status_code for c in clients]
     assert statuses == [201] * 10 + [429]
-
-
-@any_database
-def test_the_data_manager_reads_and_exports_feedback(service: Service) -> None:
-    for words, shown in ((["list"], ""), (["list", "--json"], []), (["export"], {"feedback": []})):
-        done = CliRunner().invoke(tiles, ["feedback", *words], obj=ScriptInfo(create_app=lambda: service.app))
-        assert done.exit_code == 0
-        assert (json.loads(done.stdout) if done.stdout else "") == shown

@@ -207,17 +207,14 @@ def test_a_session_in_use_ends_at_its_maximum_age(service: Service, ada: Person,
     assert_ended(service, ada.headers)
 
 
-@any_database
-def test_an_idle_session_lives_until_its_expires_at(service: Service, ada: Person, move_clock: MoveClock) -> None:
+@pytest.mark.parametrize("before", [A_MOMENT, timedelta()], ids=["works before", "is refused after"])
+def test_an_idle_session_ends_at_its_expires_at(
+    service: Service, ada: Person, move_clock: MoveClock, before: timedelta
+) -> None:
     expires_at = moment(ada.session["expires_at"])
     assert timedelta(days=30) <= expires_at - clock.now() <= timedelta(days=31)
-    move_clock(expires_at - clock.now() - A_MOMENT)
-    assert service.account(ada.headers).status_code == 200
-
-
-def test_an_idle_session_ends_at_its_expires_at(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    move_clock(moment(ada.session["expires_at"]) - clock.now())
-    assert_ended(service, ada.headers)
+    move_clock(expires_at - clock.now() - before)
+    assert service.account(ada.headers).status_code == (200 if before else 401)
 
 
 @any_database

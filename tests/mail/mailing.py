@@ -1,6 +1,6 @@
 """Helpers for the tests of emails: requests for emails, a scripted mail server, separate worker processes."""
 
-import subprocess
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from support import TILES, MailServer, Service, environment
+from support import MailServer, Service, environment
 
 from backend.mail import delivery, queue
 
@@ -132,11 +133,13 @@ class Doorkeeper:
 
 
 @contextmanager
-def mail_workers(count: int, folder: Path, database_url: str, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def mail_workers(count: int, folder: Path, database_url: str, port: int) -> Iterator[list[forking.Forked]]:
     """Run `tiles mail work` in separate processes."""
     variables = environment(folder, database_url=database_url, mail_server="127.0.0.1", mail_port=port)
-    workers = [subprocess.Popen([TILES, "mail", "work"], env=variables, stderr=subprocess.DEVNULL)
-               for _ in range(count)]  # fmt: skip
+    with Path(os.devnull).open("wb") as nothing:
+        forks = [forking.start(["mail", "work"], variables, nothing, nothing) for _ in range(count)]
+    workers = [worker for worker in forks if worker]
+    assert len(workers) == count
     try:
         yield workers
     finally:

@@ -73,8 +73,8 @@ def test_a_senders_name_in_any_script_and_of_any_length_arrives_readable(name: s
 
 
 @any_database
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mail_program_shows_the_senders_name_of_a_really_sent_mail(make_service: Make, name: str) -> None:
+@pytest.mark.parametrize("name", NAMES[1::4])
+def test_an_email_program_shows_the_senders_name_of_a_sent_email(make_service: Make, name: str) -> None:
     service = make_service(mail_default_sender=named(name, "tiles@example.org"))
     ask(service)
     assert len(service.deliver()) == 1

@@ -1,7 +1,6 @@
 """A slow mail server: each reply has a deadline, the claim is renewed meanwhile, and no other job waits."""
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -101,7 +100,7 @@ def test_an_email_that_a_killed_worker_may_have_sent_waits_and_delays_no_other(
         (unsure,) = [line.split("<")[1].rstrip(">") for line in peer.heard if line.startswith("rcpt")]
         # After a second without a reply the worker notes that the email's fate is unknown.
         time.sleep(2)
-        doomed.send_signal(signal.SIGKILL)
+        doomed.kill()
         doomed.wait(20)
     assert service.deliver() == []
     move_clock(timedelta(seconds=55))

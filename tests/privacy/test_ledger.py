@@ -195,9 +195,14 @@ def assert_quick(lines: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [20_000, pytest.param(200_000, marks=pytest.mark.long)], ids=["a tenth", "200,000 lines"]
+    ("database_url", "known", "lines"),
+    [
+        pytest.param("sqlite", True, 20_000, id="sqlite, a tenth, erased here"),
+        pytest.param("postgresql", False, 20_000, id="postgresql, a tenth, of long ago"),
+        pytest.param("sqlite", True, 200_000, id="sqlite, erased here", marks=pytest.mark.long),
+    ],
+    indirect=["database_url"],
 )
-@pytest.mark.parametrize("known", [True, False], ids=["erased here", "of long ago"])
 def test_200_000_lines_take_about_two_seconds_at_a_start(service: Service, lines: int, *, known: bool) -> None:
     erased_at = clock.now() if known else datetime(2020, 1, 1, tzinfo=UTC)
     service.register()

@@ -1,17 +1,13 @@
 """The privacy policy: published in versions, effective from a day, and shown the same everywhere."""
 
 import hashlib
-import json
 from datetime import date, timedelta
 
 import pytest
-from click.testing import CliRunner
-from flask.cli import ScriptInfo
 from journeys import MoveClock
 from support import Person, Service, any_database, assert_problem
 
 from backend import clock
-from backend.commands.serve import tiles
 from backend.errors import Impossible
 from backend.privacy import policy
 
@@ -80,13 +76,3 @@ def test_a_published_version_cannot_be_changed_and_an_invalid_one_not_published(
     with pytest.raises(Impossible, match=reason):
         publish(service, version, today + timedelta(days=days), text)
     assert service.rows("policies") == before
-
-
-@any_database
-def test_the_command_prints_what_it_published(service: Service) -> None:
-    today = str(clock.now().date())
-    command = ["policy", "publish", "-", "--version", "2026-01", "--effective", today, "--yes", "--json"]
-    done = CliRunner().invoke(tiles, command, input=TEXT, obj=ScriptInfo(create_app=lambda: service.app))
-    sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
-    expected = {"version": "2026-01", "effective_on": today, "sha256": sha256, "state": "in force"}
-    assert json.loads(done.stdout).items() >= expected.items()

@@ -55,7 +55,7 @@ def test_promise_10_an_undeclared_column_or_a_table_that_is_kept_in_part_is_an_e
         basis_of(shoes(kept))
 
 
-def test_promise_10_nothing_is_stored_but_what_is_declared(service: Service) -> None:
+def test_promise_10_every_stored_column_is_declared(service: Service) -> None:
     with service.app.app_context():
         looked = inspect(engine.db.engine)
         stored = {f"{table}.{column['name']}" for table in looked.get_table_names()
@@ -86,7 +86,9 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
 
 
 @any_database
-def test_promise_10_copy_page_and_command_tell_of_each_column(service: Service, ada: Person) -> None:
+def test_promise_10_the_export_the_privacy_page_and_the_inventory_command_have_each_declared_column(
+    service: Service, ada: Person
+) -> None:
     columns = {table.name: [column.name for column in table.columns] for table in inventory()}
     done = CliRunner().invoke(tiles, ["inventory", "--json"], obj=ScriptInfo(create_app=lambda: service.app))
     assert {

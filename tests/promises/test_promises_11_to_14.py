@@ -104,7 +104,7 @@ def test_promise_11_logs_name_nobody(
 
 
 @any_database
-def test_promise_11_our_own_mistake_is_logged_without_what_was_sent(
+def test_promise_11_an_internal_error_is_logged_without_what_was_sent(
     logged: Callable[[], list[str]], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(kind: str, **about: object) -> None:
