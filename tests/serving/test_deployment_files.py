@@ -96,6 +96,7 @@ def shipped(package: Path) -> set[str]:
     return {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
+@pytest.mark.long
 def test_the_files_in_the_container_suffice(tmp_path: Path) -> None:
     for name in copied():
         source, target = ROOT / name, tmp_path / "source" / name

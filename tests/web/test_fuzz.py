@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from itsdangerous import BadData, base64_decode
 from journeys import MakeService
 from somebody import PURPOSES
-from support import NOBODY, PASSWORD, WORD, Service, assert_problem
+from support import NOBODY, PASSWORD, WORD, Service, any_database, assert_problem
 
 from backend.errors import InvalidToken
 from backend.security import tokens
@@ -97,6 +97,7 @@ def issue(door: Door, purpose: Purpose, content: object) -> str:
         return tokens.issue(purpose, content)  # type: ignore[arg-type]
 
 
+@any_database
 @some
 @given(purpose=purposes, token=around(texts) | around(st.text("._-Aa0", max_size=400)))
 def test_a_made_up_token_is_refused_and_not_repeated(door: Door, purpose: Purpose, token: str) -> None:
@@ -113,6 +114,7 @@ def is_same(token: str, valid: str) -> bool:
         return False
 
 
+@any_database
 @some
 @given(purpose=purposes, spoil=st.lists(mutations("."), min_size=1, max_size=3))
 def test_an_altered_token_is_refused(door: Door, purpose: Purpose, spoil: list[Mutate]) -> None:
@@ -139,6 +141,7 @@ MEMBERS = {
 }
 
 
+@any_database
 @some
 @given(purpose=purposes, content=values | odd_members | fewer_members)
 def test_a_signed_token_with_other_content_is_refused(door: Door, purpose: Purpose, content: object) -> None:
@@ -262,6 +265,7 @@ class Markup(HTMLParser):
         self.foreign += [data] if WORD in data and self._tag != "textarea" else []
 
 
+@any_database
 @some
 @given(path=st.sampled_from(FORMS), body=encoded | raw, content_type=st.just(FORM) | media_types)
 def test_a_form_of_a_page_is_shown_again_or_refused(door: Door, path: str, body: bytes, content_type: str) -> None:
