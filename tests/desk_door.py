@@ -1,4 +1,4 @@
-"""A data manager at the desk, for tests: invited, signed in by the emailed link, with a browser's cookie."""
+"""A data manager at the desk: invited, signed in by the emailed link, with a browser's cookie."""
 
 import re
 from html import unescape

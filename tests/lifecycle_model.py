@@ -222,7 +222,7 @@ class World:
             assert link.account
             link.account.updates = False
             return None
-        # Who uses the link of an erased account again is told, at the most, that the address has got another.
+        # The link of an erased account reveals at most that the address has another account.
         if link.purpose == "registration" and link.mail.made and link.mail.made.erased and self.in_time(link):
             return IN_USE if self.open_with(link.to) else INVALID
         if not self.works(link):

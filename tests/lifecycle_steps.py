@@ -120,7 +120,7 @@ SHOWN = {
 
 
 class Steps(RuleBasedStateMachine):
-    """What rules are made of."""
+    """The parts of the rules."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Steps(RuleBasedStateMachine):
     def call(
         self, method: str, path: str, refusal: str | None, status: int, session: Session | None = None, **options: Any
     ) -> TestResponse:
-        """Call the service, and hold its answer to what was predicted."""
+        """Call the service, and compare its response with the prediction."""
         headers = options.pop("headers", {}) | (bearer(session.token) if session else {})
         response = self.run.service.http.open(path, method=method, headers=headers, **options)
         assert response.status_code == (STATUS[refusal] if refusal else status), (path, response.text)
@@ -149,7 +149,7 @@ class Steps(RuleBasedStateMachine):
         return response
 
     def alike(self, what: str, response: TestResponse, typed: str = "") -> None:
-        """Hold an answer to the one that everybody else got, whoever has an account."""
+        """Check that every address gets the same response, with or without an account."""
         answer = shown(response, typed)
         assert self.run.alike.setdefault(what, answer) == answer
 
@@ -217,11 +217,11 @@ class Steps(RuleBasedStateMachine):
         assert (moment(told) if told else None) == whole_seconds(due)
 
     def again(self, session: Session, *, right: bool) -> str | None:
-        """Return how somebody is answered who is asked for the password again."""
+        """Return the refusal of a request that asks for the password again."""
         return self.use(session) or (None if right else "wrong-password")
 
     def manage_in_the_model(self, account: Account, act: str, until: datetime) -> bool:
-        """Do in the model what the data manager does, and tell whether that is possible."""
+        """Do in the model what the data manager does, and return whether that is possible."""
         held, now = self.world.held_until(account), self.world.now
         if account.erased or (act == "release" and not held) or (act == "close" and account.closed_at):
             return False
@@ -243,7 +243,7 @@ class Steps(RuleBasedStateMachine):
     # Mails
 
     def deliver_to(self, way: dict[str, str]) -> None:
-        """Let the worker send what is due, and hold what arrives to what was predicted."""
+        """Let the worker send the due emails, and compare them with the prediction."""
         office = self.run.service.mail_server
         assert isinstance(office, PostOffice)
         office.way, links = way, []
@@ -289,7 +289,7 @@ class Steps(RuleBasedStateMachine):
         self.world.step += 1
 
     def learn(self, rows: dict[str, list[dict[str, Any]]]) -> None:
-        """Learn the random ids of what is new."""
+        """Learn the random ids of new rows."""
         changes = {
             (row["account_id"], row["email"], row["changed_at"]): row["id"] for row in rows["previous_addresses"]
         }

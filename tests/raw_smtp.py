@@ -1,4 +1,4 @@
-"""An SMTP peer by hand, for what no library does: replies that drip, that never end, or never come."""
+"""An SMTP peer by hand, for replies that no library sends: slow, endless or missing ones."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ def drip(text: bytes = b"250 " + b"x" * 10_000, seconds: float = 0.1) -> Callabl
 
 
 def silence(connection: socket.socket) -> None:
-    """Say nothing until the other side goes."""
+    """Send nothing until the client disconnects."""
     while connection.recv(65536):
         pass
 
@@ -34,7 +34,7 @@ def hang_up(connection: socket.socket) -> None:
 
 
 class RawPeer:
-    """Answers each command with what was given for it, or with 250; keeps what it heard."""
+    """Replies to each command with the configured reply or with 250, and keeps the received lines."""
 
     host = "127.0.0.1"
 

@@ -32,7 +32,7 @@ DOORS = sorted(
 )
 
 
-# Imports; that they go down the rooms only is import-linter's to tell
+# Imports; import-linter checks that they go down the rooms only
 
 
 def imported(tree: ast.Module) -> set[str]:

@@ -1,4 +1,4 @@
-"""`tiles check`: finds what is wrong before people do, changes nothing, names nobody, and is done in time."""
+"""`tiles check` finds faults, changes nothing, prints no personal data, and ends in time."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from backend.privacy import erasure
 
 Make = Callable[..., Service]
 
-# What is right in production; tests spoil one thing of it.
+# Valid settings for production; each test changes one.
 SOUND = {
     "public_url": "https://accounts.example.org",
     "trusted_proxies": 1,
@@ -41,13 +41,13 @@ SOUND = {
 
 
 def found(app: Flask) -> Found:
-    """Run every probe, and return what is not fine: each code and its level."""
+    """Run every probe, and return the code and the level of each fault."""
     every = [finding for some in check.run(app) for finding in some]
     return {finding.code: finding.level for finding in every if finding.level != "fine"}
 
 
 def told(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:
-    """Run `tiles check --json`; return its exit status and what it says."""
+    """Run `tiles check --json`; return its exit status and its findings."""
     done = run_tiles(folder, "check", "--json", **settings)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
@@ -67,7 +67,7 @@ def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: 
 def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
     sound: Service, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    # How long a hash takes here is this machine's, not the installation's.
+    # The time of a hash depends on this machine, not on the installation.
     assert found(sound.app).keys() <= {"argon2-slow"}
     assert sound.mail_server.connections == 2
     assert sound.mail_server.messages == []
@@ -133,7 +133,7 @@ def test_a_setting_that_is_not_fit_for_production_is_found(
     make_service: Make, name: str, changes: dict[str, Any], expected: Found
 ) -> None:
     found = probe(make_service(**SOUND | changes), name)
-    # What else this machine does meanwhile is no setting.
+    # A busy machine is no fault of a setting.
     assert {code: level for code, level in found.items() if code != "argon2-slow"} == expected
 
 

@@ -1,4 +1,4 @@
-"""People at the desk: found, looked at, and what is done with them on the pages."""
+"""People at the desk: finding them, looking at them, and acting on their accounts."""
 
 import json
 from datetime import timedelta

@@ -47,7 +47,7 @@ def residue(folder: Path, *words: str) -> list[str]:
 
 
 class Slow(MailServer):
-    """Takes its time over every email."""
+    """Takes some seconds for each email."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -200,7 +200,7 @@ def test_processes_that_get_the_signal_to_stop_together_finish_their_requests(
         in_hand = pool.submit(httpx2.post, f"{server.url}/v1/sessions", json=credentials, timeout=20)
         wait_for(lambda: re.search("^tiles_hash_line [1-9]", httpx2.get(f"{server.url}/metrics").text, re.MULTILINE))
         assert not in_hand.done()
-        # All of them are in the process group of the one that was started.
+        # All processes are in the process group of the first.
         os.killpg(server.pid, number)
         begun = time.monotonic()
         assert in_hand.result().status_code == 401

@@ -239,7 +239,7 @@ def test_without_javascript_a_manager_signs_in_and_every_form_works(
 
 
 def upload(page: Page, service: Service, path: Path) -> None:
-    """Publish a policy from a file, and send one that is too large."""
+    """Publish a policy from a file, and send a file that is too large."""
     path.write_bytes(b"\xef\xbb\xbf" + POLICY.replace("\n", "\r\n").encode())
     page.goto(f"{url_of(service)}/desk/policies/new")
     fill_in_policy(page, "2027-01", 0)

@@ -58,7 +58,7 @@ long = pytest.mark.long
 
 @pytest.fixture
 def door(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -> Door:
-    """The service, for somebody with an account."""
+    """The service, for a person with an account."""
     ada = service.register()
     count(service.app)
     caplog.set_level("DEBUG")

@@ -119,7 +119,7 @@ def test_no_name_or_address_adds_a_header_or_a_line_to_a_mail(
     mail_server.envelopes.clear()
     taken = []
     for typed, given_email in people:
-        # Nobody has it yet.
+        # No account has it yet.
         name, email = f"Nemoquill {typed}", f"{next(NUMBERS)}{given_email}"
         if post(counted, "registrations", name=name, email=email).status_code == 202:
             taken.append((clean_name(name), validate_email(clean_email(email), check_deliverability=False)))

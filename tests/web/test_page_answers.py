@@ -1,4 +1,4 @@
-"""Every page and every response to a form: nothing in it is inline, and everybody can use it."""
+"""Every page and every response to a form: it has no inline code, and it is accessible."""
 
 import re
 from contextlib import suppress

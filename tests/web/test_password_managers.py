@@ -1,4 +1,4 @@
-"""What password managers and apps find: the address with each new password, and the files that name the apps."""
+"""Pages and files for password managers and apps."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Every error is a problem document with a code, a status and a page; our own failures name nobody."""
+"""Every error is a problem document with a code, a status and a page; internal errors contain no personal data."""
 
 import logging
 import os
