@@ -68,7 +68,7 @@ logging.getLogger("mail.log").propagate = False
 
 
 class MailServer:
-    """A real SMTP server on loopback that keeps the emails. `refuse` and `refuse_data` replace its replies to RCPT and DATA."""
+    """A real SMTP server on loopback that keeps the emails. `refuse` replaces its reply to RCPT."""
 
     def __init__(self, **options: Any) -> None:
         self.host, self.port = "127.0.0.1", free_port()
