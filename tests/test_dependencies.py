@@ -98,15 +98,9 @@ def test_the_linters_security_rules_hold_for_all_that_is_served() -> None:
 # The audit
 
 
-class Advisories(HTTPServer):
-    """A database of vulnerabilities that knows of one, in a package that does nothing."""
+class Advisory(BaseHTTPRequestHandler):
+    """A database of vulnerabilities that knows one, in the package `leaky`."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Advisory)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Advisory(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
         known = {"vulns": [{"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z"}]}
@@ -133,9 +127,9 @@ class _Advisory(BaseHTTPRequestHandler):
 @pytest.fixture
 def advisories() -> Iterator[str]:
     """The address of a database of vulnerabilities."""
-    with Advisories() as server:
+    with HTTPServer(("127.0.0.1", 0), Advisory) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.url
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 

@@ -146,30 +146,6 @@ def test_a_worker_renders_emails_in_one_low_priority_thread_and_writes_in_others
     assert [(policies[0], policies.count(os.SCHED_IDLE)) for policies in idle] == [(os.SCHED_OTHER, 1)]
 
 
-@pytest.mark.long
-def test_no_byte_of_registrations_is_left_once_their_emails_were_handed_over(
-    tmp_path: Path, mail_server: MailServer
-) -> None:
-    words = [secrets.token_hex(8) for _ in range(400)]
-    with ExecutedServer(tmp_path, **send_through(mail_server)) as server:
-        mail_server.refuse = "451 4.3.0 Try again later"
-
-        def register_some(words: list[str]) -> None:
-            with httpx2.Client(base_url=server.url) as http:
-                for name, address in zip(words[::2], words[1::2], strict=True):
-                    person = {"name": name + "x" * random.randrange(150), "email": f"{address}@example.org"}
-                    assert http.post("/v1/registrations", json=person).status_code == 202
-
-        with ThreadPoolExecutor(4) as pool:
-            done = [pool.submit(register_some, words[part::4]) for part in range(4)]
-            mail_server.refuse = None
-        assert [each.result() for each in done] == [None] * 4
-        run_tiles(server.instance_path, "mail", "retry")
-        wait_for(lambda: len(mail_server.messages) == 200)
-        wait_for(lambda: not residue(server.instance_path, *words), seconds=10)
-        assert [word for word in words if word in server.log] == []
-
-
 # Stopping and killing
 
 
