@@ -159,7 +159,9 @@ authorizations = latin | latin.map("Bearer ".__add__) | st.text(" \t\0", max_siz
 other_schemes = latin.filter(lambda text: text.strip().lower() != "bearer")
 
 
-@pytest.mark.long
+# Only the hash of a token reaches the database.
+@any_database
+@long
 @some
 @given(value=authorizations, scheme=other_schemes, spoil=st.lists(mutations("_"), min_size=1, max_size=3))
 def test_an_invalid_authorization_is_refused(door: Door, value: str, scheme: str, spoil: list[Mutate]) -> None:

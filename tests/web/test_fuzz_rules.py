@@ -13,7 +13,7 @@ from generating import Count, amount
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journeys import post
-from support import PASSWORD, MailServer, Service, html_of, text_of, token_of
+from support import PASSWORD, MailServer, Service, any_database, html_of, text_of, token_of
 
 from backend.accounts import fields
 from backend.accounts.fields import clean_email, clean_name
@@ -156,6 +156,7 @@ def test_an_accepted_name_is_one_visible_line(text: str) -> None:
 # Passwords
 
 
+@any_database
 @pytest.mark.long
 @few
 @given(
