@@ -69,7 +69,7 @@ def checked_page(browser: Browser) -> Iterator[Page]:
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         yield page
-    # A form that is answered with 4xx is worth an error to the console, and to nobody else.
+    # The browser logs each response with 4xx as an error.
     assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
@@ -169,7 +169,7 @@ def button_link(message: EmailMessage) -> str:
 def open_link(page: Page, message: EmailMessage) -> None:
     """Open the link of an email; without JavaScript, paste the code."""
     page.goto(button_link(message))
-    # Hidden while the script has the link looked at.
+    # Hidden until the script has checked the link.
     expect(page.locator("#view")).to_be_visible()
     code = page.get_by_label("Code from the email")
     if code.count() and code.input_value() == "":

@@ -1,4 +1,4 @@
-"""What `tiles check` says of one probe."""
+"""Run one probe of `tiles check`."""
 
 from support import Service
 

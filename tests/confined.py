@@ -47,7 +47,7 @@ def allowed(unit: Path) -> set[str]:
 
 
 def confine(unit: Path) -> None:
-    """Let this process, and whatever it becomes or starts, do no more than the unit does."""
+    """Confine this process and its children as the unit does."""
     given = directives(unit)
     assert given["NoNewPrivileges"] == given["MemoryDenyWriteExecute"] == "yes"
     assert given["SystemCallErrorNumber"] == "EPERM"

@@ -111,7 +111,7 @@ def databases(postgresql: PostgresServer) -> quick.Databases:
 
 @pytest.fixture
 def postgresql_url(request: pytest.FixtureRequest, databases: quick.Databases) -> Iterator[str]:
-    """The URL of an empty, migrated PostgreSQL database; a test that names the server gets one that is new."""
+    """The URL of an empty, migrated PostgreSQL database; a new one if the test uses the server directly."""
     with databases.one(fresh="postgresql" in request.node.fixturenames) as url:
         yield url
 
@@ -137,7 +137,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def mail_server() -> Iterator[MailServer]:
-    """A real SMTP server on loopback that keeps what it is given."""
+    """A real SMTP server on loopback that keeps the emails."""
     with MailServer() as server:
         yield server
 
@@ -177,7 +177,7 @@ def http(service: Service) -> FlaskClient:
 
 @pytest.fixture
 def ada(service: Service) -> Person:
-    """Somebody who registered, chose a password and is signed in."""
+    """A person who registered, chose a password and is signed in."""
     return quick.register(service)
 
 
@@ -234,7 +234,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for a whole file of tests, for what is refused before it reaches a database."""
+    """One service for all tests of a file, for requests that change nothing."""
     folder = tmp_path_factory.mktemp("service")
     url = f"sqlite:///{shutil.copy(sqlite_template, folder / 'tiles.sqlite3')}"
     with MailServer() as server:
@@ -245,13 +245,13 @@ def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def sender(shared_service: Service) -> Person:
-    """Who sends what is bad: somebody with an account, so that it gets as far as it can."""
+    """The sender of bad requests. An account lets them get as far as they can."""
     return shared_service.register()
 
 
 @pytest.fixture
 def send(shared_service: Service, sender: Person, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Any]]:
-    """Send what is bad: nothing of it may come back, be logged, or change what is stored."""
+    """Send a bad request: no part of it may be returned, logged or stored."""
 
     def stored() -> list[list[dict[str, Any]]]:
         return [shared_service.rows(table) for table in ("accounts", "sessions", "mails")]
@@ -296,7 +296,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def log_as_it_was() -> Iterator[None]:
-    """Take back what a command that runs in this process does to the log of the whole process."""
+    """Undo the changes of a command to this process's logging."""
     root = logging.getLogger()
     level = root.level
     yield

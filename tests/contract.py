@@ -101,7 +101,7 @@ def check_responses(app: Flask) -> None:
 
     def checked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401 - as WSGI has it
         body, status, headers = run_wsgi_app(inner, environ, buffered=True)
-        # The server throws away the response if a read failed in the event loop.
+        # The server discards the response if a read failed in the event loop.
         if not ((request := outbox.collected.get()) and request.failed):
             check(environ["REQUEST_METHOD"], environ["PATH_INFO"], int(status[:3]), headers, b"".join(body))
         start_response(status, headers.to_wsgi_list())

@@ -1,4 +1,4 @@
-"""A data manager at the desk, for tests: invited, signed in by the emailed link, with a browser's cookie."""
+"""A data manager at the desk: invited, signed in by the emailed link, with a browser's cookie."""
 
 import re
 from html import unescape
@@ -30,6 +30,7 @@ class Desk:
 
     def sign_in(self) -> TestResponse:
         """Sign in by an emailed link; a session that this browser has ends."""
+        self._form_token = ""
         self.browser.post("/desk/sign-in", data={"email": self.email})
         token = next(token_of(mail) for mail in self.service.deliver() if mail["To"] == self.email)
         return self.browser.post("/desk/sign-in/confirm", data={"token": token})
@@ -37,7 +38,8 @@ class Desk:
     @property
     def form_token(self) -> str:
         """The token that every form of this sign-in contains."""
-        return hidden(self.browser.get("/desk/sessions").text).get("form_token", "")
+        self._form_token = self._form_token or hidden(self.browser.get("/desk/sessions").text).get("form_token", "")
+        return self._form_token
 
     def get(self, path: str, status: int = 200) -> str:
         """Return a page of the desk, such as `/people`."""

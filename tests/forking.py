@@ -135,7 +135,7 @@ def _serve(control: socket.socket) -> None:
 
 
 def _supervise(request: bytes, answer: int, *streams: int) -> bool:
-    """Fork once more: return True in the new process, and never in the one that waits for it."""
+    """Fork once more: return True in the child only. The parent waits for it and exits."""
     child = os.fork()
     if child:
         os.write(answer, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())

@@ -1,4 +1,4 @@
-"""What fuzzers send, and the door that they send it through: nothing may break, come back, be logged or be stored."""
+"""The fuzzers' strategies, and the door for their requests: no request may break the service or leave a trace."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from backend.web.api import operations
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 TABLES = ("accounts", "sessions", "mails", "feedback", "previous_addresses")
-# A right member of each name, but for the token that works; the password is not the account's.
+# A valid value of each field, except a working token; the password is not the account's.
 GOOD: dict[str, object] = {
     "name": "Eve",
     "email": "eve@example.org",
@@ -43,7 +43,7 @@ FORMS = ["/registration", "/password-reset", "/password-reset/confirm", "/email-
 
 
 class Door:
-    """Sends requests, and checks of each answer what holds for all."""
+    """Sends requests, and checks each response."""
 
     def __init__(self, service: Service, person: Person, caplog: pytest.LogCaptureFixture) -> None:
         self.service, self.person, self._caplog = service, person, caplog
@@ -55,7 +55,7 @@ class Door:
     def send(
         self, method: str, path: str, *secrets: str, signed_in: bool = False, shown: bool = False, **options: Any
     ) -> TestResponse:
-        """Send something; what it is made of may be shown again only where a page shows a form again."""
+        """Send a request. Only a page that shows its form again (`shown`) may repeat a part of it."""
         self._caplog.clear()
         if signed_in:
             options["headers"] = self.person.headers | options.get("headers", {})
@@ -86,12 +86,12 @@ class Door:
 
 
 def around(text: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Put a word that is known again into what is generated."""
+    """Put a marker word into generated text."""
     return st.tuples(text, text).map(WORD.join)
 
 
 texts = st.text(max_size=40)
-# What a header may hold on the wire, and a WSGI server hands on: any bytes, read as Latin-1.
+# A header may have any bytes. A WSGI server reads them as Latin-1.
 latin = st.text(st.characters(max_codepoint=255), max_size=60)
 raw = st.binary(max_size=200).map(lambda data: data + WORD.encode())
 numbers = st.integers() | st.integers(10**300, 10**310) | st.floats(allow_nan=False, allow_infinity=False)
@@ -104,7 +104,7 @@ values = st.recursive(
 
 
 def nearly_right(members: list[str]) -> st.SearchStrategy[bytes]:
-    """A right body, of which one member is anything, one is missing, or one too many is there."""
+    """Generate a valid body with one field changed, missing or added."""
     good = {member: GOOD[member] for member in members}
     odd = st.builds(lambda member, value: good | {member: value}, st.sampled_from(members), values)
     more = st.builds(lambda member, value: good | {member: value}, around(texts), values)
@@ -113,14 +113,14 @@ def nearly_right(members: list[str]) -> st.SearchStrategy[bytes]:
 
 
 def twice(members: list[str]) -> st.SearchStrategy[bytes]:
-    """A right body in which a member comes twice."""
+    """Generate a valid body with a repeated field."""
     good = json.dumps({member: GOOD[member] for member in members})[:-1]
     return st.builds(lambda name, value: f"{good}, {json.dumps(name)}: {json.dumps(value)}}}".encode(),
                      st.sampled_from(members), around(texts))  # fmt: skip
 
 
 def damaged(members: list[str]) -> st.SearchStrategy[bytes]:
-    """The bytes of a right body, cut, or with some of them others."""
+    """Generate the bytes of a valid body, cut or with some bytes changed."""
     good = json.dumps({member: GOOD[member] for member in members}).encode()
     return st.builds(splice, st.just(good), st.integers(0, len(good)), st.integers(0, 8), st.binary(max_size=6))
 
@@ -134,7 +134,7 @@ deep = st.builds(lambda start, times, end: start * times + end, st.sampled_from(
 
 
 def bodies(members: list[str]) -> st.SearchStrategy[bytes]:
-    """Bytes that may be a body: noise, JSON of any shape, and what is nearly right."""
+    """Generate bodies: noise, JSON of any shape, and nearly valid bodies."""
     anything = values.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return raw | deep | anything | nearly_right(members) | damaged(members)
 
@@ -150,7 +150,7 @@ Mutate = Callable[[str], str]
 
 
 def mutations(parts: str) -> st.SearchStrategy[Mutate]:
-    """Ways to spoil a text: cut, doubled, with other characters in it, or its parts in another order."""
+    """Generate changes of a text: cut, doubled, with other characters, or with its parts in another order."""
     letters = st.characters(codec="ascii", categories=("L", "N", "P"))
     cuts = st.builds(
         lambda at, gone, new: lambda text: text[: at % len(text)] + new + text[at % len(text) + gone :],

@@ -1,4 +1,4 @@
-"""How much is generated, and how much of it was really sent: a plugin of pytest.
+"""The amount of generated input, and the count of requests that were sent: a plugin of pytest.
 
 Every run generates the same, a bounded share. `pytest --hypothesis-profile=bench` generates something else each time,
 and much more of it; what failed is printed so that it can be run again.
@@ -27,12 +27,12 @@ settings.load_profile("share")
 
 
 def is_bench() -> bool:
-    """Tell whether this run generates much."""
+    """Return whether this run generates the large amount."""
     return settings.get_current_profile_name() == "bench"
 
 
 def amount(share: int) -> int:
-    """Return how many examples to generate in this run, where every run generates a share."""
+    """Return how many examples this run generates."""
     return share * BENCH if is_bench() else share
 
 
@@ -58,7 +58,7 @@ def count(record_property: Callable[[str, object], None]) -> Iterator[Count]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many generated requests each test sent, and all together."""
+    """Print how many generated requests each test sent, and the sum."""
     sent: Counter[str] = Counter()
     for report in (report for found in terminalreporter.stats.values() for report in found):
         if getattr(report, "when", None) == "teardown":

@@ -1,4 +1,4 @@
-"""What several tests of an account's changes and of its end do: one step of a person each, links read from mails."""
+"""Steps of a person through the service, with links from real emails."""
 
 import re
 import uuid
@@ -76,7 +76,7 @@ def confirm_email_change(service: Service, token: str) -> TestResponse:
 
 
 def change_email(service: Service, headers: dict[str, str], email: str, password: str = PASSWORD) -> list[EmailMessage]:
-    """Change the address from the form to the last mail, and return the mails that came of it."""
+    """Change the address from the form to the last email, and return the resulting emails."""
     response = confirm_email_change(service, ask_for_email_change(service, headers, email, password))
     assert response.status_code == 204, response.text
     return service.deliver()
@@ -87,12 +87,12 @@ def undo(service: Service, token: str) -> TestResponse:
 
 
 def undo_link(service: Service, headers: dict[str, str], old: str, new: str, password: str = PASSWORD) -> str:
-    """Change the address, and return the token that the old one was mailed."""
+    """Change the address, and return the token from the email to the old one."""
     return token_of(the_mail(change_email(service, headers, new, password), old, CHANGED))
 
 
 def recover(service: Service, token: str, old: str) -> dict[str, str]:
-    """Take the account back and choose a new password, as the notice says; return the headers of the new session."""
+    """Undo the change and choose a new password, as the notice says; return the headers of the new session."""
     response = undo(service, token)
     assert response.status_code == 204, response.text
     (reset,) = [message for message in service.deliver() if "/password-reset#" in text_of(message)]
@@ -138,13 +138,13 @@ def confirm_erasure(service: Service, token: str) -> TestResponse:
 
 
 def erase_due(service: Service) -> int:
-    """Let the worker erase what is due."""
+    """Erase the accounts that are due; return their number."""
     with service.app.app_context():
         return erasure.erase_due()
 
 
 def people(service: Service, count: int) -> list[Person]:
-    """Have people who closed their accounts to have them erased."""
+    """Register people who close their accounts and request erasure."""
     found = [service.register(name=f"Ada {number}", email=f"ada{number}@example.org") for number in range(count)]
     for person in found:
         assert close(service, person.headers, erase=True).status_code == 200
@@ -160,7 +160,7 @@ def receipt_of(message: EmailMessage) -> str:
 
 
 def at_once(*acts: Callable[[], T]) -> list[T]:
-    """Do some things in the same moment, each in a thread of its own, and return what came of each."""
+    """Run functions concurrently, each in its own thread, and return their results."""
     ready = Barrier(len(acts))
 
     def act(number: int) -> T:
@@ -173,7 +173,7 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
 @contextmanager
 def turning_away(mail_server: MailServer, address: str) -> Iterator[None]:
-    """Let the mail server answer meanwhile that one mailbox cannot be reached just now."""
+    """Let the mail server refuse one mailbox temporarily during the block."""
 
     async def handle_rcpt(_server: SMTP, _session: Session, envelope: Envelope, address_: str, _: list[str]) -> str:
         if address_ == address:
@@ -189,7 +189,7 @@ def turning_away(mail_server: MailServer, address: str) -> Iterator[None]:
 
 
 def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Have something done once, after the next accounts are marked and before the ledger names them."""
+    """Run `act` once, after the next accounts are marked and before the ledger names them."""
     opened = ledger.opened
 
     @contextmanager
@@ -208,7 +208,7 @@ def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> N
 
 @contextmanager
 def no_ledger(service: Service) -> Iterator[None]:
-    """Let the ledger be what nobody can write meanwhile, not even root."""
+    """Replace the ledger by a folder, which even root cannot write to, during the block."""
     with service.app.app_context():
         path = ledger.path()
     path.mkdir()
@@ -217,7 +217,7 @@ def no_ledger(service: Service) -> Iterator[None]:
 
 
 def fail_to_mail(service: Service, mail_server: MailServer, path: str, **body: str) -> None:
-    """Ask for a mail that the server refuses for good."""
+    """Request an email that the server refuses permanently."""
     mail_server.refuse = "550 5.1.1 no such mailbox"
     assert post(service, path, **body).status_code == 202
     assert service.deliver() == []
@@ -225,7 +225,7 @@ def fail_to_mail(service: Service, mail_server: MailServer, path: str, **body: s
 
 
 def finish_erasing(service: Service) -> int:
-    """Let the worker erase until nothing is due, and return how many accounts that were."""
+    """Erase until no account is due, and return the number of erased accounts."""
     erased = 0
     while done := erase_due(service):
         erased += done
@@ -233,7 +233,7 @@ def finish_erasing(service: Service) -> int:
 
 
 def in_ledger(service: Service) -> list[uuid.UUID]:
-    """Return the accounts that the ledger names, as often as it does."""
+    """Return the account of each line of the ledger."""
     with service.app.app_context():
         return [uuid.UUID(account) for account, _ in ledger.read()]
 
@@ -245,7 +245,7 @@ def hold(service: Service, who: str, until: datetime) -> None:
 
 
 def overdue(service: Service) -> list[uuid.UUID]:
-    """Return the accounts whose erasure the data manager is shown as late."""
+    """Return the accounts whose erasure is shown as late to the data manager."""
     with service.app.app_context():
         return [request.account for request in requests.waiting(overdue=True) if request.account]
 
@@ -257,7 +257,7 @@ def account_id(service: Service, email: str) -> uuid.UUID:
 
 
 def moment(text: str) -> datetime:
-    """Read a moment of an answer, which is in UTC and in whole seconds."""
+    """Parse a time of a response, which is in UTC and has whole seconds."""
     assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z", text)
     return datetime.fromisoformat(text)
 

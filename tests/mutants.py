@@ -13,7 +13,7 @@ from mutmut.configuration import config
 
 ROOMS = ["backend/security/*", "backend/accounts/*", "backend/privacy/*"]
 TESTS = ["tests/security", "tests/accounts", "tests/privacy", "tests/promises"]
-# What is changed, the tests that should notice it, and the least percentage of changes that they notice.
+# The changed files, the tests that should notice the changes, and the minimum percentage of noticed changes.
 SHARES = {
     "quick": (["backend/security/tokens.py"], ["tests/security/test_tokens.py"], 98),
     # A changed function runs slower: what measures time would fail.

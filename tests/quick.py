@@ -1,6 +1,6 @@
-"""What makes thousands of tests quick without changing what they test.
+"""Caches that make thousands of tests quick without changing what they test.
 
-Each test has an app, a database and often a person of its own. Whatever is the same in all of them is made once per
+Each test has an app, a database and often a person of its own. Their common parts are made once per
 process of pytest: the routes' URL builders, the templates' code, the rows of a registration.
 """
 
@@ -142,7 +142,7 @@ def memory_folder() -> Path | None:
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30 else None
 
 
-# What a test may not change in a database that the next one is to use: tables, columns, rules and rights.
+# The parts that a test may not change in a database for the next test: tables, columns, rules and rights.
 _SCHEMA = """
     SELECT md5(string_agg(part, ' ' ORDER BY part)) FROM (
         SELECT concat(oid, relfilenode, xmin, relacl, reloptions) part FROM pg_class

@@ -1,4 +1,4 @@
-"""What is left in the files of a database, for tests of erasure."""
+"""Search the files of a database for words, for tests of erasure."""
 
 import base64
 import re
@@ -17,7 +17,7 @@ def encodings(word: str) -> Iterator[bytes]:
 
 
 def residue(folder: Path, words: dict[str, str], *, without: str = "-") -> list[str]:
-    """Return which files of a folder hold which of the words, in any case, and where."""
+    """Return which files of a folder contain which of the words, in any case, and where."""
     found = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.relative_to(folder).parts[0] == without:

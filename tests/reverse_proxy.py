@@ -1,4 +1,4 @@
-"""Debian's nginx with the configuration that is shipped, for tests that meet the service behind it."""
+"""Debian's nginx with the shipped configuration."""
 
 import getpass
 import re
@@ -19,7 +19,7 @@ HOST = "accounts.tiles.test"
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
-    """Return the text with each of these replaced; all of them have to be there."""
+    """Return the text with each key replaced; fail if one is missing."""
     for old, new in changes.items():
         assert old in text, f"{old} is not in the configuration"
         text = text.replace(old, new)
@@ -27,7 +27,7 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 
 
 class Proxy:
-    """nginx with the configuration that is shipped, but for ports, folders, the host and the servers."""
+    """nginx with the shipped configuration, except ports, folders, the host and the servers."""
 
     def __init__(self, folder: Path, upstreams: list[int], more: str = "") -> None:
         self.folder, self.port, self.clear_port = folder, free_port(), free_port()
@@ -102,7 +102,7 @@ class Proxy:
         with (self.folder / "terminal").open("wb") as terminal:
             self._process = subprocess.Popen(self.command, stdout=terminal, stderr=terminal)
         wait_for(self._is_up)
-        # What would be written to a file finds no folder.
+        # Without this folder, nginx cannot write a body to a file.
         shutil.rmtree(self.folder / "temporary")
         return self
 

@@ -19,7 +19,7 @@ def register(url: str, email: str, name: str = "Ada Lovelace") -> None:
 
 
 def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
-    """Wait for the newest mail to somebody about something."""
+    """Wait for the newest email to an address with words of a subject."""
     emails = wait_for(
         lambda: [mail for mail in peer.messages if mail["To"] == email and subject in str(mail["Subject"])]
     )
@@ -28,7 +28,7 @@ def mailed(peer: MailServer, email: str, subject: str) -> EmailMessage:
 
 
 def mailed_token(peer: MailServer, email: str, subject: str) -> str:
-    """Wait for the newest mail to somebody about something; return the token from its link."""
+    """Wait for the newest email to an address with words of a subject; return the token from its link."""
     return token_of(mailed(peer, email, subject))
 
 
@@ -40,6 +40,6 @@ def memory_of(server: ServerProcess) -> int:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A service that was started on an empty folder, without a mail server."""
+    """A service with an empty instance folder and without a mail server."""
     with ExecutedServer(tmp_path_factory.mktemp("serve"), rate_limits="off") as server:
         yield server

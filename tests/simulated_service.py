@@ -100,7 +100,7 @@ Outcome = httpx2.Response | httpx2.TransportError
 
 
 class Service:
-    """Stands in for the network: gives the outcomes in their order, the last one for ever, and keeps the requests."""
+    """Replaces the network: returns the outcomes in order, then the last one always, and keeps the requests."""
 
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
@@ -116,7 +116,7 @@ class Service:
 
 
 class Driver:
-    """Makes calls by name, on a client of either kind."""
+    """Makes calls by name on either kind of client."""
 
     def __init__(self, kind: type[Client | AsyncClient], service: Service, session_token: str | None = TOKEN) -> None:
         transport = httpx2.MockTransport(service)
@@ -127,7 +127,7 @@ class Driver:
         return self.send(name, **(arguments or arguments_of(name)))
 
     def send(self, name: str, /, **arguments: object) -> object:
-        """Make the call with these arguments and no others."""
+        """Make the call with exactly these arguments."""
         result = getattr(self.client, name)(**arguments)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
 

@@ -1,4 +1,4 @@
-"""Somebody who can send any request of the contract: with an account, a session, and a working token for every link."""
+"""A client that can send any request of the contract: it has an account, a session and a token for every link."""
 
 import uuid
 from itertools import count as numbers
@@ -79,7 +79,7 @@ class Somebody:
             return tokens.issue(Purpose.RECEIPT, {"account": str(uuid.uuid4()), **times, "removed": [], "kept": []})
 
     def complete(self, path: str, body: dict[str, Any]) -> None:
-        """Put the right password and a working token, which no schema knows, into a body for a path."""
+        """Put the right password and a working token into a body for a path."""
         if "receipt" in body:
             body["receipt"] = self.receipt()
         if "token" in body:

@@ -1,4 +1,4 @@
-"""What tests share that is no fixture: the real peers, and the service seen from outside."""
+"""The real peers, and the service seen from outside."""
 
 import io
 import logging
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
-    """Return what is found as soon as it is; fail when it takes too long."""
+    """Return the first true result of `find`; fail after the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := find():
@@ -64,12 +64,12 @@ def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
     raise AssertionError(f"nothing was found within {seconds} s")
 
 
-# The mail server's own log names everybody: it is the peer's, and no test of ours reads it.
+# The mail server's own log names everybody, and no test reads it.
 logging.getLogger("mail.log").propagate = False
 
 
 class MailServer:
-    """A real SMTP server on loopback. It keeps what it is given; `refuse` answers RCPT instead, when set."""
+    """A real SMTP server on loopback that keeps the emails. `refuse` replaces its reply to RCPT."""
 
     def __init__(self, **options: Any) -> None:
         self.host, self.port = "127.0.0.1", free_port()
@@ -115,7 +115,7 @@ class MailServer:
 
 
 class RedisServer:
-    """A real Redis server on loopback that keeps nothing on disk; `stop` and `start` play an outage."""
+    """A real Redis server on loopback, without a disk; `stop` and `start` simulate an outage."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self.program, self.folder, self.port = program, folder, free_port()
@@ -176,7 +176,7 @@ def token_of(message: EmailMessage) -> str:
 
 @dataclass
 class Person:
-    """Somebody with an account, and the session that came with it."""
+    """A person with an account, and the first session."""
 
     name: str
     email: str
@@ -190,7 +190,7 @@ class Person:
 
 
 class Service:
-    """The service as its people use it: the HTTP door, and the mails that its worker sends."""
+    """The service as people use it: the HTTP door, and the emails that its worker sends."""
 
     def __init__(self, app: Flask, mail_server: MailServer) -> None:
         self.app, self.mail_server = app, mail_server
@@ -200,7 +200,7 @@ class Service:
         return self.app.test_client()
 
     def deliver(self) -> list[EmailMessage]:
-        """Let the worker send what is due; return what arrived because of it."""
+        """Send the due emails as the worker does; return those that arrived."""
         before = len(self.mail_server.messages)
         with self.app.app_context():
             delivery.deliver()
@@ -246,7 +246,7 @@ class Service:
 
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
-        """Collect the SQL that is executed meanwhile."""
+        """Collect the SQL that is executed during the block."""
         seen: list[str] = []
 
         def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -277,7 +277,7 @@ class Service:
 
 @contextmanager
 def working(app: Flask) -> Iterator[None]:
-    """Run the worker beside the block, in a thread of this process."""
+    """Run the worker in a thread during the block."""
     stop = threading.Event()
     thread = threading.Thread(target=worker.work, args=(app, stop))
     thread.start()
@@ -304,7 +304,7 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
 
 
 def shown(response: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]], bytes]:
-    """Return all that a response shows, apart from the time, the request's random id and what was typed."""
+    """Return a response without the time, the request's random id and the input."""
     varying = {"Date", "X-Request-Id"} | ({"Content-Length"} if typed else set())
     headers = [(name, value) for name, value in response.headers if name not in varying]
     body = response.data.replace(response.headers["X-Request-Id"].encode(), b"")
@@ -444,7 +444,7 @@ class ExecutedServer(ServerProcess):
     forked = False
 
 
-# For a claim in which the database has no part: one of the two is enough.
+# For a claim that does not depend on the database.
 any_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # Before the first migration.
 empty_database = pytest.mark.parametrize("database_url", ["empty_sqlite", "empty_postgresql"], indirect=True)
@@ -455,19 +455,19 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-# What bad input is made of, so that it is known again where it should not be.
+# Markers in bad input, to recognise it where it must not be.
 WORD, NUMBER = "kilimanjaro", 4815162342
-# An id of nothing.
+# An id that does not exist.
 NOBODY = "5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11"
 
 
 def announced(data: bytes) -> dict[str, Any]:
-    """Return what a test client needs to send a body with its length."""
+    """Return the test client's options for a body with its length."""
     return {"data": data}
 
 
 def chunked(data: bytes) -> dict[str, Any]:
-    """Return what a test client needs to send a body in chunks, its length unannounced, as the HTTP server does it."""
+    """Return the test client's options for a chunked body, as the HTTP server passes it on."""
     return {
         "input_stream": io.BytesIO(data),
         "headers": {"Transfer-Encoding": "chunked"},
@@ -475,7 +475,7 @@ def chunked(data: bytes) -> dict[str, Any]:
     }
 
 
-# The fixture that sends what is bad: a method, a path, and what a test client takes besides.
+# The fixture that sends a bad request: a method, a path, and options of the test client.
 Send = Callable[..., TestResponse]
 
 

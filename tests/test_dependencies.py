@@ -1,4 +1,4 @@
-"""What the service stands on: pinned with hashes, installed as pinned, free to ship, and asked about for holes."""
+"""The dependencies: pinned with hashes, installed as pinned, free to ship, and audited."""
 
 import json
 import re
@@ -20,14 +20,14 @@ from support import free_port
 
 ROOT = Path(__file__).parent.parent
 LOCKS = [ROOT / "requirements/runtime.txt", ROOT / "requirements/development.txt"]
-# What only a measurement needs may be there.
+# The packages of measurements may be installed.
 BENCH = ROOT / "requirements/bench.txt"
 OURS = {"tiles-accounts", "tiles-client"}
-# What may be shipped beside a program under the MIT licence; psycopg's is for a library that is used as one.
+# Licences that may be shipped beside a program under the MIT licence; psycopg's is for a library used as such.
 FREE = {
     "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0", "LGPL-3.0-only", "Unlicense",
     "MIT License", "BSD License", "The Unlicense (Unlicense)",
-    # Of a tool that builds: its own files stay under it, and nothing else does.
+    # Of a build tool: it applies to its own files only.
     "Mozilla Public License 2.0 (MPL 2.0)",
 }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_every_package_is_pinned_to_one_version_with_hashes(lock: Path) -> None:
 def test_a_setup_requires_the_pinned_hashes() -> None:
     installs = re.findall(r"\$\(PIP\) (.*)", (ROOT / "Makefile").read_text("utf-8"))
     assert len(installs) >= 3
-    # What is no pin is this repository itself, and brings nothing along.
+    # The only unpinned installation is this repository, without dependencies.
     assert all("--require-hashes" in options or "--no-deps" in options for options in installs)
 
 
@@ -84,7 +84,7 @@ def test_a_dependency_is_free_to_ship(name: str) -> None:
 def test_the_linters_security_rules_hold_for_all_that_is_served() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
     assert config["select"] == ["ALL"]
-    # An assertion tells the type checker what is known; a test's fixed password opens nothing.
+    # An assertion informs the type checker; a fixed password in a test protects nothing.
     assert [rule for rule in config["ignore"] if re.fullmatch(r"S\d*|ALL", rule)] == ["S101"]
     eased = {
         files for files, rules in config["per-file-ignores"].items() if any(re.match(r"S\d*$|ALL", r) for r in rules)
@@ -98,15 +98,9 @@ def test_the_linters_security_rules_hold_for_all_that_is_served() -> None:
 # The audit
 
 
-class Advisories(HTTPServer):
-    """A database of vulnerabilities that knows of one, in a package that does nothing."""
+class Advisory(BaseHTTPRequestHandler):
+    """A database of vulnerabilities that knows one, in the package `leaky`."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Advisory)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Advisory(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
         known = {"vulns": [{"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z"}]}
@@ -133,9 +127,9 @@ class _Advisory(BaseHTTPRequestHandler):
 @pytest.fixture
 def advisories() -> Iterator[str]:
     """The address of a database of vulnerabilities."""
-    with Advisories() as server:
+    with HTTPServer(("127.0.0.1", 0), Advisory) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.url
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 

@@ -28,7 +28,7 @@ PAGES = [
 ]
 
 
-# What follows from the code
+# The generated parts
 
 
 @pytest.mark.parametrize("page", documents.GENERATED)

@@ -1,4 +1,4 @@
-"""The README is true: its journey and its example run as printed, and print what is shown."""
+"""The README is true: its journey and its example run as printed and print the shown output."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 
 def pattern(shown: str) -> str:
-    """Return what text matches that is shown with `…` for what differs each time, and with spaces that align it."""
+    """Return a pattern for shown output: `…` matches the varying parts, and spaces may align columns."""
     escaped = re.escape(shown).replace('…"', r'[^"\s]+"').replace("…", ".+")
     return re.sub(r"(\\ ){2,}", r"\\s+", escaped)
 
@@ -32,14 +32,14 @@ def link_in(server: ServerProcess, page: str) -> str:
 
 
 class Terminal:
-    """The terminal of a reader who types what the README shows, against a server of his own."""
+    """The terminal of a reader who types the README's commands against their own server."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.server, self.variables = server, environment(server.instance_path, public_url=server.url)
         self.printed = ""
 
     def type(self, command: str) -> str:
-        """Run a command and return what it prints. `NAME=…` copies a secret from where the reader finds it."""
+        """Run a command and return its output. `NAME=…` copies a secret from where the reader finds it."""
         name, _, value = command.partition("=")
         if value == "tiles_…":
             self.variables[name] = re.findall(r"tiles_[\w-]+", self.printed)[-1]

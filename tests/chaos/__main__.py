@@ -1,4 +1,4 @@
-"""Is anything lost? Every fault is done to the service under load, and what became of what it acknowledged is counted.
+"""Is anything lost? Cause every fault under load, and count what happened to the acknowledged requests.
 
 Run as `PYTHONPATH=tests .venv/bin/python -m chaos`; it exits 1 when something acknowledged was lost, or a token was
 accepted twice. A small disk of its own is mounted where this user may; else the server's files are kept from growing.
@@ -18,15 +18,15 @@ from backend.commands.console import as_json_option, dump, progress, show_rows
 
 
 def attempt(fault: Fault, database: str) -> Outcome:
-    """Do a fault; one that ends in a way that none may end in lets the others go on."""
+    """Cause a fault; an exception becomes its outcome, so that the others continue."""
     try:
         return play(fault, database)
-    except Exception as error:  # noqa: BLE001 - it is shown with the others, and counts as one that was not survived
+    except Exception as error:  # noqa: BLE001 - it is shown as a fault that was not survived
         return Outcome(fault.name, database, left={f"{type(error).__name__}: {error}": 1})
 
 
 def outcomes(only: str, processes: int) -> Iterator[Outcome]:
-    """Do every fault whose name or database has a text in it, so many at a time."""
+    """Cause every fault whose name or database contains a text, some at a time."""
     chosen = [
         (fault, database) for fault in FAULTS for database in fault.databases if only in f"{fault.name} {database}"
     ]
@@ -58,7 +58,7 @@ PARTS = {
 
 
 def report(found: list[Outcome]) -> str:
-    """Return what was done and found as Markdown: the faults of a kind in a line, and then each."""
+    """Return the outcomes as Markdown: first the sums of each kind of fault, then each fault."""
     parts = [
         f"| {part} ({len(runs)}) | {_cells(runs)} |"
         for names, part in PARTS.items()

@@ -1,4 +1,4 @@
-"""Every fault there is a claim about, each really done."""
+"""Every fault, really caused."""
 
 import os
 import resource
@@ -120,7 +120,7 @@ def stop_redis(scene: Scene) -> Iterator[None]:
 
 
 def postbox(**wrong: object) -> Does:
-    """Return a fault of the mail server, as its attributes are called; `None` of them is what they are else."""
+    """Return a fault that sets attributes of the mail server, and resets them to None afterwards."""
 
     @contextmanager
     def be_wrong(scene: Scene) -> Iterator[None]:
@@ -136,7 +136,7 @@ def cut_data(scene: Scene) -> Iterator[None]:
     scene.mail_way.cut_after = 1500
     yield
     scene.mail_way.restore()
-    # The server may have taken what was cut off: the worker waits before it sends it again.
+    # The server may have accepted the email: the worker waits before it sends it again.
     scene.move_clock(FINAL_REPLY_SECONDS + 1)
 
 
@@ -150,7 +150,7 @@ def gone_before_its_answer(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def mail_away_for_an_hour(scene: Scene) -> Iterator[None]:
-    """Be away while somebody waits, and let an hour pass by the service's own clock."""
+    """Stop the mail server while emails wait, and move the service's clock by an hour."""
     scene.mail_way.close()
     time.sleep(0.5)
     scene.move_clock(3700)
@@ -171,14 +171,14 @@ def jump(seconds: float) -> Does:
 
 @contextmanager
 def fill_the_disk(scene: Scene) -> Iterator[None]:
-    """Leave no byte, or, where no small disk may be mounted, let no file of the server grow."""
+    """Fill the disk, or, without the right to mount a small one, let no file of the server grow."""
     ballast = scene.instance / "ballast"
     if scene.has_small_disk:
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
     else:
-        # Nobody but the server itself sees this.
+        # Only the server itself has this limit.
         scene.ready = None
         _limit_files(scene, 100_000)
     yield
@@ -200,7 +200,7 @@ def lock_sqlite(scene: Scene) -> Iterator[None]:
     other.close()
 
 
-# So many that nobody is limited, and each is counted.
+# High limits: every request is counted and none is refused.
 MANY = ",".join(f"{name}=1000000/hour" for name in throttle.LIMITS)
 
 FAULTS = [

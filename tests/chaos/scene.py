@@ -1,4 +1,4 @@
-"""One fault, from the first request to the last mail: real processes under load, and what is found afterwards."""
+"""One fault, from the first request to the last email: real processes under load, and the outcome."""
 
 import os
 import shutil
@@ -27,31 +27,31 @@ from backend.config import Settings
 OWN_CLOCK = Path(__file__).with_name("own_clock")
 SETTLE_SECONDS = 150
 POLL_SECONDS = 0.2
-# What is found within this of a fault may have been asked before it.
+# A response within this time of a fault may belong to a request from before.
 NOTICE_SECONDS = 1.0
 SECRET_KEY = "a key of chaos and of nothing else"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a scene. `does` is a context: inside the fault lasts, at its end it is lifted."""
+    """A fault of a scene. It lasts as long as the context `does`."""
 
     name: str
     does: Callable[["Scene"], AbstractContextManager[object]]
     lasts: float = 0.0
     databases: tuple[str, ...] = ("sqlite", "postgresql")
     ready: bool | None = None
-    """What `/readyz` has to say meanwhile; None where whoever would say it is not there, or both are true."""
+    """Whether `/readyz` must say ready during the fault; None if the server is gone, or if both are true."""
     needs: AbstractSet[str] = frozenset()
     workers: int = 1
     settings: dict[str, object] = field(default_factory=dict)
     waits: bool = False
-    """Whether mails stay claimed by who was killed, or wait to be tried again: who is in a hurry moves the clock."""
+    """Whether emails stay claimed by a killed worker or wait for a retry; a quick run moves the clock."""
 
 
 @dataclass
 class Outcome:
-    """What came of a fault."""
+    """The outcome of a fault."""
 
     fault: str
     database: str
@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Watch(threading.Thread):
-    """Asks `/readyz` again and again, and writes down when it said what."""
+    """Polls `/readyz`, and keeps each status with its time."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -89,7 +89,7 @@ class Watch(threading.Thread):
             self.seen.append((begun, time.monotonic(), status))
 
     def untrue(self, since: float, until: float, *, ready: bool) -> int:
-        """Count what it said within a time that was not so."""
+        """Count the wrong statuses within a time."""
         said = [status for begun, ended, status in self.seen if begun > since + NOTICE_SECONDS and ended < until]
         return sum((status == 200) is not ready for status in said)
 
@@ -109,7 +109,7 @@ class MailWork:
         self.process = subprocess.Popen([TILES, "mail", "work"], env=self._variables, stderr=subprocess.DEVNULL)
 
     def wait_until_ready(self) -> None:
-        """Return when it would hear SIGTERM: it says nothing when it begins."""
+        """Return when it handles SIGTERM: it prints nothing at its start."""
 
         def hears() -> int:
             caught = Path(f"/proc/{self.process.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
@@ -123,7 +123,7 @@ class MailWork:
 
 
 class Manager(threading.Thread):
-    """Starts again whatever has ended, and ends what is left of it before, as systemd does."""
+    """Restarts ended processes after killing their children, as systemd does."""
 
     def __init__(self, restart_seconds: float) -> None:
         super().__init__(daemon=True)
@@ -141,7 +141,7 @@ class Manager(threading.Thread):
 
 
 class Scene:
-    """The service with everything that it depends on, and its people."""
+    """The service with its peers and its clients."""
 
     def __init__(self, held: ExitStack, fault: Fault, database: str, *, restart_seconds: float) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tiles-chaos-"))
@@ -209,7 +209,7 @@ class Scene:
             run.kill_all()
 
     def move_clock(self, seconds: float) -> None:
-        """Let the service's processes be so far ahead of the time."""
+        """Set the clock of the service's processes ahead by some seconds."""
         written = self._ahead.with_suffix(".new")
         written.write_text(str(seconds))
         written.replace(self._ahead)
@@ -221,7 +221,7 @@ class Scene:
             return [row[0] for row in connection.execute(text(query))]
 
     def given_up(self) -> set[str]:
-        """Return to whom a mail was given up where the operator sees it, and may have it sent again."""
+        """Return the recipients of abandoned emails, which the operator sees and can retry."""
         return set(
             self.rows(
                 "SELECT coalesce(mails.email, accounts.email) FROM mails "
@@ -230,7 +230,7 @@ class Scene:
         )
 
     def unsent(self) -> list[tuple[str, str]]:
-        """Return which mails are owed, did not arrive, and were not given up."""
+        """Return the owed emails that did not arrive and were not abandoned."""
         given_up = self.given_up()
         return [(purpose, address) for purpose, address in self.load.unsent() if address not in given_up]
 
@@ -240,7 +240,7 @@ class Scene:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Have a disk of its own for a folder, and a small one; or be told that nobody here may mount one."""
+    """Mount a small disk on a folder; yield False if this user may not."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", folder]
     if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
         yield False
@@ -252,7 +252,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
-    """Do a fault to the service under load, and tell what came of it."""
+    """Cause a fault under load, and return its outcome."""
     before, after = (0.7, 0.3) if quick else (2.0, 2.0)
     with ExitStack() as held:
         scene = Scene(held, fault, database, restart_seconds=0.2 if quick else 2.0)
@@ -287,14 +287,14 @@ def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
 
 
 def _done(fault: Fault, scene: Scene) -> tuple[float, int]:
-    """Do it; return from when on the service may recover, and how often `/readyz` was wrong meanwhile."""
+    """Cause the fault; return when the service can begin to recover, and how often `/readyz` was wrong."""
     begun = time.monotonic()
     with fault.does(scene):
         since = time.monotonic()
         time.sleep(fault.lasts)
         until = time.monotonic()
     untrue = 0 if scene.ready is None else scene.watch.untrue(since, until, ready=scene.ready)
-    # What lasts for no time, such as a signal, is over when it begins: what follows is the recovery.
+    # A fault without a duration, such as a signal, is over when it begins.
     return until if fault.lasts else begun, untrue
 
 

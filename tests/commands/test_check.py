@@ -1,4 +1,4 @@
-"""`tiles check`: finds what is wrong before people do, changes nothing, names nobody, and is done in time."""
+"""`tiles check` finds faults, changes nothing, prints no personal data, and ends in time."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from backend.privacy import erasure
 
 Make = Callable[..., Service]
 
-# What is right in production; tests spoil one thing of it.
+# Valid settings for production; each test changes one.
 SOUND = {
     "public_url": "https://accounts.example.org",
     "trusted_proxies": 1,
@@ -41,13 +41,13 @@ SOUND = {
 
 
 def found(app: Flask) -> Found:
-    """Run every probe, and return what is not fine: each code and its level."""
+    """Run every probe, and return the code and the level of each fault."""
     every = [finding for some in check.run(app) for finding in some]
     return {finding.code: finding.level for finding in every if finding.level != "fine"}
 
 
 def told(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:
-    """Run `tiles check --json`; return its exit status and what it says."""
+    """Run `tiles check --json`; return its exit status and its findings."""
     done = run_tiles(folder, "check", "--json", **settings)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""An account is named without leaving its address in the shell's history or the list of processes."""
+"""An account can be named without its address in the shell's history or the list of processes."""
 
 import json
 import os

@@ -68,26 +68,20 @@ def test_a_server_runs_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @settings(max_examples=12, deadline=None)
-@given(NAMES)
-def test_an_instance_folder_may_have_any_name(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+@given(name=NAMES, elsewhere=st.booleans())
+def test_an_instance_folder_and_a_database_may_have_any_name(
+    tmp_path_factory: pytest.TempPathFactory, name: str, *, elsewhere: bool
+) -> None:
     above = tmp_path_factory.mktemp("odd")
     folder = above / f"x{name}x"
-    with started(environment(folder)) as service:
-        live_through(service, folder / "tiles.sqlite3", folder / f"{name}backup")
-        assert {path.name for path in folder.iterdir()} >= {"secret_key", "tiles.sqlite3"}
-    assert [path.name for path in above.iterdir()] == [folder.name]
-
-
-@pytest.mark.long
-@settings(max_examples=6, deadline=None)
-@given(NAMES)
-def test_a_database_may_have_any_path(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    folder = tmp_path_factory.mktemp("odd")
-    database = folder / f"x{name}x.sqlite3"
-    environ = environment(folder / "instance", database_url=f"sqlite:///{quote(str(database))}")
-    with started(environ) as service:
-        live_through(service, database, folder / "backup")
-    assert {path.name.partition("-")[0] for path in folder.iterdir() if path.is_file()} >= {"backup"}
+    database = above / f"x{name}x.sqlite3" if elsewhere else folder / "tiles.sqlite3"
+    url = {"database_url": f"sqlite:///{quote(str(database))}"} if elsewhere else {}
+    with started(environment(folder, **url)) as service:
+        live_through(service, database, folder / f"{name}backup")
+        assert (folder / "secret_key").exists()
+    assert {path.name for path in above.iterdir()} - {f"{database.name}-{end}" for end in ("wal", "shm", "lock")} == (
+        {folder.name, database.name} if elsewhere else {folder.name}
+    )
 
 
 def test_a_relative_database_path_begins_in_the_instance_folder(tmp_path: Path) -> None:

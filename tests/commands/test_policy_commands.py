@@ -36,7 +36,7 @@ def listed(service: Service) -> dict[str, str]:
 
 @pytest.fixture
 def upcoming(service: Service) -> None:
-    """A version in force, and one that is not yet."""
+    """A version in force, and an upcoming one."""
     publish(service, "old", 0, OLD)
     publish(service, "new", 1, NEW)
 
@@ -51,7 +51,7 @@ def test_publishing_prints_the_version_its_day_and_its_hash(service: Service, tm
     lines = invoke(service, "policy", *command).stdout.splitlines()
     assert [line.rpartition(" ")[2] for line in lines[:3]] == ["old", day(0), sha256]
     assert service.http.get("/v1/policy").json["sha256"] == sha256
-    # The identical version is not asked for again, whatever the editor made of its line ends.
+    # The identical version needs no new confirmation, with any line breaks.
     for text in (OLD, f"\ufeff{OLD}", OLD.replace("\n", "\r\n")):
         assert json.loads(publish(service, "old", 0, text.encode()).stdout)["sha256"] == sha256
     assert len(service.rows("policies")) == 1

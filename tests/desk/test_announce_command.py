@@ -56,7 +56,7 @@ def acts(service: Service) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def at_a_terminal(service: Service, file: str, subject: str, typed: str) -> str:
-    """Announce with somebody at a terminal, and return what the terminal shows."""
+    """Announce at a terminal, and return its output."""
     settings = service.app.extensions["tiles.settings"]
     given = environment(settings.instance_path, database_url=settings.database_url, secret_keys=KEY)
     ours, theirs = pty.openpty()
@@ -77,7 +77,7 @@ def at_a_terminal(service: Service, file: str, subject: str, typed: str) -> str:
 def test_at_a_terminal_announcing_asks_first_with_the_number_of_people(
     service: Service, ada: Person, file: str
 ) -> None:
-    for typed, number in (("n\n", 0), ("\n", 0), ("y\n", 1)):
+    for typed, number in (("\n", 0), ("y\n", 1)):
         assert "Email this to 1 person?" in at_a_terminal(service, file, "News", typed)
         assert len(service.rows("announcements")) == number
     # The same again is the same announcement, so nothing is asked.
@@ -218,7 +218,7 @@ def test_of_two_concurrent_stops_of_an_announcement_the_second_is_refused(servic
     assert [act for act, _, _ in acts(service)].count("announcement-stopped") == 1
 
 
-# The list, and what is recorded
+# The list and the audit
 
 
 def test_the_list_shows_the_state_of_each(service: Service, ada: Person, move_clock: MoveClock) -> None:

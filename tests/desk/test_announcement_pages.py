@@ -30,7 +30,7 @@ def begin(service: Service, subject: str = "News") -> uuid.UUID:
 
 
 def work_off(service: Service) -> list[str]:
-    """Let the worker queue and send until nothing is left to do; return whom an email reached."""
+    """Let the worker queue and send everything; return the recipients."""
     before = len(service.mail_server.messages)
     with service.app.app_context():
         while worker.deliver():
@@ -53,7 +53,7 @@ def test_an_announcement_is_seen_as_an_email_tried_and_begun_from_there(
     assert f"on its way to {MARY}" in tried.text
     (message,) = service.deliver()
     assert (message["To"], message["Subject"]) == (MARY, "News & more")
-    # What the page showed is what arrives, but for the link that unsubscribes.
+    # The email is as the page showed it, except the unsubscribe link.
     shown = unescape(re.findall(r"<pre>(.*?)</pre>", seen.text, re.DOTALL)[0])
     without_link = [[line for line in text.splitlines() if "/unsubscribe/" not in line] for text in
                     (shown.strip(), text_of(message).strip())]  # fmt: skip
@@ -131,7 +131,7 @@ def test_an_invalid_announcement_is_refused_on_the_form_which_keeps_the_input(se
             assert "<title>Error: " in refused.text
     assert "there are &lt;new&gt; tiles" in desk.write(NEW, "send", subject="", text=TEXT).text
     assert "there are &lt;new&gt; tiles" in desk.write(NEW, "change", subject="", text=TEXT).text
-    # The longest one fits into the form, whatever its characters and line ends are.
+    # The longest text fits into the form with any characters and line breaks.
     assert desk.write(NEW, "check", subject="\U0001f600" * 500, text="\U0001f600\n" * 6_000).status_code == 200
     assert desk.write(NEW, "check", subject="News", text="x" * 70_000).status_code == 413
     assert service.rows("announcements") == service.rows("mails") == []

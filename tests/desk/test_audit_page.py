@@ -29,7 +29,7 @@ def test_the_audit_names_the_manager_also_after_she_was_removed(service: Service
     assert "Grace &lt;Hopper&gt;" in looked
     assert f'href="/desk{path}"' in looked
     published = next(row for row in rows if "policy published" in row)
-    # By command nobody is named.
+    # A command does not name a manager.
     assert "data manager" in published
     assert "version 2026-01, effective on 2099-01-01" in published
     assert "none" in published
@@ -43,7 +43,7 @@ def test_one_act_is_chosen_and_no_other_is_shown(service: Service, ada: Person) 
     assert "signed in" in only
     assert "manager invited" not in only
     assert "There is no entry" in desk.get("/audit?act=held")
-    # What is no act shows everything, and is not repeated.
+    # An unknown act shows everything, and is not repeated.
     for text in ("nonsense", "%3Cscript%3E", ""):
         everything = desk.get(f"/audit?act={text}")
         assert "manager invited" in everything.partition("<tbody>")[2]

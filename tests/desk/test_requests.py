@@ -191,7 +191,7 @@ def test_the_list_has_requests_and_erasures_the_first_due_first(
     # The hold has ended. Eve asked for nothing, but her retention time has ended too.
     assert [row.overdue for row in listed(service)] == [True] * 6
     assert erase_due(service) == 3
-    # Nobody can tell whose request it was, and it still has to be answered.
+    # The request no longer has an account, and still has to be answered.
     assert len(listed(service)) == 3
 
 

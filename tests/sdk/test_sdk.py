@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, peer: MailServer) -> Iterat
 
 
 def register(tiles: Client, peer: MailServer, email: str) -> None:
-    """Register somebody, who is signed in then."""
+    """Register a person, who is then signed in."""
     tiles.register(name="Ada Lovelace", email=email)
     tiles.confirm_registration(token=mailed_token(peer, email, "registering"), password=PASSWORD)
 

@@ -1,4 +1,4 @@
-"""What an app sets on a client: retries, timeouts, and where its session is stored."""
+"""The options of a client: retries, timeouts, and where its session is stored."""
 
 import asyncio
 import threading
@@ -92,7 +92,7 @@ def test_an_argument_of_another_type_is_refused_by_name(
 
 # The session
 
-# What the app is told to store, by call.
+# The sessions that the app gets to store, by call.
 CHANGED = {"confirm_registration": [TOKEN], "sign_in": [TOKEN], "change_password": ["tiles_earlier"],
            "sign_out": [None], "end_all_sessions": [None], "close_account": [None]}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the SDK sends, where to, and in which session. No backend takes part."""
+"""The requests of the SDK, without a backend."""
 
 import contextlib
 import inspect

@@ -1,4 +1,4 @@
-"""What the SDK makes of responses: values, errors, retries. No backend takes part."""
+"""How the SDK handles responses: values, errors, retries. There is no backend."""
 
 import asyncio
 import contextlib
@@ -107,7 +107,7 @@ def test_null_becomes_none(name: str, answer: dict[str, object], field: str) -> 
 
 
 def with_more_fields(value: object) -> object:
-    """Add a field that nobody knows to each object in the value."""
+    """Add an unknown field to each object in the value."""
     if isinstance(value, dict):
         return {key: with_more_fields(item) for key, item in value.items()} | {"unheard_of": [1]}
     return [with_more_fields(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The SDK and the OpenAPI document say the same with the same words."""
+"""The SDK and the OpenAPI document use the same names."""
 
 from dataclasses import fields, is_dataclass
 
@@ -10,7 +10,7 @@ from tiles_client import errors, models
 
 SCHEMAS = DOCUMENT["components"]["schemas"]
 IN_THE_PATH_OR_A_HEADER = {"id", "key"}
-# What an answer is made into, but for the export: its document stays one.
+# The classes of results; an export stays a document.
 MODELS = [value for value in vars(models).values() if is_dataclass(value)]
 BY_NAME = {described["operationId"]: (line, described) for line, described in OPERATIONS.items()}
 

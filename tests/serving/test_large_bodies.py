@@ -1,4 +1,4 @@
-"""The one form with a large body: it is read from a signed-in data manager only, and costs nobody memory."""
+"""The only form with a large body is read from a signed-in data manager only."""
 
 import re
 import socket

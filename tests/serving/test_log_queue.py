@@ -1,4 +1,4 @@
-"""No request, no email and no end of a process waits for the reader of the log."""
+"""No request, no email and no shutdown waits for the reader of the log."""
 
 import os
 import re
@@ -24,7 +24,7 @@ PIPELINED = 100
 
 
 class Piped(ServerProcess):
-    """`tiles serve` whose standard output and error are one pipe that nobody reads at first."""
+    """`tiles serve` whose standard output and error are one pipe that is not read at first."""
 
     def start(self) -> None:
         self._process = subprocess.Popen(

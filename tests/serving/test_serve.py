@@ -29,13 +29,9 @@ from support import (
     MailServer,
     ServerProcess,
     empty_database,
-    environment,
     run_tiles,
     wait_for,
 )
-
-from backend import create_app
-from backend.config import SettingsError, load
 
 TERMINATED_SECONDS = 20
 
@@ -47,7 +43,7 @@ def residue(folder: Path, *words: str) -> list[str]:
 
 
 class Slow(MailServer):
-    """Takes its time over every email."""
+    """Takes some seconds for each email."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -150,30 +146,6 @@ def test_a_worker_renders_emails_in_one_low_priority_thread_and_writes_in_others
     assert [(policies[0], policies.count(os.SCHED_IDLE)) for policies in idle] == [(os.SCHED_OTHER, 1)]
 
 
-@pytest.mark.long
-def test_no_byte_of_registrations_is_left_once_their_emails_were_handed_over(
-    tmp_path: Path, mail_server: MailServer
-) -> None:
-    words = [secrets.token_hex(8) for _ in range(400)]
-    with ExecutedServer(tmp_path, **send_through(mail_server)) as server:
-        mail_server.refuse = "451 4.3.0 Try again later"
-
-        def register_some(words: list[str]) -> None:
-            with httpx2.Client(base_url=server.url) as http:
-                for name, address in zip(words[::2], words[1::2], strict=True):
-                    person = {"name": name + "x" * random.randrange(150), "email": f"{address}@example.org"}
-                    assert http.post("/v1/registrations", json=person).status_code == 202
-
-        with ThreadPoolExecutor(4) as pool:
-            done = [pool.submit(register_some, words[part::4]) for part in range(4)]
-            mail_server.refuse = None
-        assert [each.result() for each in done] == [None] * 4
-        run_tiles(server.instance_path, "mail", "retry")
-        wait_for(lambda: len(mail_server.messages) == 200)
-        wait_for(lambda: not residue(server.instance_path, *words), seconds=10)
-        assert [word for word in words if word in server.log] == []
-
-
 # Stopping and killing
 
 
@@ -200,7 +172,7 @@ def test_processes_that_get_the_signal_to_stop_together_finish_their_requests(
         in_hand = pool.submit(httpx2.post, f"{server.url}/v1/sessions", json=credentials, timeout=20)
         wait_for(lambda: re.search("^tiles_hash_line [1-9]", httpx2.get(f"{server.url}/metrics").text, re.MULTILINE))
         assert not in_hand.done()
-        # All of them are in the process group of the one that was started.
+        # All processes are in the process group of the first.
         os.killpg(server.pid, number)
         begun = time.monotonic()
         assert in_hand.result().status_code == 401
@@ -259,34 +231,7 @@ def test_no_email_is_lost_and_no_byte_left_though_the_service_was_killed_under_l
         assert "@example.org" not in server.log
 
 
-# Settings
-
-
-WRONG: list[tuple[dict[str, object], str]] = [
-    ({"mail_port": "abc"}, "TILES_MAIL_PORT: .*integer"),
-    ({"password_min_length": 3}, "TILES_PASSWORD_MIN_LENGTH: .*greater than or equal to 8"),
-    ({"public_url": "foo"}, "TILES_PUBLIC_URL: write .*https://"),
-    ({"database_url": "mysql://x/y"}, "TILES_DATABASE_URL: write .*postgresql://"),
-    ({"database_url": "sqlite:///file:tiles.db?uri=true"}, "TILES_DATABASE_URL: write .*sqlite:///"),
-    ({"database_url": "sqlite:///:memory:"}, "TILES_DATABASE_URL: write .*sqlite:///"),
-    ({"database_url": "sqlite:////srv/what?/tiles.sqlite3"}, r"TILES_DATABASE_URL: write \? as %3F"),
-    ({"database_url": "postgresql://u:marmalade@127.0.0.1:port/x"}, "TILES_DATABASE_URL: write .*postgresql://"),
-    ({"secret_keys": "marmalade"}, "TILES_SECRET_KEYS: write .*32"),
-    ({"rate_limits": "nonsense"}, "TILES_RATE_LIMITS: name one of request/client"),
-    ({"rate_limits": "sign-in/client=lots"}, "TILES_RATE_LIMITS: write .*10/5 minutes"),
-    ({"mail_use_tls": 1, "mail_use_ssl": 1}, "TILES_MAIL_USE_TLS, TILES_MAIL_USE_SSL: set one"),
-    ({"redis_url": "http://x"}, "TILES_REDIS_URL: write .*redis://"),
-    ({"redis_url": "redis://127.0.0.1:port/0"}, "TILES_REDIS_URL: write .*redis://"),
-    ({"argon2_memory_kib": 8, "argon2_parallelism": 4}, "TILES_ARGON2_MEMORY_KIB"),
-    ({"support_email": "nobody"}, "TILES_SUPPORT_EMAIL: write an email address"),
-]
-
-
-@pytest.mark.parametrize(("settings", "advice"), WRONG, ids=["+".join(settings) for settings, _ in WRONG])
-def test_an_invalid_setting_is_named_with_advice(tmp_path: Path, settings: dict[str, object], advice: str) -> None:
-    with pytest.raises(SettingsError, match=advice) as refused:
-        create_app(load(environment(tmp_path, **settings)))
-    assert "marmalade" not in str(refused.value)
+# The start
 
 
 @pytest.mark.long
@@ -306,35 +251,6 @@ def test_a_fatal_setting_stops_the_start_with_one_line(tmp_path: Path, name: str
     assert stopped.stderr.startswith(f"Error: TILES_{name.upper()}")
     assert "Traceback" not in stopped.stderr
     assert "marmalade" not in stopped.stderr
-
-
-@pytest.mark.parametrize(
-    ("content", "advice"),
-    [
-        (b"public_url = ", "config.toml: cannot be read as TOML; write lines such as"),
-        (b'support_email = "\xe9"', "config.toml: cannot be read as TOML"),
-        (b'colour = "red"', "TILES_COLOUR: not a setting"),
-        (b'publc_url = "https://x.example"', "did you mean TILES_PUBLIC_URL"),
-        (b'mail_port = "abc"', "TILES_MAIL_PORT: .*integer"),
-    ],
-    ids=["broken", "not UTF-8", "unknown", "misspelt", "wrong value"],
-)
-def test_an_invalid_configuration_file_is_named_with_advice(tmp_path: Path, content: bytes, advice: str) -> None:
-    (tmp_path / "config.toml").write_bytes(content)
-    with pytest.raises(SettingsError, match=advice):
-        load(environment(tmp_path))
-
-
-@pytest.mark.parametrize("line_break", ["\n", "\r\n"], ids=["unix", "windows"])
-def test_the_environment_overrides_the_configuration_file(tmp_path: Path, line_break: str) -> None:
-    lines = ["\ufeffsupport_email = 'file@example.org'", "public_url = 'https://file.example.org'", ""]
-    (tmp_path / "config.toml").write_bytes(line_break.join(lines).encode())
-    taken = load(environment(tmp_path, public_url="", support_email="environment@example.org"))
-    assert (taken.support_email, taken.public_url) == ("environment@example.org", "https://file.example.org")
-    assert load(environment(tmp_path)).support_email == "file@example.org"
-
-
-# The start
 
 
 def test_a_port_in_use_by_another_program_or_by_the_service_stops_the_start_and_is_named(

@@ -207,9 +207,8 @@ def test_a_missing_field_is_pointed_to(send: Send, to: Operation) -> None:
 def test_a_field_that_the_contract_does_not_name_is_refused(send: Send, to: Operation) -> None:
     odd = {WORD, "", "NAME", "Email", "email ", "name\0", "__proto__", "device", "a/b~c", "é", "\u202e"}
     for extra in sorted((odd | COLUMNS) - set(to.fields)):
-        for value in (WORD, None):
-            sent = {"json": to.good(**{extra: value}), "query_string": {extra: value}}
-            assert pointers(send(to.method, to.path, **sent)) == [""], ascii(extra)
+        sent = {"json": to.good(**{extra: WORD}), "query_string": {extra: WORD}}
+        assert pointers(send(to.method, to.path, **sent)) == [""], ascii(extra)
 
 
 @any_operation

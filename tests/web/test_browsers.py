@@ -1,4 +1,4 @@
-"""What every answer tells a browser: no frame, no cache, no cookie, no other site; and where it never leads."""
+"""The headers of every response: no frame, no cache, no cookie, no other site; and no open redirect."""
 
 import pytest
 from support import NOBODY, Person, Service, any_database, assert_problem

@@ -1,4 +1,4 @@
-"""A mailed link is looked at before anything is asked: each dead end, in a real browser, through really sent mails."""
+"""Links that no longer work, in a real browser, from really sent emails."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -83,7 +83,7 @@ def test_a_used_reset_link_and_an_older_one_lead_to_another(
         open_link(page, message)
         expect_heading(page, "This link no longer works")
         expect(page.get_by_label("New password")).to_have_count(0)
-        # Whoever has a link that ended learns no address from it.
+        # A link that no longer works reveals no address.
         assert email not in page.content()
     fill_in_email(page, email)
     site.mail(email, 3, subject="Reset")

@@ -143,6 +143,7 @@ def announce_policy(page: Page) -> None:
     expect(page.get_by_role("main")).to_contain_text("made")
 
 
+@any_database
 def test_an_announcement_is_written_tried_watched_and_stopped(near: Service, desk: Page) -> None:
     desk.get_by_role("link", name="Announcements").click()
     desk.get_by_role("link", name="Write an announcement").click()
@@ -172,6 +173,7 @@ def test_an_announcement_is_written_tried_watched_and_stopped(near: Service, des
         expect(desk.get_by_role("main")).to_contain_text("all emails made")
 
 
+@any_database
 def test_a_manager_enters_a_request_of_a_person_and_answers_it(near: Service, desk: Page) -> None:
     desk.goto(f"{url_of(near)}/desk/people/{account_id(near, ADA)}")
     desk.get_by_role("link", name="Enter a request").click()
@@ -192,6 +194,7 @@ def test_a_manager_enters_a_request_of_a_person_and_answers_it(near: Service, de
     expect(desk.get_by_role("table")).to_contain_text("Corrected the name")
 
 
+@any_database
 def test_a_manager_reads_feedback_replies_and_deletes_it(near: Service, desk: Page) -> None:
     near.http.post("/v1/feedback", json={"message": "<b>More</b> tiles."})
     desk.get_by_role("navigation").get_by_role("link", name="Feedback").click()
@@ -214,6 +217,7 @@ def test_a_manager_reads_feedback_replies_and_deletes_it(near: Service, desk: Pa
     assert download.value.suggested_filename == "tiles-feedback.csv"
 
 
+@any_database
 def test_without_javascript_a_manager_signs_in_and_every_form_works(
     near: Service, open_page: Callable[..., Page], tmp_path: Path
 ) -> None:
@@ -239,7 +243,7 @@ def test_without_javascript_a_manager_signs_in_and_every_form_works(
 
 
 def upload(page: Page, service: Service, path: Path) -> None:
-    """Publish a policy from a file, and send one that is too large."""
+    """Publish a policy from a file, and send a file that is too large."""
     path.write_bytes(b"\xef\xbb\xbf" + POLICY.replace("\n", "\r\n").encode())
     page.goto(f"{url_of(service)}/desk/policies/new")
     fill_in_policy(page, "2027-01", 0)

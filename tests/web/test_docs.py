@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def somebody(server: ServerProcess, mail_server: MailServer) -> Iterator[Somebody]:
-    """Somebody with an account at the server."""
+    """A client with an account at the server."""
     app = make_app(make_settings(server.instance_path, f"sqlite:///{server.instance_path / 'tiles.sqlite3'}"))
     with app.app_context():
         policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
@@ -45,7 +45,7 @@ def commands(page: str) -> dict[str, str]:
 
 
 def completed(command: str, path: str, somebody: Somebody) -> str:
-    """Replace what the reader of a command replaces."""
+    """Replace the placeholders of a command, as its reader does."""
     mine = {"Bearer TOKEN": somebody.headers["Authorization"], ID: str(somebody.session.id)}
     if path in PURPOSES:
         mine["CODE-FROM-THE-EMAIL"] = somebody.token(PURPOSES[path])

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from itsdangerous import BadData, base64_decode
 from journeys import MakeService
 from somebody import PURPOSES
-from support import NOBODY, PASSWORD, WORD, Service, assert_problem
+from support import NOBODY, PASSWORD, WORD, Service, any_database, assert_problem
 
 from backend.errors import InvalidToken
 from backend.security import tokens
@@ -58,7 +58,7 @@ long = pytest.mark.long
 
 @pytest.fixture
 def door(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -> Door:
-    """The service, for somebody with an account."""
+    """The service, for a person with an account."""
     ada = service.register()
     count(service.app)
     caplog.set_level("DEBUG")
@@ -97,6 +97,7 @@ def issue(door: Door, purpose: Purpose, content: object) -> str:
         return tokens.issue(purpose, content)  # type: ignore[arg-type]
 
 
+@any_database
 @some
 @given(purpose=purposes, token=around(texts) | around(st.text("._-Aa0", max_size=400)))
 def test_a_made_up_token_is_refused_and_not_repeated(door: Door, purpose: Purpose, token: str) -> None:
@@ -113,6 +114,7 @@ def is_same(token: str, valid: str) -> bool:
         return False
 
 
+@any_database
 @some
 @given(purpose=purposes, spoil=st.lists(mutations("."), min_size=1, max_size=3))
 def test_an_altered_token_is_refused(door: Door, purpose: Purpose, spoil: list[Mutate]) -> None:
@@ -139,6 +141,7 @@ MEMBERS = {
 }
 
 
+@any_database
 @some
 @given(purpose=purposes, content=values | odd_members | fewer_members)
 def test_a_signed_token_with_other_content_is_refused(door: Door, purpose: Purpose, content: object) -> None:
@@ -156,7 +159,9 @@ authorizations = latin | latin.map("Bearer ".__add__) | st.text(" \t\0", max_siz
 other_schemes = latin.filter(lambda text: text.strip().lower() != "bearer")
 
 
-@pytest.mark.long
+# Only the hash of a token reaches the database.
+@any_database
+@long
 @some
 @given(value=authorizations, scheme=other_schemes, spoil=st.lists(mutations("_"), min_size=1, max_size=3))
 def test_an_invalid_authorization_is_refused(door: Door, value: str, scheme: str, spoil: list[Mutate]) -> None:
@@ -226,6 +231,7 @@ def test_a_body_is_read_or_refused(door: Door, operation: tuple[str, str, list[s
     door.send(method, path, signed_in=True, data=data.draw(bodies(members)), content_type=JSON)
 
 
+@any_database
 @some
 @given(operation=st.sampled_from(OPERATIONS), content_type=media_types, data=st.data())
 def test_a_repeated_field_is_refused_and_a_media_type_is_read_or_refused(
@@ -262,6 +268,7 @@ class Markup(HTMLParser):
         self.foreign += [data] if WORD in data and self._tag != "textarea" else []
 
 
+@any_database
 @some
 @given(path=st.sampled_from(FORMS), body=encoded | raw, content_type=st.just(FORM) | media_types)
 def test_a_form_of_a_page_is_shown_again_or_refused(door: Door, path: str, body: bytes, content_type: str) -> None:

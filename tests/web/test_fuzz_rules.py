@@ -13,7 +13,7 @@ from generating import Count, amount
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journeys import post
-from support import PASSWORD, MailServer, Service, html_of, text_of, token_of
+from support import PASSWORD, MailServer, Service, any_database, html_of, text_of, token_of
 
 from backend.accounts import fields
 from backend.accounts.fields import clean_email, clean_name
@@ -119,7 +119,7 @@ def test_no_name_or_address_adds_a_header_or_a_line_to_a_mail(
     mail_server.envelopes.clear()
     taken = []
     for typed, given_email in people:
-        # Nobody has it yet.
+        # No account has it yet.
         name, email = f"Nemoquill {typed}", f"{next(NUMBERS)}{given_email}"
         if post(counted, "registrations", name=name, email=email).status_code == 202:
             taken.append((clean_name(name), validate_email(clean_email(email), check_deliverability=False)))
@@ -156,6 +156,7 @@ def test_an_accepted_name_is_one_visible_line(text: str) -> None:
 # Passwords
 
 
+@any_database
 @pytest.mark.long
 @few
 @given(

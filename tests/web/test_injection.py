@@ -149,7 +149,7 @@ def test_a_terminal_escape_sequence_is_taken_by_no_field_that_a_command_prints(s
     assert service.rows("feedback") == []
 
 
-# What terminals do not take for an order, but which turns the order of what is read (Trojan Source, CVE-2021-42574).
+# Characters that change the direction of text (Trojan Source, CVE-2021-42574).
 TURNING = "\u202e\u2066\u2067\u202a"
 
 

@@ -1,4 +1,4 @@
-"""Metrics and request ids: enough to operate the service, for the operator alone, and nobody's name."""
+"""Metrics and request ids: for the operator only, and without personal data."""
 
 import json
 import os

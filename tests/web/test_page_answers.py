@@ -1,4 +1,4 @@
-"""Every page and every response to a form: nothing in it is inline, and everybody can use it."""
+"""Every page and every response to a form: it has no inline code, and it is accessible."""
 
 import re
 from contextlib import suppress
@@ -36,7 +36,6 @@ from backend.serving import worker
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 LINKS = {"href", "src", "action", "formaction", "srcset", "data"}
-pytestmark = any_database
 
 
 TOKEN_PAGES = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel",
@@ -215,6 +214,7 @@ class Parts(HTMLParser):
         self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in names) else []
 
 
+@any_database
 def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown: Shown, browser: Browser) -> None:
     for name, response in shown.responses.items():
         parts = Parts(response.text)
@@ -252,13 +252,14 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
     ],
 )
 def test_a_later_step_and_a_mangled_link_show_the_field_for_the_code(
-    service: Service, path: str, shown_at: str
+    shared_service: Service, path: str, shown_at: str
 ) -> None:
-    response = service.http.get(path, follow_redirects=True)
+    response = shared_service.http.get(path, follow_redirects=True)
     assert response.request.path == shown_at
     assert re.findall(r"<label [^>]*>\s*Code from the email", response.text) != []
 
 
+@any_database
 def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
     pages: dict[str, str] = {}
 
@@ -275,6 +276,7 @@ def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
             assert f'id="{anchor}"' in text_of_page(target or path) or not anchor, link
 
 
+@any_database
 @pytest.mark.long
 def test_every_page_and_every_response_to_a_form_is_accessible(shown: Shown, browser: Browser) -> None:
     assert len(shown.responses) >= 50

@@ -1,4 +1,4 @@
-"""Attacks on the pages in a real browser: a scanner that runs scripts, frames, forms of another site, leaked codes."""
+"""Attacks on the pages in a real browser: a scanner that runs scripts, frames, forms of another site, leaking codes."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Limits as people meet them: when to try again, in words, and what helps until then."""
+"""Limits on the pages: they say when to try again, and what helps until then."""
 
 import math
 import re

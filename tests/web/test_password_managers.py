@@ -1,4 +1,4 @@
-"""What password managers and apps find: the address with each new password, and the files that name the apps."""
+"""Pages and files for password managers and apps."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -101,6 +101,8 @@ def test_a_password_field_is_masked_takes_a_paste_and_welcomes_a_password_manage
 
 @any_database
 def test_an_iphone_app_opens_the_mailed_links_and_shares_passwords(make_service: Callable[..., Service]) -> None:
+    for name in ("apple-app-site-association", "assetlinks.json"):
+        assert make_service().http.get(f"/.well-known/{name}").status_code == 404
     service = make_service(ios_app_ids=f"{TEAM_APP}, {OTHER_APP}")
     response = service.http.get("/.well-known/apple-app-site-association")
     assert (response.status_code, response.content_type) == (200, "application/json")
@@ -136,12 +138,6 @@ def test_an_android_app_opens_the_mailed_links_and_shares_passwords(make_service
         PACKAGE: FINGERPRINTS,
         f"{PACKAGE}.beta": FINGERPRINTS[1:],
     }
-
-
-@any_database
-def test_without_apps_nothing_names_one(service: Service) -> None:
-    for name in ("apple-app-site-association", "assetlinks.json"):
-        assert service.http.get(f"/.well-known/{name}").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every error is a problem document with a code, a status and a page; our own failures name nobody."""
+"""Every error is a problem document with a code, a status and a page; internal errors contain no personal data."""
 
 import logging
 import os
@@ -22,28 +22,7 @@ from backend.database import engine
 from backend.errors import problems
 from backend.security import hashing
 
-# The contract's table.
-STATUS = {
-    "malformed-json": 400,
-    "unsupported-media-type": 415,
-    "payload-too-large": 413,
-    "invalid-request": 422,
-    "weak-password": 422,
-    "unauthenticated": 401,
-    "wrong-credentials": 401,
-    "wrong-password": 403,
-    "invalid-token": 400,
-    "email-in-use": 409,
-    "not-found": 404,
-    "method-not-allowed": 405,
-    "too-many-requests": 429,
-    "overloaded": 503,
-    "internal-error": 500,
-}
-
-
-def test_the_codes_are_those_of_the_contract() -> None:
-    assert {code: problem.status for code, problem in problems().items()} == STATUS
+JSON, EVE = "application/json", "eve@example.org"
 
 
 # Each can be provoked
@@ -54,7 +33,7 @@ def fail(**_: object) -> None:
 
 
 def email_in_use(service: Service, _: Person) -> TestResponse:
-    first, second = (service.ask_to_register(email="eve@example.org") for _ in range(2))
+    first, second = (service.ask_to_register(email=EVE) for _ in range(2))
     assert service.confirm(first).status_code == 201
     return service.confirm(second)
 
@@ -81,39 +60,47 @@ def change_password(service: Service, ada: Person, current: str) -> TestResponse
     return service.http.put("/v1/account/password", json=body, headers=ada.headers)
 
 
-PROVOKE: dict[str, Callable[[Service, Person], TestResponse]] = {
-    "malformed-json": lambda service, _: service.http.post("/v1/sessions", data="{", content_type="application/json"),
-    "unsupported-media-type": lambda service, _: service.http.post("/v1/sessions", data="a=b"),
-    "payload-too-large": lambda service, _: service.http.post("/v1/sessions", json={"email": "x" * 20_000}),
-    "invalid-request": lambda service, _: service.http.post("/v1/sessions", json={}),
-    "weak-password": lambda service, _: service.confirm(service.ask_to_register(email="eve@example.org"), "short"),
-    "unauthenticated": lambda service, _: service.http.get("/v1/account"),
-    "wrong-credentials": lambda service, _: service.sign_in(password=OTHER_PASSWORD),
-    "wrong-password": lambda service, ada: change_password(service, ada, OTHER_PASSWORD),
-    "invalid-token": lambda service, ada: service.confirm(ada.token),
-    "email-in-use": email_in_use,
-    "not-found": lambda service, _: service.http.get("/v1/nothing"),
-    "method-not-allowed": lambda service, _: service.http.put("/v1/sessions", json={}),
-    "too-many-requests": too_many_requests,
-    "overloaded": overloaded,
-    "internal-error": internal_error,
+# The contract's codes and statuses, and how to provoke each.
+PROBLEMS: dict[str, tuple[int, Callable[[Service, Person], TestResponse]]] = {
+    "malformed-json": (400, lambda service, _: service.http.post("/v1/sessions", data="{", content_type=JSON)),
+    "unsupported-media-type": (415, lambda service, _: service.http.post("/v1/sessions", data="a=b")),
+    "payload-too-large": (413, lambda service, _: service.http.post("/v1/sessions", json={"email": "x" * 20_000})),
+    "invalid-request": (422, lambda service, _: service.http.post("/v1/sessions", json={})),
+    "weak-password": (422, lambda service, _: service.confirm(service.ask_to_register(email=EVE), "short")),
+    "unauthenticated": (401, lambda service, _: service.http.get("/v1/account")),
+    "wrong-credentials": (401, lambda service, _: service.sign_in(password=OTHER_PASSWORD)),
+    "wrong-password": (403, lambda service, ada: change_password(service, ada, OTHER_PASSWORD)),
+    "invalid-token": (400, lambda service, ada: service.confirm(ada.token)),
+    "email-in-use": (409, email_in_use),
+    "not-found": (404, lambda service, _: service.http.get("/v1/nothing")),
+    "method-not-allowed": (405, lambda service, _: service.http.put("/v1/sessions", json={})),
+    "too-many-requests": (429, too_many_requests),
+    "overloaded": (503, overloaded),
+    "internal-error": (500, internal_error),
 }
 
 
+def test_the_codes_are_those_of_the_contract() -> None:
+    assert {code: problem.status for code, problem in problems().items()} == {
+        code: status for code, (status, _) in PROBLEMS.items()
+    }
+
+
 @any_database
-@pytest.mark.parametrize("code", STATUS)
+@pytest.mark.parametrize("code", PROBLEMS)
 def test_a_problem_has_its_document_and_its_page(make_service: Callable[..., Service], code: str) -> None:
     service = make_service(rate_limits="")
-    response = PROVOKE[code](service, service.register())
-    document = assert_problem(response, STATUS[code], code)
-    assert bool(document["errors"]) == (STATUS[code] == 422)
+    status, provoke = PROBLEMS[code]
+    response = provoke(service, service.register())
+    document = assert_problem(response, status, code)
+    assert bool(document["errors"]) == (status == 422)
     assert response.headers["Cache-Control"] == "no-store"
-    assert ("Retry-After" in response.headers) == (STATUS[code] in {429, 503})
-    assert ("WWW-Authenticate" in response.headers) == (STATUS[code] == 401)
+    assert ("Retry-After" in response.headers) == (status in {429, 503})
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
     assert f'href="/problems/{code}"' in service.http.get("/problems/").text
     page = service.http.get(document["type"].removeprefix("https://accounts.tiles.test"))
     assert (page.status_code, page.mimetype) == (200, "text/html")
-    assert all(text in page.text for text in (document["title"], code, str(STATUS[code])))
+    assert all(text in page.text for text in (document["title"], code, str(status)))
 
 
 # A browser gets a page
@@ -242,7 +229,7 @@ def everything_that_hashes(service: Service, ada: Person, tokens: tuple[str, str
 
 
 def test_a_full_hasher_backlog_is_reported_at_once_and_every_link_stays_valid(service: Service, ada: Person) -> None:
-    tokens = service.ask_to_register(email="eve@example.org"), service.ask_for_reset()
+    tokens = service.ask_to_register(email=EVE), service.ask_for_reset()
     with full_line(service):
         for response in everything_that_hashes(service, ada, tokens):
             assert_problem(response, 503, "overloaded")

@@ -1,4 +1,4 @@
-"""Readiness: whether the service is able to serve, told to anybody, and nothing else with it."""
+"""Readiness: the response says whether the service can serve, and nothing else."""
 
 import os
 import shutil
@@ -89,7 +89,7 @@ def test_a_long_read_stops_no_writer(service: Service, tmp_path: Path) -> None:
 # A file system that takes no writes
 
 
-# Whoever is not root is root in a user namespace of their own.
+# Another user than root is root in a user namespace.
 ROOT_IN, ROOT_OF = ([], []) if os.geteuid() == 0 else (["--map-root-user"], ["--user", "--preserve-credentials"])
 
 

@@ -1,4 +1,4 @@
-"""The receipt of an erasure, as a person reads it: in words, from the email's link or pasted."""
+"""The page that shows the receipt of an erasure in words, from the email's link or pasted."""
 
 from collections.abc import Callable
 
