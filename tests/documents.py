@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from annotated_types import Ge, Le
 from command_line import commands
+from pydantic.fields import FieldInfo
 
 from backend.commands.console import READERS
 from backend.commands.serve import tiles
@@ -40,12 +42,17 @@ def shown(default: object) -> str:
             return f"`{default}`"
 
 
+def allowed(field: FieldInfo) -> str:
+    bounds = [rule.ge if isinstance(rule, Ge) else rule.le for rule in field.metadata if isinstance(rule, Ge | Le)]
+    return " to ".join(map(str, bounds)) or ("`on` or `off`" if field.annotation is bool else "text")
+
+
 def settings_table() -> str:
     rows = [
-        [f"`{PREFIX}{name.upper()}`", shown(field.default), str(field.description)]
+        [f"`{PREFIX}{name.upper()}`", shown(field.default), allowed(field), str(field.description)]
         for name, field in Settings.model_fields.items()
     ]
-    return table(["setting", "default", "meaning"], rows)
+    return table(["setting", "default", "values", "meaning"], rows)
 
 
 def arguments(command: click.Command) -> Iterator[str]:
