@@ -1,8 +1,6 @@
 """Many processes on one database: only it and Redis coordinate them."""
 
 import json
-import re
-import signal
 import subprocess
 import uuid
 from collections import Counter
@@ -28,6 +26,7 @@ from support import (
     ServerProcess,
     Service,
     assert_problem,
+    catches_term,
     empty_database,
     environment,
     wait_for,
@@ -76,12 +75,6 @@ def workers(folder: Path, count: int, **settings: object) -> Iterator[list[Path]
         for process in started:
             process.terminate()
         assert [process.wait(30) for process in started] == [0] * count
-
-
-def catches_term(pid: int) -> bool:
-    """Return whether a process has come so far that SIGTERM lets it finish its work."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def people(service: Service, count: int, **values: object) -> list[str]:
