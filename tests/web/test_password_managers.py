@@ -44,6 +44,7 @@ def page_with_manager(launch: Callable[[str], Browser]) -> Iterator[Page]:
         yield page
 
 
+@pytest.mark.long
 def test_chromium_has_no_hint_for_a_password_form(site: Site, email: str, page_with_manager: Page) -> None:
     page = page_with_manager
     hints = hints_of(page)
