@@ -137,8 +137,7 @@ def confirm_erasure(service: Service, token: str) -> TestResponse:
 
 def erase_due(service: Service) -> int:
     """Erase the accounts that are due; return their number."""
-    with service.app.app_context():
-        return erasure.erase_due()
+    return service.call(erasure.erase_due)
 
 
 def people(service: Service, count: int) -> list[Person]:
@@ -207,8 +206,7 @@ def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> N
 @contextmanager
 def no_ledger(service: Service) -> Iterator[None]:
     """Replace the ledger by a folder, which even root cannot write to, during the block."""
-    with service.app.app_context():
-        path = ledger.path()
+    path = service.call(ledger.path)
     path.mkdir()
     yield
     path.rmdir()
@@ -238,8 +236,7 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
 
 def hold(service: Service, who: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
-    with service.app.app_context():
-        operations.hold(who, basis="Court order 12 of 2026", until=until)
+    service.call(operations.hold, who, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:

@@ -17,7 +17,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import forking
 import httpx2
@@ -43,6 +43,7 @@ from backend.serving import worker
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -258,6 +259,11 @@ class Service:
             yield seen
         finally:
             event.remove(engine, "before_cursor_execute", note)
+
+    def call(self, function: Callable[P, T], *args: P.args, **values: P.kwargs) -> T:
+        """Call a function of the backend in the app's context."""
+        with self.app.app_context():
+            return function(*args, **values)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return a table as it is stored."""

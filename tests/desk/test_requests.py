@@ -33,13 +33,11 @@ def recorded(service: Service, who: str | None = None, **changes: object) -> uui
 
 
 def extend(service: Service, request_id: uuid.UUID, reason: str = "Many letters") -> date:
-    with service.app.app_context():
-        return requests.extend(request_id, reason=reason)
+    return service.call(requests.extend, request_id, reason=reason)
 
 
 def finish(service: Service, request_id: uuid.UUID, outcome: str = ANSWERED) -> None:
-    with service.app.app_context():
-        requests.finish(request_id, outcome=outcome)
+    service.call(requests.finish, request_id, outcome=outcome)
 
 
 def find(service: Service, request_id: uuid.UUID) -> dict[str, object]:
@@ -61,8 +59,7 @@ def listed(service: Service) -> list[requests.Erasure]:
 
 
 def acts(service: Service) -> list[tuple[str, str, dict[str, str]]]:
-    with service.app.app_context():
-        entries = requests.audit.entries()
+    entries = service.call(requests.audit.entries)
     return [(entry.act, entry.actor, entry.details) for entry in reversed(entries) if entry.act.startswith("request")]
 
 
