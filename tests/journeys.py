@@ -16,6 +16,7 @@ from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, beare
 from werkzeug.test import TestResponse
 
 from backend.desk import operations, requests
+from backend.errors import Impossible
 from backend.privacy import erasure, ledger
 
 T = TypeVar("T")
@@ -166,6 +167,19 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(acts)) as pool:
         return list(pool.map(act, range(len(acts))))
+
+
+def refusals(act: Callable[[], object], times: int = 2) -> list[str]:
+    """Run a function several times concurrently; return why each call was refused, sorted, or an empty text."""
+
+    def refusal() -> str:
+        try:
+            act()
+        except Impossible as error:
+            return str(error)
+        return ""
+
+    return sorted(at_once(*[refusal] * times))
 
 
 @contextmanager
