@@ -138,7 +138,7 @@ def confirm_erasure(service: Service, token: str) -> TestResponse:
 
 def erase_due(service: Service) -> int:
     """Erase the accounts that are due; return their number."""
-    return service.call(erasure.erase_due)
+    return service.run(erasure.erase_due)
 
 
 def people(service: Service, count: int) -> list[Person]:
@@ -220,7 +220,7 @@ def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> N
 @contextmanager
 def no_ledger(service: Service) -> Iterator[None]:
     """Replace the ledger by a folder, which even root cannot write to, during the block."""
-    path = service.call(ledger.path)
+    path = service.run(ledger.path)
     path.mkdir()
     yield
     path.rmdir()
@@ -250,7 +250,7 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
 
 def hold(service: Service, who: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
-    service.call(operations.hold, who, basis="Court order 12 of 2026", until=until)
+    service.run(operations.hold, who, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:

@@ -43,8 +43,8 @@ from backend.serving import worker
 PASSWORD = "quiet lemon gravel piano"
 OTHER_PASSWORD = "seven wooden boats drift"
 
-P = ParamSpec("P")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def free_port() -> int:
@@ -260,10 +260,10 @@ class Service:
         finally:
             event.remove(engine, "before_cursor_execute", note)
 
-    def call(self, function: Callable[P, T], *args: P.args, **values: P.kwargs) -> T:
-        """Call a function of the backend in the app's context."""
+    def run(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a function of the backend in the service's context."""
         with self.app.app_context():
-            return function(*args, **values)
+            return act(*arguments, **named)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return a table as it is stored."""

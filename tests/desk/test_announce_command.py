@@ -36,11 +36,11 @@ def announce(service: Service, subject: str = "News", text: str = TEXT) -> uuid.
 
 
 def queue_some(service: Service) -> int:
-    return service.call(announcements.queue_some)
+    return service.run(announcements.queue_some)
 
 
 def stop(service: Service, announcement: uuid.UUID) -> int:
-    return service.call(announcements.stop, announcement)
+    return service.run(announcements.stop, announcement)
 
 
 def acts(service: Service) -> list[tuple[str, str, dict[str, Any]]]:
@@ -101,7 +101,7 @@ def test_a_test_goes_to_one_address_as_people_would_get_it_and_leaves_nothing_be
     (message,) = service.deliver()
     assert message["To"] == "grace@example.org"
     announce(service)
-    service.call(announcements.queue_some)
+    service.run(announcements.queue_some)
     (real,) = service.deliver()
     assert real["To"] == ada.email
 
@@ -115,7 +115,7 @@ def test_a_test_goes_to_one_address_as_people_would_get_it_and_leaves_nothing_be
     path = message["List-Unsubscribe"].strip("<>").partition("accounts.tiles.test")[2]
     assert service.http.post(path).status_code == 200
     assert service.account(ada.headers).json["email_updates"]
-    service.call(announcements.forget_tests)
+    service.run(announcements.forget_tests)
     assert [row["subject"] for row in service.rows("announcements")] == ["News"]
     assert [act for act, _, _ in acts(service)] == ["announced"]
 
@@ -139,14 +139,14 @@ def test_the_text_of_a_test_stays_until_its_email_has_left_and_is_on_no_list(ser
 def test_a_test_does_not_wait_behind_an_announcement(service: Service, ada: Person) -> None:
     announce(service)
     assert queue_some(service) == 1
-    service.call(announcements.send_test, News("Second", TEXT), ada.email)
+    service.run(announcements.send_test, News("Second", TEXT), ada.email)
     assert [message["Subject"] for message in service.deliver()] == ["Second", "News"]
 
 
 def test_a_test_of_a_policy_version_or_of_something_wrong_is_as_the_announcement(
     service: Service, tmp_path: Path, file: str
 ) -> None:
-    service.call(policy.publish, version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
+    service.run(policy.publish, version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
     invoke(service, "announce", "--policy", "2026-01", "--test", "grace@example.org")
     assert "1 January 2099" in service.mail()["Subject"]
     (tmp_path / "empty.txt").write_text(" ")

@@ -33,11 +33,11 @@ def recorded(service: Service, who: str | None = None, **changes: object) -> uui
 
 
 def extend(service: Service, request_id: uuid.UUID, reason: str = "Many letters") -> date:
-    return service.call(requests.extend, request_id, reason=reason)
+    return service.run(requests.extend, request_id, reason=reason)
 
 
 def finish(service: Service, request_id: uuid.UUID, outcome: str = ANSWERED) -> None:
-    service.call(requests.finish, request_id, outcome=outcome)
+    service.run(requests.finish, request_id, outcome=outcome)
 
 
 def find(service: Service, request_id: uuid.UUID) -> dict[str, object]:
@@ -59,7 +59,7 @@ def listed(service: Service) -> list[requests.Erasure]:
 
 
 def acts(service: Service) -> list[tuple[str, str, dict[str, str]]]:
-    entries = service.call(requests.audit.entries)
+    entries = service.run(requests.audit.entries)
     return [(entry.act, entry.actor, entry.details) for entry in reversed(entries) if entry.act.startswith("request")]
 
 

@@ -111,7 +111,7 @@ def test_every_mail_erasure_and_announcement_is_done_once_by_many_processes_that
     begun = datetime.now(UTC) - timedelta(days=14)
     due = people(service, 120, closed_at=begun, erasure_requested_at=begun, erase_after=datetime.now(UTC))
     readers, strangers = people(service, 120), [f"{uuid.uuid4().hex}@example.org" for _ in range(80)]
-    service.call(announcements.announce, News("News", "There are more tiles."))
+    service.run(announcements.announce, News("News", "There are more tiles."))
     settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, "database_url": database_url,
                 "rate_limits": "registration/client=70/hour", "redis_url": redis_url, "secret_keys": KEY}  # fmt: skip
     with servers(tmp_path, 2, **settings) as started, workers(tmp_path, 2, **settings) as folders:

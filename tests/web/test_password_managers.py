@@ -215,4 +215,4 @@ def test_without_a_policy_and_terms_nothing_is_accepted(serve_near: Callable[...
 
 
 def publish(service: Service, version: str, text: str) -> None:
-    service.call(policy.publish, version=version, effective_on=clock.now().date(), text=text)
+    service.run(policy.publish, version=version, effective_on=clock.now().date(), text=text)

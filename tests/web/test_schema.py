@@ -83,7 +83,7 @@ def somebody(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.WARNING)
     count(service.app)
     schema.app.app = service.app
-    service.call(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
     yield Somebody(service)
     assert caplog.records == []
 
