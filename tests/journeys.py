@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 
 from backend.database.engine import Base
 from backend.desk import operations, requests
+from backend.errors import Impossible
 from backend.privacy import erasure, ledger
 from backend.serving import worker
 
@@ -139,8 +140,7 @@ def confirm_erasure(service: Service, token: str) -> TestResponse:
 
 def erase_due(service: Service) -> int:
     """Erase the accounts that are due; return their number."""
-    with service.app.app_context():
-        return erasure.erase_due()
+    return service.run(erasure.erase_due)
 
 
 def people(service: Service, count: int) -> list[Person]:
@@ -169,6 +169,19 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(acts)) as pool:
         return list(pool.map(act, range(len(acts))))
+
+
+def refusals(act: Callable[[], object], times: int = 2) -> list[str]:
+    """Run a function several times concurrently; return why each call was refused, sorted, or an empty text."""
+
+    def refusal() -> str:
+        try:
+            act()
+        except Impossible as error:
+            return str(error)
+        return ""
+
+    return sorted(at_once(*[refusal] * times))
 
 
 @contextmanager
@@ -209,8 +222,7 @@ def before_the_ledger(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> N
 @contextmanager
 def no_ledger(service: Service) -> Iterator[None]:
     """Replace the ledger by a folder, which even root cannot write to, during the block."""
-    with service.app.app_context():
-        path = ledger.path()
+    path = service.run(ledger.path)
     path.mkdir()
     yield
     path.rmdir()
@@ -240,8 +252,7 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
 
 def hold(service: Service, who: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
-    with service.app.app_context():
-        operations.hold(who, basis="Court order 12 of 2026", until=until)
+    service.run(operations.hold, who, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:

@@ -333,6 +333,12 @@ def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subpr
     return forking.run([*arguments], environment(instance_path, **settings))
 
 
+def catches_term(pid: int) -> bool:
+    """Return whether SIGTERM lets a process finish its work: it sets the handler some time after its start."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 class ServerProcess:
     """`tiles serve` as an operator runs it: processes of its own, settings from the environment, a log in a file.
 

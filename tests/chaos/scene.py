@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from chaos.load import Load
 from chaos.peers import Between, Postbox, Postgres
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
-from support import TILES, RedisServer, ServerProcess, wait_for
+from support import TILES, RedisServer, ServerProcess, catches_term, wait_for
 
 from backend.config import Settings
 
@@ -110,12 +109,7 @@ class MailWork:
 
     def wait_until_ready(self) -> None:
         """Return when it handles SIGTERM: it prints nothing at its start."""
-
-        def hears() -> int:
-            caught = Path(f"/proc/{self.process.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
-            return int(caught, 16) >> signal.SIGTERM - 1 & 1
-
-        wait_for(hears)
+        wait_for(lambda: catches_term(self.process.pid))
 
     def kill_all(self) -> None:
         self.process.kill()

@@ -347,8 +347,7 @@ def test_a_disclosure_writes_name_and_address_at_most_and_its_record_outlives_th
     kept = printed(service, "audit", account, "--json")[0]["details"]["kept"]
     assert (kept[0]["store"], kept[0]["rows"]) == ("disclosures", 1)
     move_clock(KEEP_RECORDS + A_DAY)
-    with service.app.app_context():
-        audit.tidy()
+    service.run(audit.tidy)
     assert service.rows("disclosures") == service.rows("audit") == []
 
 

@@ -140,8 +140,7 @@ def test_an_invalid_announcement_is_refused_on_the_form_which_keeps_the_input(se
 @any_database
 def test_an_announcement_is_stopped_after_a_question_and_once(service: Service, desk: Desk, ada: Person) -> None:
     announcement = begin(service)
-    with service.app.app_context():
-        assert announcements.queue_some() == 1
+    assert service.run(announcements.queue_some) == 1
     path = f"/announcements/{announcement}"
     assert f"/desk{path}/stop" in desk.get(path)
     assert "cannot be taken back" in desk.get(f"{path}/stop")

@@ -1,11 +1,10 @@
 """What the data manager does with feedback: each act is audited, and replies are sent once and erased."""
 
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from journeys import MoveClock, account_id, at_once, close, erase_due, hold
+from journeys import MoveClock, account_id, close, erase_due, hold, refusals
 from support import NOBODY, Person, Service, html_of, invoke, text_of, token_of
 
 from backend import clock
@@ -24,14 +23,8 @@ def send(service: Service, message: str = "More tiles.", person: Person | None =
     return uuid.UUID(response.json["id"])
 
 
-def do(service: Service, act: Callable[..., object], *args: object, **values: object) -> object:
-    with service.app.app_context():
-        return act(*args, **values)
-
-
 def read(service: Service, feedback_id: uuid.UUID) -> feedback.Message:
-    with service.app.app_context():
-        return feedback.read(feedback_id)
+    return service.run(feedback.read, feedback_id)
 
 
 def acts(service: Service) -> list[tuple[str, uuid.UUID | None, dict[str, object]]]:
@@ -44,13 +37,13 @@ def acts(service: Service) -> list[tuple[str, uuid.UUID | None, dict[str, object
 def test_every_reading_and_every_act_is_in_the_audit_once(service: Service, ada: Person) -> None:
     feedback_id, mine = send(service, person=ada), account_id(service, ada.email)
     read(service, feedback_id)
-    do(service, feedback.page)
+    service.run(feedback.page)
     invoke(service, "feedback", "list")
     invoke(service, "feedback", "export")
     for act in (feedback.finish, feedback.reopen):
-        do(service, act, feedback_id)
-    do(service, feedback.reply, feedback_id, message="Thank you.", after=0)
-    do(service, feedback.remove, feedback_id)
+        service.run(act, feedback_id)
+    service.run(feedback.reply, feedback_id, message="Thank you.", after=0)
+    service.run(feedback.remove, feedback_id)
     assert acts(service) == [
         ("feedback-read", mine, {"messages": 1}),
         ("feedback-read", None, {"messages": 1}),
@@ -66,7 +59,7 @@ def test_every_reading_and_every_act_is_in_the_audit_once(service: Service, ada:
 def test_the_writer_gets_a_reply_by_email_that_repeats_nothing_and_unsubscribes(service: Service, ada: Person) -> None:
     feedback_id = send(service, "Kilimanjaro", ada)
     sent_on = clock.now().date()
-    do(service, feedback.reply, feedback_id, message="Yes,\nsoon.\n\nSee <b>https://tiles.example/news</b>", after=0)
+    service.run(feedback.reply, feedback_id, message="Yes,\nsoon.\n\nSee <b>https://tiles.example/news</b>", after=0)
     (row,) = service.rows("mails")
     assert "soon" not in str(row)
     message = service.mail()
@@ -95,19 +88,19 @@ def test_nobody_gets_a_reply_without_an_open_account_that_wants_emails(service: 
     for feedback_id in (unwanted, closed, anonymous):
         assert not read(service, feedback_id).may_reply
         with pytest.raises(Impossible, match="no open account that wants emails about TILES: nothing was sent"):
-            do(service, feedback.reply, feedback_id, message="Thank you.", after=0)
+            service.run(feedback.reply, feedback_id, message="Thank you.", after=0)
     assert (service.rows("replies"), service.deliver()) == ([], [])
 
 
 @pytest.mark.parametrize("act", ["unsubscribe", "delete", "close"])
 def test_a_reply_that_waits_is_not_sent_when_its_reason_is_gone(service: Service, ada: Person, act: str) -> None:
     feedback_id = send(service, person=ada)
-    do(service, feedback.reply, feedback_id, message="Thank you.", after=0)
+    service.run(feedback.reply, feedback_id, message="Thank you.", after=0)
     match act:
         case "unsubscribe":
             service.http.patch("/v1/account", json={"email_updates": False}, headers=ada.headers)
         case "delete":
-            do(service, feedback.remove, feedback_id)
+            service.run(feedback.remove, feedback_id)
         case _:
             close(service, ada.headers)
     assert "Our reply to your message about TILES" not in [message["Subject"] for message in service.deliver()]
@@ -117,29 +110,22 @@ def test_a_reply_that_waits_is_not_sent_when_its_reason_is_gone(service: Service
 def test_a_reply_that_is_sent_twice_or_by_two_managers_is_one_email(service: Service, ada: Person) -> None:
     feedback_id = send(service, person=ada)
 
-    def answer() -> str:
-        try:
-            do(service, feedback.reply, feedback_id, message="Thank you.", after=0)
-        except Impossible as error:
-            return str(error)
-        return ""
-
-    told = sorted(at_once(answer, answer))
+    told = refusals(lambda: service.run(feedback.reply, feedback_id, message="Thank you.", after=0))
     assert (told[0], told[1][:28]) == ("", "a reply was sent meanwhile: ")
     assert len(service.deliver()) == 1
-    do(service, feedback.reply, feedback_id, message="And one thing more.", after=1)
+    service.run(feedback.reply, feedback_id, message="And one thing more.", after=1)
     assert len(service.deliver()) == 1
 
 
 def test_a_deleted_message_is_gone_with_its_replies_and_nothing_else(service: Service, ada: Person) -> None:
     feedback_id, other = send(service, person=ada), send(service, person=ada)
     for each in (feedback_id, other):
-        do(service, feedback.reply, each, message="Thank you.", after=0)
-    do(service, feedback.remove, feedback_id)
+        service.run(feedback.reply, each, message="Thank you.", after=0)
+    service.run(feedback.remove, feedback_id)
     (kept,), (reply,) = service.rows("feedback"), service.rows("replies")
     assert uuid.UUID(str(kept["id"])) == uuid.UUID(str(reply["feedback_id"])) == other
-    for act in (read, lambda s, i: do(s, feedback.remove, i), lambda s, i: do(s, feedback.finish, i),
-                lambda s, i: do(s, feedback.reply, i, message="Thank you.", after=0)):  # fmt: skip
+    for act in (read, lambda s, i: s.run(feedback.remove, i), lambda s, i: s.run(feedback.finish, i),
+                lambda s, i: s.run(feedback.reply, i, message="Thank you.", after=0)):  # fmt: skip
         for unknown in (feedback_id, NOWHERE):
             with pytest.raises(Impossible, match="there is no message with this id"):
                 act(service, unknown)
@@ -148,19 +134,13 @@ def test_a_deleted_message_is_gone_with_its_replies_and_nothing_else(service: Se
 def test_of_two_concurrent_deletions_the_second_is_refused(service: Service) -> None:
     feedback_id = send(service)
 
-    def delete() -> bool:
-        try:
-            do(service, feedback.remove, feedback_id)
-        except Impossible:
-            return False
-        return True
-
-    assert sorted(at_once(delete, delete)) == [False, True]
+    done, refused = refusals(lambda: service.run(feedback.remove, feedback_id))
+    assert (done, refused.partition(":")[0]) == ("", "there is no message with this id")
     assert [act for act, *_ in acts(service)] == ["feedback-deleted"]
 
 
 def test_replies_are_erased_with_the_account(service: Service, ada: Person, move_clock: MoveClock) -> None:
-    do(service, feedback.reply, send(service, person=ada), message="Thank you.", after=0)
+    service.run(feedback.reply, send(service, person=ada), message="Thank you.", after=0)
     close(service, ada.headers, erase=True)
     service.deliver()
     move_clock(15 * A_DAY)
@@ -176,5 +156,5 @@ def test_replies_are_erased_with_the_account(service: Service, ada: Person, move
 def test_an_account_under_a_hold_can_be_replied_to(service: Service, ada: Person) -> None:
     feedback_id = send(service, person=ada)
     hold(service, ada.email, clock.now() + A_DAY)
-    do(service, feedback.reply, feedback_id, message="Thank you.", after=0)
+    service.run(feedback.reply, feedback_id, message="Thank you.", after=0)
     assert len(service.deliver()) == 1

@@ -42,8 +42,7 @@ def plans(service: Service, read: Any, *arguments: Any) -> list[str]:  # noqa: A
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_no_page_of_a_list_reads_a_whole_table(service: Service, *, is_first: bool) -> None:
-    with service.app.app_context():
-        found = requests.record(None, kind="access", way="app", identity="x", received_on=clock.now().date())
+    found = service.run(requests.record, None, kind="access", way="app", identity="x", received_on=clock.now().date())
     after = None if is_first else Key(clock.now(), found)
     lists = [plans(service, requests.page, after), plans(service, requests.answered, after)]
     lists += [plans(service, feedback.page, feedback.Filter(state), after) for state in ("open", None)]  # type: ignore[arg-type]

@@ -38,8 +38,7 @@ def test_a_manager_enters_puts_off_and_answers_a_request(service: Service, desk:
     desk.post(f"{path}/done", text="Sent the copy")
     assert path not in desk.get("")
     assert "Sent the copy" in desk.get("/requests/done")
-    with service.app.app_context():
-        (mary,) = managers.listed()
+    (mary,) = service.run(managers.listed)
     entries = [row for row in service.rows("audit") if row["act"].startswith("request-")]
     assert {row["act"] for row in entries} == {"request-recorded", "request-extended", "request-done"}
     assert {str(row["manager_id"]).replace("-", "") for row in entries} == {mary.id.hex}
@@ -126,8 +125,7 @@ def test_a_second_manager_sees_why_the_act_is_refused(service: Service, desk: De
 @any_database
 def test_pages_follow_each_other_and_a_made_up_one_says_so(service: Service, desk: Desk) -> None:
     for _ in range(60):
-        with service.app.app_context():
-            requests.record(None, **NEW, received_on=clock.now().date())
+        service.run(requests.record, None, **NEW, received_on=clock.now().date())
     first = desk.get("")
     (link,) = re.findall(r'href="/desk(\?after=[^"]+)"', first)
     second = desk.get(link)

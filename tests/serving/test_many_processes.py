@@ -1,8 +1,6 @@
 """Many processes on one database: only it and Redis coordinate them."""
 
 import json
-import re
-import signal
 import subprocess
 import uuid
 from collections import Counter
@@ -28,6 +26,7 @@ from support import (
     ServerProcess,
     Service,
     assert_problem,
+    catches_term,
     empty_database,
     environment,
     wait_for,
@@ -78,12 +77,6 @@ def workers(folder: Path, count: int, **settings: object) -> Iterator[list[Path]
         assert [process.wait(30) for process in started] == [0] * count
 
 
-def catches_term(pid: int) -> bool:
-    """Return whether a process has come so far that SIGTERM lets it finish its work."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
 def people(service: Service, count: int, **values: object) -> list[str]:
     """Insert so many accounts, and return their addresses."""
     rows = [
@@ -118,8 +111,7 @@ def test_every_mail_erasure_and_announcement_is_done_once_by_many_processes_that
     begun = datetime.now(UTC) - timedelta(days=14)
     due = people(service, 120, closed_at=begun, erasure_requested_at=begun, erase_after=datetime.now(UTC))
     readers, strangers = people(service, 120), [f"{uuid.uuid4().hex}@example.org" for _ in range(80)]
-    with service.app.app_context():
-        announcements.announce(News("News", "There are more tiles."))
+    service.run(announcements.announce, News("News", "There are more tiles."))
     settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, "database_url": database_url,
                 "rate_limits": "registration/client=70/hour", "redis_url": redis_url, "secret_keys": KEY}  # fmt: skip
     with servers(tmp_path, 2, **settings) as started, workers(tmp_path, 2, **settings) as folders:

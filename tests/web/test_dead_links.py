@@ -287,7 +287,6 @@ def test_a_forged_code_reveals_nothing(make_service: Callable[..., Service]) -> 
 def test_a_link_of_an_erased_account_was_used(hasty: Service) -> None:
     token = hasty.register().token
     hasty.http.post("/erasure/confirm", data={"token": ask_for_erasure(hasty, ADA)})
-    with hasty.app.app_context():
-        erasure.erase_due()
+    hasty.run(erasure.erase_due)
     response = hasty.http.post("/registration/look", data={"token": token})
     assert "This link was used already" in response.text

@@ -100,8 +100,7 @@ def messages(shown: Shown) -> None:
     signed_in, anonymous = (
         uuid.UUID(str(row["id"])) for row in sorted(service.rows("feedback"), key=lambda row: not row["account_id"])
     )
-    with service.app.app_context():
-        feedback.reply(signed_in, message="Thank you.\n\n" + WIDE, after=0)
+    service.run(feedback.reply, signed_in, message="Thank you.\n\n" + WIDE, after=0)
     shown.get("/feedback", *(f"/feedback?{query}" for query in ("state=done", "from=x", "after=x")))
     shown.get(*(f"/feedback/{signed_in}{act}" for act in ("", "/reply", "/delete")), f"/feedback/{anonymous}")
     shown.post(f"/feedback/{signed_in}/reply", "refused", text="", after=1)
@@ -114,8 +113,7 @@ def policies(shown: Shown) -> None:
     for name, act, changes in (("refused", "check", {"effective_on": "tomorrow"}), ("seen", "check", {}),
                                ("changed", "change", {}), ("published", "publish", {})):  # fmt: skip
         shown.post("/policies/new", name, act=act, **fields | changes)
-    with shown.service.app.app_context():
-        policy.publish(version="2027-02", effective_on=clock.now().date(), text=f"{POLICY}\nMore.")
+    shown.service.run(policy.publish, version="2027-02", effective_on=clock.now().date(), text=f"{POLICY}\nMore.")
     shown.get("/policies/2027-01/withdraw")
     for name in ("withdrawn", "refused the second time"):
         shown.post("/policies/2027-01/withdraw", name)

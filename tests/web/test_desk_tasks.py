@@ -222,8 +222,7 @@ def test_without_javascript_a_manager_signs_in_and_every_form_works(
     near: Service, open_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     page = open_page(java_script_enabled=False)
-    with near.app.app_context():
-        managers.invite(MARY, "Mary Somerville")
+    near.run(managers.invite, MARY, "Mary Somerville")
     page.goto(f"{url_of(near)}/desk/sign-in")
     page.get_by_label("Email address").fill(MARY)
     press(page, "Email me a link")

@@ -21,8 +21,7 @@ def content_of(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_example_of_a_request_is_accepted_and_answered_as_its_example(service: Service) -> None:
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
     somebody = Somebody(service)
     for (method, path), described in OPERATIONS.items():
         options: dict[str, Any] = {"headers": somebody.headers if "security" in described else None}

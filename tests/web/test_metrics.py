@@ -144,13 +144,11 @@ def test_emails_are_counted_by_outcome(service: Service, move_clock: Callable[[t
 def test_erasures_are_counted_from_the_day_they_are_due(
     service: Service, ada: Person, move_clock: Callable[[timedelta], None]
 ) -> None:
-    with service.app.app_context():
-        operations.erase(ada.email)
+    service.run(operations.erase, ada.email)
     assert read(service)("tiles_erasures_waiting", state="due_later") == 1
     move_clock(timedelta(days=31))
     assert read(service)("tiles_erasures_waiting", state="overdue") == 1
-    with service.app.app_context():
-        assert erasure.erase_due() == 1
+    assert service.run(erasure.erase_due) == 1
     after = read(service)
     assert after("tiles_erasures_waiting", state="overdue") == 0
     assert after("tiles_erasures_total") == 1

@@ -44,6 +44,7 @@ def page_with_manager(launch: Callable[[str], Browser]) -> Iterator[Page]:
         yield page
 
 
+@pytest.mark.long
 def test_chromium_has_no_hint_for_a_password_form(site: Site, email: str, page_with_manager: Page) -> None:
     page = page_with_manager
     hints = hints_of(page)
@@ -214,5 +215,4 @@ def test_without_a_policy_and_terms_nothing_is_accepted(serve_near: Callable[...
 
 
 def publish(service: Service, version: str, text: str) -> None:
-    with service.app.app_context():
-        policy.publish(version=version, effective_on=clock.now().date(), text=text)
+    service.run(policy.publish, version=version, effective_on=clock.now().date(), text=text)

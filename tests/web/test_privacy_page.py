@@ -73,8 +73,7 @@ We keep **two** things. <script>alert(1)</script>
 
 
 def publish(service: Service, version: str, text: str, days: int = 0) -> None:
-    with service.app.app_context():
-        policy.publish(version=version, effective_on=clock.now().date() + timedelta(days=days), text=text)
+    service.run(policy.publish, version=version, effective_on=clock.now().date() + timedelta(days=days), text=text)
 
 
 def test_the_page_leads_with_the_policy_then_the_service_then_what_is_stored(service: Service) -> None:
@@ -111,8 +110,7 @@ def test_every_version_stays_readable(service: Service, move_clock: Callable[[ti
     publish(service, "2026-01", "The first.")
     publish(service, "2026-02", "The second.", days=2)
     publish(service, "2026-03", "The third.", days=2)
-    with service.app.app_context():
-        policy.withdraw("2026-03")
+    service.run(policy.withdraw, "2026-03")
     move_clock(timedelta(days=3))
     states = {"2026-01": "until a newer version", "2026-02": "In force since", "2026-03": "was never in force"}
     for version, words in states.items():

@@ -21,8 +21,7 @@ pytestmark = any_database
 
 def erase(service: Service, ada: Person) -> None:
     close(service, ada.headers, erase=True)
-    with service.app.app_context():
-        erasure.erase_due()
+    service.run(erasure.erase_due)
 
 
 @with_and_without_javascript
@@ -93,8 +92,7 @@ def test_every_store_of_a_receipt_has_a_name_in_words(service: Service) -> None:
         "removed": [{"store": name, "rows": 2} for name in names],
         "kept": [],
     }
-    with service.app.app_context():
-        receipt = tokens.issue(Purpose.RECEIPT, content)
+    receipt = service.run(tokens.issue, Purpose.RECEIPT, content)
     page = service.http.post("/erasure-receipt/look", data={"token": receipt}).text
     assert page.count("<li>2 ") == len(names)
     assert not any(f"<li>2 {name}</li>" in page for name in names if name != "accounts")

@@ -83,8 +83,7 @@ def somebody(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.WARNING)
     count(service.app)
     schema.app.app = service.app
-    with service.app.app_context():
-        policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
+    service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
     yield Somebody(service)
     assert caplog.records == []
 
