@@ -166,10 +166,8 @@ def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
     """Close an account and have it erased after the grace period, or at once. The person gets an email."""
     account = get_account(who)
     if at_once and account.held_until:
-        raise Impossible(
-            f"a legal hold keeps this account until {account.held_until:%Y-%m-%d}: release it first, or ask without "
-            "--now, and it is erased when the hold has ended"
-        )
+        day = f"{account.held_until:%Y-%m-%d}"
+        raise Impossible(f"a legal hold keeps this account until {day}: release it first, or have it erased after that")
     return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
 
 

@@ -69,7 +69,7 @@ def _clean_policy(news: News, version: str) -> News:
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
-            raise Impossible(f"version {version} is not published: see `tiles policy list`")
+            raise Impossible(f"version {version} is not published")
     if (news.material or news.text is not None) and not (news.text or "").strip():
         raise Impossible("write a summary of the change, as plain text")
     return news
@@ -167,7 +167,7 @@ def find(announcement: uuid.UUID) -> AnyRow:
     with reading() as session:
         row = session.execute(query).one_or_none()
     if row is None:
-        raise Unknown("there is no such announcement: see `tiles announce --list`")
+        raise Unknown("there is no such announcement")
     return row
 
 
