@@ -52,7 +52,7 @@ def data() -> None:
     """  # noqa: D301 - click's sign for lines that it must not wrap
 
 
-def shown(account: AnyRow) -> dict[str, object]:
+def account_values(account: AnyRow) -> dict[str, object]:
     """Return the columns of an account that the commands print."""
     return {name: getattr(account, name) for name in SHOWN}
 
@@ -64,7 +64,7 @@ def find(who: str, *, as_json: bool) -> None:
 
     It shows open and closed accounts, with what waits for each. Times are in UTC. It exits with 1 when there is none.
     """
-    rows = [shown(account) for account in operations.find(who)]
+    rows = [account_values(account) for account in operations.find(who)]
     if as_json:
         click.echo(console.dump(rows))
     for number, row in enumerate(rows if not as_json else ()):

@@ -41,12 +41,12 @@ def export(account_id: uuid.UUID) -> AccountExport:
             columns = declarations(table)
             purposes = {name: f"{column.purpose} ({column.retention})" for name, column in columns.items()}
             rows = session.execute(select(table).where(rows_about(table, accounts))).mappings()
-            shown = [{name: _shown(row[name], column) for name, column in columns.items()} for row in rows]
+            shown = [{name: _exported(row[name], column) for name, column in columns.items()} for row in rows]
             stored.append(ExportedTable(table.name, table.info["purpose"], purposes, shown))
     return AccountExport(clock.now(), stored)
 
 
-def _shown(value: object, column: Declaration) -> object:
+def _exported(value: object, column: Declaration) -> object:
     if column.withheld and value is not None:
         return f"not shown: {column.withheld}"
     return clock.plain(value)

@@ -159,7 +159,7 @@ def close(who: Who) -> AccountClosure:
     account = get_account(who)
     if account.closed_at:
         raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
-    return _shut(account, erase=False)
+    return _close_account(account, erase=False)
 
 
 def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
@@ -168,10 +168,10 @@ def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
     if at_once and account.held_until:
         day = f"{account.held_until:%Y-%m-%d}"
         raise Impossible(f"a legal hold keeps this account until {day}: release it first, or have it erased after that")
-    return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
+    return _close_account(account, erase=True, grace=timedelta(0) if at_once else None)
 
 
-def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> AccountClosure:
+def _close_account(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> AccountClosure:
     with transaction():
         closed = closing.close_account(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
