@@ -81,9 +81,9 @@ def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow
 
 def account_of(content: dict[str, Any]) -> AnyRow | None:
     """Return the account that a token's content names; None after its erasure."""
-    mine = Account.id == uuid.UUID(content["account"])
+    has_id = Account.id == uuid.UUID(content["account"])
     with reading() as session:
-        return session.execute(select(*account_columns()).where(mine)).one_or_none()
+        return session.execute(select(*account_columns()).where(has_id)).one_or_none()
 
 
 def note_mailbox_proven(email: str, client: str | None) -> None:
@@ -127,8 +127,8 @@ def notify_previous_addresses(account_id: uuid.UUID) -> None:
 
     Otherwise a thief who changed the email could keep the account by changing the password or closing it next.
     """
-    mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
-    for previous_id in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
+    of_account = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
+    for previous_id in db.session.scalars(select(PreviousAddress.id).where(of_account)).all():
         queue.enqueue("email_changed", account_id=account_id, about=previous_id)
 
 

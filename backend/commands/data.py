@@ -23,7 +23,7 @@ MAYBE_WHO = click.argument("who", type=console.account_reference, metavar="[ADDR
 BASIS = click.option(
     "--basis", required=True, help="The law or the order, such as its file number; not the person's name or address."
 )
-SHOWN = ("id", "name", "email", "email_updates", "accepted_policy", "created_at", "closed_at",
+COLUMNS = ("id", "name", "email", "email_updates", "accepted_policy", "created_at", "closed_at",
          "erasure_requested_at", "erase_after", "held_until", "erasing_since")  # fmt: skip
 # Between two batches of erasures other writers get SQLite's write lock.
 PAUSE_SECONDS = 0.05
@@ -54,7 +54,7 @@ def data() -> None:
 
 def account_values(account: AnyRow) -> dict[str, object]:
     """Return the columns of an account that the commands print."""
-    return {name: getattr(account, name) for name in SHOWN}
+    return {name: getattr(account, name) for name in COLUMNS}
 
 
 @data.command()

@@ -51,8 +51,8 @@ def record(  # noqa: PLR0913 - the fields of its form
     row = {"account_id": account_id, "kind": kind, "way": way, "identity": identity, "recorded_at": clock.now()}
     with transaction():
         if changed(insert_unless_taken(DataRequest).values(id=request_id, **row, **days)):
-            shown = {name: str(day) for name, day in days.items()}
-            audit.record("request-recorded", account_id, actor=MANAGER, kind=kind, **shown)
+            texts = {name: str(day) for name, day in days.items()}
+            audit.record("request-recorded", account_id, actor=MANAGER, kind=kind, **texts)
     return request_id
 
 

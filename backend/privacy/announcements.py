@@ -150,20 +150,20 @@ def preview(news: News) -> Message:
     return messages.render(draft, nobody)
 
 
-_SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
+_COLUMNS = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
           Announcement.created_at, Announcement.queued, Announcement.parts, Announcement.parts_made,
           Announcement.finished_at, Announcement.stopped_at)  # fmt: skip
 
 
 def listed(after: Key | None = None) -> Page:
     """Return a page of announcements, the newest first."""
-    query = select(*_SHOWN).where(Announcement.parts > 0)
+    query = select(*_COLUMNS).where(Announcement.parts > 0)
     return newest_first(query, Announcement.created_at, Announcement.id, after)
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
     """Return an announcement with its text, or raise Unknown."""
-    query = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
+    query = select(*_COLUMNS, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
     with reading() as session:
         row = session.execute(query).one_or_none()
     if row is None:
