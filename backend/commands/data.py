@@ -24,7 +24,7 @@ BASIS = click.option(
     "--basis", required=True, help="The law or the order, such as its file number; not the person's name or address."
 )
 COLUMNS = ("id", "name", "email", "email_updates", "accepted_policy", "created_at", "closed_at",
-         "erasure_requested_at", "erase_after", "held_until", "erasing_since")  # fmt: skip
+           "erasure_requested_at", "erase_after", "held_until", "erasing_since")  # fmt: skip
 # Between two batches of erasures other writers get SQLite's write lock.
 PAUSE_SECONDS = 0.05
 
