@@ -52,7 +52,7 @@ def forget_costs() -> None:
             return
     with transaction() as session:
         if db.engine.dialect.name == "postgresql":
-            # A transaction that stores such a hash, which nobody sees yet, commits first.
+            # Wait for transactions that store such a hash and have not committed.
             session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
         session.execute(delete(PasswordCost).where(unused))
 
@@ -93,7 +93,7 @@ def note_mailbox_proven(email: str, client: str | None) -> None:
 
 
 def lock_address(email: str) -> None:
-    """Until the caller's transaction ends, let nobody else take this address or close its accounts."""
+    """Until the caller's transaction ends, keep other transactions from taking the address or closing its accounts."""
     lock(f"address {email.lower()}")
 
 

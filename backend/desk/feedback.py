@@ -178,7 +178,7 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
 
 
 def _writer(feedback_id: uuid.UUID, *, lock: bool = False) -> uuid.UUID | None:
-    """Return whose message it is, in the caller's transaction; raise Unknown if there is none."""
+    """Return the account that wrote a message, in the caller's transaction; raise Unknown without such a message."""
     query = select(Feedback.id, Feedback.account_id).where(Feedback.id == feedback_id)
     row = db.session.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:

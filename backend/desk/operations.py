@@ -114,7 +114,7 @@ def unsubscribe(who: Who) -> AnyRow:
 
 
 def subscribe(who: Who) -> AnyRow:
-    """Send emails about TILES to an account again, whose owner asked for it; return the account."""
+    """Send emails about TILES to an account again, at its owner's request; return the account."""
     return _change(who, "subscribed", email_updates=True)
 
 
@@ -245,7 +245,7 @@ def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DI
 
 
 def _lock(account: AnyRow, who: Who) -> None:
-    """Lock an account in the caller's transaction, so that nobody changes it or begins its erasure meanwhile."""
+    """Lock an account in the caller's transaction, so that no other transaction changes or erases it."""
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
         raise Impossible("it is too late: this account is being erased")

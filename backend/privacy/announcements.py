@@ -142,7 +142,7 @@ def forget_tests() -> None:
 
 
 def preview(news: News) -> Message:
-    """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
+    """Return the email of an announcement, addressed to no account; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
     draft = draft_for(check(news), "you@example.org", nobody)
     if draft is None:
