@@ -52,7 +52,7 @@ def forget_costs() -> None:
             return
     with transaction() as session:
         if db.engine.dialect.name == "postgresql":
-            # A transaction that stores such a hash, which nobody sees yet, commits first.
+            # Wait for transactions that store such a hash and have not committed.
             session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
         session.execute(delete(PasswordCost).where(unused))
 
@@ -81,9 +81,9 @@ def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow
 
 def account_of(content: dict[str, Any]) -> AnyRow | None:
     """Return the account that a token's content names; None after its erasure."""
-    mine = Account.id == uuid.UUID(content["account"])
+    has_id = Account.id == uuid.UUID(content["account"])
     with reading() as session:
-        return session.execute(select(*account_columns()).where(mine)).one_or_none()
+        return session.execute(select(*account_columns()).where(has_id)).one_or_none()
 
 
 def note_mailbox_proven(email: str, client: str | None) -> None:
@@ -93,7 +93,7 @@ def note_mailbox_proven(email: str, client: str | None) -> None:
 
 
 def lock_address(email: str) -> None:
-    """Until the caller's transaction ends, let nobody else take this address or close its accounts."""
+    """Until the caller's transaction ends, keep other transactions from taking the address or closing its accounts."""
     lock(f"address {email.lower()}")
 
 
@@ -127,8 +127,8 @@ def notify_previous_addresses(account_id: uuid.UUID) -> None:
 
     Otherwise a thief who changed the email could keep the account by changing the password or closing it next.
     """
-    mine = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
-    for previous_id in db.session.scalars(select(PreviousAddress.id).where(mine)).all():
+    of_account = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
+    for previous_id in db.session.scalars(select(PreviousAddress.id).where(of_account)).all():
         queue.enqueue("email_changed", account_id=account_id, about=previous_id)
 
 

@@ -34,12 +34,12 @@ def refuse_unpublished(version: object) -> None:
 
 def change(viewer: Viewer, **changes: str | bool | None) -> AnyRow:
     """Change the name (None removes it), `email_updates` or `accepted_policy`; return the account."""
-    mine = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
+    is_viewer = (Account.id == viewer.account.id) & Account.closed_at.is_(None)
     with transaction() as session:
         refuse_unpublished(changes.get("accepted_policy"))
         if changes:
-            changed(update(Account).where(mine).values(**changes))
-        account = session.execute(select(*account_columns()).where(mine)).one_or_none()
+            changed(update(Account).where(is_viewer).values(**changes))
+        account = session.execute(select(*account_columns()).where(is_viewer)).one_or_none()
     if account is None:
         raise Unauthenticated
     return account

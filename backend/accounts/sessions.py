@@ -144,9 +144,9 @@ def identify(token: str) -> Viewer:
 def listed(viewer: Viewer) -> list[SessionEntry]:
     """Return the viewer's good sessions, newest first."""
     columns = (Session.id, Session.created_at, Session.last_used_on)
-    mine = select(*columns).where(_IS_GOOD, Account.id == viewer.account.id).order_by(Session.created_at.desc())
+    query = select(*columns).where(_IS_GOOD, Account.id == viewer.account.id).order_by(Session.created_at.desc())
     with reading() as session:
-        rows = session.execute(mine, _limits(clock.now())).all()
+        rows = session.execute(query, _limits(clock.now())).all()
     return [
         SessionEntry(*row, _expires_at(row.created_at, row.last_used_on), row.id == viewer.session_id) for row in rows
     ]

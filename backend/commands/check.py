@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,10 +122,11 @@ def disk() -> Findings:
     """Check how much space is left."""
     file = sqlite_file()
     size = file.stat().st_size if file and file.exists() else 0
-    for folder in {settings().instance_path, file.parent if file else settings().instance_path}:
-        free = shutil.disk_usage(folder).free if folder.exists() else LEAST_FREE_BYTES + size
+    folders = {settings().instance_path, *([file.parent] if file else [])}
+    for folder in filter(Path.exists, folders):
+        free = shutil.disk_usage(folder).free
         # Rewriting SQLite's file takes as much again.
-        if free < LEAST_FREE_BYTES + size:
+        if free < size + LEAST_FREE_BYTES:
             message = f"{free // 2**20:,} MB are left at {folder}"
             yield error("disk", message, "make room: nothing can be stored on a full disk")
 

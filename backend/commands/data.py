@@ -23,8 +23,8 @@ MAYBE_WHO = click.argument("who", type=console.account_reference, metavar="[ADDR
 BASIS = click.option(
     "--basis", required=True, help="The law or the order, such as its file number; not the person's name or address."
 )
-SHOWN = ("id", "name", "email", "email_updates", "accepted_policy", "created_at", "closed_at",
-         "erasure_requested_at", "erase_after", "held_until", "erasing_since")  # fmt: skip
+COLUMNS = ("id", "name", "email", "email_updates", "accepted_policy", "created_at", "closed_at",
+           "erasure_requested_at", "erase_after", "held_until", "erasing_since")  # fmt: skip
 # Between two batches of erasures other writers get SQLite's write lock.
 PAUSE_SECONDS = 0.05
 
@@ -53,9 +53,9 @@ def data() -> None:
     """  # noqa: D301 - click's sign for lines that it must not wrap
 
 
-def shown(account: AnyRow) -> dict[str, object]:
+def account_values(account: AnyRow) -> dict[str, object]:
     """Return the columns of an account that the commands print."""
-    return {name: getattr(account, name) for name in SHOWN}
+    return {name: getattr(account, name) for name in COLUMNS}
 
 
 @data.command()
@@ -66,7 +66,7 @@ def find(who: str, *, as_json: bool) -> None:
     It shows what waits for each, and finds no account by an address that it had before a change. Times are in UTC. It
     exits with 1 when there is none.
     """
-    rows = [shown(account) for account in operations.find(who)]
+    rows = [account_values(account) for account in operations.find(who)]
     if as_json:
         click.echo(console.dump(rows))
     for number, row in enumerate(rows if not as_json else ()):

@@ -6,7 +6,7 @@ import click
 
 from backend.accounts.fields import clean_email, clean_name
 from backend.commands import console
-from backend.commands.data import WHO, data, shown
+from backend.commands.data import WHO, account_values, data
 from backend.desk import operations
 
 
@@ -18,7 +18,7 @@ def rename(who: str, name: str | None, *, remove: bool, as_json: bool) -> None:
     """Correct or remove the name of an account."""
     if remove == (name is not None):
         raise click.UsageError("give the correct name, or --remove")
-    console.show(shown(operations.rename(who, name)), as_json=as_json)
+    console.show(account_values(operations.rename(who, name)), as_json=as_json)
 
 
 @data.command()
@@ -28,7 +28,7 @@ def unsubscribe(who: str, *, as_json: bool) -> None:
 
     Emails about the account itself still go out.
     """
-    console.show(shown(operations.unsubscribe(who)), as_json=as_json)
+    console.show(account_values(operations.unsubscribe(who)), as_json=as_json)
 
 
 @data.command()
@@ -38,7 +38,7 @@ def subscribe(who: str, *, as_json: bool) -> None:
 
     Do it only if the person asks for it.
     """
-    console.show(shown(operations.subscribe(who)), as_json=as_json)
+    console.show(account_values(operations.subscribe(who)), as_json=as_json)
 
 
 @data.command("change-email")
@@ -49,7 +49,7 @@ def change_email(who: str, new: str, *, as_json: bool) -> None:
 
     The address counts once somebody opens the link. Then the old address gets an email with a link that undoes it.
     """
-    console.show(shown(operations.request_email_change(who, new)), as_json=as_json)
+    console.show(account_values(operations.request_email_change(who, new)), as_json=as_json)
 
 
 @data.command()
@@ -61,7 +61,7 @@ def reopen(who: str, *, yes: bool, as_json: bool) -> None:
     It is as it was, and the person gets an email. An erasure that waits does not happen.
     """
     console.confirm(f"Open the account of {who} again?", yes=yes)
-    console.show(shown(operations.reopen(who)), as_json=as_json)
+    console.show(account_values(operations.reopen(who)), as_json=as_json)
 
 
 @data.command()
@@ -73,7 +73,7 @@ def cancel(who: str, *, yes: bool, as_json: bool) -> None:
     It does the same as the link in the email about the closed account. The person gets an email.
     """
     console.confirm(f"Cancel the erasure of {who}, and open the account again?", yes=yes)
-    console.show(shown(operations.reopen(who, erasure=True)), as_json=as_json)
+    console.show(account_values(operations.reopen(who, erasure=True)), as_json=as_json)
 
 
 @data.command()

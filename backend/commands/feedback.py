@@ -15,7 +15,7 @@ from backend.desk import feedback
 from backend.errors import Impossible
 from backend.privacy.texts import plain_text
 
-SHOWN = 80
+LIST_WIDTH = 80
 ID = click.argument("feedback_id", type=click.UUID, metavar="ID")
 
 
@@ -57,18 +57,18 @@ def feedback_list(*, as_json: bool, **filters: Any) -> None:
 
 def _beginning(message: str) -> str:
     # Invisible characters may change the direction of the text.
-    printable = "".join(c if c.isprintable() else " " for c in message[: 2 * SHOWN])
+    printable = "".join(c if c.isprintable() else " " for c in message[: 2 * LIST_WIDTH])
     line = " ".join(printable.split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+    return line if len(line) <= LIST_WIDTH else f"{line[: LIST_WIDTH - 1]}…"
 
 
 @feedback_group.command("show")
 @ID
 def feedback_show(feedback_id: uuid.UUID, *, as_json: bool) -> None:
     """Show one message with its replies."""
-    shown = feedback.read(feedback_id)
-    values = {name: getattr(shown, name) for name in shown.__slots__}
-    console.show(values | {"replies": [reply._asdict() for reply in shown.replies]}, as_json=as_json)
+    message = feedback.read(feedback_id)
+    values = {name: getattr(message, name) for name in message.__slots__}
+    console.show(values | {"replies": [reply._asdict() for reply in message.replies]}, as_json=as_json)
 
 
 @feedback_group.command("export")

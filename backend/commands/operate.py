@@ -33,8 +33,8 @@ class _OnPostgresql(click.ClickException):
 def check_command(context: click.Context, *, as_json: bool) -> None:
     """Find problems of this installation before its users do; exit with 1 if there are any.
 
-    Run it as the user, on the machine and with the settings that the service has. It changes nothing, offers
-    an email to the mail server without sending it, and waits at most 5 seconds for each probe.
+    Run it as the user, on the machine and with the settings that the service has. It changes nothing, offers an email
+    to the mail server without sending it, and waits at most 5 seconds for each probe.
     """
     create_app = context.ensure_object(ScriptInfo).create_app
     assert create_app

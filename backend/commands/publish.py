@@ -79,10 +79,10 @@ def policy_list(*, as_json: bool) -> None:
 @click.argument("version")
 def policy_show(version: str, *, as_json: bool) -> None:
     """Show one version with its text."""
-    shown = policy.find(version)
-    console.show(asdict(shown) if as_json else _without_text(shown), as_json=as_json)
+    published = policy.find(version)
+    console.show(asdict(published) if as_json else _without_text(published), as_json=as_json)
     if not as_json:
-        click.echo(f"\n{shown.text.rstrip()}")
+        click.echo(f"\n{published.text.rstrip()}")
 
 
 def _without_text(version: policy.Version) -> dict[str, Any]:
@@ -115,7 +115,9 @@ def announce(  # noqa: PLR0913 - its options
     A material change of the policy concerns everybody: with --material those who switched such emails off get it too.
     """
     if listing:
-        console.show_rows([_shown(row) for row in announcements.listed().rows], as_json=as_json, empty=NOTHING)
+        console.show_rows(
+            [_announcement_values(row) for row in announcements.listed().rows], as_json=as_json, empty=NOTHING
+        )
     elif stop:
         console.show(_stop(stop, yes=yes), as_json=as_json)
     elif test:
@@ -157,7 +159,7 @@ def _title(row: AnyRow) -> str:
     return f"Policy version {row.policy_version}" if row.policy_version else row.subject
 
 
-def _shown(row: AnyRow) -> dict[str, Any]:
+def _announcement_values(row: AnyRow) -> dict[str, Any]:
     state = "stopped" if row.stopped_at else "finished" if row.finished_at else "running"
     return {"announcement": row.id, "begun": row.created_at, "queued": row.queued, "state": state, "title": _title(row)}
 

@@ -41,12 +41,12 @@ def export(account_id: uuid.UUID) -> AccountExport:
             columns = declarations(table)
             purposes = {name: f"{column.purpose} ({column.retention})" for name, column in columns.items()}
             rows = session.execute(select(table).where(rows_about(table, accounts))).mappings()
-            shown = [{name: _shown(row[name], column) for name, column in columns.items()} for row in rows]
-            stored.append(ExportedTable(table.name, table.info["purpose"], purposes, shown))
+            exported = [{name: _exported(row[name], column) for name, column in columns.items()} for row in rows]
+            stored.append(ExportedTable(table.name, table.info["purpose"], purposes, exported))
     return AccountExport(clock.now(), stored)
 
 
-def _shown(value: object, column: Declaration) -> object:
+def _exported(value: object, column: Declaration) -> object:
     if column.withheld and value is not None:
         return f"not shown: {column.withheld}"
     return clock.plain(value)
@@ -57,9 +57,9 @@ def rows_about(table: Table, accounts: Sequence[AnyRow]) -> ColumnElement[bool]:
     ids = [account.id for account in accounts]
     if table is Account.__table__:
         return table.c.id.in_(ids)
-    mine: ColumnElement[bool] = table.c.account_id.in_(ids)
+    of_accounts: ColumnElement[bool] = table.c.account_id.in_(ids)
     # The id of an account is that of the email with which its registration began. A second one may still wait.
-    return or_(mine, table.c.id.in_(ids), is_mail_to(accounts)) if table is Mail.__table__ else mine
+    return or_(of_accounts, table.c.id.in_(ids), is_mail_to(accounts)) if table is Mail.__table__ else of_accounts
 
 
 def is_mail_to(accounts: Sequence[AnyRow]) -> ColumnElement[bool]:

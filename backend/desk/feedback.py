@@ -37,15 +37,15 @@ class Filter(NamedTuple):
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions of a query."""
         state = {"open": Feedback.done_at.is_(None), "done": Feedback.done_at.is_not(None), None: None}[self.state]
-        first = Feedback.received_at >= _begin(self.first) if self.first else None
-        last = Feedback.received_at < _begin(self.last) + timedelta(days=1) if self.last else None
+        first = Feedback.received_at >= _start_of(self.first) if self.first else None
+        last = Feedback.received_at < _start_of(self.last) + timedelta(days=1) if self.last else None
         return [condition for condition in (state, first, last) if condition is not None]
 
 
 EVERY = Filter()
 
 
-def _begin(day: date) -> datetime:
+def _start_of(day: date) -> datetime:
     return datetime.combine(day, time.min, UTC)
 
 
@@ -178,7 +178,7 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
 
 
 def _writer(feedback_id: uuid.UUID, *, lock: bool = False) -> uuid.UUID | None:
-    """Return whose message it is, in the caller's transaction; raise Unknown if there is none."""
+    """Return the account that wrote a message, in the caller's transaction; raise Unknown without such a message."""
     query = select(Feedback.id, Feedback.account_id).where(Feedback.id == feedback_id)
     row = db.session.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:

@@ -23,7 +23,7 @@ from backend.security.tokens import Purpose
 IDLE, LONGEST, RECENT = timedelta(minutes=30), timedelta(hours=8), timedelta(minutes=10)
 # A use is recorded once a minute: a session may end a minute early.
 NOTED = timedelta(minutes=1)
-_SHOWN = Manager.id, Manager.name, Manager.email, Manager.invited_at
+_COLUMNS = Manager.id, Manager.name, Manager.email, Manager.invited_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ def invite(email: str, name: str) -> AnyRow:
             raise Impossible("somebody with this address is a data manager already: see `tiles desk list`")
         session.execute(insert(Manager).values(row))
         audit.record("manager-invited", None, actor="data manager", manager=str(row["id"]))
-        return session.execute(select(*_SHOWN).where(Manager.id == row["id"])).one()
+        return session.execute(select(*_COLUMNS).where(Manager.id == row["id"])).one()
 
 
 def remove(email: str) -> AnyRow:
     """Remove a data manager, end their sessions, and return their row. The audit still names them."""
     with transaction() as session:
-        manager = session.execute(select(*_SHOWN).where(Manager.is_present(email)).with_for_update()).one_or_none()
+        manager = session.execute(select(*_COLUMNS).where(Manager.is_present(email)).with_for_update()).one_or_none()
         if manager is None:
             raise Impossible("nobody with this address is a data manager: see `tiles desk list`")
         session.execute(update(Manager).where(Manager.id == manager.id).values(removed_at=clock.now()))
@@ -68,7 +68,7 @@ def remove(email: str) -> AnyRow:
 def listed() -> list[AnyRow]:
     """Return the data managers, in the order in which they were invited."""
     with reading() as session:
-        present = select(*_SHOWN).where(Manager.removed_at.is_(None))
+        present = select(*_COLUMNS).where(Manager.removed_at.is_(None))
         return list(session.execute(present.order_by(Manager.invited_at)))
 
 
@@ -97,9 +97,9 @@ def find(token: str) -> tuple[Link, AnyRow | None]:
 
 
 def _of_token(content: dict[str, str]) -> AnyRow | None:
-    mine = (Manager.id == uuid.UUID(content["account"])) & Manager.removed_at.is_(None)
+    has_id = (Manager.id == uuid.UUID(content["account"])) & Manager.removed_at.is_(None)
     with reading() as session:
-        manager = session.execute(select(*_SHOWN, Manager.sign_in_id).where(mine)).one_or_none()
+        manager = session.execute(select(*_COLUMNS, Manager.sign_in_id).where(has_id)).one_or_none()
     if manager is None or tokens.manager_state(manager) != content["state"]:
         return None
     return manager
@@ -137,11 +137,11 @@ def _has_ended(now: datetime) -> ColumnElement[bool]:
 def identify(session_token: str) -> Visitor | None:
     """Return who is signed in with this token, and record the use; None if nobody is."""
     now = clock.now()
-    mine = (DeskSession.token_sha256 == digest(session_token)) & ~_has_ended(now) & Manager.removed_at.is_(None)
-    columns = (*_SHOWN, DeskSession.id.label("session_id"), DeskSession.signed_in_at, DeskSession.last_used_at)
+    is_valid = (DeskSession.token_sha256 == digest(session_token)) & ~_has_ended(now) & Manager.removed_at.is_(None)
+    columns = (*_COLUMNS, DeskSession.id.label("session_id"), DeskSession.signed_in_at, DeskSession.last_used_at)
     with reading() as session:
         row = session.execute(
-            select(*columns).join(DeskSession.__table__, DeskSession.manager_id == Manager.id).where(mine)
+            select(*columns).join(DeskSession.__table__, DeskSession.manager_id == Manager.id).where(is_valid)
         ).one_or_none()
     if row is None:
         return None
@@ -155,16 +155,16 @@ def identify(session_token: str) -> Visitor | None:
 def sessions(visitor: Visitor) -> list[AnyRow]:
     """Return the manager's sessions, the newest first."""
     columns = (DeskSession.id, DeskSession.signed_in_at, DeskSession.last_used_at)
-    mine = (DeskSession.manager_id == visitor.manager.id) & ~_has_ended(clock.now())
+    of_manager = (DeskSession.manager_id == visitor.manager.id) & ~_has_ended(clock.now())
     with reading() as session:
-        return list(session.execute(select(*columns).where(mine).order_by(DeskSession.signed_in_at.desc())))
+        return list(session.execute(select(*columns).where(of_manager).order_by(DeskSession.signed_in_at.desc())))
 
 
 def end_session(visitor: Visitor, session_id: uuid.UUID) -> None:
     """End one of the manager's sessions."""
-    mine = (DeskSession.id == session_id) & (DeskSession.manager_id == visitor.manager.id)
+    of_manager = (DeskSession.id == session_id) & (DeskSession.manager_id == visitor.manager.id)
     with transaction():
-        if not changed(delete(DeskSession).where(mine)):
+        if not changed(delete(DeskSession).where(of_manager)):
             raise NotFound
 
 

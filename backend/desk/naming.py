@@ -1,4 +1,4 @@
-"""Texts that the records keep for years, and which therefore name nobody."""
+"""The check of texts that stay in records for years: they must not name the person."""
 
 import re
 import unicodedata

@@ -114,7 +114,7 @@ def unsubscribe(who: Who) -> AnyRow:
 
 
 def subscribe(who: Who) -> AnyRow:
-    """Send emails about TILES to an account again, whose owner asked for it; return the account."""
+    """Send emails about TILES to an account again, at its owner's request; return the account."""
     return _change(who, "subscribed", email_updates=True)
 
 
@@ -159,21 +159,19 @@ def close(who: Who) -> AccountClosure:
     account = get_account(who)
     if account.closed_at:
         raise Impossible(f"this account is closed already, since {account.closed_at:%Y-%m-%d}")
-    return _shut(account, erase=False)
+    return _close_account(account, erase=False)
 
 
 def erase(who: Who, *, at_once: bool = False) -> AccountClosure:
     """Close an account and have it erased after the grace period, or at once. The person gets an email."""
     account = get_account(who)
     if at_once and account.held_until:
-        raise Impossible(
-            f"a legal hold keeps this account until {account.held_until:%Y-%m-%d}: release it first, or ask without "
-            "--now, and it is erased when the hold has ended"
-        )
-    return _shut(account, erase=True, grace=timedelta(0) if at_once else None)
+        day = f"{account.held_until:%Y-%m-%d}"
+        raise Impossible(f"a legal hold keeps this account until {day}: release it first, or have it erased after that")
+    return _close_account(account, erase=True, grace=timedelta(0) if at_once else None)
 
 
-def _shut(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> AccountClosure:
+def _close_account(account: AnyRow, *, erase: bool, grace: timedelta | None = None) -> AccountClosure:
     with transaction():
         closed = closing.close_account(account, actor=MANAGER, erase=erase, grace=grace)
     if closed is None:
@@ -247,7 +245,7 @@ def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DI
 
 
 def _lock(account: AnyRow, who: Who) -> None:
-    """Lock an account in the caller's transaction, so that nobody changes it or begins its erasure meanwhile."""
+    """Lock an account in the caller's transaction, so that no other transaction changes or erases it."""
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
         raise Impossible("it is too late: this account is being erased")

@@ -93,7 +93,7 @@ class Person:
     history: list[AnyRow]
 
 
-def look(account_id: uuid.UUID) -> Person:
+def open_person(account_id: uuid.UUID) -> Person:
     """Return everything that is held about an account. It is audited.
 
     Raises:

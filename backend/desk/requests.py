@@ -51,8 +51,8 @@ def record(  # noqa: PLR0913 - the fields of its form
     row = {"account_id": account_id, "kind": kind, "way": way, "identity": identity, "recorded_at": clock.now()}
     with transaction():
         if changed(insert_unless_taken(DataRequest).values(id=request_id, **row, **days)):
-            shown = {name: str(day) for name, day in days.items()}
-            audit.record("request-recorded", account_id, actor=MANAGER, kind=kind, **shown)
+            texts = {name: str(day) for name, day in days.items()}
+            audit.record("request-recorded", account_id, actor=MANAGER, kind=kind, **texts)
     return request_id
 
 
@@ -198,7 +198,7 @@ def _register(now: datetime, *, overdue: bool, after: Key | None) -> Select[Any]
     if overdue:
         statement = statement.where(DataRequest.due_on < now.date())
     if after and after.at != end_of(after.at.date()):
-        # It stands within a day, after which all requests of that day follow.
+        # The key is of an erasure on this day: all requests of the day, due at its end, follow.
         after = Key(after.at, uuid.UUID(int=0))
     return _after(statement, DataRequest.due_on, DataRequest.id, after)
 
@@ -211,8 +211,8 @@ def _erasure(now: datetime, row: AnyRow) -> Waiting:
 
 
 def _request(now: datetime, row: AnyRow) -> Waiting:
-    came, due = datetime.combine(row.received_on, time.min, UTC), end_of(row.due_on)
-    as_erasure = row.account_id, came, (now - came).days, due, row.held_until, due < now
+    received_at, due = datetime.combine(row.received_on, time.min, UTC), end_of(row.due_on)
+    as_erasure = row.account_id, received_at, (now - received_at).days, due, row.held_until, due < now
     return Waiting(*as_erasure, row.id, row.kind, row.way, row.received_on, row.extension is not None)
 
 

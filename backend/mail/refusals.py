@@ -1,4 +1,4 @@
-"""Whose refusal it is: a mailbox's, the mail server's for now, or one that the operator has to resolve."""
+"""The failures of sending: by the mailbox, by the mail server for now, or for the operator to resolve."""
 
 import re
 import smtplib

@@ -117,7 +117,7 @@ class Connection(flask_mail.Connection):
     def _hand_over(self, message: Message) -> None:
         session = self.open()
         if session is None:
-            _keep(message)
+            _keep_in_mailbox(message)
             return
         try:
             session.hand_over(self._sender, message.recipient, message.content)
@@ -147,7 +147,7 @@ class Connection(flask_mail.Connection):
             session.leave()
 
 
-def _keep(message: Message) -> None:
+def _keep_in_mailbox(message: Message) -> None:
     """Keep the email in the instance folder, and show it in the terminal."""
     Maildir(settings().instance_path / MAILBOX).add(message.content)
     say(f"\n--- email to {message.recipient}: {message.subject} ---\n\n{message.text}\n---\n")

@@ -69,7 +69,7 @@ def _clean_policy(news: News, version: str) -> News:
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
         if not version.isascii() or not session.scalar(published):
-            raise Impossible(f"version {version} is not published: see `tiles policy list`")
+            raise Impossible(f"version {version} is not published")
     if (news.material or news.text is not None) and not (news.text or "").strip():
         raise Impossible("write a summary of the change, as plain text")
     return news
@@ -142,7 +142,7 @@ def forget_tests() -> None:
 
 
 def preview(news: News) -> Message:
-    """Return an announcement as somebody without an account would get it; raise Impossible for a bad one."""
+    """Return the email of an announcement, addressed to no account; raise Impossible for a bad one."""
     nobody = uuid.uuid4()
     draft = draft_for(check(news), "you@example.org", nobody)
     if draft is None:
@@ -150,24 +150,24 @@ def preview(news: News) -> Message:
     return messages.render(draft, nobody)
 
 
-_SHOWN = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
+_COLUMNS = (Announcement.id, Announcement.subject, Announcement.policy_version, Announcement.to_everybody,
           Announcement.created_at, Announcement.queued, Announcement.parts, Announcement.parts_made,
           Announcement.finished_at, Announcement.stopped_at)  # fmt: skip
 
 
 def listed(after: Key | None = None) -> Page:
     """Return a page of announcements, the newest first."""
-    query = select(*_SHOWN).where(Announcement.parts > 0)
+    query = select(*_COLUMNS).where(Announcement.parts > 0)
     return newest_first(query, Announcement.created_at, Announcement.id, after)
 
 
 def find(announcement: uuid.UUID) -> AnyRow:
     """Return an announcement with its text, or raise Unknown."""
-    query = select(*_SHOWN, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
+    query = select(*_COLUMNS, Announcement.text).where(Announcement.id == announcement, Announcement.parts > 0)
     with reading() as session:
         row = session.execute(query).one_or_none()
     if row is None:
-        raise Unknown("there is no such announcement: see `tiles announce --list`")
+        raise Unknown("there is no such announcement")
     return row
 
 

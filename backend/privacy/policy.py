@@ -58,7 +58,7 @@ def find(version: str) -> Version:
     for each in versions():
         if each.version == version:
             return each
-    raise Unknown("there is no version with this name: see `tiles policy list`")
+    raise Unknown("there is no version with this name")
 
 
 def _check_form(version: str, text: str) -> None:

@@ -108,8 +108,8 @@ def digests(purpose: str) -> Callable[..., bytes]:
 
 def are_others() -> bool:
     """Return whether the database knows keys, but none of the keys here."""
-    known = _known()
-    return bool(known) and known.isdisjoint(_here())
+    known = _known_digests()
+    return bool(known) and known.isdisjoint(_digests_here())
 
 
 def require() -> None:
@@ -141,7 +141,7 @@ def begin() -> None:
 def adopt() -> None:
     """Make the keys here the only ones that the database knows; make a key if there is none."""
     make()
-    _store(_here())
+    _store(_digests_here())
 
 
 def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
@@ -158,9 +158,9 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
         return _put_first(new, leaving)
     begin()
     # Stored before it signs, so that every process that meets the new key finds it in the database.
-    _store({*_here(), _digest(new)})
+    _store({*_digests_here(), _digest(new)})
     kept = _put_first(new, leaving)
-    _store(_here())
+    _store(_digests_here())
     return kept
 
 
@@ -168,11 +168,11 @@ def _digest(key: SecretStr) -> str:
     return hmac.digest(key.get_secret_value().encode(), DIGEST_PURPOSE, "sha256").hex()
 
 
-def _here() -> set[str]:
+def _digests_here() -> set[str]:
     return {_digest(key) for key in in_use()} if exist() else set()
 
 
-def _known() -> set[str]:
+def _known_digests() -> set[str]:
     with reading() as session:
         return set(session.scalars(select(KeyDigest.digest)))
 
@@ -180,7 +180,7 @@ def _known() -> set[str]:
 def _store(digests: set[str]) -> None:
     with transaction() as session:
         lock("keys")
-        known = _known()
+        known = _known_digests()
         session.execute(delete(KeyDigest).where(KeyDigest.digest.in_(known - digests)))
         if added := digests - known:
             today = clock.now().date()

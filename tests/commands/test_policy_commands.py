@@ -140,7 +140,7 @@ def test_mails_that_announce_it_are_not_sent_any_more(service: Service) -> None:
     assert service.rows("mails") == []
     with service.app.app_context():
         assert announcements.queue_some() == 0
-        with pytest.raises(Impossible, match="tiles policy list"):
+        with pytest.raises(Impossible, match="is not published"):
             announcements.announce(News(version="new"))
         announcements.announce(News("News", "The new policy does not come."))
         announcements.queue_some()

@@ -10,17 +10,17 @@ from backend.mail.news import News, paragraphs
 from backend.privacy import announcements, policy
 from backend.privacy.texts import plain_text
 from backend.web import forms
-from backend.web.desk.door import door, page, refused, see, visitor
-from backend.web.desk.requests import after
+from backend.web.desk.door import door, page, redirect_to, refused, visitor
+from backend.web.desk.requests import after_key
 
 
 @door.get("/announcements")
 def list_announcements() -> str:
     """List announcements, the newest first."""
-    return page("announcements.html", listed=announcements.listed(after()))
+    return page("announcements.html", listed=announcements.listed(after_key()))
 
 
-def _form() -> dict[str, Any]:
+def _form_values() -> dict[str, Any]:
     published = [each.version for each in policy.versions() if each.state != policy.WITHDRAWN]
     return {"typed": forms.field, "versions": published[::-1]}
 
@@ -28,7 +28,7 @@ def _form() -> dict[str, Any]:
 @door.get("/announcements/new")
 def new_announcement() -> str:
     """Show the forms for a text and for a version of the policy."""
-    return page("announcement_new.html", **_form())
+    return page("announcement_new.html", **_form_values())
 
 
 def _news() -> News:
@@ -41,18 +41,18 @@ def _news() -> News:
 @door.post("/announcements/new")
 def announce() -> ResponseReturnValue:
     """Show an announcement as people would get it or, sent from there, try it on the manager or begin it."""
-    form, act = _form(), forms.field("act")
+    form, act = _form_values(), forms.field("act")
     if act == "change":
         return page("announcement_new.html", **form)
     try:
         news = announcements.check(_news(), once=True)
         if act == "send":
-            return see(f"/desk/announcements/{announcements.announce(news, once=True).announcement}")
+            return redirect_to(f"/desk/announcements/{announcements.announce(news, once=True).announcement}")
         if act == "test":
             announcements.send_test(news, visitor().manager.email)
         email = announcements.preview(news)
-    except (Problem, Impossible) as why:
-        return refused("announcement_new.html", why, **form)
+    except (Problem, Impossible) as error:
+        return refused("announcement_new.html", error, **form)
     number = announcements.count_recipients(everybody=news.material)
     return page("announcement_check.html", **form, news=news, email=email, number=number, is_tried=act == "test")
 
@@ -74,4 +74,4 @@ def ask_to_stop(announcement: uuid.UUID) -> str:
 def stop(announcement: uuid.UUID) -> ResponseReturnValue:
     """Stop an announcement."""
     announcements.stop(announcement)
-    return see(f"/desk/announcements/{announcement}")
+    return redirect_to(f"/desk/announcements/{announcement}")

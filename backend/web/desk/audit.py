@@ -4,11 +4,11 @@ from flask import request
 
 from backend.accounts import audit
 from backend.web.desk.door import door, page
-from backend.web.desk.requests import after
+from backend.web.desk.requests import after_key
 
 
 @door.get("/audit")
 def show_audit() -> str:
     """Show the audit, the newest entries first: all, or those of one act."""
     act = next((each for each in audit.ACTS if each == request.args.get("act")), None)
-    return page("audit.html", listed=audit.listed(after(), act=act), act=act, acts=sorted(audit.ACTS))
+    return page("audit.html", listed=audit.listed(after_key(), act=act), act=act, acts=sorted(audit.ACTS))

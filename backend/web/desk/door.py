@@ -92,18 +92,18 @@ def page(template: str, **context: Any) -> str:
     return render_template(f"desk/{template}", **defaults | context)
 
 
-def refused(template: str, why: Problem | Impossible, **context: Any) -> Response:
+def refused(template: str, error: Problem | Impossible, **context: Any) -> Response:
     """Return a form again with its errors: a field breaks its rule, or the act cannot be done."""
-    if isinstance(why, Problem):
-        return make_response(page(template, problem=why, errors=forms.errors_of(why), **context), why.status)
-    text = str(why)
+    if isinstance(error, Problem):
+        return make_response(page(template, problem=error, errors=forms.errors_of(error), **context), error.status)
+    text = str(error)
     return make_response(page(template, failure=text[:1].upper() + text[1:], **context), HTTPStatus.CONFLICT)
 
 
 @door.errorhandler(Impossible)
-def _impossible(why: Impossible) -> Response:
-    response = refused("impossible.html", why)
-    if isinstance(why, Unknown):
+def _impossible(error: Impossible) -> Response:
+    response = refused("impossible.html", error)
+    if isinstance(error, Unknown):
         response.status_code = HTTPStatus.NOT_FOUND
     return response
 
@@ -113,6 +113,6 @@ def sign_in_again() -> Response:
     return make_response(page("again.html"), HTTPStatus.FORBIDDEN)
 
 
-def see(path: str) -> ResponseReturnValue:
+def redirect_to(path: str) -> ResponseReturnValue:
     """Redirect to the page that shows the result of a form."""
     return redirect(path, HTTPStatus.SEE_OTHER)

@@ -10,8 +10,8 @@ from backend.accounts.feedback import clean_message
 from backend.desk import feedback
 from backend.errors import Impossible, Problem
 from backend.web import forms
-from backend.web.desk.door import door, page, refused, see
-from backend.web.desk.requests import after
+from backend.web.desk.door import door, page, redirect_to, refused
+from backend.web.desk.requests import after_key
 
 CHOICES: dict[str, Literal["open", "done"] | None] = {"open": "open", "done": "done", "all": None}
 
@@ -31,7 +31,7 @@ def all_feedback() -> ResponseReturnValue:
     """Show the beginnings of messages, the newest first."""
     typed = {name: request.args.get(name, "") for name in ("state", "from", "to")}
     try:
-        messages = feedback.page(_filter(), after())
+        messages = feedback.page(_filter(), after_key())
     except Problem as problem:
         return refused("feedback.html", problem, list=None, typed=typed)
     return page("feedback.html", list=messages, typed=typed)
@@ -57,7 +57,7 @@ def one_feedback(feedback_id: uuid.UUID) -> str:
 def mark_feedback(feedback_id: uuid.UUID, act: str) -> ResponseReturnValue:
     """Mark a message as done, or as open again."""
     (feedback.finish if act == "done" else feedback.reopen)(feedback_id)
-    return see(f"/desk/feedback/{feedback_id}?done={act}")
+    return redirect_to(f"/desk/feedback/{feedback_id}?done={act}")
 
 
 @door.get("/feedback/<uuid:feedback_id>/<any(reply, delete):act>")
@@ -69,17 +69,17 @@ def ask_feedback(feedback_id: uuid.UUID, act: str) -> str:
 @door.post("/feedback/<uuid:feedback_id>/reply")
 def reply_to_feedback(feedback_id: uuid.UUID) -> ResponseReturnValue:
     """Email a reply to the writer of a message."""
-    shown = feedback.read(feedback_id)
+    original = feedback.read(feedback_id)
     try:
         message = forms.cleaned("text", clean_message)
         feedback.reply(feedback_id, message=message, after=forms.number("after"))
-    except (Problem, Impossible) as why:
-        return refused("feedback_act.html", why, act="reply", text=forms.field("text"), feedback=shown)
-    return see(f"/desk/feedback/{feedback_id}?done=reply")
+    except (Problem, Impossible) as error:
+        return refused("feedback_act.html", error, act="reply", text=forms.field("text"), feedback=original)
+    return redirect_to(f"/desk/feedback/{feedback_id}?done=reply")
 
 
 @door.post("/feedback/<uuid:feedback_id>/delete")
 def delete_feedback(feedback_id: uuid.UUID) -> ResponseReturnValue:
     """Delete a message and its replies for good."""
     feedback.remove(feedback_id)
-    return see("/desk/feedback?done=delete")
+    return redirect_to("/desk/feedback?done=delete")

@@ -15,17 +15,17 @@ from backend.desk import operations, people
 from backend.desk.operations import Seen
 from backend.errors import FieldError, Impossible, InvalidRequest, NotFound, Problem
 from backend.web import forms
-from backend.web.desk.door import door, page, refused, see, sign_in_again, visitor
+from backend.web.desk.door import door, page, redirect_to, refused, sign_in_again, visitor
 
 
 @door.get("/people")
-def find_people() -> str:
+def search_form() -> str:
     """Show the form that finds people."""
     return page("people.html", text="", result=None)
 
 
 @door.post("/people")
-def found_people() -> str:
+def search_people() -> str:
     """Show the people that match. It is a form, because an address in a URL would stand in a proxy's log."""
     return page("people.html", text=forms.field("text"), result=people.search(forms.field("text")))
 
@@ -33,7 +33,7 @@ def found_people() -> str:
 @door.get("/people/<uuid:account_id>")
 def person(account_id: uuid.UUID) -> str:
     """Show everything that is held about a person, and the possible acts."""
-    return page("person.html", person=people.look(account_id), account_id=account_id)
+    return page("person.html", person=people.open_person(account_id), account_id=account_id)
 
 
 @door.get("/people/<uuid:account_id>/export.json")
@@ -88,7 +88,7 @@ ACTS: dict[str, Callable[[Seen], object]] = {
 GRAVE = {"erase-now", "release", "disclose"}
 
 
-def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
+def _form_values(account_id: uuid.UUID, act: str) -> dict[str, Any]:
     """Return the values of an act's form."""
     if act not in ACTS:
         raise NotFound
@@ -103,24 +103,24 @@ def _form(account_id: uuid.UUID, act: str) -> dict[str, Any]:
 
 
 @door.get("/people/<uuid:account_id>/<act>")
-def ask(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
+def explain_act(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
     """Explain the effect of an act, and who is notified, before it is done."""
-    form = _form(account_id, act)
+    form = _form_values(account_id, act)
     return sign_in_again() if act in GRAVE and not visitor().is_recent else page("act.html", **form)
 
 
 @door.post("/people/<uuid:account_id>/<act>")
-def do(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
+def do_act(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
     """Do it, unless the account has changed since the form was shown."""
     if act in GRAVE and not visitor().is_recent:
         return sign_in_again()
-    form = _form(account_id, act)
+    form = _form_values(account_id, act)
     try:
         if act in GRAVE and not forms.field("sure"):
             raise InvalidRequest(errors=[FieldError("/sure", "tick the box, as this cannot be undone")])
-        done = ACTS[act](Seen(account_id, forms.field("seen")))
-    except (Problem, Impossible) as why:
-        return refused("act.html", why, **form)
-    if isinstance(done, operations.Disclosed):
-        return page("disclosed.html", disclosed=done, account_id=account_id)
-    return see(f"/desk/people/{account_id}?done={act}")
+        result = ACTS[act](Seen(account_id, forms.field("seen")))
+    except (Problem, Impossible) as error:
+        return refused("act.html", error, **form)
+    if isinstance(result, operations.Disclosed):
+        return page("disclosed.html", disclosed=result, account_id=account_id)
+    return redirect_to(f"/desk/people/{account_id}?done={act}")

@@ -11,10 +11,10 @@ from backend.database.paging import Key
 from backend.desk import requests
 from backend.errors import Impossible, Problem
 from backend.web import forms
-from backend.web.desk.door import door, page, refused, see
+from backend.web.desk.door import door, page, redirect_to, refused
 
 
-def after() -> Key | None:
+def after_key() -> Key | None:
     """Return the key after which the page of a list begins; raise Impossible if the address has another text."""
     text = request.args.get("after")
     return Key.parse(text) if text else None
@@ -23,16 +23,16 @@ def after() -> Key | None:
 @door.get("")
 def waiting() -> str:
     """Show the requests and erasures that wait, the first due first."""
-    return page("requests.html", list=requests.page(after()))
+    return page("requests.html", list=requests.page(after_key()))
 
 
 @door.get("/requests/done")
 def answered() -> str:
     """Show the answered requests, the last answered first."""
-    return page("requests_done.html", list=requests.answered(after()))
+    return page("requests_done.html", list=requests.answered(after_key()))
 
 
-def _new(typed: dict[str, str]) -> dict[str, Any]:
+def _form_values(typed: dict[str, str]) -> dict[str, Any]:
     """Return the values of the form for a new request. Its id makes a form that is sent twice one request."""
     kinds, ways = ([(value, value.capitalize()) for value in values] for values in (requests.KINDS, requests.WAYS))
     return {"typed": typed, "kinds": kinds, "ways": ways}
@@ -42,7 +42,7 @@ def _new(typed: dict[str, str]) -> dict[str, Any]:
 def new_request() -> str:
     """Show the form that enters a request."""
     typed = {"id": str(uuid.uuid4()), "who": request.args.get("account", ""), "received": str(clock.now().date())}
-    return page("request_new.html", **_new(typed))
+    return page("request_new.html", **_form_values(typed))
 
 
 @door.post("/requests/new")
@@ -54,12 +54,12 @@ def enter_request() -> ResponseReturnValue:
             typed["who"] or None, kind=typed["kind"], way=typed["way"], identity=typed["identity"],
             received_on=forms.day("received"), request_id=forms.random_id("id"),
         )  # fmt: skip
-    except (Problem, Impossible) as why:
-        return refused("request_new.html", why, **_new(typed))
-    return see(f"/desk/requests/{request_id}?done=new")
+    except (Problem, Impossible) as error:
+        return refused("request_new.html", error, **_form_values(typed))
+    return redirect_to(f"/desk/requests/{request_id}?done=new")
 
 
-def _shown(request_id: uuid.UUID) -> dict[str, Any]:
+def _page_values(request_id: uuid.UUID) -> dict[str, Any]:
     entry = requests.find(request_id)
     return {"entry": entry, "can_extend": requests.can_extend(entry), "extended_to": requests.extended_to(entry)}
 
@@ -67,24 +67,24 @@ def _shown(request_id: uuid.UUID) -> dict[str, Any]:
 @door.get("/requests/<uuid:request_id>")
 def one_request(request_id: uuid.UUID) -> str:
     """Show a request, and the possible acts."""
-    return page("request.html", **_shown(request_id))
+    return page("request.html", **_page_values(request_id))
 
 
 @door.get("/requests/<uuid:request_id>/<any(extend, done):act>")
 def ask_request(request_id: uuid.UUID, act: str) -> str:
     """Explain the effect of an act before it is done."""
-    return page("request_act.html", act=act, text="", **_shown(request_id))
+    return page("request_act.html", act=act, text="", **_page_values(request_id))
 
 
 @door.post("/requests/<uuid:request_id>/<any(extend, done):act>")
 def do_request(request_id: uuid.UUID, act: str) -> ResponseReturnValue:
     """Put a request off, or note how it was answered."""
-    shown, text = _shown(request_id), forms.field("text").strip()
+    values, text = _page_values(request_id), forms.field("text").strip()
     try:
         if act == "extend":
             requests.extend(request_id, reason=text)
         else:
             requests.finish(request_id, outcome=text)
-    except Impossible as why:
-        return refused("request_act.html", why, act=act, text=text, **shown)
-    return see(f"/desk/requests/{request_id}?done={act}")
+    except Impossible as error:
+        return refused("request_act.html", error, act=act, text=text, **values)
+    return redirect_to(f"/desk/requests/{request_id}?done={act}")

@@ -13,13 +13,13 @@ from backend.desk import managers
 from backend.errors import InvalidToken, NotFound, Problem
 from backend.security.tokens import Purpose
 from backend.web import forms
-from backend.web.desk.door import SIGN_IN, door, page, refused, remember, see, visitor
+from backend.web.desk.door import SIGN_IN, door, page, redirect_to, refused, remember, visitor
 from backend.web.problems import client
 
 TEMPLATE = "sign_in.html"
 
 
-def _shown(view: str, **context: object) -> dict[str, object]:
+def _page_values(view: str, **context: object) -> dict[str, object]:
     defaults = {"purpose": Purpose.DESK, "token": forms.token(), "email": forms.email_as_typed(), "link": None}
     return defaults | context | {"view": view}
 
@@ -28,7 +28,7 @@ def _shown(view: str, **context: object) -> dict[str, object]:
 @door.get("/sign-in/look")
 def sign_in() -> str:
     """Show the page that asks for an address, or for the code of an email."""
-    return page(TEMPLATE, **_shown("start"))
+    return page(TEMPLATE, **_page_values("start"))
 
 
 @door.post("/sign-in")
@@ -37,8 +37,8 @@ def request_sign_in() -> ResponseReturnValue:
     try:
         managers.request_sign_in(email=forms.email(), client=client())
     except Problem as problem:
-        return refused(TEMPLATE, problem, **_shown("start"))
-    return page(TEMPLATE, **_shown("sent"))
+        return refused(TEMPLATE, problem, **_page_values("start"))
+    return page(TEMPLATE, **_page_values("sent"))
 
 
 @door.post("/sign-in/look")
@@ -47,14 +47,14 @@ def look_at_sign_in() -> ResponseReturnValue:
     try:
         link, manager = managers.look(token=forms.token(), client=client())
     except Problem as problem:
-        return refused(TEMPLATE, problem, **_shown("start"))
+        return refused(TEMPLATE, problem, **_page_values("start"))
     return _looked_at(link, manager)
 
 
 def _looked_at(link: Link, manager: AnyRow | None) -> ResponseReturnValue:
     if link.state is State.DAMAGED:
-        return refused(TEMPLATE, InvalidToken(), **_shown("start"))
-    return page(TEMPLATE, **_shown(link.state, link=link, manager=manager))
+        return refused(TEMPLATE, InvalidToken(), **_page_values("start"))
+    return page(TEMPLATE, **_page_values(link.state, link=link, manager=manager))
 
 
 @door.post("/sign-in/confirm")
@@ -66,12 +66,12 @@ def confirm_sign_in() -> ResponseReturnValue:
         link, manager = managers.find(forms.token())
         return make_response(_looked_at(link, manager), HTTPStatus.BAD_REQUEST)
     except Problem as problem:
-        return refused(TEMPLATE, problem, **_shown("start"))
+        return refused(TEMPLATE, problem, **_page_values("start"))
     if g.visitor:
         # The new session takes the place of this browser's.
         with suppress(NotFound):
             managers.end_session(g.visitor, g.visitor.session_id)
-    response = make_response(see("/desk"))
+    response = make_response(redirect_to("/desk"))
     remember(response, session_token)
     return response
 
@@ -86,4 +86,4 @@ def sessions() -> str:
 def end_session(session_id: uuid.UUID) -> ResponseReturnValue:
     """End a session of the manager."""
     managers.end_session(visitor(), session_id)
-    return see(SIGN_IN if session_id == visitor().session_id else "/desk/sessions")
+    return redirect_to(SIGN_IN if session_id == visitor().session_id else "/desk/sessions")
