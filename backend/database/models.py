@@ -8,7 +8,17 @@ import uuid
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, ForeignKey, Index, ScalarSelect, false, func, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    ScalarSelect,
+    SQLColumnExpression,
+    false,
+    func,
+    select,
+)
 from sqlalchemy.orm import Mapped, MappedColumn
 from sqlalchemy.types import JSON, LargeBinary, String, Text
 
@@ -74,12 +84,12 @@ class Account(Base):
         return is_open if everybody else cls.email_updates & is_open
 
     @classmethod
-    def is_closed_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
+    def is_closed_with(cls, email: str | SQLColumnExpression[Any]) -> ColumnElement[bool]:
         """Return the condition that an account is closed and has this address, in upper or lower case."""
         return (func.lower(cls.email) == func.lower(email)) & cls.closed_at.is_not(None)
 
     @classmethod
-    def is_open_with(cls, email: str | BindParameter[str]) -> ColumnElement[bool]:
+    def is_open_with(cls, email: str | SQLColumnExpression[Any]) -> ColumnElement[bool]:
         """Return the condition that an account is open and has this address, in upper or lower case.
 
         It repeats the expression and the condition of the partial index: no other query would use that.

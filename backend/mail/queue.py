@@ -8,6 +8,7 @@ import logging
 import random
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast as typed
@@ -27,12 +28,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from backend import clock
 from backend.config import settings
 from backend.database import outbox, totals
-from backend.database.engine import AnyRow, changed, db, materialized, reading, transaction
+from backend.database.engine import AnyRow, autocommit, changed, db, materialized, reading, transaction
 from backend.database.models import FORGET_ABANDONED, Mail
 from backend.mail import mailboxes
 from backend.mail.messages import Kind
@@ -101,6 +102,13 @@ _ANY_DUE = select(Mail.id).where(_IS_DUE).limit(1)
 # takes longer than sending.
 _IS_LINK = _IS_DUE & (Mail.kind != "announcement")
 _CLAIM_UNTRIED, _CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK & _IS_UNTRIED), _claim(_IS_LINK), _claim(_IS_DUE)
+
+
+def is_due() -> bool:
+    """Return whether an email is due. Where the database does not respond, the worker's round reports that."""
+    with suppress(SQLAlchemyError), autocommit() as connection:
+        return connection.execute(_ANY_DUE, {"now": clock.now()}).first() is not None
+    return False
 
 
 def take() -> tuple[uuid.UUID, list[AnyRow]]:

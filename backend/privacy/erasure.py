@@ -4,6 +4,7 @@ An account is marked first, which cannot be cancelled, then written into the led
 After a crash between the steps the next round continues.
 """
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -12,14 +13,28 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, Update, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Select,
+    String,
+    Update,
+    Uuid,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from backend import clock
 from backend.accounts import audit
 from backend.accounts.credentials import lock_address
 from backend.database import totals
-from backend.database.engine import AnyRow, db, lock, materialized, reading, transaction
+from backend.database.engine import AnyRow, db, is_sqlite, lock, materialized, reading, transaction
 from backend.database.export import rows_about
 from backend.database.inventory import basis_of, tables_about_people
 from backend.database.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mail
@@ -186,8 +201,9 @@ def replay(path: Path | None = None) -> Replayed:
     # Marked accounts are about to be erased anyway, with a notice.
     marked = Account.erasing_since.is_not(None)
     with reading():
-        returned = _ids_in(entries, Account.id, ~marked)
-        unknown = entries.keys() - returned - _ids_in(entries, Account.id, marked) - _erased_ids(entries)
+        present = _ids_in(entries, Account.id)
+        returned = present - _ids_in(present, Account.id, marked)
+        unknown = entries.keys() - present - _erased_ids(entries)
         registrations = _ids_in(unknown, Mail.id)
     erased = 0
     for ids in _batches(returned):
@@ -208,14 +224,28 @@ def _batches(hex_ids: set[str]) -> Iterator[list[uuid.UUID]]:
 
 
 def _ids_in(entries: Collection[str], column: InstrumentedAttribute[Any], *where: ColumnElement[bool]) -> set[str]:
-    """Return a column's ids that are among the entries; as text, as to make 200,000 `uuid.UUID` takes a second."""
+    """Return a column's ids that are among the entries; as text, as to make 200,000 `uuid.UUID` takes a second.
+
+    The entries are sent as one value, because there may be millions of rows, and a statement has few values.
+    """
+    ids = bindparam("ids", json.dumps([*entries]), String)
+    if is_sqlite():
+        listed = select(func.json_each(ids).table_valued("value").c.value)
+    else:
+        texts = func.json_array_elements_text(cast(ids, JSON)).table_valued("value")
+        listed = select(cast(texts.c.value, Uuid))
+    return set(db.session.scalars(select(_hex(column)).where(column.in_(listed), *where)))
+
+
+def _hex(column: InstrumentedAttribute[Any]) -> ColumnElement[str]:
     # SQLite stores 32 hexadecimal digits, PostgreSQL adds hyphens.
-    stored = db.session.scalars(select(func.replace(cast(column, String), "-", "")).where(*where))
-    return {hex_id for hex_id in stored if hex_id in entries}
+    return func.replace(cast(column, String), "-", "")
 
 
 def _erased_ids(entries: Collection[str]) -> set[str]:
-    return _ids_in(entries, AuditEntry.account_id, AuditEntry.act == "erased")
+    """Return the entries that the audit has. It has about as many erasures as the ledger."""
+    stored = db.session.scalars(select(_hex(AuditEntry.account_id)).where(AuditEntry.act == "erased"))
+    return {hex_id for hex_id in stored if hex_id in entries}
 
 
 def _copy(entries: dict[str, str]) -> None:

@@ -22,6 +22,8 @@ from backend.security import keys, lockout
 from backend.serving.supervisor import finish_event
 
 POLL_SECONDS = 0.5
+# How soon an email leaves an idle service: a look is one query, a round several.
+LOOK_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 15.0
 TIDY_SECONDS = 600.0
 SCRUB_SECONDS = 3.0
@@ -97,12 +99,14 @@ def compact() -> None:
 class Job(NamedTuple):
     """Work that a thread of its own repeats: at once if a round did something, unless others wait meanwhile.
 
-    `factor` is how many times the round's own duration the pause lasts at least.
+    `factor` is how many times the round's own duration the pause lasts at least. `is_due` ends a pause early, but not
+    one after a failure.
     """
 
     run: Callable[[], object]
     pause: float = POLL_SECONDS
     factor: float = 0.0
+    is_due: Callable[[], bool] | None = None
 
 
 def work(app: Flask, stop: threading.Event) -> None:
@@ -112,7 +116,7 @@ def work(app: Flask, stop: threading.Event) -> None:
     """
     jobs = {
         "erasing": Job(erase_due),
-        "mailing": Job(partial(_deliver, stop)),
+        "mailing": Job(partial(_deliver, stop), is_due=queue.is_due),
         "tidying": Job(Tidying().step, factor=PAUSE_FACTOR),
         "compacting": Job(compact, factor=PAUSE_FACTOR),
         "scrubbing": Job(partial(scrub.scrub, Mail), SCRUB_SECONDS, PAUSE_FACTOR),
@@ -131,7 +135,7 @@ def work(app: Flask, stop: threading.Event) -> None:
 def _repeat(app: Flask, job: Job, stop: threading.Event) -> None:
     """Run a job again and again, with growing pauses while it fails."""
     pause = POLL_SECONDS
-    while not stop.wait(pause):
+    while not _rest(app, job, pause, stop):
         begun = time.monotonic()
         with app.app_context():
             try:
@@ -140,6 +144,18 @@ def _repeat(app: Flask, job: Job, stop: threading.Event) -> None:
             except Exception as error:  # noqa: BLE001 - a job must outlive a mistake in one round
                 pause = min(max(pause, POLL_SECONDS) * 2, LONGEST_PAUSE_SECONDS)
                 _log(error, pause)
+
+
+def _rest(app: Flask, job: Job, pause: float, stop: threading.Event) -> bool:
+    """Wait until the pause is over or the job is due; return whether to stop."""
+    if job.is_due is None or pause > POLL_SECONDS:
+        return stop.wait(pause)
+    end = time.monotonic() + pause
+    while (left := end - time.monotonic()) > 0 and not stop.wait(min(left, LOOK_SECONDS)):
+        with app.app_context():
+            if job.is_due():
+                break
+    return stop.is_set()
 
 
 def _log(error: Exception, pause: float) -> None:

@@ -38,8 +38,8 @@ LOCKING = ", ".join(
     f"{limit}=1000000/5 minutes"
     for limit in ("request/client", "sign-in/client", "sign-in/address+client", "sign-in/service")
 )
-# The worker looks for emails twice a second, and an email is sent in a few milliseconds.
-WATCHED_SECONDS = 0.7
+# The worker looks for emails every 50 ms, and an email is sent in a few milliseconds.
+WATCHED_SECONDS = 0.3
 SLOW = 2
 
 Tick = Callable[[], object]

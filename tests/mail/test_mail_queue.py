@@ -33,6 +33,7 @@ from support import Person, Service, any_database, free_port, run_tiles, token_o
 
 from backend.mail import delivery, queue
 from backend.mail.refusals import ServerUnavailable
+from backend.serving import worker
 
 
 @pytest.mark.parametrize("stage", ["refuse", "refuse_data"])
@@ -48,6 +49,15 @@ def test_an_email_that_is_refused_for_now_is_delivered_later(
     move_clock(timedelta(minutes=1))
     assert service.mail()["To"] == "ada@example.org"
     assert service.rows("mails") == []
+
+
+def test_an_email_leaves_an_idle_service_before_the_next_round(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 60.0)
+    with working(service.app):
+        ask(service)
+        wait_for(lambda: service.mail_server.messages)
 
 
 def test_a_new_email_does_not_wait_behind_many_that_are_retried(service: Service, move_clock: MoveClock) -> None:
