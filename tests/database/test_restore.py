@@ -268,18 +268,6 @@ def test_the_ledger_of_another_machine_is_replayed_when_it_is_named_and_remember
 
 
 @any_database
-@pytest.mark.usefixtures("ada")
-def test_a_line_that_a_crash_cut_off_harms_no_other(service: Service, tmp_path: Path) -> None:
-    ledger, line = tmp_path / "given", json.dumps(ENTRY)
-    for length in (1, len(line) // 2, len(line) - 1):
-        ledger.write_text(f"\n{line}\n\n{line[:length]}")
-        assert replay(service, "--ledger", str(ledger)) == (1, 0)
-    (tmp_path / "erasures.jsonl").write_text('{"account": "5a1c2f5e-9a9b')
-    erase(service)
-    assert replay(service)[0] == 1
-
-
-@any_database
 def test_a_file_that_is_no_ledger_or_comes_without_yes_erases_nobody(
     service: Service, ada: Person, tmp_path: Path
 ) -> None:

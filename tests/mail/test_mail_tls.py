@@ -16,7 +16,7 @@ import trustme
 from conftest import make_settings
 from mailing import Doorkeeper, Make, Scripted, ask, counts
 from pydantic import ValidationError
-from support import MailServer, Service, wait_for, working
+from support import MailServer, Service, any_database, wait_for, working
 from tls_peer import SSL, TLS, Use, server
 
 from backend.mail import smtp
@@ -27,13 +27,8 @@ HOST = "127.0.0.1"
 LOGIN = {"mail_username": "tiles", "mail_password": "open sesame"}
 BOTH = pytest.mark.parametrize("use", [TLS, SSL], ids=["STARTTLS", "SMTPS"])
 
-pytestmark = pytest.mark.usefixtures("authority")
-
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite only, because the database does not affect the connection."""
-    return sqlite_url
+# The database does not affect the connection.
+pytestmark = [any_database, pytest.mark.usefixtures("authority")]
 
 
 @pytest.fixture

@@ -157,10 +157,11 @@ def test_lines_of_an_earlier_release_and_a_byte_order_mark_are_read(service: Ser
 
 @any_database
 @pytest.mark.parametrize("length", [0, 1, 50, 80])
-def test_a_partial_last_line_is_cut_off_before_the_next_one(service: Service, length: int) -> None:
+def test_a_partial_last_line_is_not_read_and_cut_off_before_the_next_one(service: Service, length: int) -> None:
     file = write(service, 3)
     with file.open("a") as end:
         end.write(EARLIER[:length] + "\0" * 20)
+    assert len(in_ledger(service)) == 3
     write(service)
     assert len(in_ledger(service)) == 4
     assert len(file.read_bytes().splitlines()) == 4

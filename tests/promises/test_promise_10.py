@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from flask.cli import ScriptInfo
 from journeys import change_email, erase_due, hold
 from sqlalchemy import Column, MetaData, Table, Uuid, inspect
-from support import Person, Service, any_database, request_and_reply
+from support import Person, Service, any_database, invoke, request_and_reply, run_tiles
 
-from backend.commands.serve import tiles
 from backend.database import engine
 from backend.database.declarations import ABOUT_STAFF, DELETED, KEPT, UNTOUCHED, Category, Declaration
 from backend.database.inventory import basis_of, declarations, inventory, tables_about_people
@@ -86,14 +85,8 @@ def test_promise_10_erasing_does_to_every_table_what_is_declared(
 
 
 @any_database
-def test_promise_10_the_export_the_privacy_page_and_the_inventory_command_have_each_declared_column(
-    service: Service, ada: Person
-) -> None:
+def test_promise_10_the_export_and_the_privacy_page_have_each_declared_column(service: Service, ada: Person) -> None:
     columns = {table.name: [column.name for column in table.columns] for table in inventory()}
-    done = CliRunner().invoke(tiles, ["inventory", "--json"], obj=ScriptInfo(create_app=lambda: service.app))
-    assert {
-        table["name"]: [column["name"] for column in table["columns"]] for table in json.loads(done.stdout)
-    } == columns
     page = service.http.get("/privacy").text
     assert all(f'id="table-{name}"' in page for name in columns)
     copy = service.http.get("/v1/account/export", headers=ada.headers).json
@@ -101,3 +94,34 @@ def test_promise_10_the_export_the_privacy_page_and_the_inventory_command_have_e
     assert {table["table"]: list(table["columns"]) for table in copy["stored"]} == {
         name: names for name, names in columns.items() if name in about_people
     }
+
+
+# The inventory command
+
+
+@any_database
+def test_a_script_gets_the_declarations_as_they_are(service: Service) -> None:
+    printed = json.loads(invoke(service, "inventory", "--json").stdout)
+    assert printed == json.loads(json.dumps([asdict(table) for table in inventory()]))
+    assert {tuple(table) for table in printed} == {("name", "purpose", "columns")}
+    columns = {tuple(column) for table in printed for column in table["columns"]}
+    assert columns == {("name", "category", "purpose", "retention", "erasure")}
+
+
+@any_database
+def test_a_person_gets_the_same_as_tables(service: Service) -> None:
+    blocks = invoke(service, "inventory").stdout.rstrip("\n").split("\n\n")
+    for block, table in zip(blocks, inventory(), strict=True):
+        title, header, *rows = block.splitlines()
+        assert title == f"{table.name}: {table.purpose}"
+        assert header.split() == ["name", "category", "purpose", "retention", "erasure"]
+        starts = [header.index(name) for name in header.split()]
+        cells = [[row[start:end].rstrip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+                 for row in rows]  # fmt: skip
+        assert cells == [list(asdict(column).values()) for column in table.columns]
+
+
+def test_the_inventory_needs_no_database(tmp_path: Path) -> None:
+    done = run_tiles(tmp_path, "inventory", database_url="postgresql://nobody@127.0.0.1:1/nothing")
+    assert done.returncode == 0
+    assert done.stdout.startswith("accounts: ")

@@ -6,17 +6,14 @@ from typing import NamedTuple
 import pytest
 from journeys import MakeService
 from limits_steps import DAY, HOUR, MINUTE, Moment, ask_for_reset, client, post, register, sign_in, stop_time
-from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend.config import SettingsError
 from backend.security import throttle
 
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite only, because limits are charged before any look-up."""
-    return sqlite_url
+# Limits are charged before any look-up.
+pytestmark = any_database
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,13 @@ import redis
 from conftest import needs
 from journeys import MakeService
 from limits_steps import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
-from support import RedisServer
+from support import RedisServer, any_database
 
 from backend.security import throttle
 from backend.security.throttle import LIMITS
 
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite only, because limits are charged before any look-up."""
-    return sqlite_url
+# Limits are charged before any look-up.
+pytestmark = any_database
 
 
 @pytest.fixture(autouse=True)
