@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -79,7 +80,7 @@ def beside(  # noqa: PLR0913 - what a figure is made of
     value, beside_value = (median(side) for side in zip(*pairs, strict=True))
     return Figure(
         name=name, value=value, unit="/processor second" if column else "/s", beside=other_name,
-        beside_value=beside_value, ratio=median(a / b if b else 0 for a, b in pairs), bar=bar,
+        beside_value=beside_value, ratio=median(a / b if b else inf for a, b in pairs), bar=bar,
         p99=None if column else median(load.p99 for load in own), errors=sum(load.errors for load in own),
     )  # fmt: skip
 
