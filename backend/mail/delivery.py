@@ -29,7 +29,10 @@ RENEW_SECONDS = CLAIM.total_seconds() / 3
 # The time for the present email after the worker's stop event.
 STOP_SECONDS = 8.0
 LOG_AGAIN_SECONDS = 60.0
-LOW_PRIORITY, LOGGED = "tiles.mail.low_priority", "tiles.mail.logged"
+LOW_PRIORITY, LOGGED, LAST_SECONDS = "tiles.mail.low_priority", "tiles.mail.logged", "tiles.mail.last_seconds"
+# A batch with so many emails is a flood, in which nobody can tell what one of them takes.
+FLOOD = queue.BATCH // 2
+MOST_SECONDS = 1.0
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,6 +94,7 @@ class _Delivery:
     renewed_at: float = 0.0
     stopping_since: float | None = None
     in_hand: uuid.UUID | None = None
+    is_flood: bool = False
     undecided: list[tuple[AnyRow, str]] = field(default_factory=list)
     to_nobody: list[AnyRow] = field(default_factory=list)
 
@@ -118,6 +122,7 @@ class _Delivery:
         try:
             # Before any look-up: while the server is away, an email to nobody waits like any other.
             self.connection.open()
+            self.is_flood = len(batch) >= FLOOD
             for tried, row in enumerate(batch):
                 self._renew()
                 if clock.now() > self.claimed_until or self.stop.is_set():
@@ -137,6 +142,7 @@ class _Delivery:
             queue.release(self.claim, blocked_by=blocked_by)
 
     def _deliver_one(self, row: AnyRow) -> None:
+        begun = time.monotonic()
         try:
             draft = messages.draft(row)
         except SQLAlchemyError:
@@ -148,8 +154,12 @@ class _Delivery:
         else:
             if draft:
                 self._send(row, draft)
+                current_app.extensions[LAST_SECONDS] = min(time.monotonic() - begun, MOST_SECONDS)
             else:
                 self.to_nobody.append(row)
+                if not self.is_flood:
+                    # The next email is sent no sooner than behind one to somebody.
+                    self.stop.wait(current_app.extensions.get(LAST_SECONDS, 0.0))
 
     def _send(self, row: AnyRow, draft: Draft) -> None:
         self.in_hand = row.id

@@ -1,8 +1,11 @@
 """A stranger cannot find out whether an address has an account: not by responses, work, limits or emails."""
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from journeys import CHANGE_CONFIRM, MakeService, close, confirm_email_change, request_email_change, the_mail
@@ -126,6 +129,23 @@ def test_promise_4_the_order_of_emails_reveals_no_account(service: Service) -> N
         if [message["To"] for message in service.deliver()] != requested:
             return
     raise AssertionError("three times the emails left in the order in which they were requested")
+
+
+def test_promise_4_an_email_waits_as_long_behind_one_to_nobody_as_behind_one_to_somebody(
+    service: Service, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = service.mail_server.handle_DATA
+
+    async def accept_slowly(*envelope: Any) -> str:
+        await asyncio.sleep(0.2)
+        return await accept(*envelope)
+
+    monkeypatch.setattr(service.mail_server, "handle_DATA", accept_slowly)
+    for email in (ada.email, "nobody@example.org"):
+        post(service, "password-resets", email=email)
+        begun = time.monotonic()
+        service.deliver()
+        assert time.monotonic() - begun >= 0.2
 
 
 LOOKS_ALIKE = {
