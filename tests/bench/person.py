@@ -15,6 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from bench.figures import Figure, Options, at_most
 from bench.stage import EMAIL, Stage, register, stage
 from playwright.sync_api import Browser, CDPSession, sync_playwright
+from reverse_proxy import Proxy
 from sqlalchemy import insert, select
 from support import MailServer, ServerProcess
 
@@ -130,11 +131,12 @@ class Visit:
 
 
 def _pages(on: Stage) -> Iterator[Figure]:
-    """Open each page in a new browser profile, as a person does who comes for the first time."""
-    with on.server() as server, sync_playwright() as playwright:
+    """Open each page through the proxy in a new browser profile, as a person does who comes for the first time."""
+    folder = on.folder / "nginx"
+    with on.server() as server, Proxy(folder, [server.port]) as proxy, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         for name, path in _paths(on).items():
-            yield from _page(browser, name, server.url + path)
+            yield from _page(browser, name, proxy.url + path)
         browser.close()
 
 
@@ -165,7 +167,9 @@ def _paths(on: Stage) -> dict[str, str]:
 
 
 def _page(browser: Browser, name: str, url: str) -> Iterator[Figure]:
-    with browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True) as context:
+    with browser.new_context(
+        viewport={"width": 390, "height": 844}, is_mobile=True, ignore_https_errors=True
+    ) as context:
         page = context.new_page()
         visit = _watched(context.new_cdp_session(page))
         page.goto(url)

@@ -38,6 +38,7 @@ class Report:
         """Take what a part found instead of what it found before, and write everything."""
         at = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
         self.parts[part] = {"at": at, "run": run, "figures": [asdict(figure) for figure in figures]}
+        self._store.parent.mkdir(parents=True, exist_ok=True)
         self._store.write_text(json.dumps(self.parts, indent=1) + "\n")
 
     def figures(self, part: str) -> list[Figure]:

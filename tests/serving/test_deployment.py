@@ -231,6 +231,12 @@ def test_slow_bodies_block_no_other_request(proxy: Proxy, http: httpx2.Client) -
         assert slow[0].recv(100).startswith(b"HTTP/1.1 405 ")
 
 
+def test_only_what_is_the_same_for_everybody_is_compressed(http: httpx2.Client) -> None:
+    same, own = ("/static/style.css", "/static/token.js", "/privacy", "/docs"), ("/password-reset", "/desk/sign-in")
+    encodings = {path: http.get(path).headers.get("Content-Encoding") for path in (*same, *own)}
+    assert encodings == dict.fromkeys(same, "gzip") | dict.fromkeys(own)
+
+
 def test_every_header_of_the_service_arrives_once(http: httpx2.Client) -> None:
     response = http.get("/privacy", headers={"Accept": "text/html"})
     assert response.status_code == 200
