@@ -19,6 +19,7 @@ from backend.errors import NotFound
 MOST_FOUND = 50
 _LAST = "\U0010ffff"
 _Column = SQLColumnExpression[Any]
+_COLUMNS: tuple[Any, ...] = (Account.id, Account.name, Account.email, Account.created_at, Account.closed_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,11 @@ def search(text: str) -> SearchResult:
     if term and term.isprintable():
         with reading() as session:
             for column, condition in _conditions(term, accounts):
-                columns = (Account.id, Account.name, Account.email, Account.created_at, Account.closed_at)
-                query = select(*columns).where(condition).limit(MOST_FOUND + 1)
+                query = select(*_COLUMNS, column.label("matched")).where(condition).limit(MOST_FOUND + 1)
                 # In this order SQLite reads the column's index, and not the whole table.
                 query = query.order_by(func.lower(column)) if is_sqlite() else query
-                accounts |= {row.id: row for row in session.execute(query) if row.id not in accounts}
+                rows = sorted(session.execute(query), key=lambda row: str(row.matched).lower())
+                accounts |= {row.id: row for row in rows if row.id not in accounts}
                 if len(accounts) > MOST_FOUND:
                     break
     return SearchResult(list(accounts.values())[:MOST_FOUND], len(accounts) > MOST_FOUND)
