@@ -28,7 +28,7 @@ def violations(page: Page, *, without: tuple[str, ...] = ()) -> list[str]:
 
 
 def looks(browser: Browser, responses: Mapping[str, TestResponse]) -> dict[str, list[str]]:
-    """Show responses in a browser; return of each its violations and the widths of a screen at which it scrolls.
+    """Show responses in a browser; return the violations of each and the screen widths at which it scrolls.
 
     The name of a response may end with a fragment of its address.
     """

@@ -1,4 +1,4 @@
-"""The service as it is served, for tests with a browser or several clients: a plugin of pytest."""
+"""A pytest plugin: the service as it is served, for tests with a browser or several clients."""
 
 import os
 import re
@@ -39,7 +39,7 @@ with_and_without_javascript = pytest.mark.parametrize("javascript", [True, pytes
 
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[[str], Browser]]:
-    """Launch a browser. Not for the session: while Playwright runs, no test of its process may run an event loop."""
+    """Launch a browser. Not session-scoped: while Playwright runs, tests of its process cannot run an event loop."""
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     options = [*quiet, *root, "--disable-gpu", "--disable-quic"]
@@ -49,7 +49,7 @@ def launch() -> Iterator[Callable[[str], Browser]]:
 
 @pytest.fixture(scope="module")
 def browser(launch: Callable[[str], Browser]) -> Iterator[Browser]:
-    """A real Chromium: where there is one, the build without windows, which takes half of the processor's time."""
+    """A real Chromium, the headless build if there is one: it takes half of the processor time."""
     with launch(shutil.which("chromium-headless-shell") or needs("chromium")) as browser:
         yield browser
 
@@ -62,7 +62,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @contextmanager
 def checked_page(browser: Browser) -> Iterator[Page]:
-    """Open a page in a context of its own; nothing in it may break the content security policy or throw."""
+    """Open a page in its own context; it must not violate the content security policy or throw."""
     complaints: list[str] = []
     with browser.new_context() as context:
         page = context.new_page()
@@ -117,8 +117,8 @@ class Site:
         return self.finish_registering(self.ask_to_register(email))
 
     def finish_registering(self, message: EmailMessage) -> str:
-        made = self.post("registrations/confirm", 201, token=token_of(message), password=PASSWORD)
-        session: str = made["session"]["token"]
+        response = self.post("registrations/confirm", 201, token=token_of(message), password=PASSWORD)
+        session: str = response["session"]["token"]
         return session
 
     def ask_to_change_email(self, session: str, new: str) -> EmailMessage:
@@ -142,13 +142,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def email() -> str:
-    """An address of this test alone."""
+    """An address that only this test uses."""
     return f"{uuid4().hex}@example.org"
 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page in a context of its own, with options."""
+    """Open a page in its own context, with options."""
     contexts = []
 
     def open_page(**options: object) -> Page:
@@ -217,7 +217,7 @@ def requests_of(page: Page) -> list[Request]:
 
 @pytest.fixture
 def serve_near(make_service: Callable[..., Service]) -> Iterator[Callable[..., Service]]:
-    """Serve a service of this process at its public URL, so that a test may move its clock and choose its settings."""
+    """Serve an app of this process at its public URL, so that a test can move its clock and choose its settings."""
     servers = []
 
     def serve(**settings: Any) -> Service:
@@ -255,4 +255,4 @@ def sign_in(page: Page, service: Service) -> Page:
 
 class _Quiet(WSGIRequestHandler):
     def log(self, *_: object) -> None:
-        """Write no log of its own."""
+        """Write no log."""

@@ -4,10 +4,10 @@ from support import Service
 
 from backend.commands.check import PROBES
 
-Found = dict[str, str]
+Levels = dict[str, str]
 
 
-def probe(service: Service, name: str) -> Found:
+def probe(service: Service, name: str) -> Levels:
     """Run one probe."""
     with service.app.app_context():
         return {finding.code: finding.level for finding in PROBES[name][0]() if finding.level != "fine"}

@@ -6,7 +6,7 @@ import click
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Return each command, by the words one types."""
+    """Yield each command with the words that call it."""
     for name, command in group.commands.items():
         if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{path}{name}", command

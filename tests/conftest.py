@@ -31,19 +31,19 @@ from backend.database import engine, schema
 
 pytest_plugins = ["desk_door", "browsing", "generating", "served_requests", "tls_peer"]
 
-# Commands that tests start would compile the whole of the backend each time.
+# Otherwise each command that a test starts would compile the whole backend.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 ServerProcess.forked = True
 
-# Argon2 at its cheapest: what the tests ask of it is that it is done, not that it is dear.
+# Argon2 at its cheapest: the tests check that it runs, not what it costs.
 CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
 KEY = "a key of the tests and of nobody else"
 
 
 def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
-    """Return settings that make no file but the database, and limit nothing."""
-    given = {
+    """Return settings that create no file except the database, and limit nothing."""
+    defaults = {
         "instance_path": folder,
         "database_url": database_url,
         "secret_keys": KEY,
@@ -51,7 +51,7 @@ def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
         "rate_limits": "off",
         **CHEAP_ARGON2,
     }
-    return Settings.model_validate(given | changes)
+    return Settings.model_validate(defaults | changes)
 
 
 def make_app(settings: Settings) -> Flask:
@@ -86,7 +86,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A real PostgreSQL server with a migrated database `template` to copy."""
-    # Not among pytest's own folders: each run of pytest locks other users out of those, and this server is one.
+    # Outside pytest's folders: pytest denies those to other users, and this server runs as another user.
     folder = tempfile.mkdtemp(prefix="tiles-postgresql-", dir=quick.memory_folder())
     server = PostgresServer(Path(folder), cleanup_mode="delete")
     with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
@@ -112,7 +112,7 @@ def databases(postgresql: PostgresServer) -> quick.Databases:
 @pytest.fixture
 def postgresql_url(request: pytest.FixtureRequest, databases: quick.Databases) -> Iterator[str]:
     """The URL of an empty, migrated PostgreSQL database; a new one if the test uses the server directly."""
-    with databases.one(fresh="postgresql" in request.node.fixturenames) as url:
+    with databases.database(fresh="postgresql" in request.node.fixturenames) as url:
         yield url
 
 
@@ -124,7 +124,7 @@ def lost_sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def lost_postgresql_url() -> str:
-    """A server that is not there."""
+    """A server that does not exist."""
     return f"postgresql://{WORD}:{WORD}@127.0.0.1:{free_port()}/{WORD}"
 
 
@@ -144,17 +144,17 @@ def mail_server() -> Iterator[MailServer]:
 
 @pytest.fixture
 def make_service(database_url: str, tmp_path: Path, mail_server: MailServer) -> Iterator[Callable[..., Service]]:
-    """Make the service with other settings than the tests' own; all of one test share the database."""
-    made: list[Flask] = []
+    """Make a service with changed settings; all services of one test share the database."""
+    apps: list[Flask] = []
 
     def make(**changes: Any) -> Service:
-        given = {"mail_server": mail_server.host, "mail_port": mail_server.port, **changes}
-        app = make_app(make_settings(tmp_path, database_url, **given))
-        made.append(app)
+        settings = {"mail_server": mail_server.host, "mail_port": mail_server.port, **changes}
+        app = make_app(make_settings(tmp_path, database_url, **settings))
+        apps.append(app)
         return Service(app, mail_server)
 
     yield make
-    for app in made:
+    for app in apps:
         dispose(app)
 
 
@@ -183,7 +183,7 @@ def ada(service: Service) -> Person:
 
 @pytest.fixture
 def hash_work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count what Argon2 really does, and with which parameters."""
+    """Count the hashes that Argon2 makes, and those that it verifies, by their parameters."""
     counted: Counter[str] = Counter()
     verify, hash_ = PasswordHasher.verify, PasswordHasher.hash
 
@@ -202,7 +202,7 @@ def hash_work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.fixture
 def move_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Move the service's clock forward (or back) from where it is."""
+    """Move the service's clock forward or back."""
     real = clock.now
     moved = timedelta()
 
@@ -216,13 +216,13 @@ def move_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
 
 def needs(program: str) -> str:
     """Return the path of a program; outside CI a test is skipped where it is missing, in CI it fails."""
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         message = f"install {program} (apt-get install {program}) to run this test"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return found
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -245,7 +245,7 @@ def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def sender(shared_service: Service) -> Person:
-    """The sender of bad requests. An account lets them get as far as they can."""
+    """The sender of bad requests, with an account, so that they get as far as possible."""
     return shared_service.register()
 
 
@@ -260,9 +260,9 @@ def send(shared_service: Service, sender: Person, caplog: pytest.LogCaptureFixtu
         caplog.clear()
         options["headers"] = sender.headers | options.get("headers", {})
         response = shared_service.http.open(path, method=method, **options)
-        told = f"{response.text}\n{response.headers}\n{caplog.text}".lower()
+        output = f"{response.text}\n{response.headers}\n{caplog.text}".lower()
         for secret in (WORD, str(NUMBER), sender.session["token"], *secrets):
-            assert secret.lower() not in told
+            assert secret.lower() not in output
         return response
 
     caplog.set_level(logging.DEBUG)
@@ -273,14 +273,14 @@ def send(shared_service: Service, sender: Person, caplog: pytest.LogCaptureFixtu
 
 @pytest.fixture
 def empty_sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite database in which nothing is yet."""
+    """The URL of an empty SQLite database."""
     (tmp_path / "empty.sqlite3").touch(0o600)
     return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
 
 
 @pytest.fixture
 def empty_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
-    """The URL of a PostgreSQL database in which nothing is yet."""
+    """The URL of an empty PostgreSQL database."""
     name = f"empty_{uuid.uuid4().hex}"
     with psycopg.connect(postgresql.get_uri("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -289,7 +289,7 @@ def empty_postgresql_url(postgresql: PostgresServer) -> Iterator[str]:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of every garbage collection: a tenth of the tests' own time."""
+    """Exclude imported modules and collected tests from garbage collection: it saves a tenth of the tests' time."""
     gc.freeze()
     gc.set_threshold(20_000)
 

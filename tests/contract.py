@@ -29,7 +29,7 @@ FORMATS = {"date-time": lambda text: re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d
 
 
 def _closed(part: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return a schema in which objects have only the fields that it names. The parts of an allOf name some each."""
+    """Close a schema to fields that it does not name. Each part of an allOf names some of them."""
     if isinstance(part, list):
         return [_closed(inner) for inner in part]
     if not isinstance(part, dict):
@@ -61,7 +61,7 @@ def _validator_of(operation: tuple[str, str], status: str, media_type: str) -> D
 
 
 def operation_of(method: str, path: str) -> tuple[str, str]:
-    """Return the method and the path as the document has them."""
+    """Return the method and the path, as in the document."""
     templates = [template for template, pattern in TEMPLATES.items() if pattern.fullmatch(path)]
     return method.upper().replace("HEAD", "GET"), path if path in DOCUMENT["paths"] or not templates else templates[0]
 
@@ -120,7 +120,7 @@ def _check_served(response: httpx2.Response, *, stream: bool = False, **_: objec
 
 @pytest.fixture(autouse=True, scope="session")
 def served_responses_are_as_documented() -> Iterator[None]:
-    """Check what running services send to the SDK, and to requests of the tests."""
+    """Check the responses of running services to the SDK and to the tests."""
     send, send_async = httpx2.Client.send, httpx2.AsyncClient.send
 
     def checked(client: httpx2.Client, request: httpx2.Request, **options: Any) -> httpx2.Response:

@@ -14,8 +14,8 @@ MARY = "mary@example.org"
 
 def hidden(page: str) -> dict[str, str]:
     """Return the hidden fields of a page."""
-    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
-    return {name: unescape(value) for name, value in found}
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
+    return {name: unescape(value) for name, value in fields}
 
 
 class Desk:
@@ -54,7 +54,7 @@ class Desk:
         return response
 
     def act(self, path: str, status: int = 303, /, **fields: object) -> str:
-        """Open a page with a form, and send it; return where that leads, or the page that says why not."""
+        """Open a page with a form, and send it; return the redirect, or the page with the refusal."""
         response = self.post(path, status, **{**hidden(self.get(path)), **fields})
         return response.location.removeprefix("/desk") if status == 303 else response.text
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/ that follow from the code. Run it by `make docs`; test_documents.py compares them."""
+"""Generate the tables of docs/ from the code: `make docs` runs it, and test_documents.py compares them."""
 
 import inspect
 import re
@@ -28,7 +28,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def shown(default: object) -> str:
+def formatted(default: object) -> str:
     match default:
         case None | "" | ():
             return "none"
@@ -49,14 +49,14 @@ def allowed(field: FieldInfo) -> str:
 
 def settings_table() -> str:
     rows = [
-        [f"`{PREFIX}{name.upper()}`", shown(field.default), allowed(field), str(field.description)]
+        [f"`{PREFIX}{name.upper()}`", formatted(field.default), allowed(field), str(field.description)]
         for name, field in Settings.model_fields.items()
     ]
     return table(["setting", "default", "values", "meaning"], rows)
 
 
 def arguments(command: click.Command) -> Iterator[str]:
-    """Return what follows a command, as its usage line would have it with every option spelled out."""
+    """Yield a command's arguments and options as in its usage line, with every option spelled out."""
     context = click.Context(command)
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
@@ -74,9 +74,9 @@ def command_row(path: str, command: click.Command) -> list[str]:
 
 
 def commands_tables() -> str:
-    every, text = list(commands(tiles)), ""
+    pairs, text = list(commands(tiles)), ""
     for reader, names in READERS.items():
-        rows = [command_row(*entry) for name in names for entry in every if entry[0].partition(" ")[0] == name]
+        rows = [command_row(*entry) for name in names for entry in pairs if entry[0].partition(" ")[0] == name]
         text += f"\n## {reader}\n\n{table(['command', 'arguments and options', 'what it does'], rows)}"
     return text
 
@@ -98,7 +98,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def generated(page: str) -> str:
-    """Return a page of docs/ with its generated part made anew."""
+    """Return a page of docs/ with its generated part regenerated."""
     before, _, rest = (DOCS / page).read_text("utf-8").partition(BEGIN)
     return f"{before}{BEGIN}\n{GENERATED[page]().strip()}\n\n{END}{rest.partition(END)[2]}"
 

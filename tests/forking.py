@@ -1,6 +1,6 @@
 """Run commands of `tiles` as forks of one process that has imported the service: a start costs milliseconds.
 
-Each command is a process of its own with its own environment, folder and standard streams, as if it was executed.
+Each command is a separate process with its own environment, folder and standard streams, as if it were executed.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 TILES = Path(sys.executable).with_name("tiles")
-# What Python and the C library read before any code of ours runs.
+# Variables that Python and the C library read before our code runs.
 READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ")
 
 
@@ -57,7 +57,7 @@ class Forked:
 
 
 class _Server:
-    """The process that forks, and the socket over which it is asked to."""
+    """The process that forks, and the socket for requests to it."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -74,8 +74,8 @@ class _Server:
         """Start a command that writes to these two files."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = json.dumps([arguments, variables, str(Path.cwd())]).encode()
-        with theirs, Path(os.devnull).open("rb") as nothing:
-            files = [theirs, nothing, *outputs]
+        with theirs, Path(os.devnull).open("rb") as null:
+            files = [theirs, null, *outputs]
             socket.send_fds(self._control, [request], [file.fileno() for file in files])
         return Forked(ours)
 
@@ -84,7 +84,7 @@ _servers: list[_Server] = []
 
 
 def start(arguments: Sequence[str | Path], variables: dict[str, str], out: IO[bytes], err: IO[bytes]) -> Forked | None:
-    """Start a command of `tiles` in a session of its own; return None where it has to be executed."""
+    """Start a command of `tiles` in its own session; return None if it must be executed instead."""
     names = {name for name in {*variables, *_AT_START} if name.startswith(READ_AT_START)} - {"PYTHONDONTWRITEBYTECODE"}
     if any(variables.get(name) != _AT_START.get(name) for name in names):
         return None
@@ -129,7 +129,7 @@ def _serve(control: socket.socket) -> None:
                 return
         for stream in streams:
             os.close(stream)
-        # Those that have ended.
+        # Reap the children that have ended.
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
 
@@ -155,7 +155,7 @@ def _supervise(request: bytes, answer: int, *streams: int) -> bool:
 
 
 if __name__ == "__main__":
-    # Not what lies beside this file, but what a command would find.
+    # Import the modules that a command would import, not those in this file's folder.
     sys.path.pop(0)
     package = importlib.import_module("backend.commands")
     for module in pkgutil.iter_modules(package.__path__):

@@ -53,17 +53,17 @@ class Door:
         return {table: self.service.rows(table) for table in TABLES}
 
     def send(
-        self, method: str, path: str, *secrets: str, signed_in: bool = False, shown: bool = False, **options: Any
+        self, method: str, path: str, *secrets: str, signed_in: bool = False, echoed: bool = False, **options: Any
     ) -> TestResponse:
-        """Send a request. Only a page that shows its form again (`shown`) may repeat a part of it."""
+        """Send a request. Only a page that shows its form again (`echoed`) may repeat a part of it."""
         self._caplog.clear()
         if signed_in:
             options["headers"] = self.person.headers | options.get("headers", {})
         response = self.service.http.open(path, method=method, **options)
         assert response.status_code < 500, response.text
         assert [record for record in self._caplog.records if record.levelno >= logging.WARNING] == []
-        told = f"{'' if shown else response.text}\n{response.headers}\n{self._caplog.text}".lower()
-        assert not any(secret.lower() in told for secret in (WORD, *secrets))
+        output = f"{'' if echoed else response.text}\n{response.headers}\n{self._caplog.text}".lower()
+        assert not any(secret.lower() in output for secret in (WORD, *secrets))
         if response.status_code >= 400:
             self._check_refusal(response)
         self._check_stored(refused=response.status_code >= 400 or method in {"GET", "HEAD"})
@@ -108,7 +108,7 @@ def nearly_right(members: list[str]) -> st.SearchStrategy[bytes]:
     good = {member: GOOD[member] for member in members}
     odd = st.builds(lambda member, value: good | {member: value}, st.sampled_from(members), values)
     more = st.builds(lambda member, value: good | {member: value}, around(texts), values)
-    less = st.sampled_from(members).map(lambda gone: {name: good[name] for name in members if name != gone})
+    less = st.sampled_from(members).map(lambda omitted: {name: good[name] for name in members if name != omitted})
     return (odd | more | less).map(lambda body: json.dumps(body).encode())
 
 
@@ -125,8 +125,8 @@ def damaged(members: list[str]) -> st.SearchStrategy[bytes]:
     return st.builds(splice, st.just(good), st.integers(0, len(good)), st.integers(0, 8), st.binary(max_size=6))
 
 
-def splice(data: bytes, at: int, gone: int, new: bytes) -> bytes:
-    return data[:at] + new + data[at + gone :]
+def splice(data: bytes, at: int, removed: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + removed :]
 
 
 deep = st.builds(lambda start, times, end: start * times + end, st.sampled_from([b"[", b'{"a":', b'["', b'{"name":[']),
@@ -153,7 +153,7 @@ def mutations(parts: str) -> st.SearchStrategy[Mutate]:
     """Generate changes of a text: cut, doubled, with other characters, or with its parts in another order."""
     letters = st.characters(codec="ascii", categories=("L", "N", "P"))
     cuts = st.builds(
-        lambda at, gone, new: lambda text: text[: at % len(text)] + new + text[at % len(text) + gone :],
+        lambda at, removed, new: lambda text: text[: at % len(text)] + new + text[at % len(text) + removed :],
         st.integers(0, 400),
         st.integers(0, 30),
         st.text(letters | st.characters(codec="utf-8"), max_size=5),

@@ -1,7 +1,7 @@
-"""The amount of generated input, and the count of requests that were sent: a plugin of pytest.
+"""A pytest plugin: the amount of generated input, and the count of sent requests.
 
-Every run generates the same, a bounded share. `pytest --hypothesis-profile=bench` generates something else each time,
-and much more of it; what failed is printed so that it can be run again.
+Every run generates the same, bounded input. `pytest --hypothesis-profile=bench` generates much more, different
+each time, and prints each failure so that it can be repeated.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ Count = Callable[[Flask], None]
 
 @pytest.fixture
 def count(record_property: Callable[[str, object], None]) -> Iterator[Count]:
-    """Count the requests that an app really gets in this test."""
+    """Count the requests that an app gets in this test."""
     sent: Counter[str] = Counter()
 
     def watch(app: Flask) -> None:
@@ -60,7 +60,7 @@ def count(record_property: Callable[[str, object], None]) -> Iterator[Count]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many generated requests each test sent, and the sum."""
     sent: Counter[str] = Counter()
-    for report in (report for found in terminalreporter.stats.values() for report in found):
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
         if getattr(report, "when", None) == "teardown":
             sent[report.nodeid.partition("[")[0]] += dict(report.user_properties).get("requests sent", 0)
     if sent.total():

@@ -145,18 +145,18 @@ def erase_due(service: Service) -> int:
 
 def people(service: Service, count: int) -> list[Person]:
     """Register people who close their accounts and request erasure."""
-    found = [service.register(name=f"Ada {number}", email=f"ada{number}@example.org") for number in range(count)]
-    for person in found:
+    registered = [service.register(name=f"Ada {number}", email=f"ada{number}@example.org") for number in range(count)]
+    for person in registered:
         assert close(service, person.headers, erase=True).status_code == 200
     service.deliver()
-    return found
+    return registered
 
 
 def receipt_of(message: EmailMessage) -> str:
     """Return the receipt that stands alone on a line of a mail's text."""
-    found = re.search(r"^(\S{100,})$", text_of(message), re.MULTILINE)
-    assert found, text_of(message)
-    return found.group(1)
+    line = re.search(r"^(\S{100,})$", text_of(message), re.MULTILINE)
+    assert line, text_of(message)
+    return line.group(1)
 
 
 def at_once(*acts: Callable[[], T]) -> list[T]:
@@ -172,7 +172,7 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
 
 def refusals(act: Callable[[], object], times: int = 2) -> list[str]:
-    """Run a function several times concurrently; return why each call was refused, sorted, or an empty text."""
+    """Run a function several times concurrently; return the sorted refusals, with "" for each success."""
 
     def refusal() -> str:
         try:
@@ -250,9 +250,9 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
         return [uuid.UUID(account) for account, _ in ledger.read()]
 
 
-def hold(service: Service, who: str, until: datetime) -> None:
+def hold(service: Service, account: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
-    service.run(operations.hold, who, basis="Court order 12 of 2026", until=until)
+    service.run(operations.hold, account, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:
@@ -263,8 +263,8 @@ def overdue(service: Service) -> list[uuid.UUID]:
 
 def account_id(service: Service, email: str) -> uuid.UUID:
     """Return the id of the one account with an address."""
-    (found,) = [row["id"] for row in service.rows("accounts") if row["email"] == email]
-    return found if isinstance(found, uuid.UUID) else uuid.UUID(found)
+    (stored_id,) = [row["id"] for row in service.rows("accounts") if row["email"] == email]
+    return stored_id if isinstance(stored_id, uuid.UUID) else uuid.UUID(stored_id)
 
 
 def moment(text: str) -> datetime:
@@ -279,5 +279,5 @@ def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
 
 
 def tidy(service: Service) -> None:
-    """Let the worker delete what has expired."""
+    """Let the worker delete expired rows."""
     service.run(lambda: list(worker.tidy()))

@@ -1,4 +1,4 @@
-"""What the model of the service knows about each account, session, email and link."""
+"""The model's accounts, sessions, emails and links."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime

@@ -1,4 +1,4 @@
-"""A model of all accounts, kept beside the service: what the service promises, and nothing of how it does it.
+"""A model of all accounts, kept beside the service: its promises without its implementation.
 
 Each method changes the model as the service should have changed, and returns the code of the refusal, or None.
 """
@@ -39,9 +39,9 @@ SUBJECTS = {
 INVALID, IN_USE = "invalid-token", "email-in-use"
 
 
-def same(one: str, other: str) -> bool:
+def same_address(address: str, other_address: str) -> bool:
     """Return whether two addresses are the same."""
-    return one.lower() == other.lower()
+    return address.lower() == other_address.lower()
 
 
 class World:
@@ -61,12 +61,12 @@ class World:
         return [account for account in self.accounts if not account.erased]
 
     def open_with(self, email: str, but: Account | None = None) -> Account | None:
-        accounts = [a for a in self.living if same(a.email, email) and a.closed_at is None and a is not but]
+        accounts = [a for a in self.living if same_address(a.email, email) and a.closed_at is None and a is not but]
         return accounts[0] if accounts else None
 
     def closed_with(self, email: str) -> list[Account]:
         """Return the closed accounts with an address, the last closed first."""
-        closed = [account for account in self.living if same(account.email, email) and account.closed_at]
+        closed = [account for account in self.living if same_address(account.email, email) and account.closed_at]
         return sorted(closed, key=lambda account: account.closed_at or self.now, reverse=True)
 
     def held_until(self, account: Account) -> datetime | None:
@@ -86,7 +86,7 @@ class World:
     def end_sessions(self, account: Account, *, but: Session | None = None) -> None:
         self.sessions = [session for session in self.sessions if session.account is not account or session is but]
 
-    # What the service does by itself
+    # The service's own work
 
     def enqueue(self, kind: str, **about: object) -> Mail:
         mail = Mail(kind, self.now, self.now, **about)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ class World:
         def goes(mail: Mail) -> bool:
             if mail.account or mail.kind == "erased" or mail.email is None or mail.email.lower() not in gone:
                 return False
-            closed = [a.closed_at for a in accounts if a.closed_at and same(a.email, mail.email)]
+            closed = [a.closed_at for a in accounts if a.closed_at and same_address(a.email, mail.email)]
             registering_anew = mail.kind == "registration" and not mail.abandoned_at
             return not registering_anew or any(closed_at > mail.created_at for closed_at in closed)
 
@@ -148,7 +148,7 @@ class World:
         return [mail for mail in self.queue if mail.due_at <= self.now and not mail.abandoned_at]
 
     def compose(self, mail: Mail) -> Link | None:  # noqa: C901, PLR0911 - a table
-        """Return the email that would be made now; None if nobody would get it."""
+        """Return the email that would be made now; None if it would have no recipient."""
         email, account = mail.email or "", mail.account
         has_it = self.open_with(email)
         match mail.kind:
@@ -263,11 +263,11 @@ class World:
         if self.open_with(email, account):
             return IN_USE
         old, account.email, account.proof = account.email, email, Proof()
-        back = [previous.changed_at for previous in self.may_take_back(account) if same(previous.email, email)]
+        back = [previous.changed_at for previous in self.may_take_back(account) if same_address(previous.email, email)]
         if back:
             account.previous = [previous for previous in account.previous if previous.changed_at < min(back)]
             self.enqueue("email_taken_back", email=old, account=account)
-        elif not same(old, email):
+        elif not same_address(old, email):
             account.previous.append(Previous(old, self.now))
         self.tell_previous(account)
         self.forget_mails_to([account], [old])
@@ -311,7 +311,7 @@ class World:
             self.enqueue("account_reopened", account=account)
         account.closed_at = account.asked_at = account.due = None
 
-    # What needs a session or the data manager
+    # Acts of a person with a session and of the data manager
 
     def change_password(self, session: Session, current: str, new: str) -> str | None:
         account = session.account
@@ -333,7 +333,7 @@ class World:
         self.tell_previous(account)
 
     def erased_from(self, account: Account) -> datetime | None:
-        """Return the earliest time of an account's erasure, as the service says it."""
+        """Return the earliest time of an account's erasure, as the service reports it."""
         held = self.held_until(account)
         return max(account.due, held) if account.due and held else account.due
 

@@ -20,7 +20,7 @@ from journeys import in_ledger, moment, receipt_of
 from lifecycle import Account, Link, Session, mail_row
 from lifecycle_model import GRACE, IN_USE, INVALID, World
 from sqlalchemy import delete, select
-from support import MailServer, Service, bearer, html_of, shown, text_of
+from support import MailServer, Service, bearer, comparable, html_of, text_of
 from werkzeug.test import TestResponse
 
 from backend import clock
@@ -73,8 +73,8 @@ class PostOffice(MailServer):
         return await super().handle_RCPT(server, session, envelope, address, options)
 
     async def handle_DATA(self, server: SMTP, session: Connection, envelope: Envelope) -> str:  # noqa: N802
-        taken = await super().handle_DATA(server, session, envelope)
-        return "451 4.3.0 lost" if self.way.get(envelope.rcpt_tos[0]) == "twice" else taken
+        reply = await super().handle_DATA(server, session, envelope)
+        return "451 4.3.0 lost" if self.way.get(envelope.rcpt_tos[0]) == "twice" else reply
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Steps(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.followed: Counter[str] = Counter()
         # The unique texts that a person wrote.
-        self.written: dict[Account, list[str]] = {}
+        self.texts_of: dict[Account, list[str]] = {}
         self.run.begin(self.world)
 
     # Requests
@@ -148,10 +148,10 @@ class Steps(RuleBasedStateMachine):
         self.run.reached[f"{method} {place}: {refusal}"] += 1
         return response
 
-    def alike(self, what: str, response: TestResponse, typed: str = "") -> None:
+    def alike(self, kind: str, response: TestResponse, typed: str = "") -> None:
         """Check that a response is the same for everybody, with an account or without."""
-        seen = shown(response, typed)
-        assert self.run.alike.setdefault(what, seen) == seen
+        visible = comparable(response, typed)
+        assert self.run.alike.setdefault(kind, visible) == visible
 
     def use(self, session: Session) -> str | None:
         if not self.world.use(session):
@@ -174,10 +174,10 @@ class Steps(RuleBasedStateMachine):
         self.sessions.append(session_)
 
     def text(self, account: Account | None = None) -> str:
-        """Return a text that nobody wrote before."""
+        """Return a unique text."""
         text = f"Nemoquill {self.world.step}."
         if account:
-            self.written.setdefault(account, []).append(text)
+            self.texts_of.setdefault(account, []).append(text)
         return text
 
     # Links
@@ -203,7 +203,7 @@ class Steps(RuleBasedStateMachine):
         self.used.add(link.token)
         if link.purpose == "registration":
             assert link.mail.made
-            self.written[link.mail.made] = [str(link.mail.name)]
+            self.texts_of[link.mail.made] = [str(link.mail.name)]
             if not by_page:
                 self.opened(link.mail.made, response.json["session"])
         elif link.purpose == "erasure" and not by_page:
@@ -221,7 +221,7 @@ class Steps(RuleBasedStateMachine):
         return self.use(session) or (None if right else "wrong-password")
 
     def manage_in_the_model(self, account: Account, act: str, until: datetime) -> bool:
-        """Do in the model what the data manager does, and return whether that is possible."""
+        """Repeat an act of the data manager in the model, and return whether it is possible."""
         held, now = self.world.held_until(account), self.world.now
         if account.erased or (act == "release" and not held) or (act == "close" and account.closed_at):
             return False
@@ -270,8 +270,8 @@ class Steps(RuleBasedStateMachine):
             link.token, link.step = match.group(1), self.world.step
         elif link.mail.kind == "erased":
             body = {"receipt": receipt_of(message)}
-            shown = self.call("POST", "/v1/erasure-receipts/verify", None, 200, json=body).json
-            assert UUID(shown["account"]) in {account.id for account in self.world.accounts if account.erased}
+            receipt = self.call("POST", "/v1/erasure-receipts/verify", None, 200, json=body).json
+            assert UUID(receipt["account"]) in {account.id for account in self.world.accounts if account.erased}
 
     # Checks after each step
 
@@ -312,6 +312,6 @@ class Steps(RuleBasedStateMachine):
         assert all(row.get("account_id", row["id"]) not in ids for row in gone), "an erased account has a row"
         stored = str(rows)
         for account in erased:
-            assert not any(text in stored for text in self.written.get(account, [])), (
+            assert not any(text in stored for text in self.texts_of.get(account, [])), (
                 "a text of an erased person is left"
             )

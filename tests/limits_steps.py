@@ -1,4 +1,4 @@
-"""What tests share with test_limits."""
+"""Steps that several tests of limits share."""
 
 import ipaddress
 from types import SimpleNamespace

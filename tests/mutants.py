@@ -16,13 +16,13 @@ TESTS = ["tests/security", "tests/accounts", "tests/privacy", "tests/promises"]
 # The changed files, the tests that should notice the changes, and the minimum percentage of noticed changes.
 SHARES = {
     "quick": (["backend/security/tokens.py"], ["tests/security/test_tokens.py"], 98),
-    # A changed function runs slower: what measures time would fail.
+    # A changed function runs slower, so tests that measure time would fail.
     "whole": (ROOMS, [*TESTS, "--ignore=tests/security/test_linear_work.py"], 0),
 }
 
 
 def main(share: str = "whole") -> int:
-    """Return 0 when the tests notice as many changes as they should."""
+    """Return 0 if the tests notice the minimum of changes."""
     files, tests, least = SHARES[share]
     config().only_mutate = files
     config().pytest_add_cli_args_test_selection = tests

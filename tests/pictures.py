@@ -26,8 +26,8 @@ def main() -> None:
             site = Site(server.url, mail_server, server.instance_path)
             site.post("feedback", 201, session=site.register(ADA), message="The map is hard to read at night.")
             site.tiles("desk", "invite", MARY, "--name", "Mary Somerville")
-            came = datetime.now(UTC).date() - timedelta(days=40)
-            site.tiles("data", "requests", "add", ADA, "--kind", "access", "--way", "letter", "--received", came,
+            received_on = datetime.now(UTC).date() - timedelta(days=40)
+            site.tiles("data", "requests", "add", ADA, "--kind", "access", "--way", "letter", "--received", received_on,
                        "--identity", "Signature")  # fmt: skip
             site.tiles("data", "erase", ADA, "--yes")
             browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])

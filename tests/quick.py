@@ -1,6 +1,6 @@
 """Caches that make thousands of tests quick without changing what they test.
 
-Each test has an app, a database and often a person of its own. Their common parts are made once per
+Each test has its own app and database, and often its own person. Their common parts are made once per
 process of pytest: the routes' URL builders, the templates' code, the rows of a registration.
 """
 
@@ -70,7 +70,7 @@ _statements = _StatementCache()
 
 
 def speed_up(app: Flask) -> None:
-    """Share what is compiled with other apps, and let SQLite return before the disk has the data."""
+    """Share compiled code with other apps, and let SQLite return before the disk has the data."""
     app.jinja_env.bytecode_cache = _TemplateCache()
     with app.app_context():
         app_engine = engine.db.engine
@@ -92,7 +92,7 @@ class _Registration:
             rows = {
                 table: session.execute(select(table)).mappings().all() for table in engine.Base.metadata.sorted_tables
             }
-        self._rows = {table: found for table, found in rows.items() if found}
+        self._rows = {table: stored for table, stored in rows.items() if stored}
 
     def repeat(self, service: Service) -> Person:
         """Insert the rows, as if the registration had been done now."""
@@ -138,7 +138,7 @@ MEMORY = Path("/dev/shm")
 
 
 def memory_folder() -> Path | None:
-    """Return a folder in memory, where waiting for the disk takes no time; None where there is little room."""
+    """Return a folder in memory, where waiting for the disk takes no time; None if there is little room."""
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30 else None
 
 
@@ -167,8 +167,8 @@ class Databases:
         self._server, self._free, self._schemas = server, list[str](), dict[str, str]()
 
     @contextmanager
-    def one(self, *, fresh: bool) -> Iterator[str]:
-        """Lend a database that holds nothing; a fresh one has never held anything."""
+    def database(self, *, fresh: bool) -> Iterator[str]:
+        """Lend an empty database; a fresh one was never used before."""
         name = self._free.pop() if self._free and not fresh else self._create()
         yield self._server.get_uri(name)
         if fresh or not self._empty(name):

@@ -18,25 +18,25 @@ def encodings(word: str) -> Iterator[bytes]:
 
 def residue(folder: Path, words: dict[str, str], *, without: str = "-") -> list[str]:
     """Return which files of a folder contain which of the words, in any case, and where."""
-    found = []
+    matches = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.relative_to(folder).parts[0] == without:
             continue
         content = path.read_bytes()
         lower = content.lower()
-        for what, word in words.items():
+        for label, word in words.items():
             places = [lower.find(word.lower().encode()), *(content.find(coded) for coded in encodings(word))]
-            found += [f"{what} at {max(places)} of {path.relative_to(folder)}"] if max(places) >= 0 else []
-    return found
+            matches += [f"{label} at {max(places)} of {path.relative_to(folder)}"] if max(places) >= 0 else []
+    return matches
 
 
 def files_with(server: PostgresServer, url: str, words: dict[str, str]) -> list[str]:
     """Return which files of the data directory hold the words, except its write-ahead log, and of which table."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
-        found = []
+        files = []
         for entry in residue(server.pgdata, words, without="pg_wal"):
             number = re.search(r"base/\d+/(\d+)[^/]*$", entry)
             named = connection.execute("SELECT pg_filenode_relation(0, %s)::text", [number.group(1)]) if number else ()
-            found.append(f"{entry} {[row[0] for row in named]}")
-    return found
+            files.append(f"{entry} {[row[0] for row in named]}")
+    return files

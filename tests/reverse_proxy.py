@@ -50,7 +50,7 @@ class Proxy:
             "/var/www/html": str(self.folder),
             "listen 80 ": f"listen 127.0.0.1:{self.clear_port} ",
             "listen 443 ": f"listen 127.0.0.1:{self.port} ",
-            # A machine of the tests may have no IPv6.
+            # A test machine may have no IPv6.
             "listen [::]:80 ": f"listen unix:{self.folder}/clear ",
             "listen [::]:443 ": f"listen unix:{self.folder}/tls ",
         }
@@ -68,7 +68,7 @@ class Proxy:
 
     @property
     def logs(self) -> str:
-        """Everything that nginx wrote: both logs, and to its terminal."""
+        """The output of nginx: both logs and its terminal."""
         return "".join((self.folder / name).read_text() for name in ("access.log", "error.log", "terminal"))
 
     @property

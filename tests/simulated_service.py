@@ -81,7 +81,7 @@ both_clients = pytest.mark.parametrize("kind", [Client, AsyncClient])
 
 
 def arguments_of(name: str) -> dict[str, object]:
-    """Every argument of a call, each with a value of its own."""
+    """Every argument of a call, each with a distinct value."""
     parameters = list(inspect.signature(getattr(Calls, name)).parameters)[1:]
     return {parameter: ARGUMENTS.get(parameter, f"the {parameter}/é") for parameter in parameters}
 

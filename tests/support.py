@@ -49,8 +49,8 @@ P = ParamSpec("P")
 
 def free_port() -> int:
     """Return a port of loopback on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -58,10 +58,10 @@ def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
     """Return the first true result of `find`; fail after the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := find():
-            return found
+        if result := find():
+            return result
         time.sleep(0.05)
-    raise AssertionError(f"nothing was found within {seconds} s")
+    raise AssertionError(f"no result within {seconds} s")
 
 
 # The mail server's own log names everybody, and no test reads it.
@@ -169,9 +169,9 @@ def html_of(message: EmailMessage) -> str:
 
 def token_of(message: EmailMessage) -> str:
     """Return the token in the link that stands alone on a line of a mail's text."""
-    found = re.search(r"^https?://\S+/[a-z-]+#(\S+)$", text_of(message), re.MULTILINE)
-    assert found, text_of(message)
-    return found.group(1)
+    link = re.search(r"^https?://\S+/[a-z-]+#(\S+)$", text_of(message), re.MULTILINE)
+    assert link, text_of(message)
+    return link.group(1)
 
 
 @dataclass
@@ -247,16 +247,16 @@ class Service:
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
         """Collect the SQL that is executed during the block."""
-        seen: list[str] = []
+        statements: list[str] = []
 
         def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            seen.append(statement)
+            statements.append(statement)
 
         with self.app.app_context():
             engine = db.db.engine
         event.listen(engine, "before_cursor_execute", note)
         try:
-            yield seen
+            yield statements
         finally:
             event.remove(engine, "before_cursor_execute", note)
 
@@ -303,7 +303,7 @@ def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, 
     return document
 
 
-def shown(response: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]], bytes]:
+def comparable(response: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]], bytes]:
     """Return a response without the time, the request's random id and the input."""
     varying = {"Date", "X-Request-Id"} | ({"Content-Length"} if typed else set())
     headers = [(name, value) for name, value in response.headers if name not in varying]
@@ -318,14 +318,14 @@ def client_context(certificate_authority: Path) -> ssl.SSLContext:
 
 def environment(instance_path: Path, **settings: object) -> dict[str, str]:
     """Return an environment for `tiles` whose only settings are these, with Argon2 at its cheapest."""
-    given: dict[str, object] = {
+    values: dict[str, object] = {
         "instance_path": instance_path,
         "argon2_memory_kib": 8,
         "argon2_time_cost": 1,
         **settings,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TILES_")}
-    return inherited | {f"TILES_{name.upper()}": str(value) for name, value in given.items()}
+    return inherited | {f"TILES_{name.upper()}": str(value) for name, value in values.items()}
 
 
 def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -334,19 +334,19 @@ def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subpr
 
 
 def catches_term(pid: int) -> bool:
-    """Return whether SIGTERM lets a process finish its work: it sets the handler some time after its start."""
+    """Return whether a process handles SIGTERM, and so finishes its work: it sets the handler after its start."""
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 class ServerProcess:
-    """`tiles serve` as an operator runs it: processes of its own, settings from the environment, a log in a file.
+    """`tiles serve` as an operator runs it: separate processes, settings from the environment, a log in a file.
 
     Used as a context it is started, ready when the block begins, and gone with all its processes when it ends.
     Each `start` is a new process on the same instance folder, the same port and the same log.
     """
 
-    # Whether a start is a fork of a process that has imported the service: it takes a third of the processor's time.
+    # Whether a start is a fork of a process that has imported the service: it takes a third of the processor time.
     forked = False
 
     def __init__(self, folder: Path, *arguments: str, port: int | None = None, **settings: object) -> None:
@@ -360,12 +360,12 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """Everything that the process wrote, to both streams."""
+        """The output of the process on both streams."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     @property
     def pid(self) -> int:
-        """The process that was started: the supervisor of those that answer."""
+        """The started process: the supervisor of the server processes."""
         assert self._process
         return self._process.pid
 
@@ -380,7 +380,7 @@ class ServerProcess:
         self._leaders.append(self._process.pid)
 
     def wait_until_ready(self, seconds: float = 40) -> None:
-        """Return when `/readyz` answers 200."""
+        """Wait until `/readyz` responds with 200."""
 
         def ready() -> bool:
             assert self._process
@@ -393,14 +393,14 @@ class ServerProcess:
         wait_for(ready, seconds)
 
     def processes(self) -> list[int]:
-        """Return the processes of this server that still live: all that share a session with what was started."""
-        found = []
+        """Return the ids of this server's live processes: all in the sessions of the started processes."""
+        pids = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
                 state, _parent, _group, leader = stat.read_text().rpartition(")")[2].split()[:4]
                 if int(leader) in self._leaders and state != "Z":
-                    found.append(int(stat.parent.name))
-        return found
+                    pids.append(int(stat.parent.name))
+        return pids
 
     def wait(self, seconds: float = 30) -> int:
         """Return the exit status of the process that was started."""
@@ -445,14 +445,14 @@ class ServerProcess:
 
 
 class ExecutedServer(ServerProcess):
-    """A server that is started by the name of the program, also in the tests."""
+    """A server that is executed as a program, not forked."""
 
     forked = False
 
 
-# For a claim that does not depend on the database.
+# For tests that do not depend on the database.
 any_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-# Before the first migration.
+# A database before the first migration.
 empty_database = pytest.mark.parametrize("database_url", ["empty_sqlite", "empty_postgresql"], indirect=True)
 
 
@@ -495,9 +495,9 @@ def invoke(service: Service, *arguments: str, typed: str | bytes | None = None, 
 
 def request_and_reply(service: Service, email: str) -> None:
     """Record a request of a person who sent feedback, and reply to that feedback."""
-    written = select(Feedback.id).join(Account).where(Account.email == email)
+    newest = select(Feedback.id).join(Account).where(Account.email == email)
     with service.app.app_context():
         requests.record(email, kind="access", way="email", identity="mailbox", received_on=clock.now().date())
         with db.reading() as session:
-            feedback_id = session.scalars(written).one()
+            feedback_id = session.scalars(newest).one()
         feedback.reply(feedback_id, message="Thank you.", after=0)

@@ -34,9 +34,11 @@ FREE = {
 
 def pinned(*locks: Path) -> dict[str, str]:
     """Return what lock files pin for this machine."""
-    found = [Requirement(pin) for pin in audit.pins(*locks)]
+    requirements = [Requirement(pin) for pin in audit.pins(*locks)]
     return {
-        each.name: str(each.specifier).removeprefix("==") for each in found if not each.marker or each.marker.evaluate()
+        requirement.name: str(requirement.specifier).removeprefix("==")
+        for requirement in requirements
+        if not requirement.marker or requirement.marker.evaluate()
     }
 
 
@@ -77,11 +79,11 @@ def test_every_installed_package_has_its_dependencies() -> None:
 def test_a_dependency_is_free_to_ship(name: str) -> None:
     about = metadata.metadata(name).json
     classified = [entry.split(" :: ")[-1] for entry in about.get("classifier", []) if entry.startswith("License ::")]
-    said = str(about.get("license_expression") or about.get("license") or classified[0])
-    assert any(set(way.split(" AND ")) <= FREE for way in said.split(" OR ")), said
+    expression = str(about.get("license_expression") or about.get("license") or classified[0])
+    assert any(set(way.split(" AND ")) <= FREE for way in expression.split(" OR ")), expression
 
 
-def test_the_linters_security_rules_hold_for_all_that_is_served() -> None:
+def test_the_linters_security_rules_apply_to_all_served_code() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
     assert config["select"] == ["ALL"]
     # An assertion informs the type checker; a fixed password in a test protects nothing.
@@ -102,9 +104,9 @@ class Advisory(BaseHTTPRequestHandler):
     """A database of vulnerabilities that knows one, in the package `leaky`."""
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
-        known = {"vulns": [{"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z"}]}
-        self._answer({"results": [known if query["package"]["name"] == "leaky" else {} for query in asked]})
+        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        advisory = {"vulns": [{"id": "GHSA-aaaa-bbbb-cccc", "modified": "2026-01-01T00:00:00Z"}]}
+        self._answer({"results": [advisory if query["package"]["name"] == "leaky" else {} for query in queries]})
 
     def do_GET(self) -> None:
         versions = {"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.0"}]}
@@ -151,21 +153,21 @@ def index(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pin", "told"),
+    ("pin", "message"),
     [("sound", "no known vulnerabilities"), ("leaky", "GHSA-aaaa-bbbb-cccc: It leaks"),
      ("withdrawn", "WITHDRAWN: .*it does nothing")],
 )  # fmt: skip
-def test_a_pin_with_a_known_vulnerability_and_one_that_was_withdrawn_fail_the_audit(
-    advisories: str, index: str, capsys: pytest.CaptureFixture[str], pin: str, told: str
+def test_a_vulnerable_and_a_withdrawn_pin_fail_the_audit(
+    advisories: str, index: str, capsys: pytest.CaptureFixture[str], pin: str, message: str
 ) -> None:
     options = ["--default-index", index, "--service-url", advisories, "--no-cache"]
     assert audit.audit(["sound==1.0", f"{pin}==1.0"], *options) == (0 if pin == "sound" else 1)
-    assert re.search(told, capsys.readouterr().out)
+    assert re.search(message, capsys.readouterr().out)
 
 
 def test_an_audit_without_a_network_says_so_and_does_not_fail(index: str, capsys: pytest.CaptureFixture[str]) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    options = ["--default-index", index, "--service-url", nobody, "--no-cache"]
+    closed_port = f"http://127.0.0.1:{free_port()}"
+    options = ["--default-index", index, "--service-url", closed_port, "--no-cache"]
     assert audit.audit(["sound==1.0"], *options) == 0
     assert capsys.readouterr().out.startswith("NOT AUDITED: nobody could be asked about 1 pins (")
     assert audit.audit(["withdrawn==1.0"], *options) == 1

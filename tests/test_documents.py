@@ -1,4 +1,4 @@
-"""The pages of docs/ are true: tables are those of the code, commands run, and named links and tests exist."""
+"""The pages of docs/ are true: tables match the code, commands run, and named links and tests exist."""
 
 import importlib
 import re
@@ -33,8 +33,8 @@ PAGES = [
 
 @pytest.mark.parametrize("page", documents.GENERATED)
 def test_the_tables_of_settings_commands_and_operations_are_those_of_the_code(page: str) -> None:
-    written = (documents.DOCS / page).read_text("utf-8")
-    assert written == documents.generated(page), f"docs/{page} is out of date: run `make docs`"
+    text = (documents.DOCS / page).read_text("utf-8")
+    assert text == documents.generated(page), f"docs/{page} is out of date: run `make docs`"
 
 
 def test_each_setting_command_and_operation_has_its_row() -> None:
@@ -102,7 +102,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_each_link_leads_to_a_file_and_a_heading_that_there_are(page: Path) -> None:
+def test_each_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text("utf-8")):
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
@@ -185,11 +185,11 @@ def test_the_data_managers_commands_run_in_their_order(
             dated = re.sub(r"(--received |--from |)[\d-]{10}", lambda day: day[1] + (today if day[1] else soon), line)
             words = [last_id if word == "ID" else word for word in shlex.split(dated)]
             done = invoke(service, *words, typed="ada@example.org\ny\n" if "-" in words else "y\n")
-            if shown := re.search(r"^(?:id +)?([0-9a-f-]{36})\b", done.stdout, re.MULTILINE):
-                last_id = shown[1]
+            if printed_id := re.search(r"^(?:id +)?([0-9a-f-]{36})\b", done.stdout, re.MULTILINE):
+                last_id = printed_id[1]
             used.add(" ".join(words[:2]))
-    asked = {f"data {name}" for name in tiles.commands["data"].commands}  # type: ignore[attr-defined]
-    assert asked - used == {"data verify-receipt", "data replay-erasures"}
+    data_commands = {f"data {name}" for name in tiles.commands["data"].commands}  # type: ignore[attr-defined]
+    assert data_commands - used == {"data verify-receipt", "data replay-erasures"}
 
 
 # OWASP ASVS 5.0.0: every requirement of level 1 and of level 2 in chapters V6, V7, V9, V11.4, V14 and V16.

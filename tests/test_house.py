@@ -84,7 +84,7 @@ def test_only_the_settings_read_the_environment() -> None:
         assert module == "backend.config" or used.isdisjoint({"os.environ", "os.getenv", "os.environb"})
 
 
-# Sizes; a migration is as long as what it makes
+# Sizes; a migration may be as long as its tables need
 
 FILE_LINES, FUNCTION_LINES = 350, 40
 
@@ -104,34 +104,34 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_names_addresses_and_hashes_are_declared_as_personal() -> None:
-    given = {f"{table}.{column.name}" for table in db.Base.metadata.sorted_tables for column in table.columns
+    sensitive = {f"{table}.{column.name}" for table in db.Base.metadata.sorted_tables for column in table.columns
              if column.name in {"name", "email", "password_hash"}}  # fmt: skip
     declared = {f"{table.name}.{column.name}" for table in inventory() for column in table.columns
                 if column.category in {"personal", "staff"}}  # fmt: skip
-    assert len(given) >= 5
-    assert given <= declared
+    assert len(sensitive) >= 5
+    assert sensitive <= declared
 
 
 # Migrations
 
 
 def differences(engine: Engine) -> list[Any]:
-    """Return what Alembic would migrate to get from the database to the models."""
+    """Return the differences that Alembic finds between the database and the models."""
     with engine.connect() as connection, warnings.catch_warnings():
-        # SQLite's index on an expression is compared below, by its own words.
+        # SQLite's index on an expression is compared below, by its definition.
         warnings.filterwarnings("ignore", ".*expression-based index")
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         return list(compare_metadata(context, db.Base.metadata))
 
 
 def indexes(connection: Connection) -> set[str]:
-    """Return every index in the database's own words."""
+    """Return the definition of every index, as the database stores it."""
     catalogue = {
         "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
         "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
     }
-    found = connection.scalars(text(catalogue[connection.dialect.name]))
-    return {re.sub(r"\s+", " ", index) for index in found if "alembic_version" not in index}
+    definitions = connection.scalars(text(catalogue[connection.dialect.name]))
+    return {re.sub(r"\s+", " ", index) for index in definitions if "alembic_version" not in index}
 
 
 def test_the_migrations_make_what_the_models_declare(service: Service) -> None:

@@ -28,7 +28,7 @@ def link_in(server: ServerProcess, page: str) -> str:
     return wait_for(lambda: re.findall(rf"^{server.url}/{page}#\S+", server.log, re.MULTILINE))[-1]
 
 
-# What a reader types
+# The reader's commands
 
 
 class Terminal:
@@ -57,7 +57,7 @@ class Terminal:
         return ""
 
 
-def test_each_step_of_the_journey_prints_what_is_shown(tmp_path: Path) -> None:
+def test_each_step_of_the_journey_prints_the_shown_output(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, mail_server="", rate_limits="") as server:
         terminal = Terminal(server)
         (started,) = re.findall(r"until it prints `(.*?)`", README)
@@ -66,11 +66,11 @@ def test_each_step_of_the_journey_prints_what_is_shown(tmp_path: Path) -> None:
             if language == "text":
                 mail = re.compile(pattern(block.replace(ADDRESS, server.url)))
                 wait_for(lambda mail=mail: mail.search(server.log))  # type: ignore[misc]
-            for command, shown in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            for command, output in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
                 if command == "TOKEN=…" and "password-resets" in block:
                     link_in(server, "password-reset")
                 printed = terminal.type(command)
-                assert re.fullmatch(pattern(shown.replace(ADDRESS, server.url).strip()), printed.strip()), command
+                assert re.fullmatch(pattern(output.replace(ADDRESS, server.url).strip()), printed.strip()), command
         assert "account is closed ---" in wait_for(lambda: server.log if "closed ---" in server.log else None)
 
 
@@ -82,8 +82,8 @@ def test_the_example_in_python_registers_with_the_code_from_the_email(tmp_path: 
         (tmp_path / "hello.py").write_text(example.replace(ADDRESS, server.url))
         command = [sys.executable, tmp_path / "hello.py"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hello:
-            said, _ = hello.communicate(link_in(server, "registration").partition("#")[2] + "\n", timeout=30)
-    assert said.removeprefix("The code from the email: ") == f"{prints}\n"
+            output, _ = hello.communicate(link_in(server, "registration").partition("#")[2] + "\n", timeout=30)
+    assert output.removeprefix("The code from the email: ") == f"{prints}\n"
 
 
 def test_the_readme_is_short() -> None:

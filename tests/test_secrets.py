@@ -43,10 +43,10 @@ def suspicions(text: str) -> Iterator[str]:
             yield line.strip()
 
 
-def git(*arguments: str, given: str = "") -> list[str]:
-    """Return what git lists."""
+def git(*arguments: str, stdin: str = "") -> list[str]:
+    """Return the paths that git lists."""
     done = subprocess.run(
-        ["git", *arguments, "-z"], cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=60
+        ["git", *arguments, "-z"], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stderr == ""
     return done.stdout.split("\0")[:-1]
@@ -84,7 +84,7 @@ PLANTED: dict[str, Callable[[int], str]] = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_a_secret_that_was_planted_is_found(kind: str) -> None:
+def test_a_planted_secret_is_found(kind: str) -> None:
     for number in range(1000):
         planted = PLANTED[kind](number)
         assert list(suspicions(f"something else\n  {planted}\n")) == [planted]
@@ -100,9 +100,9 @@ def test_ordinary_text_is_not_taken_for_a_secret() -> None:
 
 
 def test_files_of_an_instance_are_ignored_by_git_in_any_folder() -> None:
-    made = ["secret_key", ".secret_key.next", "config.toml", "erasures.jsonl", "tiles.sqlite3", "tiles.sqlite3-wal",
+    secrets = ["secret_key", ".secret_key.next", "config.toml", "erasures.jsonl", "tiles.sqlite3", "tiles.sqlite3-wal",
             "tiles.sqlite3-shm", "mailbox/new/1"]  # fmt: skip
-    paths = [f"{folder}{name}" for folder in ("instance/", "elsewhere/", "") for name in made]
+    paths = [f"{folder}{name}" for folder in ("instance/", "elsewhere/", "") for name in secrets]
     paths += [".env", "server.key", "authority.pem"]
-    assert git("check-ignore", "--no-index", "--stdin", given="\0".join(paths)) == paths
+    assert git("check-ignore", "--no-index", "--stdin", stdin="\0".join(paths)) == paths
     assert git("ls-files", "--ignored", "--cached", "--exclude-standard") == []

@@ -56,6 +56,6 @@ def test_an_invalid_configuration_file_is_named_with_advice(tmp_path: Path, cont
 def test_the_environment_overrides_the_configuration_file(tmp_path: Path, line_break: str) -> None:
     lines = ["\ufeffsupport_email = 'file@example.org'", "public_url = 'https://file.example.org'", ""]
     (tmp_path / "config.toml").write_bytes(line_break.join(lines).encode())
-    taken = load(environment(tmp_path, public_url="", support_email="environment@example.org"))
-    assert (taken.support_email, taken.public_url) == ("environment@example.org", "https://file.example.org")
+    settings = load(environment(tmp_path, public_url="", support_email="environment@example.org"))
+    assert (settings.support_email, settings.public_url) == ("environment@example.org", "https://file.example.org")
     assert load(environment(tmp_path)).support_email == "file@example.org"

@@ -20,11 +20,11 @@ Use = dict[str, bool]
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     """A certificate authority that this machine trusts, and no other."""
-    found = trustme.CA()
-    found.cert_pem.write_to_path(tmp_path / "authority.pem")
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    return found
+    return ca
 
 
 def server(certificate: trustme.LeafCert, use: Use, **options: Any) -> MailServer:

@@ -1,4 +1,4 @@
-"""What tests share with test_tokens."""
+"""Steps that several tests of tokens share."""
 
 from flask import Flask
 from support import NOBODY, WORD
@@ -6,7 +6,7 @@ from support import NOBODY, WORD
 from backend.security import tokens
 from backend.security.tokens import Purpose
 
-# All that any purpose requires: only the salt tells one purpose from another.
+# The content that every purpose requires: only the salt distinguishes them.
 CONTENT = {"account": NOBODY, "change": NOBODY, "state": WORD, "name": WORD, "email": "eve@example.org"}
 
 

@@ -15,14 +15,14 @@ def change(service: Service, person: Person, **fields: object) -> TestResponse:
 def test_a_name_is_changed_or_removed_and_the_rest_stays(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
     before = service.account(ada.headers).json
-    for sent, name in (("  Ada King ", "Ada King"), (None, None)):
-        response = change(service, ada, name=sent)
+    for typed, name in (("  Ada King ", "Ada King"), (None, None)):
+        response = change(service, ada, name=typed)
         assert (response.status_code, response.json) == (200, before | {"name": name})
         assert service.account(ada.headers).json == change(service, ada).json == response.json
     assert {row["email"]: row["name"] for row in service.rows("accounts")} == {ada.email: None, bob.email: "Bob"}
 
 
-def test_a_name_is_removed_by_a_request_of_its_own(service: Service, ada: Person) -> None:
+def test_a_name_is_removed_by_a_separate_request(service: Service, ada: Person) -> None:
     before = service.account(ada.headers).json
     for _ in range(2):
         response = service.http.delete("/v1/account/name", headers=ada.headers)
@@ -47,9 +47,9 @@ def test_the_policy_that_was_accepted_on_registering_is_recorded(service: Servic
     assert response.json["account"]["policy"] == {"accepted": "2026-01", "current": "2026-01"}
 
 
-def test_emails_about_tiles_can_be_declined_and_asked_for_again(service: Service, ada: Person) -> None:
-    for wanted in (False, True):
-        assert change(service, ada, email_updates=wanted).json["email_updates"] is wanted
+def test_emails_about_tiles_can_be_declined_and_requested_again(service: Service, ada: Person) -> None:
+    for email_updates in (False, True):
+        assert change(service, ada, email_updates=email_updates).json["email_updates"] is email_updates
 
 
 def test_only_a_published_policy_can_be_accepted(service: Service, ada: Person) -> None:

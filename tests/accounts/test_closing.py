@@ -28,7 +28,7 @@ ADA = "ada@example.org"
 
 
 def acts(service: Service) -> list[tuple[str, str]]:
-    """Return the audit's actions and who did them."""
+    """Return the audit's acts and actors."""
     return sorted((row["act"], row["actor"]) for row in service.rows("audit"))
 
 

@@ -141,14 +141,14 @@ def test_of_two_accounts_that_take_an_address_at_once_one_gets_it(service: Servi
 
 @any_database
 def test_closing_ends_a_change_also_when_the_account_is_opened_again(service: Service, ada: Person) -> None:
-    sent = ask_for_email_change(service, ada.headers, NEW)
+    token = ask_for_email_change(service, ada.headers, NEW)
     assert request_email_change(service, ada.headers, THIRD).status_code == 202
     assert close(service, ada.headers).status_code == 200
     mails = service.deliver()
     assert {message["To"] for message in mails} == {OLD}
-    assert_problem(confirm_email_change(service, sent), 400, "invalid-token")
+    assert_problem(confirm_email_change(service, token), 400, "invalid-token")
     assert cancel(service, token_of(mails[0])).status_code == 204
-    assert_problem(confirm_email_change(service, sent), 400, "invalid-token")
+    assert_problem(confirm_email_change(service, token), 400, "invalid-token")
 
 
 def test_an_account_that_is_erased_while_its_password_is_checked_is_unauthenticated(

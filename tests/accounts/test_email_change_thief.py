@@ -34,8 +34,8 @@ from support import (
     Service,
     any_database,
     assert_problem,
+    comparable,
     empty_database,
-    shown,
     token_of,
 )
 
@@ -94,7 +94,7 @@ def links(service: Service, ada: Person) -> list[str]:
 def test_no_operation_accepts_the_password_session_or_links_from_before_the_undo(
     service: Service, ada: Person, links: list[str]
 ) -> None:
-    # What a person who knew the password would send in each field of any operation.
+    # The values that a person who knew the password would send, for each field of any operation.
     fields: dict[str, Any] = {
         "name": "Thief", "email": OLD, "password": PASSWORD, "current_password": PASSWORD,
         "new_password": OTHER_PASSWORD, "message": "Hello", "email_updates": False, "erase": True,
@@ -122,14 +122,14 @@ def test_no_operation_accepts_the_password_session_or_links_from_before_the_undo
 def test_sign_in_does_not_reveal_that_an_account_was_recovered(service: Service, hash_work: Counter[str]) -> None:
     service.deliver()
     service.register(name="Bob", email="bob@example.org", password=OTHER_PASSWORD)
-    seen = []
+    responses = []
     for email in (OLD, "bob@example.org", "nobody@example.org"):
         hash_work.clear()
         with service.statements() as executed:
             response = service.sign_in(email, PASSWORD)
         assert_problem(response, 401, "wrong-credentials")
-        seen.append((shown(response), dict(hash_work), list(executed)))
-    assert seen == [seen[0]] * 3
+        responses.append((comparable(response), dict(hash_work), list(executed)))
+    assert responses == [responses[0]] * 3
 
 
 @any_database

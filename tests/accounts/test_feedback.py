@@ -57,9 +57,9 @@ def test_a_repeated_key_of_one_sender_gets_the_same_response_and_stores_once(ser
 
 
 def test_a_stranger_who_guesses_another_strangers_key_learns_nothing(service: Service) -> None:
-    one, again, other = (keyed(service, message, "1").json for message in ("One.", "One.", "Two."))
-    assert one == again
-    assert one["id"] != other["id"]
+    original, retried, guessed = (keyed(service, message, "1").json for message in ("One.", "One.", "Two."))
+    assert original == retried
+    assert original["id"] != guessed["id"]
     assert {row["message"] for row in service.rows("feedback")} == {"One.", "Two."}
 
 

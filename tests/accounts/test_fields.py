@@ -71,7 +71,7 @@ EMAILS = {
 }  # fmt: skip
 
 
-def test_an_email_is_stored_as_typed_but_for_its_domain_and_found_in_any_case(service: Service) -> None:
+def test_an_email_is_stored_as_typed_except_its_domain_and_matches_in_any_case(service: Service) -> None:
     for case, (typed, stored, also) in EMAILS.items():
         service.register(email=typed)
         assert stored in {row["email"] for row in service.rows("accounts")}, case
@@ -146,6 +146,6 @@ def test_a_password_of_14_or_of_257_code_points_is_refused(service: Service) -> 
     ],
     ids=["NFD", "full width", "ligature", "no-break space", "Angstrom", "composed", "decomposed"],
 )
-def test_a_password_signs_in_however_its_letters_are_composed(service: Service, chosen: str, typed: str) -> None:
+def test_a_password_signs_in_in_any_unicode_composition(service: Service, chosen: str, typed: str) -> None:
     service.register(password=chosen)
     assert service.sign_in(password=typed).status_code == 201

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from journeys import MakeService, MoveClock, ask_for_erasure, close, confirm_erasure, moment, signed_in, undo, undo_link
 from pairwise import on_one_database_each
-from support import PASSWORD, Person, Service, any_database, assert_problem, bearer, shown
+from support import PASSWORD, Person, Service, any_database, assert_problem, bearer, comparable
 
 from backend import clock
 from backend.accounts import sessions
@@ -50,7 +50,7 @@ def test_wrong_credentials_have_one_response(service: Service) -> None:
     responses += [service.sign_in("bob@example.org"), service.sign_in("nobody@example.org", "nothing at all")]
     for response in responses:
         assert_problem(response, 401, "wrong-credentials")
-        assert shown(response) == shown(responses[0])
+        assert comparable(response) == comparable(responses[0])
 
 
 def test_only_the_sha256_of_a_session_token_is_stored(service: Service, ada: Person) -> None:
@@ -120,9 +120,9 @@ def test_only_the_day_of_the_last_use_is_stored_and_once_a_day(
     move_clock(timedelta(days=3))
 
     def writes() -> int:
-        with service.statements() as seen:
+        with service.statements() as statements:
             assert service.account(ada.headers).status_code == 200
-        return sum(statement.startswith(("UPDATE", "INSERT", "DELETE")) for statement in seen)
+        return sum(statement.startswith(("UPDATE", "INSERT", "DELETE")) for statement in statements)
 
     assert (writes(), writes()) == (1, 0)
     today = clock.now().date()
@@ -158,7 +158,7 @@ def test_a_session_of_another_person_is_not_found_and_not_ended(service: Service
         service.http.delete(f"/v1/sessions/{id_}", headers=ada.headers) for id_ in (bob.session["id"], uuid.uuid4())
     )
     assert_problem(response, 404, "not-found")
-    assert shown(response) == shown(made_up)
+    assert comparable(response) == comparable(made_up)
     assert service.account(bob.headers).status_code == 200
 
 
@@ -241,9 +241,9 @@ def test_ended_sessions_are_not_listed_and_are_deleted_in_batches(
     assert_ended(service, ada.headers)
     monkeypatch.setattr(sessions, "BATCH", batch)
     with service.app.app_context():
-        left = [len(service.rows("sessions")) for _ in worker.tidy()]
-    assert len(left) == (5 + 3) // batch
-    assert left == sorted(left, reverse=True)
+        counts = [len(service.rows("sessions")) for _ in worker.tidy()]
+    assert len(counts) == (5 + 3) // batch
+    assert counts == sorted(counts, reverse=True)
     assert {str(uuid.UUID(str(row["id"]))) for row in service.rows("sessions")} == ids
     assert service.account(bearer(fresh[0]["token"])).status_code == 200
 

@@ -1,4 +1,4 @@
-"""Every fault, really caused."""
+"""Every fault, caused for real."""
 
 import os
 import resource
@@ -31,8 +31,8 @@ def kill_one_process(scene: Scene) -> Iterator[None]:
 
 
 def _mail_work(scene: Scene) -> MailWork:
-    (found,) = [run for run in scene.manager.runs if isinstance(run, MailWork)]
-    return found
+    (work,) = [run for run in scene.manager.runs if isinstance(run, MailWork)]
+    return work
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def kill_both(scene: Scene) -> Iterator[None]:
 
 
 def _told_to_stop(scene: Scene) -> None:
-    """Stop the server as a service manager does, who would kill it after 30 seconds."""
+    """Stop the server as a service manager does, which would kill it after 30 seconds."""
     code = scene.server.terminate(30)
     assert code == 0, f"ended with {code}: {scene.server.log[-2000:]}"
 
@@ -171,7 +171,7 @@ def jump(seconds: float) -> Does:
 
 @contextmanager
 def fill_the_disk(scene: Scene) -> Iterator[None]:
-    """Fill the disk, or, without the right to mount a small one, let no file of the server grow."""
+    """Fill the disk. A user who may not mount a small one keeps the server's files from growing instead."""
     ballast = scene.instance / "ballast"
     if scene.has_small_disk:
         with suppress(OSError), ballast.open("wb", buffering=0) as file:

@@ -29,12 +29,12 @@ class Load:
         self._url, self._postbox = url, postbox
         self._stop, self._threads = threading.Event(), list[threading.Thread]()
         self._pair = ThreadPoolExecutor(2)
-        # What was acknowledged: the emails owed to each address, the stored messages, the accounts.
+        # The acknowledged data: the emails owed to each address, the stored messages, the accounts.
         self.owed: dict[str, set[str]] = defaultdict(set)
         self.messages, self.people = set[str](), set[str]()
         self.accepted: Counter[tuple[str, str]] = Counter()
         self.answers: Counter[int | str] = Counter()
-        self._told: list[float] = []
+        self._acknowledged_at: list[float] = []
 
     def start(self) -> None:
         for work in (self._writes, self._writes, self._reads):
@@ -52,7 +52,7 @@ class Load:
         return httpx2.Client(base_url=self._url, timeout=75)
 
     def _send(self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str) -> httpx2.Response | None:
-        """Send once; None when there is no answer."""
+        """Send once; return None without a response."""
         try:
             response = http.post(path, json=body, headers=headers)
         except httpx2.TransportError as error:
@@ -60,10 +60,10 @@ class Load:
             return None
         self.answers[response.status_code] += 1
         if response.is_success:
-            self._told.append(time.monotonic())
+            self._acknowledged_at.append(time.monotonic())
         return response
 
-    def _until_told(
+    def _until_answered(
         self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str
     ) -> httpx2.Response | None:
         """Send until there is a final response or the load ends."""
@@ -74,19 +74,19 @@ class Load:
             if self._stop.wait(RETRY_SECONDS):
                 return None
 
-    def _is_told(self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str) -> bool:
+    def _is_acknowledged(self, http: httpx2.Client, path: str, body: dict[str, Any], **headers: str) -> bool:
         """Send until it is acknowledged, refused, or the load ends."""
-        answer = self._until_told(http, path, body, **headers)
+        answer = self._until_answered(http, path, body, **headers)
         return answer is not None and answer.is_success
 
     def _writes(self) -> None:
         with self._http() as http:
             while not self._stop.wait(PAUSE_SECONDS):
                 address, message = f"{uuid.uuid4().hex}@example.org", uuid.uuid4().hex
-                if self._is_told(http, "/v1/registrations", {"name": "Ada", "email": address}):
+                if self._is_acknowledged(http, "/v1/registrations", {"name": "Ada", "email": address}):
                     self.owed["registration"].add(address)
                 key = {"Idempotency-Key": f'"{message}"'}
-                if self._is_told(http, "/v1/feedback", {"message": message}, **key):
+                if self._is_acknowledged(http, "/v1/feedback", {"message": message}, **key):
                     self.messages.add(message)
 
     def _reads(self) -> None:
@@ -102,17 +102,17 @@ class Load:
         if purpose == NOTICE:
             return
         body = {"token": token, "password": CHOSEN[purpose]}
-        again = self._pair.submit(self._until_told, http, CONFIRM[purpose], body)
-        answers = [answer for answer in (self._until_told(http, CONFIRM[purpose], body), again.result()) if answer]
+        again = self._pair.submit(self._until_answered, http, CONFIRM[purpose], body)
+        answers = [answer for answer in (self._until_answered(http, CONFIRM[purpose], body), again.result()) if answer]
         self._note(purpose, address, token, answers)
         if purpose == "registration" and any(answer.is_success for answer in answers):
             self.people.add(address)
-            if self._is_told(http, "/v1/password-resets", {"email": address}):
+            if self._is_acknowledged(http, "/v1/password-resets", {"email": address}):
                 self.owed["password-reset"].add(address)
 
     def _note(self, purpose: str, address: str, token: str, answers: list[httpx2.Response]) -> None:
         accepted = sum(answer.is_success for answer in answers)
-        # Each mail of a registration has a token of its own, and all of them make one account.
+        # Each email of a registration has its own token, and all of them make one account.
         self.accepted[purpose, _key(purpose, address, token)] += accepted
         if accepted and purpose == "password-reset":
             self.owed[NOTICE].add(address)
@@ -134,11 +134,11 @@ class Load:
 
     @property
     def acknowledged(self) -> int:
-        return len(self._told)
+        return len(self._acknowledged_at)
 
     def written_since(self, moment: float) -> float | None:
         """Return when a request was first acknowledged after a moment."""
-        return next((told for told in self._told if told > moment), None)
+        return next((at for at in self._acknowledged_at if at > moment), None)
 
     def all_owed(self) -> set[tuple[str, str]]:
         """Return which mails are owed by now."""
@@ -161,9 +161,9 @@ class Load:
         return [(purpose, address) for purpose, owed in self.owed.items() for address in owed - arrived[purpose]]
 
     def sent_twice(self) -> int:
-        """Return how many mails arrived again, which their Message-ID tells."""
-        seen = Counter(str(message["Message-ID"]) for message in self._postbox.messages)
-        return sum(count - 1 for count in seen.values())
+        """Count the emails that arrived again, by their Message-ID."""
+        copies = Counter(str(message["Message-ID"]) for message in self._postbox.messages)
+        return sum(count - 1 for count in copies.values())
 
     def misstored(self, rows: Callable[[str], list[str]]) -> list[str]:
         """Return the acknowledged messages and accounts that are missing or stored more than once."""
@@ -178,5 +178,5 @@ def _key(purpose: str, address: str, token: str) -> str:
 
 def link_of(text: str) -> tuple[str, str]:
     """Return which page a mail leads to, and the token in its link."""
-    found = LINK.search(text)
-    return (found[1], found[2]) if found else (NOTICE, "")
+    link = LINK.search(text)
+    return (link[1], link[2]) if link else (NOTICE, "")

@@ -33,10 +33,10 @@ _letting_in = threading.Lock()
 
 
 class Postgres:
-    """A PostgreSQL server of its own, on a port of loopback."""
+    """A separate PostgreSQL server on a loopback port."""
 
     def __init__(self, primary: "Postgres | None" = None) -> None:
-        """Make it empty, or as the synchronous standby of another."""
+        """Create an empty server, or the synchronous standby of another."""
         self.folder, self.port = Path(tempfile.mkdtemp(prefix="tiles-chaos-postgresql-")), free_port()
         if USER:
             with _letting_in:
@@ -54,7 +54,7 @@ class Postgres:
 
     @property
     def host(self) -> str:
-        """Host and port as a URL has them."""
+        """Host and port, as in a URL."""
         return f"127.0.0.1:{self.port}"
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -113,7 +113,7 @@ class Between:
     """A TCP proxy to a peer, whose connections can be lost."""
 
     def __init__(self, port: int) -> None:
-        """Lead to a port of loopback."""
+        """Forward to a loopback port."""
         self._target, self.swallows = port, False
         self._all, self._lost = set[socket.socket](), set[socket.socket]()
         self.cut_after: int | None = None
@@ -163,16 +163,16 @@ class Between:
         self._pump(client, peer, cuts=True)
 
     def _pump(self, source: socket.socket, sink: socket.socket, *, cuts: bool = False) -> None:
-        seen = 0
+        forwarded = 0
         with suppress(OSError):
             while data := source.recv(65536):
                 if self.swallows:
                     self._lost |= {source, sink}
                     continue
-                left = None if self.cut_after is None or not cuts else max(self.cut_after - seen, 0)
-                seen += len(data)
-                sink.sendall(data[:left])
-                if left is not None and left < len(data):
+                allowance = None if self.cut_after is None or not cuts else max(self.cut_after - forwarded, 0)
+                forwarded += len(data)
+                sink.sendall(data[:allowance])
+                if allowance is not None and allowance < len(data):
                     break
         if not self.swallows:
             _close(source)
@@ -195,7 +195,7 @@ def _close(connection: socket.socket) -> None:
 
 
 class Postbox(MailServer):
-    """A slow mail server with every fault that one can have."""
+    """A slow mail server that can have every fault."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Postbox(MailServer):
         return await super().handle_RCPT(server, session, envelope, address, options)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        # Without it a worker that is killed would seldom be killed over a mail.
+        # Without this delay, a kill would rarely hit a worker while it sends an email.
         await asyncio.sleep(0.01)
         while self.hangs:
             await asyncio.sleep(0.1)

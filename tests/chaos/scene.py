@@ -61,9 +61,9 @@ class Outcome:
     accepted_twice: int = 0
     untrue_readyz: int = 0
     seconds_to_answer: float | None = None
-    """Until it was ready and took a request; None when that never came."""
+    """Time until it was ready and accepted a request; None if it never did."""
     seconds_to_mail: float | None = None
-    """Until all was mailed that had been acknowledged until then."""
+    """Time until every email that had been acknowledged by then arrived."""
     answers: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
 
@@ -78,23 +78,23 @@ class Watch(threading.Thread):
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self._url, self.stop = url, threading.Event()
-        self.seen: list[tuple[float, float, int | None]] = []
+        self.polls: list[tuple[float, float, int | None]] = []
 
     def run(self) -> None:
         while not self.stop.wait(POLL_SECONDS):
             begun, status = time.monotonic(), None
             with suppress(httpx2.TransportError):
                 status = httpx2.get(f"{self._url}/readyz", timeout=3).status_code
-            self.seen.append((begun, time.monotonic(), status))
+            self.polls.append((begun, time.monotonic(), status))
 
     def untrue(self, since: float, until: float, *, ready: bool) -> int:
         """Count the wrong statuses within a time."""
-        said = [status for begun, ended, status in self.seen if begun > since + NOTICE_SECONDS and ended < until]
-        return sum((status == 200) is not ready for status in said)
+        statuses = [status for begun, ended, status in self.polls if begun > since + NOTICE_SECONDS and ended < until]
+        return sum((status == 200) is not ready for status in statuses)
 
     def ready_since(self, moment: float) -> float | None:
-        """Return when it first said 200 after a moment."""
-        return next((ended for begun, ended, status in self.seen if begun >= moment and status == 200), None)
+        """Return the time of the first 200 after a moment."""
+        return next((ended for begun, ended, status in self.polls if begun >= moment and status == 200), None)
 
 
 class MailWork:
@@ -108,7 +108,7 @@ class MailWork:
         self.process = subprocess.Popen([TILES, "mail", "work"], env=self._variables, stderr=subprocess.DEVNULL)
 
     def wait_until_ready(self) -> None:
-        """Return when it handles SIGTERM: it prints nothing at its start."""
+        """Wait until it handles SIGTERM: it prints nothing at its start."""
         wait_for(lambda: catches_term(self.process.pid))
 
     def kill_all(self) -> None:
@@ -137,19 +137,19 @@ class Manager(threading.Thread):
 class Scene:
     """The service with its peers and its clients."""
 
-    def __init__(self, held: ExitStack, fault: Fault, database: str, *, restart_seconds: float) -> None:
+    def __init__(self, stack: ExitStack, fault: Fault, database: str, *, restart_seconds: float) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tiles-chaos-"))
-        held.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.instance = self.folder / "instance"
         self.instance.mkdir(mode=0o700)
         if "small disk" in fault.needs:
-            self.has_small_disk = held.enter_context(small_disk(self.instance))
-        self.postbox = held.enter_context(Postbox())
-        self.mail_way = held.enter_context(Between(self.postbox.port))
+            self.has_small_disk = stack.enter_context(small_disk(self.instance))
+        self.postbox = stack.enter_context(Postbox())
+        self.mail_way = stack.enter_context(Between(self.postbox.port))
         self.ready = fault.ready
         self.postgres: list[Postgres] = []
         self.redis: RedisServer | None = None
-        settings = self._settings(held, fault, database)
+        settings = self._settings(stack, fault, database)
         self.database_url = Settings(database_url=str(settings["database_url"])).database
         self.server = ServerProcess(self.folder, "--workers", str(fault.workers), **settings)
         self._ahead = self.folder / "seconds ahead"
@@ -158,8 +158,8 @@ class Scene:
         self.server._environment |= {"PYTHONPATH": path, "CHAOS_SECONDS_AHEAD": str(self._ahead)}  # noqa: SLF001
         self.watch: Watch | None = None
         self.manager = Manager(restart_seconds)
-        held.callback(self._end)
-        held.enter_context(self.server)
+        stack.callback(self._end)
+        stack.enter_context(self.server)
         self.manager.runs = [self.server]
         if "mail work" in fault.needs:
             sender = MailWork(self.server._environment)  # noqa: SLF001
@@ -169,28 +169,28 @@ class Scene:
         self.watch, self.load = Watch(self.server.url), Load(self.server.url, self.postbox)
         self.watch.start()
 
-    def _settings(self, held: ExitStack, fault: Fault, database: str) -> dict[str, object]:
-        found: dict[str, object] = {
+    def _settings(self, stack: ExitStack, fault: Fault, database: str) -> dict[str, object]:
+        settings: dict[str, object] = {
             "database_url": f"sqlite:///{self.instance / 'tiles.sqlite3'}",
             "mail_server": "127.0.0.1", "mail_port": self.mail_way.port,
             "rate_limits": "off", "secret_keys": SECRET_KEY, **fault.settings,
         }  # fmt: skip
         if database == "postgresql":
-            self.postgres = [held.enter_context(Postgres())]
+            self.postgres = [stack.enter_context(Postgres())]
             hosts = [self.postgres[0].host]
             if "standby" in fault.needs:
-                self.postgres.append(held.enter_context(Postgres(self.postgres[0])))
+                self.postgres.append(stack.enter_context(Postgres(self.postgres[0])))
                 hosts.append(self.postgres[1].host)
             if "way" in fault.needs:
-                self.way = held.enter_context(Between(self.postgres[0].port))
+                self.way = stack.enter_context(Between(self.postgres[0].port))
                 hosts = [f"127.0.0.1:{self.way.port}"]
-            found["database_url"] = f"postgresql://postgres@{','.join(hosts)}/tiles"
+            settings["database_url"] = f"postgresql://postgres@{','.join(hosts)}/tiles"
         if "redis" in fault.needs:
             program = shutil.which("redis-server")
             assert program, "install redis-server (apt-get install redis-server) for this fault"
-            self.redis = held.enter_context(RedisServer(program, self.folder))
-            found["redis_url"] = self.redis.url
-        return found
+            self.redis = stack.enter_context(RedisServer(program, self.folder))
+            settings["redis_url"] = self.redis.url
+        return settings
 
     def _end(self) -> None:
         self.manager.stop.set()
@@ -204,12 +204,12 @@ class Scene:
 
     def move_clock(self, seconds: float) -> None:
         """Set the clock of the service's processes ahead by some seconds."""
-        written = self._ahead.with_suffix(".new")
-        written.write_text(str(seconds))
-        written.replace(self._ahead)
+        draft = self._ahead.with_suffix(".new")
+        draft.write_text(str(seconds))
+        draft.replace(self._ahead)
 
     def rows(self, query: str) -> list[str]:
-        """Return the first column of what the database holds."""
+        """Return the first column of a query's result."""
         engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return [row[0] for row in connection.execute(text(query))]
@@ -248,8 +248,8 @@ def small_disk(folder: Path) -> Iterator[bool]:
 def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
     """Cause a fault under load, and return its outcome."""
     before, after = (0.7, 0.3) if quick else (2.0, 2.0)
-    with ExitStack() as held:
-        scene = Scene(held, fault, database, restart_seconds=0.2 if quick else 2.0)
+    with ExitStack() as stack:
+        scene = Scene(stack, fault, database, restart_seconds=0.2 if quick else 2.0)
         scene.load.start()
         time.sleep(before)
         lifted, untrue = _done(fault, scene)
@@ -263,12 +263,12 @@ def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
             wait_for(scene.everything_is_mailed, SETTLE_SECONDS)
         scene.watch.stop.set()
         scene.load.redeem_again()
-        left = [*scene.unsent(), *(("stored", what) for what in scene.load.misstored(scene.rows))]
+        missing = [*scene.unsent(), *(("stored", kind) for kind in scene.load.misstored(scene.rows))]
         return Outcome(
             fault=fault.name,
             database=database,
             acknowledged=scene.load.acknowledged,
-            lost=len(left),
+            lost=len(missing),
             given_up=len(scene.given_up()),
             sent_twice=scene.load.sent_twice(),
             accepted_twice=scene.load.accepted_twice,
@@ -276,7 +276,7 @@ def play(fault: Fault, database: str, *, quick: bool = False) -> Outcome:
             seconds_to_answer=answering and round(answering - lifted, 1),
             seconds_to_mail=round(max(scene.load.mailed_by(owed) - lifted, 0), 1),
             answers={str(answer): count for answer, count in scene.load.answers.items()},
-            left=dict(Counter(what for what, _ in left)),
+            left=dict(Counter(kind for kind, _ in missing)),
         )
 
 
@@ -293,20 +293,20 @@ def _done(fault: Fault, scene: Scene) -> tuple[float, int]:
 
 
 def _answering(scene: Scene, lifted: float) -> float | None:
-    """Return when the service both said that it is ready and took a request, after a fault was lifted."""
+    """Return when the service was ready and accepted a request again, after a fault was lifted."""
 
-    def found() -> float | None:
+    def answered_at() -> float | None:
         ready, written = scene.watch.ready_since(lifted), scene.load.written_since(lifted)
         return max(ready, written) if ready and written else None
 
     with suppress(AssertionError):
-        return wait_for(found, SETTLE_SECONDS)
+        return wait_for(answered_at, SETTLE_SECONDS)
     return None
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
     """Return a line of the table."""
-    found = asdict(outcome)
+    row = asdict(outcome)
     for name in ("answers", "left"):
-        del found[name]
-    return found
+        del row[name]
+    return row

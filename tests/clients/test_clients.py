@@ -23,7 +23,7 @@ from support import MailServer, ServerProcess, run_tiles
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "clients.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8000"
-# `make` installs what package-lock.json pins there.
+# `make` installs the packages of package-lock.json there.
 NODE_MODULES = Path(sys.prefix) / "clients" / "node_modules"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), str(NODE_MODULES / ".bin"), os.environ["PATH"]])
 
@@ -131,7 +131,7 @@ def test_the_page_names_the_versions_that_are_tested() -> None:
 
 @dataclass
 class Sources:
-    """The sources of a generated client, and how its language writes what the tests look for."""
+    """The sources of a generated client, and its language's syntax for the declarations under test."""
 
     document: dict[str, Any]
     models: dict[str, str]

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
-from checking import Found, probe
+from checking import Levels, probe
 from conftest import KEY, dispose
 from flask import Flask
 from support import MailServer, Person, Service, any_database, free_port, run_tiles
@@ -40,13 +40,13 @@ SOUND = {
 }
 
 
-def found(app: Flask) -> Found:
+def faults(app: Flask) -> Levels:
     """Run every probe, and return the code and the level of each fault."""
-    every = [finding for some in check.run(app) for finding in some]
-    return {finding.code: finding.level for finding in every if finding.level != "fine"}
+    findings = [finding for group in check.run(app) for finding in group]
+    return {finding.code: finding.level for finding in findings if finding.level != "fine"}
 
 
-def told(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:
+def run_check(folder: Path, **settings: object) -> tuple[int, list[dict[str, str]]]:
     """Run `tiles check --json`; return its exit status and its findings."""
     done = run_tiles(folder, "check", "--json", **settings)
     assert done.stderr == ""
@@ -64,25 +64,25 @@ def sound(make_service: Make, tmp_path: Path, authority: trustme.CA, redis_url: 
         yield service
 
 
-def test_nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed(
+def test_a_sound_installation_has_no_findings_and_is_not_changed(
     sound: Service, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    assert found(sound.app) == {}
+    assert faults(sound.app) == {}
     assert sound.mail_server.connections == 2
     assert sound.mail_server.messages == []
     sound.register(name="Ada Lovelace", email="ada@example.org")
     before = {table: sound.rows(table) for table in ("accounts", "mails", "audit", "alembic_version")}
-    sent = len(sound.mail_server.messages)
+    emails = len(sound.mail_server.messages)
     dispose(sound.app)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    given = {**SOUND, **TLS, "mail_server": "127.0.0.1", "mail_port": sound.mail_server.port, "redis_url": redis_url}
-    status, findings = told(tmp_path, database_url=database_url, secret_keys=KEY, **given)
+    settings = {**SOUND, **TLS, "mail_server": "127.0.0.1", "mail_port": sound.mail_server.port, "redis_url": redis_url}
+    status, findings = run_check(tmp_path, database_url=database_url, secret_keys=KEY, **settings)
     wrong = [finding for finding in findings if finding["level"] != "fine"]
     assert (status, wrong) == (0, [])
     assert len(findings) == 1 + len(PROBES)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     assert {table: sound.rows(table) for table in before} == before
-    assert len(sound.mail_server.messages) == sent
+    assert len(sound.mail_server.messages) == emails
     assert "ada" not in json.dumps(findings).lower()
 
 
@@ -98,7 +98,7 @@ def test_the_output_names_each_fault_with_advice_and_creates_no_file(tmp_path: P
 
 
 def test_invalid_settings_are_the_only_findings(tmp_path: Path) -> None:
-    status, findings = told(tmp_path, mail_port="many", password_min_length=1)
+    status, findings = run_check(tmp_path, mail_port="many", password_min_length=1)
     assert status == 1
     assert [(finding["code"], finding["level"]) for finding in findings] == [("settings", "error")] * 2
     assert all("TILES_" in finding["what"] for finding in findings)
@@ -123,8 +123,8 @@ def test_invalid_settings_are_the_only_findings(tmp_path: Path) -> None:
     ],
 )
 @any_database
-def test_a_setting_that_is_not_fit_for_production_is_found(
-    make_service: Make, name: str, changes: dict[str, Any], expected: Found
+def test_a_setting_unfit_for_production_is_found(
+    make_service: Make, name: str, changes: dict[str, Any], expected: Levels
 ) -> None:
     assert probe(make_service(**SOUND | changes), name) == expected
 
@@ -157,7 +157,7 @@ def test_a_disk_that_is_nearly_full_is_found(service: Service, monkeypatch: pyte
 
 
 @any_database
-def test_sqlite_on_the_file_system_of_a_network_is_found_behind_a_space_too(
+def test_sqlite_on_a_network_file_system_is_found_also_at_a_path_with_a_space(
     make_service: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a b"
@@ -179,19 +179,19 @@ def refuse(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: st
 @any_database
 @pytest.mark.usefixtures("authority")
 def test_a_mail_server_that_takes_no_mail_is_found_with_the_reason(make_service: Make) -> None:
-    def said(**settings: object) -> str:
+    def reason(**settings: object) -> str:
         with make_service(**settings).app.app_context():
             (finding,) = PROBES["mail-server"][0]()
         assert (finding.code, finding.level) == ("mail-server", "error")
         return finding.what
 
-    assert said(mail_port=free_port()) == "it does not answer (connection-refused)"
-    assert said(**TLS) == "it offers no STARTTLS, or no way to sign in (not-supported)"
+    assert reason(mail_port=free_port()) == "it does not answer (connection-refused)"
+    assert reason(**TLS) == "it offers no STARTTLS, or no way to sign in (not-supported)"
     with server(trustme.CA().issue_cert("127.0.0.1"), TLS) as peer:
-        assert said(mail_port=peer.port, **TLS) == "its certificate is not trusted (certificate-20)"
+        assert reason(mail_port=peer.port, **TLS) == "its certificate is not trusted (certificate-20)"
     with MailServer(authenticator=refuse, auth_require_tls=False) as peer:
         signing_in = {"mail_port": peer.port, "mail_username": "tiles", "mail_password": "wrong"}
-        assert said(**signing_in) == "it does not let us in (smtp-535)"
+        assert reason(**signing_in) == "it does not let us in (smtp-535)"
 
 
 @any_database
@@ -201,7 +201,7 @@ def test_a_silent_mail_server_is_reported_after_the_timeout(
     monkeypatch.setattr(check, "SECONDS", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         app = make_service(mail_port=silent.getsockname()[1]).app
-        findings = {finding.code: finding for some in check.run(app) for finding in some}
+        findings = {finding.code: finding for group in check.run(app) for finding in group}
         assert findings["mail-server"] == Finding(
             "mail-server", "error", "no answer within 0 s", "see that it is there, and not too busy"
         )
@@ -238,9 +238,9 @@ POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=Tr
 
 @pytest.mark.parametrize("database_url", ["lost_postgresql", "lost_sqlite"], indirect=True)
 def test_an_unreachable_database_is_the_only_finding_about_it(service: Service, database_url: str) -> None:
-    every = [finding.code for some in check.run(service.app) for finding in some]
+    codes = [finding.code for group in check.run(service.app) for finding in group]
     expected = "database-none" if database_url.startswith("sqlite") else "database"
-    assert [code for code in every if code.startswith(("database", "queue", "erasures"))] == [expected]
+    assert [code for code in codes if code.startswith(("database", "queue", "erasures"))] == [expected]
 
 
 def test_a_schema_of_another_release_is_found(service: Service) -> None:
@@ -274,7 +274,7 @@ def test_a_postgresql_that_breaks_a_promise_is_found(
     assert probe(service, "database") == {"clock": "error"}
 
 
-# What waits, and what was erased
+# Waiting emails and late erasures
 
 
 def test_mails_that_do_not_leave_are_found(service: Service, move_clock: Callable[[timedelta], None]) -> None:
@@ -306,7 +306,7 @@ def test_erasures_that_are_late_and_a_ledger_that_lacks_them_are_found(
     assert probe(service, "erasures") == {"ledger-locked": "error"}
 
 
-# All of it
+# The whole check
 
 
 @any_database

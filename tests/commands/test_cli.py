@@ -14,20 +14,20 @@ from backend.commands.serve import tiles
 
 
 def test_help_lists_the_commands_makes_nothing_and_needs_no_valid_setting(tmp_path: Path) -> None:
-    shown = run_tiles(tmp_path / "instance", "--help", mail_port="abc")
-    assert shown.returncode == 0
+    done = run_tiles(tmp_path / "instance", "--help", mail_port="abc")
+    assert done.returncode == 0
     for name, command in tiles.commands.items():
-        assert f"\n  {name} " in shown.stdout
+        assert f"\n  {name} " in done.stdout
         assert command.help
-    assert shown.stderr == ""
+    assert done.stderr == ""
     assert not (tmp_path / "instance").exists()
 
 
 def test_help_lists_each_command_once_under_its_reader_and_no_command_or_option_of_flask() -> None:
     assert sorted(name for names in READERS.values() for name in names) == sorted(tiles.commands)
-    shown = CliRunner().invoke(tiles, ["--help"]).output
-    assert re.findall(r"^(\S.*):$", shown, re.MULTILINE) == ["Options", *READERS]
-    assert re.findall(r" (--[a-z-]+)", shown) == ["--help"]
+    output = CliRunner().invoke(tiles, ["--help"]).output
+    assert re.findall(r"^(\S.*):$", output, re.MULTILINE) == ["Options", *READERS]
+    assert re.findall(r" (--[a-z-]+)", output) == ["--help"]
 
 
 def test_flasks_own_commands_work_though_help_does_not_list_them(tmp_path: Path) -> None:
@@ -37,15 +37,15 @@ def test_flasks_own_commands_work_though_help_does_not_list_them(tmp_path: Path)
 
 
 def test_each_command_and_each_of_its_options_explains_itself() -> None:
-    every = dict(commands(tiles))
-    assert every.keys() >= {"serve", "mail work", "mail deliver", "mail status", "mail retry", "db upgrade"}
-    for path, command in every.items():
+    by_path = dict(commands(tiles))
+    assert by_path.keys() >= {"serve", "mail work", "mail deliver", "mail status", "mail retry", "db upgrade"}
+    for path, command in by_path.items():
         assert command.help
         for parameter in command.params:
             assert not isinstance(parameter, click.Option) or parameter.help, parameter.name
-        shown = CliRunner().invoke(tiles, [*path.split(), "--help"])
-        assert shown.exit_code == 0
-        assert shown.output.startswith(f"Usage: tiles {path}")
+        result = CliRunner().invoke(tiles, [*path.split(), "--help"])
+        assert result.exit_code == 0
+        assert result.output.startswith(f"Usage: tiles {path}")
 
 
 @any_database

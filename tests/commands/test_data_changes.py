@@ -19,7 +19,7 @@ def changed(service: Service, *arguments: str) -> dict[str, object]:
 
 
 def refused(service: Service, *arguments: str, status: int = 1) -> str:
-    """Run a command that is refused, and return why."""
+    """Run a command that is refused, and return the reason."""
     before = service.rows("accounts"), service.rows("audit"), service.rows("mails")
     error = invoke(service, "data", *arguments, status=status).stderr.splitlines()[-1]
     assert (service.rows("accounts"), service.rows("audit"), service.rows("mails")) == before
@@ -93,7 +93,7 @@ def test_an_impossible_reopening_or_cancelling_is_refused(service: Service) -> N
         assert "several accounts" in str(invoke(service, "data", command, ADA, *options, status=1).stderr)
 
 
-def test_opening_an_account_is_asked_first(service: Service) -> None:
+def test_reopening_an_account_asks_first(service: Service) -> None:
     invoke(service, "data", "erase", ADA, "--yes")
     for command in ("reopen", "cancel"):
         assert invoke(service, "data", command, ADA, typed="n\n", status=1).stderr.endswith("nothing was done\n")

@@ -1,4 +1,4 @@
-"""`tiles data`: what each command does, prints, records in the audit, asks before and refuses."""
+"""`tiles data`: the effect of each command, its output, audit entry, question and refusals."""
 
 import json
 import uuid
@@ -46,7 +46,7 @@ def printed(service: Service, *arguments: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def refused(service: Service, *arguments: str, status: int = 1) -> str:
-    """Run a command that is refused and changes nothing; return the line that says why."""
+    """Run a command that is refused and changes nothing; return the line with the reason."""
     before = stored(service)
     done = invoke(service, "data", *arguments, status=status)
     assert stored(service) == before
@@ -120,14 +120,16 @@ def test_an_account_is_found_by_its_address_in_any_case_and_by_its_id(service: S
 
 @any_database
 def test_an_account_that_does_not_exist_or_is_not_named_is_reported_in_a_line(service: Service) -> None:
-    for who in ("nobody@example.org", NOBODY, NOBODY.upper()):
+    for account in ("nobody@example.org", NOBODY, NOBODY.upper()):
         for command, *options in (("find",), *NEEDS_ONE):
-            line = refused(service, command, who, *options)
+            line = refused(service, command, account, *options)
             assert line == "Error: there is no account with this address or id; erased ones are not known any more"
-        assert json.loads(invoke(service, "data", "find", who, "--json", status=1).stdout) == []
-    for who in ("nonsense", "", "ada@", "Ada Lovelace", "%", "\udcff@example.org", "\xe4d\xe4@example.org", "x" * 5000):
+        assert json.loads(invoke(service, "data", "find", account, "--json", status=1).stdout) == []
+    invalid = ("nonsense", "", "ada@", "Ada Lovelace", "%", "\udcff@example.org", "\xe4d\xe4@example.org", "x" * 5000)
+    for account in invalid:
         for command, *options in (("find",), ("audit",), *NEEDS_ONE):
-            assert refused(service, command, who, *options) == "Error: name the account by its email address or its id"
+            line = refused(service, command, account, *options)
+            assert line == "Error: name the account by its email address or its id"
 
 
 def test_an_address_that_several_accounts_had_is_refused_with_their_ids_which_name_one(
@@ -157,7 +159,7 @@ def test_an_address_that_several_accounts_had_is_refused_with_their_ids_which_na
     assert {entry["account_id"] for entry in printed(service, "audit", ADA, "--json")} == {new}
 
 
-def test_the_copy_is_the_one_that_the_person_can_get(service: Service, ada: Person, tmp_path: Path) -> None:
+def test_the_copy_equals_the_persons_own_export(service: Service, ada: Person, tmp_path: Path) -> None:
     service.http.post("/v1/feedback", json={"message": "More tiles, please."}, headers=ada.headers)
     invoke(service, "data", "export", ADA, "--output", str(tmp_path / "ada.json"))
     copy = json.loads((tmp_path / "ada.json").read_text("utf-8"))
@@ -344,8 +346,8 @@ def test_a_disclosure_writes_name_and_address_at_most_and_its_record_outlives_th
     assert uuid.UUID(str(row["account_id"])) == uuid.UUID(account)
     assert "lovelace" not in json.dumps(row, default=str).lower()
     assert ADA not in json.dumps(row, default=str)
-    kept = printed(service, "audit", account, "--json")[0]["details"]["kept"]
-    assert (kept[0]["store"], kept[0]["rows"]) == ("disclosures", 1)
+    kept_stores = printed(service, "audit", account, "--json")[0]["details"]["kept"]
+    assert (kept_stores[0]["store"], kept_stores[0]["rows"]) == ("disclosures", 1)
     move_clock(KEEP_RECORDS + A_DAY)
     service.run(audit.tidy)
     assert service.rows("disclosures") == service.rows("audit") == []
@@ -357,7 +359,7 @@ def test_a_document_that_cannot_be_written_is_not_recorded_as_disclosed(service:
         line = refused(service, "disclose", ADA, *DISCLOSE, "--output", str(output), status=2)
         assert f"'{output}' cannot be written" in line
         refused(service, "export", ADA, "--output", str(output), status=2)
-    # A disk that is full is noticed too late: the message says that the disclosure is recorded.
+    # A full disk is noticed after the record: the message says that the disclosure is recorded.
     failed = invoke(service, "data", "export", ADA, "--output", "/dev/full", status=1)
     assert failed.stderr.startswith("Error: '/dev/full' cannot be written: ")
     failed = invoke(service, "data", "disclose", ADA, *DISCLOSE, "--output", "/dev/full", status=1)
@@ -430,7 +432,7 @@ def test_a_late_erasure_ends_the_command_with_1_and_nothing_late_with_0(
     invoke(service, "data", "requests", "--overdue", status=1)
     assert finish_erasing(service) == 1
     assert json.loads(invoke(service, "data", "requests", "--overdue", "--json").stdout) == []
-    # A closed account is late after its retention, though nobody asked for its erasure.
+    # A closed account is late after its retention time, even if its erasure was not requested.
     service.deliver()
     service.register(email=BOB)
     invoke(service, "data", "close", BOB, "--yes")
@@ -444,7 +446,7 @@ def test_a_late_erasure_ends_the_command_with_1_and_nothing_late_with_0(
 # replay-erasures, verify-receipt
 
 
-def test_replaying_tells_how_many_accounts_had_come_back(service: Service) -> None:
+def test_replaying_reports_how_many_accounts_had_come_back(service: Service) -> None:
     quiet = invoke(service, "data", "replay-erasures", "--json")
     assert json.loads(quiet.stdout) == {"in_ledger": 0, "erased_again": 0}
     assert "names no erasure; is it the right one?" in quiet.stderr
@@ -474,11 +476,10 @@ def test_a_receipt_is_read_from_a_file_or_from_standard_input_and_nothing_else_v
     invoke(service, "data", "erase", ADA, "--now", "--yes")
     mail = the_mail(service.deliver(), ADA, ERASED)
     receipt = receipt_of(mail)
-    shown = json.loads(invoke(service, "data", "verify-receipt", "-", "--json", typed=receipt).stdout)
-    assert set(shown) == {"account", "requested_at", "erased_at", "removed", "kept"}
-    assert (
-        printed(service, "verify-receipt", file(f"\ufeff{receipt[:72]}\r\n{receipt[72:]}".encode()), "--json") == shown
-    )
+    verified = json.loads(invoke(service, "data", "verify-receipt", "-", "--json", typed=receipt).stdout)
+    assert set(verified) == {"account", "requested_at", "erased_at", "removed", "kept"}
+    wrapped = file(f"\ufeff{receipt[:72]}\r\n{receipt[72:]}".encode())
+    assert printed(service, "verify-receipt", wrapped, "--json") == verified
     lines = invoke(service, "data", "verify-receipt", file(receipt.encode())).stdout.splitlines()
     assert any(line.endswith("accounts: 1") for line in lines)
     assert any("ledger: 1, for keeping a restored backup" in line for line in lines)
@@ -508,8 +509,8 @@ def test_every_act_is_audited_with_its_actor_the_newest_first(service: Service) 
 
     # After erasure only the id finds the entries, and none names the person.
     invoke(service, "data", "erase", ADA, "--now", "--yes")
-    nothing = "There is no entry. Those of an erased account are found by its id only.\n"
-    assert invoke(service, "data", "audit", ADA).stdout == nothing
+    no_entry = "There is no entry. Those of an erased account are found by its id only.\n"
+    assert invoke(service, "data", "audit", ADA).stdout == no_entry
     text = invoke(service, "data", "audit", account, "--json").stdout
     assert json.loads(text)[0]["act"] == "erased"
     assert {entry["account_id"] for entry in json.loads(text)} == {account}
@@ -517,8 +518,8 @@ def test_every_act_is_audited_with_its_actor_the_newest_first(service: Service) 
     removed, kept = (sum(store["rows"] for store in details[part]) for part in ("removed", "kept"))
     table = invoke(service, "data", "audit", account).stdout
     assert f", removed {removed} rows, kept {kept} rows\n" in table
-    for shown in (text, table, json.dumps(service.rows("audit"), default=str)):
-        assert [mark for mark in ("lovelace", "ada@") if mark in shown.lower()] == []
+    for output in (text, table, json.dumps(service.rows("audit"), default=str)):
+        assert [mark for mark in ("lovelace", "ada@") if mark in output.lower()] == []
 
 
 @any_database

@@ -55,13 +55,13 @@ def test_the_export_contains_all_or_the_filtered_messages_in_full(service: Servi
     *_, done = (send(service, message) for message in messages)
     file, today = tmp_path / "feedback", str(clock.now().date())
     assert invoke(service, "feedback", "export", "--output", str(file)).output == ""
-    written = json.loads(file.read_text("utf-8"))
-    assert {entry["message"] for entry in written["feedback"]} == set(messages)
-    assert written == json.loads(invoke(service, "feedback", "export").stdout)
-    assert written["feedback"] == json.loads(invoke(service, "feedback", "list", "--json").stdout)
+    exported = json.loads(file.read_text("utf-8"))
+    assert {entry["message"] for entry in exported["feedback"]} == set(messages)
+    assert exported == json.loads(invoke(service, "feedback", "export").stdout)
+    assert exported["feedback"] == json.loads(invoke(service, "feedback", "list", "--json").stdout)
     invoke(service, "feedback", "done", done["id"])
-    exported = json.loads(invoke(service, "feedback", "export", "--state", "open").stdout)["feedback"]
-    assert {entry["message"] for entry in exported} == set(messages[:2])
+    open_messages = json.loads(invoke(service, "feedback", "export", "--state", "open").stdout)["feedback"]
+    assert {entry["message"] for entry in open_messages} == set(messages[:2])
     options = ("--csv", "--state", "done", "--from", today, "--to", today)
     assert invoke(service, "feedback", "export", *options, "--output", str(file)).output == ""
     assert [row["id"] for row in csv.DictReader(io.StringIO(file.read_text("utf-8-sig")))] == [done["id"]]
@@ -98,8 +98,8 @@ def test_the_commands_reply_mark_and_delete(service: Service, ada: Person, tmp_p
     assert service.rows("replies") == []
     file = tmp_path / "reply.txt"
     file.write_text("\ufeffThank you.\n\nWe add more.\n", "utf-8")
-    asked = invoke(service, "feedback", "reply", feedback_id, str(file), typed="y\n")
-    assert "Email this reply to the writer (0 were sent before)? [y/N]" in asked.stderr
+    replied = invoke(service, "feedback", "reply", feedback_id, str(file), typed="y\n")
+    assert "Email this reply to the writer (0 were sent before)? [y/N]" in replied.stderr
     assert "\n\nThank you.\n\nWe add more.\n\n" in text_of(service.mail())
     invoke(service, "feedback", "reply", feedback_id, str(file), typed="n\n", status=1)
     invoke(service, "feedback", "done", feedback_id)

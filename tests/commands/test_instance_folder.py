@@ -1,4 +1,4 @@
-"""The instance folder: any name will do, only what writes makes it, and each error says which one is in use."""
+"""The instance folder: any name works, only commands that write create it, and each error names it."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def live_through(service: Service, database: Path, backup: Path) -> None:
     assert [row["email"] for row in service.rows("accounts")] == ["ada@example.org"]
     invoke(service, "db", "scrub")
     assert service.account(ada.headers).status_code == 200
-    wrong = {finding.code for some in check.run(service.app) for finding in some if finding.level == "error"}
+    wrong = {finding.code for group in check.run(service.app) for finding in group if finding.level == "error"}
     assert wrong <= {"public-url-local", "limits-off", "argon2-weak", "disk"}
 
 
@@ -85,18 +85,18 @@ def test_an_instance_folder_and_a_database_may_have_any_name(
 
 
 def test_a_relative_database_path_begins_in_the_instance_folder(tmp_path: Path) -> None:
-    taken = load(environment(tmp_path, database_url="sqlite:///other.sqlite3"))
-    assert taken.database.database == str(tmp_path / "other.sqlite3")
+    settings = load(environment(tmp_path, database_url="sqlite:///other.sqlite3"))
+    assert settings.database.database == str(tmp_path / "other.sqlite3")
 
 
-# Who makes it
+# Creating it
 
 
 @pytest.fixture
 def ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """Run a command as the shell does, but in this process; return its status and what it prints."""
+    """Run a command as the shell does, but in this process; return its exit status and output."""
     monkeypatch.setenv("TILES_INSTANCE_PATH", str(tmp_path / "instance"))
     monkeypatch.setattr("backend.commands.serve.leave_no_core", lambda: None)
     before = os.umask(0o077)
@@ -112,12 +112,12 @@ def ended(
     os.umask(before)
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["no folder", "no database"])
+@pytest.mark.parametrize("folder_exists", [False, True], ids=["no folder", "no database"])
 def test_a_command_that_needs_a_database_makes_nothing_and_says_where_it_looked(
-    tmp_path: Path, ended: Callable[..., tuple[int, str, str]], *, there: bool
+    tmp_path: Path, ended: Callable[..., tuple[int, str, str]], *, folder_exists: bool
 ) -> None:
     folder = tmp_path / "instance"
-    if there:
+    if folder_exists:
         folder.mkdir()
     for command in (
         "data find ada@example.org", "data export ada@example.org", "data close ada@example.org --yes",
@@ -126,7 +126,7 @@ def test_a_command_that_needs_a_database_makes_nothing_and_says_where_it_looked(
     ):  # fmt: skip
         advice = "there is no database yet; `tiles db upgrade` and `tiles serve` create it"
         assert ended(*command.split()) == (1, "", f"Error: {folder}/tiles.sqlite3: {advice}\n"), command
-        assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * there, command
+        assert [path.name for path in tmp_path.rglob("*")] == ["instance"] * folder_exists, command
 
 
 def test_a_command_that_needs_no_database_makes_nothing(
@@ -156,7 +156,7 @@ def test_an_error_names_the_folder_in_use_and_no_unset_setting(tmp_path: Path) -
         assert "TILES_DATABASE_URL" not in done.stderr
 
 
-# Which one it is
+# Locating it
 
 
 def installed(folder: Path, *beside: str) -> Path:
@@ -187,7 +187,7 @@ def test_an_installed_package_asks_for_the_folder_and_uses_none_by_chance(tmp_pa
 
 
 @pytest.mark.long
-def test_a_checkout_uses_its_own_folder_from_wherever_it_is_called(tmp_path: Path) -> None:
+def test_a_checkout_uses_its_own_folder_from_any_working_directory(tmp_path: Path) -> None:
     checkout = installed(tmp_path / "checkout", "pyproject.toml")
     (tmp_path / "here").mkdir()
     assert run_copy(checkout, "db", "upgrade", cwd=tmp_path / "here").returncode == 0

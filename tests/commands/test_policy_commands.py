@@ -1,4 +1,4 @@
-"""`tiles policy`: publishing asks first, each version is shown as it stands, and can be withdrawn before its day."""
+"""`tiles policy`: publishing asks first, versions are shown verbatim, and an upcoming one can be withdrawn."""
 
 import hashlib
 import json
@@ -101,15 +101,15 @@ def test_a_withdrawn_version_never_comes_into_force_and_nobody_can_accept_it(
 ) -> None:
     accept = {"json": {"accepted_policy": "new"}, "headers": ada.headers}
     assert service.http.patch("/v1/account", **accept).status_code == 200
-    asked = invoke(service, "policy", "withdraw", "new", typed="n\n", status=1)
-    assert f"Withdraw version new, which would be in force from {day(1)}?" in asked.stderr
+    declined = invoke(service, "policy", "withdraw", "new", typed="n\n", status=1)
+    assert f"Withdraw version new, which would be in force from {day(1)}?" in declined.stderr
     assert listed(service) == {"old": "in force", "new": "upcoming"}
     invoke(service, "policy", "withdraw", "new", typed="y\n")
     assert listed(service) == {"old": "in force", "new": "withdrawn"}
     assert "Much less" not in service.http.get("/privacy").text
     assert NEW.rstrip() in invoke(service, "policy", "show", "new").stdout
     assert_problem(service.http.patch("/v1/account", **accept), 422, "invalid-request")
-    # A person who had accepted it is shown so until another is accepted.
+    # An account keeps the version that it accepted until it accepts another one.
     assert service.account(ada.headers).json["policy"] == {"accepted": "new", "current": "old"}
     accept["json"] = {"accepted_policy": "old"}
     assert service.http.patch("/v1/account", **accept).json["policy"]["accepted"] == "old"
@@ -160,9 +160,9 @@ def test_versions_are_shown_with_their_texts_to_a_person_and_to_a_script(
         assert invoke(service, "policy", command, "none", status=1).stderr.startswith("Error: there is no version")
     publish(service, "old", 0, OLD)
     publish(service, "new", 1, NEW)
-    shown = invoke(service, "policy", "show", "new").stdout
-    assert shown.endswith(f"\n\n{NEW}")
-    assert f"effective on  {day(1)}" in shown
+    output = invoke(service, "policy", "show", "new").stdout
+    assert output.endswith(f"\n\n{NEW}")
+    assert f"effective on  {day(1)}" in output
     document = json.loads(invoke(service, "policy", "show", "new", "--json").stdout)
     assert (document["version"], document["effective_on"], document["text"]) == ("new", day(1), NEW)
     assert document.keys() - {"text"} == json.loads(invoke(service, "policy", "list", "--json").stdout)[1].keys()

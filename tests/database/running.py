@@ -18,8 +18,8 @@ def invoke(app: Flask, *arguments: str) -> Result:
     return CliRunner().invoke(tiles, list(arguments), obj=ScriptInfo(create_app=lambda: app))
 
 
-def shown(app: Flask, *arguments: str) -> dict[str, Any]:
-    """Run a command that succeeds, and return what it prints with --json."""
+def json_of(app: Flask, *arguments: str) -> dict[str, Any]:
+    """Run a command that succeeds with --json, and return its output."""
     done = invoke(app, *arguments, "--json")
     assert done.exit_code == 0, (done.output, done.exception)
     result: dict[str, Any] = json.loads(done.stdout)

@@ -38,9 +38,9 @@ def app_in(folder: Path, url: str | None = None) -> Iterator[Flask]:
         dispose(app)
 
 
-def shown(folder: Path, *arguments: str, url: str | None = None) -> dict[str, Any]:
+def json_of(folder: Path, *arguments: str, url: str | None = None) -> dict[str, Any]:
     with app_in(folder, url) as app:
-        return running.shown(app, *arguments)
+        return running.json_of(app, *arguments)
 
 
 def error_of(folder: Path, *arguments: str, status: int = 1, url: str | None = None) -> str:
@@ -60,7 +60,7 @@ def drafts(folder: Path) -> list[Path]:
 
 @contextmanager
 def load(url: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Send feedback as fast as possible; yield the messages that were sent and those that were acknowledged."""
+    """Send feedback as fast as possible; yield the sent and the acknowledged messages."""
     sent, acknowledged, stop = [], [], threading.Event()
 
     def send(sender: int) -> None:
@@ -87,7 +87,7 @@ def test_a_backup_under_load_has_every_acknowledged_row_and_restores_completely(
         database = server.instance_path / "tiles.sqlite3"
         with load(server.url) as (sent, acknowledged):
             before = set(acknowledged)
-            result = shown(server.instance_path, "backup", str(file))
+            result = json_of(server.instance_path, "backup", str(file))
         assert result == {"file": str(file), "bytes": file.stat().st_size, "schema": HEAD}
         assert file.stat().st_mode & 0o777 == 0o600
         backed_up = column(file, "feedback", "message")
@@ -95,7 +95,7 @@ def test_a_backup_under_load_has_every_acknowledged_row_and_restores_completely(
         assert "in use" in error_of(server.instance_path, "restore", str(file), "--yes")
         assert set(acknowledged) <= column(database, "feedback", "message")
         server.kill_all()
-        result = shown(server.instance_path, "restore", str(file), "--yes")
+        result = json_of(server.instance_path, "restore", str(file), "--yes")
         assert result == {"schema_before": HEAD, "schema": HEAD, "erased_again": 0}
         assert column(database, "feedback", "message") == backed_up
         server.start()
@@ -111,7 +111,7 @@ def test_a_backup_waits_for_no_writer(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "tiles.sqlite3", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE accounts SET name = 'nobody yet'")
-        shown(tmp_path, "backup", str(tmp_path / "backup"))
+        json_of(tmp_path, "backup", str(tmp_path / "backup"))
         writer.execute("ROLLBACK")
     assert column(tmp_path / "backup", "accounts", "name") == {"Ada Lovelace"}
 
@@ -129,7 +129,7 @@ def test_a_backup_has_no_byte_of_an_erased_person(service: Service, ada: Person,
         connection.commit()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert b"Lovelace" in database.read_bytes()
-    shown(tmp_path, "backup", str(tmp_path / "backup"))
+    json_of(tmp_path, "backup", str(tmp_path / "backup"))
     backed_up = (tmp_path / "backup").read_bytes()
     assert b"Lovelace" not in backed_up
     assert b"ada@example.org" not in backed_up
@@ -139,10 +139,10 @@ def test_a_backup_has_no_byte_of_an_erased_person(service: Service, ada: Person,
 @any_database
 def test_an_account_erased_after_the_backup_stays_erased(service: Service, ada: Person, tmp_path: Path) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
-    shown(tmp_path, "backup", str(tmp_path / "backup"))
+    json_of(tmp_path, "backup", str(tmp_path / "backup"))
     running.erase(service, ada.email)
     dispose(service.app)
-    assert shown(tmp_path, "restore", str(tmp_path / "backup"), "--yes")["erased_again"] == 1
+    assert json_of(tmp_path, "restore", str(tmp_path / "backup"), "--yes")["erased_again"] == 1
     assert service.account(bob.headers).status_code == 200
     assert service.account(ada.headers).status_code == 401
     assert service.deliver() == []
@@ -152,8 +152,8 @@ def test_a_backup_of_an_earlier_release_is_migrated(tmp_path: Path) -> None:
     (tmp_path / "tiles.sqlite3").touch(0o600)
     with app_in(tmp_path) as app:
         migrate(app, command.upgrade, EARLIER)
-    assert shown(tmp_path, "backup", str(tmp_path / "backup"))["schema"] == EARLIER
-    restored = shown(tmp_path, "restore", str(tmp_path / "backup"), "--yes")
+    assert json_of(tmp_path, "backup", str(tmp_path / "backup"))["schema"] == EARLIER
+    restored = json_of(tmp_path, "restore", str(tmp_path / "backup"), "--yes")
     assert restored == {"schema_before": EARLIER, "schema": HEAD, "erased_again": 0}
 
 
@@ -163,7 +163,7 @@ def test_a_backup_of_an_earlier_release_is_migrated(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(sqlite_url: str, tmp_path: Path) -> Path:  # noqa: ARG001 - the database is in the folder
     """An instance folder with a database and its backup."""
-    shown(tmp_path, "backup", str(tmp_path / "backup"))
+    json_of(tmp_path, "backup", str(tmp_path / "backup"))
     return tmp_path
 
 
@@ -211,9 +211,9 @@ def test_a_backup_that_is_killed_or_whose_file_is_created_meanwhile_leaves_no_fi
     with half_way(folder) as killed:
         killed.kill()
     assert killed.returncode == -signal.SIGKILL
-    left = list(folder.glob("second*"))
-    assert left
-    for draft in left:
+    remains = list(folder.glob("second*"))
+    assert remains
+    for draft in remains:
         assert ".part" in draft.name
         assert draft.stat().st_mode & 0o777 == 0o600
         draft.unlink()
@@ -224,7 +224,7 @@ def test_a_backup_that_is_killed_or_whose_file_is_created_meanwhile_leaves_no_fi
     assert (folder / "second").read_text() == "another's"
     assert drafts(folder) == []
     (folder / "second").unlink()
-    shown(folder, "backup", str(folder / "second"))
+    json_of(folder, "backup", str(folder / "second"))
     assert column(folder / "second", "ballast", "n") == set(range(60))
 
 
@@ -277,7 +277,7 @@ def test_the_wal_of_the_old_database_is_not_applied_to_the_restored_one(folder: 
         shutil.copy(f"{database}-wal", folder / "kept")
     # As after a power failure.
     (folder / "kept").rename(f"{database}-wal")
-    shown(folder, "restore", str(folder / "backup"), "--yes")
+    json_of(folder, "restore", str(folder / "backup"), "--yes")
     assert column(database, "sqlite_master", "name") == column(folder / "backup", "sqlite_master", "name")
 
 
@@ -290,7 +290,7 @@ def test_a_lost_or_damaged_database_is_replaced(folder: Path, lost: str) -> None
         database.unlink()
     else:
         database.write_bytes(b"\0" * 4096 + database.read_bytes()[4096:])
-    assert shown(folder, "restore", str(folder / "backup"), "--yes")["schema"] == HEAD
+    assert json_of(folder, "restore", str(folder / "backup"), "--yes")["schema"] == HEAD
     assert column(database, "alembic_version", "version_num") == {HEAD}
 
 
@@ -322,7 +322,7 @@ def test_the_commands_printed_for_postgresql_back_up_and_restore(
     running.erase(service, ada.email)
     run_line("restore", empty_postgresql_url)
     assert stored() == {ada.email, bob.email}
-    assert shown(tmp_path, "db", "upgrade", url=empty_postgresql_url) == {"from": HEAD, "to": HEAD}
-    replayed = shown(tmp_path, "data", "replay-erasures", url=empty_postgresql_url)
+    assert json_of(tmp_path, "db", "upgrade", url=empty_postgresql_url) == {"from": HEAD, "to": HEAD}
+    replayed = json_of(tmp_path, "data", "replay-erasures", url=empty_postgresql_url)
     assert replayed == {"in_ledger": 1, "erased_again": 1}
     assert stored() == {bob.email}

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
-from running import error_of, invoke, shown
+from running import error_of, invoke, json_of
 from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, String, Uuid, insert
 from sqlalchemy.types import JSON, TypeEngine
 from support import TILES, MailServer, Service, environment, run_tiles
@@ -97,7 +97,7 @@ def test_every_row_of_every_table_is_copied_unchanged(
         session.execute(insert(Feedback), [{"id": uuid.uuid4(), "message": f"{number}", "received_at": clock.now()}
                                            for number in range(2 * copying.BATCH + 1)])  # fmt: skip
     before, content = everything(service), (tmp_path / "tiles.sqlite3").read_bytes()
-    result = shown(service.app, "db", "copy", "--to", empty_postgresql_url)
+    result = json_of(service.app, "db", "copy", "--to", empty_postgresql_url)
     assert result == {"copied": {table: len(rows) for table, rows in before.items()}}
     assert all(len(rows) >= 3 for rows in before.values())
     assert (tmp_path / "tiles.sqlite3").read_bytes() == content
@@ -192,7 +192,7 @@ def test_a_copy_that_differs_is_detected_and_rolled_back(
     service: Service, copied: Service, empty_postgresql_url: str
 ) -> None:
     fill(service)
-    shown(copied.app, "db", "upgrade")
+    json_of(copied.app, "db", "upgrade")
     with psycopg.connect(empty_postgresql_url) as connection:
         connection.execute("CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS "
                            "$$ BEGIN NEW.message = NEW.message || ' '; RETURN NEW; END $$")  # fmt: skip

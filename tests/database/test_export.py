@@ -1,4 +1,4 @@
-"""The export of one's data: every column of every table about people, readable, and nothing about others."""
+"""The export of a person's data: every column of every table about people, readable, and no other person's data."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""A copy of the database in the wrong hands: it has addresses, but nothing that opens, changes or ends an account."""
+"""A leaked database has addresses, but no secret that opens, changes or closes an account."""
 
 import base64
 import json
@@ -146,16 +146,16 @@ def leak(shared_service: Service) -> Leak:
 
 def test_a_leaked_database_holds_no_session_and_no_mailed_token(leak: Leak) -> None:
     assert len(leak.mailed) >= 14
-    written = json.dumps(leak.rows, default=str).encode() + "\n".join(leak.values).encode() + leak.raw
+    stored = json.dumps(leak.rows, default=str).encode() + "\n".join(leak.values).encode() + leak.raw
     for person in leak.people:
         bare = person.session["token"].removeprefix("tiles_")
         raw = base64.urlsafe_b64decode(f"{bare}=")
-        assert not [form for form in (bare.encode(), raw, raw.hex().encode()) if form in written]
+        assert not [form for form in (bare.encode(), raw, raw.hex().encode()) if form in stored]
     for token in leak.mailed:
         payload, _time, signature = token.rsplit(".", 2)
         assert len(signature) == 43
         for part in (payload, signature, base64.urlsafe_b64decode(f"{signature}=").hex()):
-            assert part.encode() not in written
+            assert part.encode() not in stored
 
 
 @SHARES
@@ -176,12 +176,12 @@ def test_no_value_of_a_leaked_database_is_a_password(leak: Leak) -> None:
             assert leak.service.sign_in(account["email"], value).status_code == 401
 
 
-# An attacker who has the code as well
+# An attacker who also has the code
 
 
 def forge(leak: Leak, name: str = "") -> dict[Purpose, list[str]]:
     """Return tokens of each purpose, signed with the key in use, for each account or the one with this name."""
-    made = defaultdict(list)
+    forged = defaultdict(list)
     with leak.service.app.app_context(), engine.reading() as session:
         for account in session.scalars(select(Account).where(Account.name == name if name else True)):
             contents: dict[Purpose, dict[str, str]] = {purpose: {} for purpose in ABOUT_ACCOUNTS}
@@ -189,17 +189,17 @@ def forge(leak: Leak, name: str = "") -> dict[Purpose, list[str]]:
             for change in session.scalars(select(PreviousAddress.id).where(PreviousAddress.account_id == account.id)):
                 contents[Purpose.EMAIL_CHANGE_UNDO] = {"change": str(change)}
             for purpose, content in contents.items():
-                made[purpose].append(tokens.issue_for(purpose, account, **content))
-            made[Purpose.UNSUBSCRIBE].append(tokens.issue(Purpose.UNSUBSCRIBE, {"account": str(account.id)}))
+                forged[purpose].append(tokens.issue_for(purpose, account, **content))
+            forged[Purpose.UNSUBSCRIBE].append(tokens.issue(Purpose.UNSUBSCRIBE, {"account": str(account.id)}))
         for manager in session.execute(select(Manager.id, Manager.email, Manager.sign_in_id)):
-            made[Purpose.DESK].append(tokens.issue_for_manager(manager))
+            forged[Purpose.DESK].append(tokens.issue_for_manager(manager))
         for mail in session.scalars(select(Mail).where(Mail.kind == "registration")):
             content = {"account": str(mail.id), "name": "Thief", "email": "thief@example.org"}
-            made[Purpose.REGISTRATION].append(tokens.issue(Purpose.REGISTRATION, content))
+            forged[Purpose.REGISTRATION].append(tokens.issue(Purpose.REGISTRATION, content))
         for entry in session.scalars(select(AuditEntry).where(AuditEntry.act == "erased")):
-            made[Purpose.RECEIPT].append(tokens.issue_receipt(entry))
-    assert set(made) == set(Purpose)
-    return made
+            forged[Purpose.RECEIPT].append(tokens.issue_receipt(entry))
+    assert set(forged) == set(Purpose)
+    return forged
 
 
 @SHARES
@@ -210,8 +210,8 @@ def test_no_token_can_be_forged_from_a_leaked_database_without_the_key(
     for guess in guesses:
         with monkeypatch.context() as guessing:
             guessing.setattr(keys, "in_use", lambda guess=guess: (SecretStr(guess),))
-            made = forge(leak, "Ada")
-        for purpose, (token, *_) in made.items():
+            forged = forge(leak, "Ada")
+        for purpose, (token, *_) in forged.items():
             assert LINKS[purpose].use(leak.service, token).status_code == 400, guess
     assert dump(leak.service) == leak.rows
 

@@ -98,17 +98,17 @@ def test_the_event_loop_continues_while_the_outbox_waits_for_another_process(ser
         box, loop = Outbox(engine), asyncio.get_running_loop()
         with service.app.app_context(), collecting(box) as collected:
             count("mails_sent")()
-        written = asyncio.ensure_future(box.commit(collected))
+        commit = asyncio.ensure_future(box.commit(collected))
         longest, last = 0.0, loop.time()
-        while not written.done():
+        while not commit.done():
             await asyncio.sleep(0.01)
             longest, last = max(longest, loop.time() - last), loop.time()
-        return await written, longest
+        return await commit, longest
 
     with locked(engine) as unlock:
         unlock.start()
-        written, longest = asyncio.run(main())
-    assert written
+        commit, longest = asyncio.run(main())
+    assert commit
     assert longest < 0.2
 
 

@@ -201,7 +201,7 @@ def test_the_real_server_starts_and_serves_behind_the_pooler(
     [("", (5, 2, 3, 10_000)), ("?keepalives_idle=60&tcp_user_timeout=90000", (60, 2, 3, 90_000))],
     ids=["by default", "as the URL says"],
 )
-def test_a_lost_connection_is_noticed_as_soon_as_the_url_or_the_default_says(
+def test_a_lost_connection_is_noticed_within_the_times_of_the_url_or_the_default(
     tmp_path: Path, database_url: str, query: str, expected: tuple[int, ...]
 ) -> None:
     app = make_app(make_settings(tmp_path, database_url + query))

@@ -1,4 +1,4 @@
-"""A restored backup brings nobody back: accounts erased after it are erased again, once, without an email."""
+"""A restored backup revives no account: those erased after it are erased again, once, without an email."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import KEY, dispose
-from running import erase, error_of, invoke, shown
+from running import erase, error_of, invoke, json_of
 from support import Person, ServerProcess, Service, any_database, assert_problem, token_of, wait_for
 
 from backend.database import engine
@@ -92,7 +92,7 @@ def addresses(service: Service) -> set[str]:
 
 def replay(service: Service, *arguments: str) -> tuple[int, int]:
     """Replay the ledger, and return how many accounts it names and how many were erased again."""
-    result = shown(service.app, "data", "replay-erasures", "--yes", *arguments)
+    result = json_of(service.app, "data", "replay-erasures", "--yes", *arguments)
     return result["in_ledger"], result["erased_again"]
 
 
@@ -153,7 +153,7 @@ def test_the_service_replays_by_itself_when_it_starts(
     backup.make()
     erase(service)
     backup.restore()
-    sent = len(service.mail_server.messages)
+    emails = len(service.mail_server.messages)
     server = ServerProcess(tmp_path, database_url=database_url, mail_server=service.mail_server.host,
                            mail_port=service.mail_server.port, secret_keys=KEY)  # fmt: skip
     server.instance_path.mkdir()
@@ -164,8 +164,8 @@ def test_the_service_replays_by_itself_when_it_starts(
         wait_for(lambda: not [path for path in tmp_path.glob("tiles.sqlite3*") if b"Lovelace" in path.read_bytes()])
         # The next email shows that no other one was sent before.
         service.http.post("/v1/password-resets", json={"email": bob.email})
-        wait_for(lambda: service.mail_server.messages[sent:])
-    assert [message["To"] for message in service.mail_server.messages[sent:]] == [bob.email]
+        wait_for(lambda: service.mail_server.messages[emails:])
+    assert [message["To"] for message in service.mail_server.messages[emails:]] == [bob.email]
     with server:
         assert server.log.count("had brought them back") == 1
 
@@ -268,9 +268,7 @@ def test_the_ledger_of_another_machine_is_replayed_when_it_is_named_and_remember
 
 
 @any_database
-def test_a_file_that_is_no_ledger_or_comes_without_yes_erases_nobody(
-    service: Service, ada: Person, tmp_path: Path
-) -> None:
+def test_an_invalid_ledger_or_one_without_yes_erases_no_account(service: Service, ada: Person, tmp_path: Path) -> None:
     file = tmp_path / "given"
     file.write_text(json.dumps(ENTRY | {"account": str(service.rows("accounts")[0]["id"])}))
     without_yes = invoke(service.app, "data", "replay-erasures", "--ledger", str(file))

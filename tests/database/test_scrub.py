@@ -1,4 +1,4 @@
-"""Rewriting the database: no deleted data is left, or the command says what it could not do."""
+"""Rewriting the database: no deleted data is left, or the command reports what it could not do."""
 
 import sqlite3
 import threading
@@ -21,7 +21,7 @@ postgresql_only = pytest.mark.parametrize("database_url", ["postgresql"], indire
 
 
 @pytest.fixture
-def left(service: Service, postgresql: PostgresServer, database_url: str) -> Callable[[], list[str]]:
+def files_with_traces(service: Service, postgresql: PostgresServer, database_url: str) -> Callable[[], list[str]]:
     """Erase a person on PostgreSQL; return a function that lists the files with bytes of the person."""
     canary = service.register(name="Canary Kilimanjaro", email="canary-kilimanjaro@example.org")
     # A transaction that began earlier still sees the person.
@@ -38,18 +38,18 @@ def left(service: Service, postgresql: PostgresServer, database_url: str) -> Cal
 
 @postgresql_only
 def test_scrubbing_leaves_nothing_and_says_how_long_each_table_was_locked(
-    service: Service, left: Callable[[], list[str]]
+    service: Service, files_with_traces: Callable[[], list[str]]
 ) -> None:
-    assert left()
+    assert files_with_traces()
     done = invoke(service.app, "db", "scrub")
     assert done.exit_code == 0
     assert "accounts            was locked for" in done.stdout
-    assert left() == []
+    assert files_with_traces() == []
 
 
 @postgresql_only
 def test_a_role_without_permission_to_rewrite_a_table_gets_an_error(
-    service: Service, left: Callable[[], list[str]], database_url: str
+    service: Service, files_with_traces: Callable[[], list[str]], database_url: str
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE guest LOGIN")
@@ -60,7 +60,7 @@ def test_a_role_without_permission_to_rewrite_a_table_gets_an_error(
         finally:
             connection.execute("DROP OWNED BY guest")
             connection.execute("DROP ROLE guest")
-    assert left()
+    assert files_with_traces()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "may not" in done.stderr
@@ -114,7 +114,7 @@ def test_rows_deleted_by_another_process_meanwhile_are_scrubbed_next_time(servic
     statements: list[str] = []
 
     def delete_elsewhere(statement: str) -> None:
-        """Do what an erasure in another process does, just after the database was rewritten."""
+        """Simulate an erasure by another process, just after the database was rewritten."""
         if statements[-1:] == ["VACUUM"]:
             with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
                 (number,) = other.execute("PRAGMA user_version").fetchone()

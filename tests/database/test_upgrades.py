@@ -106,8 +106,8 @@ def assert_kept(before: Rows, after: Rows) -> None:
     """Check that every row is unchanged in the columns that exist before and after."""
     for name in before.keys() & after.keys():
         columns = before[name][0].keys() & after[name][0].keys()
-        kept = [{column: row[column] for column in columns} for row in after[name]]
-        assert all({column: row[column] for column in columns} in kept for row in before[name]), name
+        unchanged = [{column: row[column] for column in columns} for row in after[name]]
+        assert all({column: row[column] for column in columns} in unchanged for row in before[name]), name
 
 
 @empty_database
@@ -287,7 +287,7 @@ class Load(threading.Thread):
 
 
 def signed_up(url: str, mail_server: MailServer) -> str:
-    """Register somebody, and return the token of the session."""
+    """Register an account, and return its session token."""
     assert httpx2.post(f"{url}/v1/registrations", json={"name": "Ada", "email": "ada@example.org"}).status_code == 202
     wait_for(lambda: mail_server.messages)
     body = {"token": token_of(mail_server.messages[0]), "password": PASSWORD}

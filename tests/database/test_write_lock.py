@@ -64,7 +64,7 @@ def writing_operations(document: dict[str, dict[str, object]]) -> list[tuple[str
 
 
 def slowest_read(http: httpx2.Client, seconds: float) -> float:
-    """Read everything again and again, and return how many seconds the slowest response took."""
+    """Read everything repeatedly, and return the seconds of the slowest response."""
     slowest, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         for path in READS:
@@ -90,16 +90,16 @@ def test_reads_continue_during_a_long_write_of_another_process(tmp_path: Path, m
             return httpx2.request(method, server.url + path, json=body, headers=headers, timeout=60).status_code
 
         with write_lock(server):
-            sent = [threads.submit(send, "POST", "/v1/sessions", {"email": email, "password": PASSWORD})
+            responses = [threads.submit(send, "POST", "/v1/sessions", {"email": email, "password": PASSWORD})
                     for email in PEOPLE]  # fmt: skip
             for method, path in 3 * writing_operations(http.get("/openapi.json").json()):
-                sent.append(threads.submit(send, method, path, BODIES.get(path, {"token": "none"})))
+                responses.append(threads.submit(send, method, path, BODIES.get(path, {"token": "none"})))
             slowest = slowest_read(http, HELD_SECONDS)
         # Requests that waited continue, up to their next write.
         time.sleep(0.05)
         with write_lock(server):
             slowest = max(slowest, slowest_read(http, 2))
-        statuses = {response.result() for response in sent}
+        statuses = {response.result() for response in responses}
         # On a busy machine a read takes up to a second and a half.
         assert slowest < 3, "a read waited for the write lock"
         assert not statuses & {500, 502}

@@ -1,4 +1,4 @@
-"""Announcements by command: asked first, tried on one address, listed, stopped; and what the audit keeps of them."""
+"""Announcements by command: confirmed, tested on one address, listed, stopped; and their audit entries."""
 
 import json
 import os
@@ -44,31 +44,31 @@ def stop(service: Service, announcement: uuid.UUID) -> int:
 
 
 def acts(service: Service) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the audit's acts about no account, the oldest first, with who did them and their details."""
+    """Return the audit's acts about no account, the oldest first, with their actors and details."""
     with service.app.app_context():
         entries = [entry for entry in audit.entries() if entry.account_id is None]
     return [(entry.act, entry.actor, entry.details) for entry in reversed(entries)]
 
 
-# Asking first
+# Confirming
 
 
 def at_a_terminal(service: Service, file: str, subject: str, typed: str) -> str:
     """Announce at a terminal, and return its output."""
     settings = service.app.extensions["tiles.settings"]
-    given = environment(settings.instance_path, database_url=settings.database_url, secret_keys=KEY)
+    variables = environment(settings.instance_path, database_url=settings.database_url, secret_keys=KEY)
     ours, theirs = pty.openpty()
-    with subprocess.Popen([TILES, "announce", file, "--subject", subject], env=given, stdin=theirs, stdout=theirs,
+    with subprocess.Popen([TILES, "announce", file, "--subject", subject], env=variables, stdin=theirs, stdout=theirs,
                           stderr=theirs) as process:  # fmt: skip
         os.close(theirs)
         os.write(ours, typed.encode())
-        shown = b""
+        output = b""
         with suppress(OSError):
             while part := os.read(ours, 1000):
-                shown += part
+                output += part
         os.close(ours)
         process.wait(30)
-    return shown.decode()
+    return output.decode()
 
 
 @any_database
@@ -78,19 +78,19 @@ def test_at_a_terminal_announcing_asks_first_with_the_number_of_people(
     for typed, number in (("\n", 0), ("y\n", 1)):
         assert "Email this to 1 person?" in at_a_terminal(service, file, "News", typed)
         assert len(service.rows("announcements")) == number
-    # The same again is the same announcement, so nothing is asked.
+    # A repeated command is the same announcement, so it does not ask.
     assert "Email this" not in at_a_terminal(service, file, "News", "")
     assert ada.email not in str(acts(service))
 
 
 @any_database
 @pytest.mark.usefixtures("ada")
-def test_a_script_that_announces_is_not_asked(service: Service, file: str) -> None:
+def test_announcing_from_a_script_does_not_ask(service: Service, file: str) -> None:
     assert invoke(service, "announce", file, "--subject", "News", typed="").stderr == ""
     assert len(service.rows("announcements")) == 1
 
 
-# One to try it on
+# A test email
 
 
 @any_database
@@ -168,8 +168,8 @@ def test_a_stopped_announcement_makes_no_email_and_sends_none_that_waits(service
     bob = service.register(name="Bob", email="bob@example.org")
     announcement, second = announce(service), announce(service, "Second")
     assert queue_some(service) == 2
-    asked = invoke(service, "announce", "--stop", str(announcement), typed="n\n", status=1)
-    assert "“News”?" in asked.stderr
+    declined = invoke(service, "announce", "--stop", str(announcement), typed="n\n", status=1)
+    assert "“News”?" in declined.stderr
     stopped = invoke(service, "announce", "--stop", str(announcement), "--yes", "--json")
     assert json.loads(stopped.stdout) == {"announcement": str(announcement), "not_sent": 2}
     again = invoke(service, "announce", "--stop", str(announcement), "--yes", status=1)

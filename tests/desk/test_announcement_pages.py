@@ -1,4 +1,4 @@
-"""Announcements at the desk: seen as an email, tried on oneself, begun once, watched, stopped."""
+"""Announcements at the desk: previewed, tested on oneself, begun once, watched, stopped."""
 
 import re
 import uuid
@@ -44,27 +44,27 @@ def test_an_announcement_is_seen_as_an_email_tried_and_begun_from_there(
 ) -> None:
     assert "Nothing was announced" in desk.get("/announcements")
     assert "A version of the privacy policy" not in desk.get("/announcements/new")
-    seen = desk.write(NEW, "check", **NEWS)
-    assert "Email this to 1 person?" in seen.text
-    assert "https://accounts.tiles.test/unsubscribe/" in seen.text
-    assert "there are &lt;new&gt; tiles" in seen.text
-    assert hidden(seen.text).items() >= NEWS.items()
-    tried = desk.write(NEW, "test", **hidden(seen.text))
+    preview = desk.write(NEW, "check", **NEWS)
+    assert "Email this to 1 person?" in preview.text
+    assert "https://accounts.tiles.test/unsubscribe/" in preview.text
+    assert "there are &lt;new&gt; tiles" in preview.text
+    assert hidden(preview.text).items() >= NEWS.items()
+    tried = desk.write(NEW, "test", **hidden(preview.text))
     assert f"on its way to {MARY}" in tried.text
     (message,) = service.deliver()
     assert (message["To"], message["Subject"]) == (MARY, "News & more")
     # The email is as the page showed it, except the unsubscribe link.
-    shown = unescape(re.findall(r"<pre>(.*?)</pre>", seen.text, re.DOTALL)[0])
+    preview_text = unescape(re.findall(r"<pre>(.*?)</pre>", preview.text, re.DOTALL)[0])
     without_link = [[line for line in text.splitlines() if "/unsubscribe/" not in line] for text in
-                    (shown.strip(), text_of(message).strip())]  # fmt: skip
+                    (preview_text.strip(), text_of(message).strip())]  # fmt: skip
     assert without_link[0] == without_link[1]
     assert [row["subject"] for row in service.rows("announcements") if row["parts"]] == []
     begun = desk.write(NEW, "send", **hidden(tried.text))
     assert begun.status_code == 303
     assert work_off(service) == [ada.email]
-    shown = desk.browser.get(begun.location).text
-    assert "all emails made" in shown
-    assert "there are &lt;new&gt; tiles" in shown
+    page = desk.browser.get(begun.location).text
+    assert "all emails made" in page
+    assert "there are &lt;new&gt; tiles" in page
     assert begun.location in desk.get("/announcements")
     with service.app.app_context():
         entry = audit.listed(act="announced").rows[0]
@@ -82,14 +82,14 @@ def test_a_policy_version_is_announced_with_or_without_a_summary(service: Servic
     assert re.findall(r"<option.*?>(.*?)</option>", form) == ["two", "one"]
     assert "Write a summary" in desk.write(NEW, "check", version="one", summary="", material="yes").text
     assert "is not published" in desk.write(NEW, "check", version="gone", summary="").text
-    seen = desk.write(NEW, "check", version="one", summary="We keep less.", material="yes")
-    for said in ("Email this to 2 people?", "also those who switched", "We keep less.", "on 1 January 2099"):
-        assert said in seen.text
-    assert desk.write(NEW, "send", **hidden(seen.text)).status_code == 303
+    preview = desk.write(NEW, "check", version="one", summary="We keep less.", material="yes")
+    for text in ("Email this to 2 people?", "also those who switched", "We keep less.", "on 1 January 2099"):
+        assert text in preview.text
+    assert desk.write(NEW, "send", **hidden(preview.text)).status_code == 303
     assert work_off(service) == [ada.email, bob.email]
-    seen = desk.write(NEW, "check", version="two", summary="")
-    assert "Email this to 1 person?" in seen.text
-    assert desk.write(NEW, "send", **hidden(seen.text)).status_code == 303
+    preview = desk.write(NEW, "check", version="two", summary="")
+    assert "Email this to 1 person?" in preview.text
+    assert desk.write(NEW, "send", **hidden(preview.text)).status_code == 303
     assert work_off(service) == [ada.email]
     other = desk.write(NEW, "check", version="two", summary="Another summary.")
     assert (other.status_code, "another summary" in other.text) == (409, True)
@@ -108,7 +108,9 @@ def test_the_same_text_twice_is_refused_before_and_at_the_end(service: Service, 
 
 def test_of_two_concurrent_identical_announcements_one_is_refused(service: Service, ada: Person) -> None:
     mary, grace = Desk(service), Desk(service, "grace@example.org", name="Grace")
-    done = at_once(*[lambda who=who: who.write(NEW, "send", **NEWS).status_code for who in (mary, grace)])
+    done = at_once(
+        *[lambda manager=manager: manager.write(NEW, "send", **NEWS).status_code for manager in (mary, grace)]
+    )
     assert sorted(done) == [303, 409]
     assert work_off(service) == [ada.email]
     with service.app.app_context():

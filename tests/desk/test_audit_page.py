@@ -1,4 +1,4 @@
-"""The audit at the desk: who did what, the newest first, page by page, of one act or of all."""
+"""The audit at the desk: acts and actors, the newest first, in pages, of one act or of all."""
 
 import re
 from datetime import date
@@ -23,8 +23,8 @@ def test_the_audit_names_the_manager_also_after_she_was_removed(service: Service
     with service.app.app_context():
         policy.publish(version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
         managers.remove("grace@example.org")
-    shown = mary.get("/audit")
-    rows = shown.partition("<tbody>")[2].split("<tr>")
+    page = mary.get("/audit")
+    rows = page.partition("<tbody>")[2].split("<tr>")
     looked = next(row for row in rows if "looked at" in row)
     assert "Grace &lt;Hopper&gt;" in looked
     assert f'href="/desk{path}"' in looked
@@ -33,7 +33,7 @@ def test_the_audit_names_the_manager_also_after_she_was_removed(service: Service
     assert "data manager" in published
     assert "version 2026-01, effective on 2099-01-01" in published
     assert "none" in published
-    assert ada.email not in shown
+    assert ada.email not in page
 
 
 def test_one_act_is_chosen_and_no_other_is_shown(service: Service, ada: Person) -> None:
@@ -43,7 +43,7 @@ def test_one_act_is_chosen_and_no_other_is_shown(service: Service, ada: Person) 
     assert "signed in" in only
     assert "manager invited" not in only
     assert "There is no entry" in desk.get("/audit?act=held")
-    # An unknown act shows everything, and is not repeated.
+    # An unknown act shows all entries, and the page does not repeat it.
     for text in ("nonsense", "%3Cscript%3E", ""):
         everything = desk.get(f"/audit?act={text}")
         assert "manager invited" in everything.partition("<tbody>")[2]

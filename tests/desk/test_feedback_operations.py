@@ -1,4 +1,4 @@
-"""What the data manager does with feedback: each act is audited, and replies are sent once and erased."""
+"""The data manager's operations on feedback: each is audited, and replies are sent once and erased."""
 
 import uuid
 from datetime import timedelta
@@ -23,12 +23,12 @@ def send(service: Service, message: str = "More tiles.", person: Person | None =
     return uuid.UUID(response.json["id"])
 
 
-def read(service: Service, feedback_id: uuid.UUID) -> feedback.Message:
+def stored(service: Service, feedback_id: uuid.UUID) -> feedback.Message:
     return service.run(feedback.read, feedback_id)
 
 
 def acts(service: Service) -> list[tuple[str, uuid.UUID | None, dict[str, object]]]:
-    """Return what the audit says about feedback, the first act first."""
+    """Return the audit entries about feedback, the oldest first."""
     with service.app.app_context():
         entries = reversed(audit.entries())
     return [(entry.act, entry.account_id, entry.details) for entry in entries if entry.act.startswith("feedback")]
@@ -36,7 +36,7 @@ def acts(service: Service) -> list[tuple[str, uuid.UUID | None, dict[str, object
 
 def test_every_reading_and_every_act_is_in_the_audit_once(service: Service, ada: Person) -> None:
     feedback_id, mine = send(service, person=ada), account_id(service, ada.email)
-    read(service, feedback_id)
+    stored(service, feedback_id)
     service.run(feedback.page)
     invoke(service, "feedback", "list")
     invoke(service, "feedback", "export")
@@ -73,8 +73,8 @@ def test_the_writer_gets_a_reply_by_email_that_repeats_nothing_and_unsubscribes(
     address = str(message["List-Unsubscribe"]).strip("<>")
     assert address in text_of(message)
     assert service.http.post(address.removeprefix("https://accounts.tiles.test")).status_code == 200
-    assert not read(service, feedback_id).may_reply
-    assert [reply.message for reply in read(service, feedback_id).replies] == [
+    assert not stored(service, feedback_id).may_reply
+    assert [reply.message for reply in stored(service, feedback_id).replies] == [
         "Yes,\nsoon.\n\nSee <b>https://tiles.example/news</b>"
     ]
 
@@ -86,7 +86,7 @@ def test_nobody_gets_a_reply_without_an_open_account_that_wants_emails(service: 
     close(service, bob.headers)
     service.deliver()
     for feedback_id in (unwanted, closed, anonymous):
-        assert not read(service, feedback_id).may_reply
+        assert not stored(service, feedback_id).may_reply
         with pytest.raises(Impossible, match="no open account that wants emails about TILES: nothing was sent"):
             service.run(feedback.reply, feedback_id, message="Thank you.", after=0)
     assert (service.rows("replies"), service.deliver()) == ([], [])
@@ -110,8 +110,8 @@ def test_a_reply_that_waits_is_not_sent_when_its_reason_is_gone(service: Service
 def test_a_reply_that_is_sent_twice_or_by_two_managers_is_one_email(service: Service, ada: Person) -> None:
     feedback_id = send(service, person=ada)
 
-    told = refusals(lambda: service.run(feedback.reply, feedback_id, message="Thank you.", after=0))
-    assert (told[0], told[1][:28]) == ("", "a reply was sent meanwhile: ")
+    reasons = refusals(lambda: service.run(feedback.reply, feedback_id, message="Thank you.", after=0))
+    assert (reasons[0], reasons[1][:28]) == ("", "a reply was sent meanwhile: ")
     assert len(service.deliver()) == 1
     service.run(feedback.reply, feedback_id, message="And one thing more.", after=1)
     assert len(service.deliver()) == 1
@@ -122,9 +122,9 @@ def test_a_deleted_message_is_gone_with_its_replies_and_nothing_else(service: Se
     for each in (feedback_id, other):
         service.run(feedback.reply, each, message="Thank you.", after=0)
     service.run(feedback.remove, feedback_id)
-    (kept,), (reply,) = service.rows("feedback"), service.rows("replies")
-    assert uuid.UUID(str(kept["id"])) == uuid.UUID(str(reply["feedback_id"])) == other
-    for act in (read, lambda s, i: s.run(feedback.remove, i), lambda s, i: s.run(feedback.finish, i),
+    (message,), (reply,) = service.rows("feedback"), service.rows("replies")
+    assert uuid.UUID(str(message["id"])) == uuid.UUID(str(reply["feedback_id"])) == other
+    for act in (stored, lambda s, i: s.run(feedback.remove, i), lambda s, i: s.run(feedback.finish, i),
                 lambda s, i: s.run(feedback.reply, i, message="Thank you.", after=0)):  # fmt: skip
         for unknown in (feedback_id, NOWHERE):
             with pytest.raises(Impossible, match="there is no message with this id"):

@@ -110,24 +110,24 @@ def test_a_second_manager_sees_why_the_act_is_refused(service: Service, desk: De
     path = send(service, person=ada)
     caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
     desk.post(f"{path}/reply", text="Thank you.", after=0)
-    told = caroline.post(f"{path}/reply", 409, text="Thank you too.", after=0).text
-    assert "A reply was sent meanwhile" in told
-    assert "Thank you." in told
-    assert "Thank you too." in told
+    page = caroline.post(f"{path}/reply", 409, text="Thank you too.", after=0).text
+    assert "A reply was sent meanwhile" in page
+    assert "Thank you." in page
+    assert "Thank you too." in page
     assert len(service.deliver()) == 1
     answers = {"done": (409, "done already"), "reopen": (409, "open already"), "delete": (404, "no message with this")}
-    for act, (status, why) in answers.items():
+    for act, (status, reason) in answers.items():
         desk.post(f"{path}/{act}")
         assert ("Open it again" in desk.browser.get(f"/desk{path}").text) == (act == "done")
-        assert why in caroline.post(f"{path}/{act}", status).text
+        assert reason in caroline.post(f"{path}/{act}", status).text
 
 
 @any_database
 def test_the_longest_reply_fits_and_a_longer_one_is_shown_again(service: Service, desk: Desk, ada: Person) -> None:
     path, fox = send(service, person=ada), "\N{FOX FACE}"
-    told = desk.post(f"{path}/reply", 422, text=fox * 4001, after=0).text
-    assert "Write 1 to 4,000 characters" in told
-    assert fox * 4001 in told
+    page = desk.post(f"{path}/reply", 422, text=fox * 4001, after=0).text
+    assert "Write 1 to 4,000 characters" in page
+    assert fox * 4001 in page
     assert "Write 1 to 4,000 characters" in desk.post(f"{path}/reply", 422, text=" ", after=0).text
     desk.post(f"{path}/reply", text=fox * 4000, after=0)
     assert fox * 10 in text_of(service.mail())

@@ -19,10 +19,10 @@ SCAN = re.compile(rf"Seq Scan on ({TABLES})|SCAN ({TABLES})(?! USING)")
 
 def plans(service: Service, read: Any, *arguments: Any) -> list[str]:  # noqa: ANN401 - any list
     """Return how the database executes each SELECT of a list."""
-    seen: list[tuple[str, Any]] = []
+    selects: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        seen.extend([(statement, parameters)] if statement.startswith("SELECT") else [])
+        selects.extend([(statement, parameters)] if statement.startswith("SELECT") else [])
 
     with service.app.app_context():
         database = engine.db.engine
@@ -36,14 +36,16 @@ def plans(service: Service, read: Any, *arguments: Any) -> list[str]:  # noqa: A
                 for way in ("seqscan", "bitmapscan", "sort"):
                     connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
                 explain = "EXPLAIN"
-            rows = [connection.exec_driver_sql(f"{explain} {statement}", values).all() for statement, values in seen]
+            rows = [connection.exec_driver_sql(f"{explain} {statement}", values).all() for statement, values in selects]
     return ["\n".join(str(row[-1]) for row in plan) for plan in rows]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
 def test_no_page_of_a_list_reads_a_whole_table(service: Service, *, is_first: bool) -> None:
-    found = service.run(requests.record, None, kind="access", way="app", identity="x", received_on=clock.now().date())
-    after = None if is_first else Key(clock.now(), found)
+    request_id = service.run(
+        requests.record, None, kind="access", way="app", identity="x", received_on=clock.now().date()
+    )
+    after = None if is_first else Key(clock.now(), request_id)
     lists = [plans(service, requests.page, after), plans(service, requests.answered, after)]
     lists += [plans(service, feedback.page, feedback.Filter(state), after) for state in ("open", None)]  # type: ignore[arg-type]
     assert [len(plan) for plan in lists] == [4, 1, 1, 1]

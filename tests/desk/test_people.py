@@ -23,13 +23,13 @@ def of_ada(desk: Desk, act: str = "") -> str:
 
 
 def act(desk: Desk, act: str, status: int = 303, /, **fields: object) -> str:
-    """Open the page about Ada that asks, and do it."""
-    shown = desk.act(of_ada(desk, act), status, **fields)
-    return desk.get(shown) if status == 303 else shown
+    """Open the page that asks about an act on Ada's account, and confirm it."""
+    response = desk.act(of_ada(desk, act), status, **fields)
+    return desk.get(response) if status == 303 else response
 
 
 def acts(service: Service) -> list[str]:
-    """Return what managers did, in the order of time."""
+    """Return the managers' acts, the oldest first."""
     rows = [row for row in service.rows("audit") if row["actor"] == "data manager" and row["manager_id"]]
     return [row["act"] for row in sorted(rows, key=lambda row: str(row["at"])) if row["act"] != "looked-at"]
 
@@ -48,8 +48,8 @@ def test_people_are_found_by_address_part_or_name_the_same_first(service: Servic
     assert find(service, "E ADA") == ["zoe@example.org"]
     assert find(service, "b_1") == ["bob_1@example.org"]
     assert find(service, "grace.ex") == ["ada@grace.example"]
-    for nothing in ("", " ", "%", "*", "\x00", "bobx1", "x" * 5000):
-        assert find(service, nothing) == []
+    for query in ("", " ", "%", "*", "\x00", "bobx1", "x" * 5000):
+        assert find(service, query) == []
     (row,) = [row for row in service.rows("accounts") if row["email"] == "zoe@example.org"]
     assert find(service, str(UUID(str(row["id"])))) == ["zoe@example.org"]
 
@@ -61,15 +61,15 @@ def test_a_search_shows_fifty_and_says_that_there_are_more(service: Service, des
         session.execute(
             insert(Account), [row | {"id": UUID(int=n), "email": f"many{n}@example.org"} for n in range(60)]
         )
-    shown = desk.post("/people", 200, text="many").text
-    assert shown.count("@example.org</a>") == 50
-    assert "50 of more accounts found" in shown
+    page = desk.post("/people", 200, text="many").text
+    assert page.count("@example.org</a>") == 50
+    assert "50 of more accounts found" in page
 
 
 def test_a_search_puts_no_address_in_a_url_and_opening_a_person_is_audited(service: Service, desk: Desk) -> None:
-    found = desk.post("/people", 200, text=ADA)
-    assert of_ada(desk) in found.text
-    assert ADA not in found.request.url
+    response = desk.post("/people", 200, text=ADA)
+    assert of_ada(desk) in response.text
+    assert ADA not in response.request.url
     page = desk.get(of_ada(desk))
     for text in (ADA, "Ada Lovelace", "open", "Each person with an account"):
         assert text in page
@@ -150,9 +150,9 @@ def test_a_disclosure_contains_the_chosen_fields_and_is_recorded_once(service: S
     assert "Choose what to disclose" in act(desk, "disclose", 409, **order)
     path = of_ada(desk, "disclose")
     form = hidden(desk.get(path)) | order | {"email": "yes"}
-    shown = desk.post(path, 200, **form).text
-    assert ADA in shown
-    assert "Ada Lovelace" not in shown
+    page = desk.post(path, 200, **form).text
+    assert ADA in page
+    assert "Ada Lovelace" not in page
     assert "has changed since you opened the page" in desk.post(path, 409, **form).text
     assert len(service.rows("disclosures")) == 1
     (entry,) = [row for row in service.rows("audit") if row["act"] == "disclosed"]
@@ -160,7 +160,7 @@ def test_a_disclosure_contains_the_chosen_fields_and_is_recorded_once(service: S
     assert "email" in str(entry["details"])
 
 
-def test_everything_held_is_given_out_as_json_and_to_be_printed(service: Service, desk: Desk) -> None:
+def test_all_data_about_a_person_is_exported_as_json_and_as_a_printable_page(service: Service, desk: Desk) -> None:
     response = desk.browser.get(f"/desk{of_ada(desk)}/export.json")
     assert {table["table"] for table in response.json["stored"]} >= {"accounts", "sessions", "audit"}
     assert response.headers["Content-Disposition"].startswith("attachment")

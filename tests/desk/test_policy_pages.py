@@ -1,4 +1,4 @@
-"""Policies at the desk: pasted or uploaded, seen as people will, published, withdrawn."""
+"""Policies at the desk: pasted or uploaded, previewed, published, withdrawn."""
 
 import io
 import re
@@ -38,14 +38,14 @@ def send(  # noqa: PLR0913 - the form's fields
 def test_a_pasted_text_is_seen_as_people_will_and_published_from_there(service: Service, desk: Desk) -> None:
     assert "No version was published" in desk.get("/policies")
     assert desk.get("/policies/new")
-    seen = send(desk, "check", "2027-01", 3, NEW)
-    assert seen.status_code == 200
+    preview = send(desk, "check", "2027-01", 3, NEW)
+    assert preview.status_code == 200
     assert service.rows("policies") == []
-    assert re.search(r"<h3 [^>]*>What we store</h3>", seen.text)
-    assert "<em>much</em> less" in seen.text
-    for said in ("from " + f"{clock.now() + timedelta(days=3):%-d %B %Y}", "Nobody.", "you can withdraw it"):
-        assert said in seen.text
-    again = hidden(seen.text)
+    assert re.search(r"<h3 [^>]*>What we store</h3>", preview.text)
+    assert "<em>much</em> less" in preview.text
+    for text in ("from " + f"{clock.now() + timedelta(days=3):%-d %B %Y}", "Nobody.", "you can withdraw it"):
+        assert text in preview.text
+    again = hidden(preview.text)
     assert again["text"] == NEW
     assert desk.write(NEW_POLICY, **again | {"act": "publish"}).location == "/desk/policies"
     (row,) = service.rows("policies")
@@ -61,21 +61,21 @@ def test_a_pasted_text_is_seen_as_people_will_and_published_from_there(service: 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
 def test_a_file_may_have_a_byte_order_mark_and_windows_line_breaks(service: Service, desk: Desk, mark: bytes) -> None:
-    seen = send(desk, "check", "2027-01", 1, file=mark + "Über <b>Daten</b>.\r\n\r\nEnde.\r\n".encode())
-    again = hidden(seen.text)
+    preview = send(desk, "check", "2027-01", 1, file=mark + "Über <b>Daten</b>.\r\n\r\nEnde.\r\n".encode())
+    again = hidden(preview.text)
     assert again["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
     desk.write(NEW_POLICY, **again | {"act": "publish"})
     assert service.rows("policies")[0]["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
 
 
 def test_html_scripts_and_images_of_a_text_are_text(service: Service, desk: Desk) -> None:
-    seen = send(desk, "check", "2027-01", 1, NASTY).text
-    shown = seen.partition('id="seen"')[2]
-    assert "<script>" not in seen.replace('<script src="/static/', "")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
-    assert 'href="javascript:' not in seen
-    assert '<a href="https://example.org">b</a>' in shown
-    assert "<img" not in shown
+    preview = send(desk, "check", "2027-01", 1, NASTY).text
+    text = preview.partition('id="seen"')[2]
+    assert "<script>" not in preview.replace('<script src="/static/', "")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert 'href="javascript:' not in preview
+    assert '<a href="https://example.org">b</a>' in text
+    assert "<img" not in text
     assert service.rows("policies") == []
 
 
@@ -144,8 +144,8 @@ def test_an_upcoming_version_is_withdrawn_after_a_question(service: Service, des
 
 def test_a_text_of_240_kib_is_published_and_a_larger_form_is_refused(service: Service, desk: Desk) -> None:
     text = "x" * (policy.MOST_BYTES - 2) + "\n"
-    seen = send(desk, "check", "2027-01", 1, file=text.encode())
-    assert desk.write(NEW_POLICY, **hidden(seen.text) | {"act": "publish", "text": text}).status_code == 303
+    preview = send(desk, "check", "2027-01", 1, file=text.encode())
+    assert desk.write(NEW_POLICY, **hidden(preview.text) | {"act": "publish", "text": text}).status_code == 303
     assert service.rows("policies")[0]["text"] == text
     for longer in (b"x" * (policy.MOST_BYTES + 1), "é\n".encode() * (policy.MOST_BYTES // 3 + 1)):
         assert "longer than 240 KiB" in send(desk, "check", "2027-02", 1, file=longer).text
@@ -155,6 +155,6 @@ def test_a_text_of_240_kib_is_published_and_a_larger_form_is_refused(service: Se
 def test_without_the_forms_own_token_or_a_session_nothing_is_published(service: Service, desk: Desk) -> None:
     fields = {"act": "publish", "version": "2027-01", "effective_on": day(1), "text": NEW}
     for browser, status in ((desk.browser, 422), (service.http, 401)):
-        sent = browser.post("/desk/policies/new", data=fields, content_type="multipart/form-data")
-        assert sent.status_code == status
+        response = browser.post("/desk/policies/new", data=fields, content_type="multipart/form-data")
+        assert response.status_code == status
     assert service.rows("policies") == []

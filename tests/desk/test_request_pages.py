@@ -1,4 +1,4 @@
-"""The register at the desk: the start page, and the forms that enter, put off and answer a request."""
+"""The register at the desk: the start page, and the forms that record, extend and answer a request."""
 
 import re
 from datetime import timedelta
@@ -16,19 +16,19 @@ NEW = {"kind": "access", "way": "letter", "identity": "Signature"}
 
 
 def enter(desk: Desk, status: int = 303, /, **changes: object) -> str:
-    """Open the form, send it, and return where it leads, or the page that says why not."""
-    shown = desk.act("/requests/new", status, **{**NEW, "received": clock.now().date(), **changes})
-    return shown.partition("?")[0] if status == 303 else shown
+    """Open the form, send it, and return the redirect's target, or the page with the refusal."""
+    response = desk.act("/requests/new", status, **{**NEW, "received": clock.now().date(), **changes})
+    return response.partition("?")[0] if status == 303 else response
 
 
 def test_a_manager_enters_puts_off_and_answers_a_request(service: Service, desk: Desk) -> None:
-    came = clock.now().date() - 20 * A_DAY
-    path = enter(desk, who=ADA, received=came)
-    shown = desk.get(path)
-    for text in ("Access, by letter", "Signature", str(came), str(requests.months_after(came, 1))):
-        assert text in shown
-    assert f'href="/desk/people/{account_id(service, ADA)}"' in shown
-    until = requests.months_after(came, 3)
+    received_on = clock.now().date() - 20 * A_DAY
+    path = enter(desk, who=ADA, received=received_on)
+    page = desk.get(path)
+    for text in ("Access, by letter", "Signature", str(received_on), str(requests.months_after(received_on, 1))):
+        assert text in page
+    assert f'href="/desk/people/{account_id(service, ADA)}"' in page
+    until = requests.months_after(received_on, 3)
     assert f"It is due on {until}" in desk.get(f"{path}/extend")
     desk.post(f"{path}/extend", text=" Many letters ")
     assert "Many letters" in desk.get(path)
@@ -76,7 +76,7 @@ def test_a_form_of_a_person_names_their_account(service: Service, desk: Desk) ->
 @any_database
 def test_an_invalid_request_is_refused_on_the_form_which_keeps_the_input(desk: Desk) -> None:
     today = clock.now().date()
-    for changes, status, why in (
+    for changes, status, reason in (
         ({"received": "31.01.2027"}, 422, "Write a day such as 2027-01-31"),
         ({"received": today + A_DAY}, 409, "today or earlier, and at most a year ago"),
         ({"received": today - 366 * A_DAY}, 409, "today or earlier, and at most a year ago"),
@@ -88,7 +88,7 @@ def test_an_invalid_request_is_refused_on_the_form_which_keeps_the_input(desk: D
         ({"who": "nobody@example.org"}, 409, "There is no account with this address or id"),
     ):
         page = enter(desk, status, **changes)
-        assert why in page
+        assert reason in page
         assert f'value="{changes.get("identity", "Signature")}"' in page
     assert desk.service.rows("data_requests") == []
     enter(desk, received=today - 365 * A_DAY)
@@ -113,12 +113,12 @@ def test_a_form_that_is_sent_twice_enters_one_request(service: Service, desk: De
 def test_a_second_manager_sees_why_the_act_is_refused(service: Service, desk: Desk) -> None:
     caroline = Desk(service, "caroline@example.org", name="Caroline Herschel")
     path = enter(desk)
-    for act, why in (("extend", "This request was put off already"), ("done", "This request was answered already")):
+    for act, reason in (("extend", "This request was put off already"), ("done", "This request was answered already")):
         assert caroline.get(f"{path}/{act}")
         desk.post(f"{path}/{act}", text="Because")
-        told = caroline.post(f"{path}/{act}", 409, text="Also because").text
-        assert why in told
-        assert 'value="Also because"' in told
+        page = caroline.post(f"{path}/{act}", 409, text="Also because").text
+        assert reason in page
+        assert 'value="Also because"' in page
     assert len([row for row in service.rows("audit") if row["act"].startswith("request-")]) == 3
 
 

@@ -1,4 +1,4 @@
-"""The register of requests: when each is due, what may be written, and the list of all that waits."""
+"""The register of requests: due dates, valid fields, and the list of open requests and erasures."""
 
 import json
 import uuid
@@ -25,11 +25,11 @@ def ago(days: int) -> date:
     return today() - days * A_DAY
 
 
-def recorded(service: Service, who: str | None = None, **changes: object) -> uuid.UUID:
-    """Enter a request that came today, but for the changes."""
+def recorded(service: Service, account: str | None = None, **changes: object) -> uuid.UUID:
+    """Record a request that came today, with these changes."""
     fields = {"kind": "access", "way": "letter", "identity": "Signature", "received_on": today()}
     with service.app.app_context():
-        return requests.record(who, **(fields | changes))  # type: ignore[arg-type]
+        return requests.record(account, **(fields | changes))  # type: ignore[arg-type]
 
 
 def extend(service: Service, request_id: uuid.UUID, reason: str = "Many letters") -> date:
@@ -46,7 +46,7 @@ def find(service: Service, request_id: uuid.UUID) -> dict[str, object]:
 
 
 def listed(service: Service) -> list[requests.Waiting]:
-    """Return all that waits, read page by page; the pages have what the command prints."""
+    """Return the open entries, read page by page; check the pages against the whole list."""
     with service.app.app_context():
         pages = [requests.page()]
         while after := pages[-1].after:
@@ -178,7 +178,7 @@ def test_the_list_has_requests_and_erasures_the_first_due_first(
     # A request about an account under a hold is marked, and still due.
     assert [row.held_until for row in rows] == [until, None, None, None, until]
     move_clock(366 * A_DAY)
-    # The hold has ended. Eve asked for nothing, but her retention time has ended too.
+    # The hold has ended. Eve made no request, but her retention time has ended too.
     assert [row.overdue for row in listed(service)] == [True] * 6
     assert erase_due(service) == 3
     # The request no longer has an account, and still has to be answered.
@@ -240,9 +240,9 @@ def test_the_commands_enter_put_off_and_finish_a_request(service: Service, ada: 
     done = invoke(service, "data", "requests", "done", added["id"], "--outcome", ANSWERED)
     assert f"outcome      {ANSWERED}\n" in done.stdout
     assert invoke(service, "data", "requests").stdout == "No erasure and no request waits.\n"
-    (answered,) = json.loads(invoke(service, "data", "requests", "answered", "--json").stdout)
-    assert answered == json.loads(invoke(service, "data", "requests", "show", added["id"], "--json").stdout)
-    assert (answered["extension"], answered["done_on"]) == ("Many letters", str(today()))
+    (request,) = json.loads(invoke(service, "data", "requests", "answered", "--json").stdout)
+    assert request == json.loads(invoke(service, "data", "requests", "show", added["id"], "--json").stdout)
+    assert (request["extension"], request["done_on"]) == ("Many letters", str(today()))
 
 
 @any_database

@@ -1,4 +1,4 @@
-"""Coming in: who may sign in at the desk, for how long, and what a form has to prove."""
+"""Signing in at the desk: who may, for how long, and what a form must prove."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -45,7 +45,7 @@ def test_a_link_works_for_ten_minutes(service: Service, move_clock: MoveClock) -
     assert service.http.post("/desk/sign-in/confirm", data={"token": token}).status_code == 400
 
 
-def test_an_address_that_is_no_managers_gets_the_same_answer_and_no_email(service: Service) -> None:
+def test_an_address_of_no_manager_gets_the_same_response_and_no_email(service: Service) -> None:
     Desk(service)
     with service.statements() as known:
         mine = ask(service, MARY)

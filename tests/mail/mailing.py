@@ -123,21 +123,21 @@ def at(stage: str, reply: str, *addresses: str) -> Callable[[str, str], str | No
 class Doorkeeper:
     """Accepts one user name and password, and records each attempt."""
 
-    def __init__(self, *known: str) -> None:
-        self.known, self.tried = known, list[tuple[str, ...]]()
+    def __init__(self, *credentials: str) -> None:
+        self.credentials, self.tried = credentials, list[tuple[str, ...]]()
 
     def __call__(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object) -> AuthResult:
         assert isinstance(data, LoginPassword)
         self.tried.append((data.login.decode(), data.password.decode()))
-        return AuthResult(success=self.tried[-1] == self.known, handled=False)
+        return AuthResult(success=self.tried[-1] == self.credentials, handled=False)
 
 
 @contextmanager
 def mail_workers(count: int, folder: Path, database_url: str, port: int) -> Iterator[list[forking.Forked]]:
     """Run `tiles mail work` in separate processes."""
     variables = environment(folder, database_url=database_url, mail_server="127.0.0.1", mail_port=port)
-    with Path(os.devnull).open("wb") as nothing:
-        forks = [forking.start(["mail", "work"], variables, nothing, nothing) for _ in range(count)]
+    with Path(os.devnull).open("wb") as null:
+        forks = [forking.start(["mail", "work"], variables, null, null) for _ in range(count)]
     workers = [worker for worker in forks if worker]
     assert len(workers) == count
     try:

@@ -100,8 +100,8 @@ def test_promise_7_an_email_that_is_refused_for_good_is_shown_until_the_operator
     move_clock(timedelta(hours=2))
     assert tried(service) == 0
     assert [row["failure"] for row in service.rows("mails")] == ["smtp-550"]
-    shown = run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url)
-    assert json.loads(shown.stdout) == {"waiting": 0, "retrying": 0, "abandoned": 1, "oldest_seconds": 0}
+    done = run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url)
+    assert json.loads(done.stdout) == {"waiting": 0, "retrying": 0, "abandoned": 1, "oldest_seconds": 0}
     service.mail_server.refuse = None
     assert retry(service) == 1
     assert service.mail()["To"] == "ada@example.org"
@@ -149,11 +149,11 @@ def test_an_email_is_looked_up_when_it_is_sent(service: Service, ada: Person) ->
     people = {ada.email: ada, "bob@example.org": service.register(name="Bob", email="bob@example.org")}
     for email in people:
         service.http.post("/v1/password-resets", json={"email": email})
-    sent: list[str] = []
+    addresses: list[str] = []
 
     def close_the_other(stage: str, address: str) -> None:
-        if stage == "DATA" and not sent:
-            sent.append(address)
+        if stage == "DATA" and not addresses:
+            addresses.append(address)
             (other,) = people.keys() - {address}
             closing = {"password": people[other].password}
             closed = service.http.post("/v1/account/close", json=closing, headers=people[other].headers)
@@ -161,7 +161,8 @@ def test_an_email_is_looked_up_when_it_is_sent(service: Service, ada: Person) ->
 
     with through(service, Scripted(close_the_other)) as peer:
         service.deliver()
-    assert [message["To"] for message in peer.messages if message["Subject"] == "Reset your TILES password"] == sent
+    resets = [message for message in peer.messages if message["Subject"] == "Reset your TILES password"]
+    assert [message["To"] for message in resets] == addresses
 
 
 @pytest.mark.parametrize("reply", [LATER, "554 5.7.1 Relay access denied"])
@@ -172,7 +173,7 @@ def test_an_email_is_abandoned_after_two_days_and_deleted_a_week_later(
     ask(service)
     service.deliver()
     minute = timedelta(minutes=1)
-    for wait, left in (
+    for wait, expected in (
         (timedelta(days=2) - minute, {"retrying": 1}),
         (2 * minute, {"abandoned": 1}),
         (timedelta(days=7) - minute, {"abandoned": 1}),
@@ -180,7 +181,7 @@ def test_an_email_is_abandoned_after_two_days_and_deleted_a_week_later(
     ):
         move_clock(wait)
         tidy(service)
-        assert counts(service) == left
+        assert counts(service) == expected
     assert service.http.get("/readyz").status_code == 200
     assert service.rows("mails") == []
 
@@ -262,10 +263,10 @@ def test_promise_2_no_byte_of_a_sent_registration_is_left_while_others_wait(
         ask(service, f"person{number:03}@example.org", f"Ada{number:03}".ljust(5 + 79 * number % 92, "y"))
     words = [f"{word}{number:03}".encode() for number in range(0, 64, 2) for word in ("Ada", "person")]
 
-    def left() -> list[bytes]:
+    def words_left() -> list[bytes]:
         stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
         return [word for word in words if word in stored]
 
     odd = [f"person{number:03}@example.org" for number in range(1, 64, 2)]
     with through(service, Scripted(at("RCPT", LATER, *odd))) as peer, working(service.app):
-        wait_for(lambda: len(peer.messages) == 32 and not left(), seconds=10)
+        wait_for(lambda: len(peer.messages) == 32 and not words_left(), seconds=10)

@@ -104,8 +104,8 @@ def test_an_email_refused_while_others_are_sent_is_shown_and_keeps_the_service_r
         assert counts(service) == {"retrying": 1}
         assert service.http.get("/readyz").status_code == 200
         assert probe(service, "queue") == {"mails-refused": "warning"}
-        shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
-        assert shown["refused"] == {"smtp-550": 1}
+        status = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+        assert status["refused"] == {"smtp-550": 1}
         assert isinstance(peer, Scripted)
         peer.script = at("nowhere", "")
         move_clock(timedelta(minutes=1))
@@ -182,8 +182,8 @@ def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_inst
 ) -> None:
     queue_damaged(service, "kind = 'of_a_later_release'")
     service.deliver()
-    shown = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
-    assert shown["unreadable"] == 1
+    status = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+    assert status["unreadable"] == 1
     with service.app.app_context(), engine.transaction() as session:
         session.execute(engine.text("UPDATE mails SET kind = 'registration'"))
     assert retry(service) == 1
@@ -201,7 +201,7 @@ def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_inst
         ("RCPT", LATER, {}),
     ],
 )
-def test_the_check_finds_what_every_email_would_be_refused_for_and_sends_none(
+def test_the_check_finds_why_every_email_would_be_refused_and_sends_none(
     make_service: Make, stage: str, reply: str, findings: dict[str, str]
 ) -> None:
     commands: list[tuple[str, str]] = []

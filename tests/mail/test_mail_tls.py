@@ -73,8 +73,8 @@ def test_a_certificate_that_does_not_prove_the_server_is_refused(
 ) -> None:
     host, options, code = BAD_CERTIFICATES[fault]
     with server(authority.issue_cert(host, **options), use) as peer:
-        meant = "localhost" if host == "mail.example.org" else HOST
-        assert_refused(through(peer, mail_server=meant, **use), f"certificate-{code}")
+        configured = "localhost" if host == "mail.example.org" else HOST
+        assert_refused(through(peer, mail_server=configured, **use), f"certificate-{code}")
 
 
 @BOTH
@@ -122,7 +122,7 @@ def test_the_worker_waits_while_the_server_is_untrusted_and_logs_why_without_nam
     assert "example" not in ours
 
 
-# Someone between us and the mail server
+# An attacker between the service and the mail server
 
 
 class Between:
@@ -158,8 +158,8 @@ class Between:
                 heard.append(line.decode("latin-1").strip())
                 command = heard[-1].upper().split(" ")[0]
                 starttls = self.replies["starttls"]
-                known = {"EHLO": hello, "STARTTLS": starttls, "DATA": "354 go on", "AUTH": "235 come in"}
-                connection.sendall(f"{known.get(command, '250 OK')}\r\n".encode())
+                replies = {"EHLO": hello, "STARTTLS": starttls, "DATA": "354 go on", "AUTH": "235 come in"}
+                connection.sendall(f"{replies.get(command, '250 OK')}\r\n".encode())
                 if command == "STARTTLS" and starttls.startswith("220"):
                     return True
                 if command == "DATA":

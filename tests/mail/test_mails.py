@@ -74,8 +74,8 @@ def test_placing_and_lifting_a_legal_hold_sends_an_email_with_the_new_date(servi
     close(service, ada.headers, erase=True)
     service.deliver()
     hold(service, ada.email, HOLD_ENDS)
-    held = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
-    assert_says(service.mail(), *held, never=("Court order",))
+    phrases = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
+    assert_says(service.mail(), *phrases, never=("Court order",))
     service.run(operations.release, ada.email)
     assert_says(service.mail(), f"On {in_days(14)} it will be erased", never=("legal duty",))
 

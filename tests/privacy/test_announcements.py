@@ -77,7 +77,7 @@ def recipients(messages: list[EmailMessage]) -> list[str]:
     return sorted(message["To"] for message in messages)
 
 
-def many(service: Service, number: int) -> list[str]:
+def add_recipients(service: Service, number: int) -> list[str]:
     """Insert accounts that want emails; return the addresses."""
     rows = [
         {"id": uuid.uuid4(), "name": None, "email": f"person{index:04}@example.org", "password_hash": "none",
@@ -94,8 +94,8 @@ def queued(service: Service) -> list[uuid.UUID]:
     return [uuid.UUID(str(row["account_id"])) for row in service.rows("mails") if row["kind"] == "announcement"]
 
 
-def switch(service: Service, person: Person, *, wanted: bool) -> None:
-    response = service.http.patch("/v1/account", json={"email_updates": wanted}, headers=person.headers)
+def switch(service: Service, person: Person, *, email_updates: bool) -> None:
+    response = service.http.patch("/v1/account", json={"email_updates": email_updates}, headers=person.headers)
     assert response.status_code == 200
 
 
@@ -104,7 +104,7 @@ def switch(service: Service, person: Person, *, wanted: bool) -> None:
 
 def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(service: Service, ada: Person) -> None:
     bob = service.register(name="Bob", email="bob@example.org")
-    switch(service, bob, wanted=False)
+    switch(service, bob, email_updates=False)
     service.register(name="Cy", email="cy@example.org")
     service.ask_to_register(email="dee@example.org")
     service.run(operations.close, "cy@example.org")
@@ -114,7 +114,7 @@ def test_an_announcement_goes_to_everybody_who_wants_emails_and_to_nobody_else(s
     assert (message["To"], message["Subject"]) == (ada.email, "News")
     assert text_of(message).startswith("Hello,\n\nthere are new tiles.\n\n")
     assert "there are new tiles." in html_of(message)
-    switch(service, bob, wanted=True)
+    switch(service, bob, email_updates=True)
     announce(service, "Second")
     assert recipients(work_off(service)) == [ada.email, bob.email]
 
@@ -123,7 +123,7 @@ def test_a_person_who_unsubscribes_or_closes_while_the_email_is_queued_gets_none
     bob, cy, dee = (service.register(name=name, email=f"{name}@example.org") for name in ("bob", "cy", "dee"))
     announce(service)
     assert queue_some(service) == 4
-    switch(service, bob, wanted=False)
+    switch(service, bob, email_updates=False)
     with service.app.app_context():
         operations.close(cy.email)
         operations.erase(dee.email, at_once=True)
@@ -145,7 +145,7 @@ def test_an_announcement_without_recipients_finishes_at_once(service: Service) -
 
 def test_emails_are_queued_batch_by_batch_and_counted(service: Service) -> None:
     total = 2 * BATCH + 7
-    many(service, total)
+    add_recipients(service, total)
     begun = announce(service)
     assert begun == Progress(begun.announcement, 0, total, finished=False)
     first = queue_some(service)
@@ -158,7 +158,7 @@ def test_emails_are_queued_batch_by_batch_and_counted(service: Service) -> None:
 
 
 def test_one_round_of_sending_sends_every_announcement_the_oldest_first(service: Service) -> None:
-    many(service, BATCH + 1)
+    add_recipients(service, BATCH + 1)
     first, second = announce(service, "First"), announce(service, "Second")
     queue_some(service)
     assert (progress(service, first).queued, progress(service, second).queued) == (BATCH + 1, 0)
@@ -167,11 +167,11 @@ def test_one_round_of_sending_sends_every_announcement_the_oldest_first(service:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("refused", [False, True], ids=["sent", "put off by the mail server"])
+@pytest.mark.parametrize("refused", [False, True], ids=["emails", "put off by the mail server"])
 def test_a_reset_does_not_wait_behind_an_announcement(
     service: Service, move_clock: MoveClock, *, refused: bool
 ) -> None:
-    people = many(service, 3 * queue.BATCH)
+    people = add_recipients(service, 3 * queue.BATCH)
     announce(service)
     if refused:
         service.mail_server.refuse = "451 4.7.1 too many mails, try again later"
@@ -181,29 +181,29 @@ def test_a_reset_does_not_wait_behind_an_announcement(
     else:
         queue_all(service)
     service.http.post("/v1/password-resets", json={"email": people[0]})
-    sent = service.deliver()[: queue.BATCH + 1]
-    assert [message["To"] for message in sent if "password" in message["Subject"]] == [people[0]]
+    emails = service.deliver()[: queue.BATCH + 1]
+    assert [message["To"] for message in emails if "password" in message["Subject"]] == [people[0]]
     work_off(service)
     assert len(service.mail_server.messages) == len(people) + 1
 
 
 @any_database
 def test_while_the_mail_server_is_away_no_more_emails_are_queued(service: Service, make_service: MakeService) -> None:
-    many(service, 2 * BATCH)
+    add_recipients(service, 2 * BATCH)
     announce(service)
-    made = queue_some(service)
+    batch_size = queue_some(service)
     away = make_service(mail_server="127.0.0.1", mail_port=1)
     with away.app.app_context():
         for _ in range(3):
             with pytest.raises(worker.ServerUnavailable):
                 worker.deliver()
-    assert len(queued(service)) == made < 2 * BATCH
+    assert len(queued(service)) == batch_size < 2 * BATCH
     assert len(work_off(service)) == 2 * BATCH
 
 
 @any_database
 def test_an_unreachable_mailbox_delays_no_other(service: Service) -> None:
-    people = many(service, BATCH + 5)
+    people = add_recipients(service, BATCH + 5)
     begun = announce(service)
     with turning_away(service.mail_server, people[3]):
         assert len(work_off(service)) == BATCH + 4
@@ -217,11 +217,11 @@ def test_an_unreachable_mailbox_delays_no_other(service: Service) -> None:
 @contextmanager
 def interrupted(service: Service, after: int) -> Iterator[None]:
     """Simulate the end of the process before a statement: neither it nor any later one reaches the database."""
-    seen: list[str] = []
+    statements: list[str] = []
 
     def end(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-        if len(seen) > after:
+        statements.append(statement)
+        if len(statements) > after:
             raise Interrupted
 
     with service.app.app_context():
@@ -235,19 +235,19 @@ def interrupted(service: Service, after: int) -> Iterator[None]:
 
 def test_an_interruption_at_any_point_skips_nobody_and_repeats_nobody(service: Service) -> None:
     total = BATCH + 3
-    many(service, total)
+    add_recipients(service, total)
     for number in count():
         begun = announce(service, f"News {number}")
-        before, whole = len(queued(service)), False
+        before, is_complete = len(queued(service)), False
         try:
             with interrupted(service, number):
                 queue_all(service)
-                whole = True
+                is_complete = True
         except Interrupted:
             queue_all(service)
         assert len(queued(service)) == before + total
         assert progress(service, begun) == Progress(begun.announcement, total, total, finished=True)
-        if whole:
+        if is_complete:
             break
     assert number >= 5
     assert set(Counter(queued(service)).values()) == {number + 1}
@@ -255,7 +255,7 @@ def test_an_interruption_at_any_point_skips_nobody_and_repeats_nobody(service: S
 
 @any_database
 def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path: Path, database_url: str) -> None:
-    people = many(service, 150)
+    people = add_recipients(service, 150)
     begun = announce(service)
     settings = {"mail_server": service.mail_server.host, "mail_port": service.mail_server.port}
     with subprocess.Popen(
@@ -272,7 +272,7 @@ def test_a_killed_worker_leaves_the_rest_to_the_next(service: Service, tmp_path:
 
 @pytest.mark.long
 def test_several_concurrent_workers_email_everybody_once(service: Service, make_service: MakeService) -> None:
-    people = many(service, 3 * BATCH + 1)
+    people = add_recipients(service, 3 * BATCH + 1)
     begun = announce(service)
 
     def work(own: Service) -> Callable[[], None]:
@@ -289,7 +289,7 @@ def test_several_concurrent_workers_email_everybody_once(service: Service, make_
 
 
 def test_of_several_concurrent_workers_one_queues_a_batch(service: Service) -> None:
-    many(service, BATCH)
+    add_recipients(service, BATCH)
     begun = announce(service)
     assert max(at_once(*[lambda: queue_some(service)] * 8)) == BATCH
     queue_all(service)
@@ -312,7 +312,7 @@ def test_announcing_the_same_text_again_sends_nothing(service: Service, ada: Per
 
 @pytest.fixture
 def quiet(service: Service) -> Person:
-    """Somebody who switched emails about TILES off."""
+    """A person who switched emails about TILES off."""
     bob = service.register(email="bob@example.org")
     assert service.http.patch("/v1/account", json={"email_updates": False}, headers=bob.headers).status_code == 200
     return bob
@@ -371,11 +371,11 @@ def test_the_command_wants_a_summary_of_a_material_change(service: Service, tmp_
     service.run(policy.publish, version="2026-01", effective_on=date(2099, 1, 1), text="We store two things.")
     material = ("--policy", "2026-01", "--material")
     assert "write a summary" in run(service, *material, status=1).stderr
-    assert "write a summary" in run(service, *material, "--summary", written(tmp_path, " "), status=1).stderr
-    for given in (("--material",), ("--summary", written(tmp_path))):
-        assert "give FILE" in run(service, written(tmp_path), "--subject", "News", *given, status=2).stderr
+    assert "write a summary" in run(service, *material, "--summary", text_file(tmp_path, " "), status=1).stderr
+    for options in (("--material",), ("--summary", text_file(tmp_path))):
+        assert "give FILE" in run(service, text_file(tmp_path), "--subject", "News", *options, status=2).stderr
     assert service.rows("announcements") == []
-    run(service, *material, "--summary", written(tmp_path, "Less."), status=0)
+    run(service, *material, "--summary", text_file(tmp_path, "Less."), status=0)
     (row,) = service.rows("announcements")
     assert (bool(row["to_everybody"]), row["text"]) == (True, "Less.")
 
@@ -384,7 +384,7 @@ def run(service: Service, *arguments: str, status: int = 0) -> Result:
     return invoke(service, "announce", "--yes", *arguments, status=status)
 
 
-def written(folder: Path, text: str | bytes = NEWS) -> str:
+def text_file(folder: Path, text: str | bytes = NEWS) -> str:
     file = folder / "news.txt"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(file)
@@ -394,11 +394,11 @@ def written(folder: Path, text: str | bytes = NEWS) -> str:
 def test_the_command_shows_the_progress_and_ignores_a_byte_order_mark(
     service: Service, ada: Person, tmp_path: Path
 ) -> None:
-    command = (written(tmp_path), "--subject", "News", "--json")
+    command = (text_file(tmp_path), "--subject", "News", "--json")
     begun = json.loads(run(service, *command).stdout)
     assert begun == {"announcement": begun["announcement"], "queued": 0, "recipients": 1, "finished": False}
     for text in (f"\ufeff{NEWS}", NEWS.replace("\n", "\r\n")):
-        written(tmp_path, text)
+        text_file(tmp_path, text)
         assert json.loads(run(service, *command).stdout) == begun
     (message,) = work_off(service)
     assert message["To"] == ada.email
@@ -425,12 +425,12 @@ def test_an_invalid_announcement_is_refused_in_a_line(service: Service, tmp_path
         ("News \udcff", NEWS, "a subject of one line"),
     ]
     for subject, text, reason in cases:
-        refused = run(service, written(tmp_path, text), "--subject", subject, status=1)
+        refused = run(service, text_file(tmp_path, text), "--subject", subject, status=1)
         assert reason in refused.stderr
         assert refused.stderr.count("\n") == 1
     for version in ("2099-01", "", "a b", "\udcff"):
         assert "is not published" in run(service, "--policy", version, status=1).stderr
-    file = written(tmp_path)
+    file = text_file(tmp_path)
     for words in ((), (file,), ("--subject", "News"), (file, "--policy", "1"), ("--subject", "News", "--policy", "1"),
                   (file, "--subject", "News", "--policy", "1")):  # fmt: skip
         assert "give FILE and --subject, or --policy alone" in run(service, *words, status=2).stderr
@@ -440,8 +440,8 @@ def test_an_invalid_announcement_is_refused_in_a_line(service: Service, tmp_path
 @pytest.fixture
 def following(service: Service, tmp_path: Path, database_url: str) -> Iterator[subprocess.Popen[str]]:
     """The command that announces to 20 people and shows the progress until it is finished."""
-    many(service, 20)
-    command = [TILES, "announce", written(tmp_path), "--subject", "News", "--follow", "--json", "--yes"]
+    add_recipients(service, 20)
+    command = [TILES, "announce", text_file(tmp_path), "--subject", "News", "--follow", "--json", "--yes"]
     with subprocess.Popen(
         command, env=environment(tmp_path, database_url=database_url), stdout=-1, stderr=-1, text=True
     ) as process:
@@ -462,9 +462,9 @@ def test_following_shows_the_progress_until_it_is_finished(
 ) -> None:
     assert following.poll() is None
     assert len(work_off(service)) == 20
-    shown, stderr = ended(following)
-    del shown["announcement"]
-    assert shown == {"queued": 20, "recipients": 20, "finished": True}
+    output, stderr = ended(following)
+    del output["announcement"]
+    assert output == {"queued": 20, "recipients": 20, "finished": True}
     # Only a terminal gets a progress bar.
     assert stderr == ""
 
@@ -482,7 +482,7 @@ def test_ctrl_c_stops_the_progress_display_and_not_the_announcement(
 
     wait_for(sleeps)
     following.send_signal(signal.SIGINT)
-    shown, stderr = ended(following)
-    assert shown["finished"] is False
+    output, stderr = ended(following)
+    assert output["finished"] is False
     assert stderr == "The service goes on with it.\n"
     assert len(work_off(service)) == 20

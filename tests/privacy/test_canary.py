@@ -55,7 +55,7 @@ NOT_RUN = {
     "db copy": "the copy is another database, which test_db_copy compares",
     "keys adopt": "the keys are those that the database knows",
 }
-# Commands that show what people wrote or what is held about them.
+# Commands that show personal data.
 SHOWS_PEOPLE = {"data find", "data export", "data disclose", "data rename", "data unsubscribe", "data subscribe",
                 "data change-email", "data reopen",
                 "data cancel", "feedback list", "feedback export", "feedback show"}  # fmt: skip
@@ -172,7 +172,7 @@ class Walk:
             return None
 
         token = wait_for(find)
-        # The signature is unique to the token. The values inside the token have marks of their own.
+        # The signature is unique to the token. The values inside the token have their own marks.
         self.words[f"{page} token {len(self.words)}"] = token.rpartition(".")[2]
         return token
 
@@ -211,7 +211,7 @@ class Walk:
 def walk(
     make_service: Callable[..., Service], database_url: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Walk]:
-    """A service in processes of its own, and an app of this process with the same database."""
+    """A service in separate processes, and an app of this process with the same database."""
     with PostOffice() as peer:
         peer.way = {}
         settings = {"mail_server": peer.host, "mail_port": peer.port}
@@ -332,7 +332,7 @@ def live(walk: Walk, password: str) -> str:
 
 def move(walk: Walk, password: str) -> str:
     """Change the email, undo that, change it again, and request one more change; return the final password."""
-    old, passing, new = (walk.address(f"{which} address") for which in ("old", "passing", "new"))
+    old, passing, new = (walk.address(f"{name} address") for name in ("old", "passing", "new"))
     mine = walk.sign_in(old, password)
     ask = {"email": passing, "password": walk.password()}
     walk.api("POST", "/v1/account/email-changes", ask, status=403, headers=mine)
@@ -390,8 +390,8 @@ def ask_the_manager(walk: Walk, address: str) -> None:
     walk.run("data", "disclose", address, "--authority", "Police", *basis)
     walk.run("data", "hold", address, "--basis", f"about {address}", "--until", "2099-01-01", status=1)
     walk.run("data", "hold", address, "--basis", "Order 4 of 2026", "--until", "2099-01-01", "--json")
-    came = ("--kind", "access", "--way", "letter", "--received", f"{datetime.now(UTC):%Y-%m-%d}")
-    add = ("data", "requests", "add", address, *came)
+    details = ("--kind", "access", "--way", "letter", "--received", f"{datetime.now(UTC):%Y-%m-%d}")
+    add = ("data", "requests", "add", address, *details)
     walk.run(*add, "--identity", f"Wrote from {address}", status=1)
     request_id = json.loads(walk.run(*add, "--identity", "Signature", "--json").stdout)["id"]
     walk.run("data", "requests", "extend", request_id, "--reason", "Many letters")
@@ -412,11 +412,11 @@ def ask_the_manager(walk: Walk, address: str) -> None:
 
 
 def deal_with_feedback(walk: Walk, address: str) -> None:
-    """Read, export and answer what the person wrote, and delete one message; one reply stays in the queue."""
+    """Read, export and answer the person's feedback, and delete one message; one reply stays in the queue."""
     walk.run("feedback", "list")
     walk.run("feedback", "export", "--output", str(walk.outside / "feedback.json"))
-    written = json.loads(walk.run("feedback", "list", "--json").stdout)
-    ids = {word: row["id"] for row in written for word in ("More", "Less", "Nobody") if word in row["message"]}
+    messages = json.loads(walk.run("feedback", "list", "--json").stdout)
+    ids = {word: row["id"] for row in messages for word in ("More", "Less", "Nobody") if word in row["message"]}
     reply = walk.outside / "reply.txt"
     for state, refusal in (("sent", None), ("waiting", LATER)):
         reply.write_text(f"Thank you, {walk.mark(f'{state} reply')}.")
@@ -430,7 +430,7 @@ def deal_with_feedback(walk: Walk, address: str) -> None:
 
 
 def visit_the_desk(walk: Walk, address: str) -> None:
-    """Look at the person's pages at the desk, and have everything done there that leaves the account as it was."""
+    """Open the person's pages at the desk, and do each act there that leaves the account unchanged in the end."""
     walk.run("desk", "invite", MARY, "--name", "Mary Somerville")
     walk.run("desk", "list")
     assert walk.http.post("/desk/sign-in", data={"email": MARY}).status_code == 200
@@ -440,8 +440,8 @@ def visit_the_desk(walk: Walk, address: str) -> None:
         return re.findall(rf'name="{name}" value="(\w+)"', walk.http.get(page).text)[0]
 
     form = {"form_token": hidden("/desk/sessions", "form_token")}
-    found = walk.http.post("/desk/people", data=form | {"text": address.upper()}).text
-    person = re.findall(r'"(/desk/people/[0-9a-f-]{36})"', found)[0]
+    results = walk.http.post("/desk/people", data=form | {"text": address.upper()}).text
+    person = re.findall(r'"(/desk/people/[0-9a-f-]{36})"', results)[0]
     basis = {"authority": "Court", "basis": f"about Now {walk.mark('name')}", "until": "2099-01-01", "sure": "yes"}
     mailed = {"change-email": (walk.address("desk address"), "email-change"), "close": (address, "erasure-cancel")}
     for act, fields, status in (
@@ -552,7 +552,7 @@ def sample(url: str) -> None:
 
 
 def assert_found(walk: Walk, url: str, folder: Path) -> None:
-    """Check that the search finds what is stored now."""
+    """Check that the search finds the data that is stored now."""
     sample(url)
     with walk.app.app_context(), engine.reading() as session:
         hashes = session.scalars(text("SELECT password_hash FROM accounts WHERE password_hash LIKE '$argon2%'")).all()
@@ -563,7 +563,7 @@ def assert_found(walk: Walk, url: str, folder: Path) -> None:
 
 
 def erase_companion(walk: Walk, companion: str, url: str) -> None:
-    """Correct, close, reopen and erase the companion by commands, the last in a process of its own."""
+    """Correct, close, reopen and erase the companion by commands, the last in a separate process."""
     walk.run("data", "rename", companion, walk.mark("corrected name"))
     walk.run("data", "unsubscribe", companion)
     walk.run("data", "subscribe", companion)
@@ -582,7 +582,7 @@ def erase_companion(walk: Walk, companion: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
-def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
+def test_promise_9_no_byte_of_an_erased_person_is_left_anywhere(
     walk: Walk, request: pytest.FixtureRequest, database_url: str, tmp_path: Path
 ) -> None:
     policy = walk.outside / "policy.txt"
@@ -636,7 +636,7 @@ def test_promise_9_no_byte_of_an_erased_person_is_left_wherever_they_went(
 
 
 @pytest.mark.parametrize("database_url", ["empty_postgresql"], indirect=True)
-def test_an_upgrade_deletes_what_postgresql_sampled_before(
+def test_an_upgrade_deletes_postgresqls_earlier_samples(
     app: Flask, postgresql: PostgresServer, database_url: str
 ) -> None:
     migrate(app, command.upgrade, "0002")

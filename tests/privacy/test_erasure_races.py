@@ -1,4 +1,4 @@
-"""Erasing while other events happen: other workers, emails being sent, feedback, links to the same address."""
+"""Erasing concurrently with other work: other workers, emails being sent, feedback, links to the same address."""
 
 import asyncio
 import logging
@@ -40,17 +40,17 @@ def test_erasing_while_an_email_is_being_sent_leaves_no_trace_of_it(
 ) -> None:
     close(hasty, hasty.register().headers, erase=True)
     erased: list[int] = []
-    sent: list[str] = []
+    recipients: list[str] = []
 
     async def handle_data(_server: SMTP, _session: Session, envelope: Envelope) -> str:
         erased.append(await asyncio.get_running_loop().run_in_executor(None, erase_due, hasty))
-        sent.append(str(envelope.content))
-        return reply if len(sent) == 1 else "250 OK"
+        recipients.append(str(envelope.content))
+        return reply if len(recipients) == 1 else "250 OK"
 
     mail_server.handle_DATA = handle_data  # type: ignore[method-assign]
     hasty.deliver()
     assert erased == [1, 0]
-    assert [subject in mail for subject, mail in zip((CLOSED, ERASED), sent, strict=True)] == [True, True]
+    assert [subject in mail for subject, mail in zip((CLOSED, ERASED), recipients, strict=True)] == [True, True]
     assert hasty.rows("mails") == []
     assert hasty.rows("accounts") == []
 

@@ -41,15 +41,15 @@ def write(service: Service, count: int = 1) -> Path:
 
 def failing(error: int, after: int) -> object:
     """Return an `os.write` that writes this many bytes and then fails."""
-    left, really = after, os.write
+    room, os_write = after, os.write
 
     def fail(file: int, data: bytes) -> int:
-        nonlocal left
-        if not left:
+        nonlocal room
+        if not room:
             raise OSError(error, os.strerror(error))
-        taken = really(file, data[:left])
-        left -= taken
-        return taken
+        count = os_write(file, data[:room])
+        room -= count
+        return count
 
     return fail
 
@@ -135,9 +135,9 @@ def test_an_altered_line_stops_the_start_and_the_error_says_what_to_do(
     service: Service, database_url: str, tmp_path: Path
 ) -> None:
     file = write(service, 3)
-    one, two, three = file.read_text().splitlines(keepends=True)
+    first, second, third = file.read_text().splitlines(keepends=True)
     for alter in ALTERED.values():
-        file.write_text(one + alter(two) + three)
+        file.write_text(first + alter(second) + third)
         with service.app.app_context(), pytest.raises(Impossible, match="line 2 is no entry of a ledger"):
             erasure.replay()
     dispose(service.app)
@@ -185,18 +185,18 @@ def assert_quick(lines: int) -> None:
     """
     begun = time.process_time()
     sorted(uuid.uuid4().hex for _ in range(lines))
-    made = time.process_time() - begun
+    seconds = time.process_time() - begun
     with pytest.MonkeyPatch.context() as patch:
         read, opened = Path.read_text, list[Path]()
         patch.setattr(Path, "read_text", lambda self, *arguments: opened.append(self) or read(self, *arguments))
         begun = time.process_time()
         assert erasure.replay() == erasure.Replayed(lines, 0)
-        assert time.process_time() - begun < 2 * made + 0.5
+        assert time.process_time() - begun < 2 * seconds + 0.5
         assert opened == [ledger.path()]
 
 
 @pytest.mark.parametrize(
-    ("database_url", "known", "lines"),
+    ("database_url", "erased_here", "lines"),
     [
         pytest.param("sqlite", True, 20_000, id="sqlite, a tenth, erased here"),
         pytest.param("postgresql", False, 20_000, id="postgresql, a tenth, of long ago"),
@@ -204,8 +204,8 @@ def assert_quick(lines: int) -> None:
     ],
     indirect=["database_url"],
 )
-def test_200_000_lines_take_about_two_seconds_at_a_start(service: Service, lines: int, *, known: bool) -> None:
-    erased_at = clock.now() if known else datetime(2020, 1, 1, tzinfo=UTC)
+def test_200_000_lines_take_about_two_seconds_at_a_start(service: Service, lines: int, *, erased_here: bool) -> None:
+    erased_at = clock.now() if erased_here else datetime(2020, 1, 1, tzinfo=UTC)
     service.register()
     with service.app.app_context():
         with ledger.opened() as append:

@@ -40,7 +40,7 @@ def make_due(service: Service, number: int) -> None:
         session.execute(insert(models.Feedback.__table__), feedback)
 
 
-def left(service: Service) -> int:
+def remaining(service: Service) -> int:
     """Return how many of them are left."""
     with service.app.app_context(), engine.reading() as session:
         return int(session.scalar(text("SELECT count(*) FROM accounts WHERE email LIKE '%@example.net'")) or 0)
@@ -86,7 +86,7 @@ def test_hundreds_are_erased_and_emailed_once_each_while_others_are_served(
         for visitor in visitors:
             visitor.start()
         try:
-            wait_for(lambda: not left(service), seconds=60)
+            wait_for(lambda: not remaining(service), seconds=60)
             # A server that starts quickly may be done before the first visitor has a response.
             wait_for(lambda: all(len(visitor.statuses) > 1 for visitor in visitors))
         finally:
@@ -126,17 +126,17 @@ def test_a_killed_command_can_be_run_again_and_nobody_is_emailed_twice(
     wait_for(lambda: ledger.exists() and ledger.stat().st_size)
     killed.kill()
     killed.wait()
-    assert 0 < left(service) <= MANY
+    assert 0 < remaining(service) <= MANY
     # The killed process keeps its claim for a minute.
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE accounts SET erasing_since = :before WHERE erasing_since IS NOT NULL"),
                         {"before": datetime.now(UTC) - timedelta(minutes=2)})  # fmt: skip
-    rest = left(service)
+    unerased = remaining(service)
     again = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stdout, stderr = again.communicate(timeout=60)
-    assert json.loads(stdout) == {"erased": rest}
+    assert json.loads(stdout) == {"erased": unerased}
     assert stderr == ""
-    assert left(service) == 0
+    assert remaining(service) == 0
     assert len(erased(service)) == len(set(erased(service))) == MANY
     assert len(in_ledger(tmp_path)) == MANY
     before = len(mail_server.messages)
@@ -154,8 +154,8 @@ def test_progress_is_shown_on_a_terminal(service: Service, database_url: str, tm
     erasing = erase_due(service, database_url, tmp_path, stdout=subprocess.PIPE, stderr=its)
     stdout, _ = erasing.communicate(timeout=60)
     os.close(its)
-    shown = os.read(mine, 10_000).decode()
+    progress = os.read(mine, 10_000).decode()
     os.close(mine)
     assert json.loads(stdout) == {"erased": 110}
-    assert "Erasing" in shown
-    assert "100%" in shown
+    assert "Erasing" in progress
+    assert "100%" in progress

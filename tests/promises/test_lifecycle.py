@@ -70,26 +70,28 @@ class Life(Steps):
             self.check()
         self.deliver_to({})
 
-    @rule(what=st.sampled_from(["registration", "password_reset", "erasure_request"]), email=emails, by_page=mostly)
-    def ask(self, what: str, email: str, *, by_page: bool) -> None:
-        path = what.replace("_", "-")
-        if what == "registration":
+    @rule(purpose=st.sampled_from(["registration", "password_reset", "erasure_request"]), email=emails, by_page=mostly)
+    def ask(self, purpose: str, email: str, *, by_page: bool) -> None:
+        path = purpose.replace("_", "-")
+        if purpose == "registration":
             name = self.text()
             response = self.call("POST", "/v1/registrations", None, 202, json={"name": name, "email": email})
-            self.world.enqueue(what, email=email, name=name)
+            self.world.enqueue(purpose, email=email, name=name)
         else:
-            page = "/password-reset" if what == "password_reset" else "/erasure"
+            page = "/password-reset" if purpose == "password_reset" else "/erasure"
             response = (
                 self.call("POST", page, None, 200, data={"email": email})
                 if by_page
                 else self.call("POST", f"/v1/{path}s", None, 202, json={"email": email})
             )
-            self.world.enqueue(what, email=email)
+            self.world.enqueue(purpose, email=email)
         self.alike(f"{path} {response.mimetype}", response, typed=email)
 
-    @rule(what=st.sampled_from(["registration", "password_reset", "erasure_request"]), email=emails, password=passwords)
-    def ask_and_follow_the_link(self, what: str, email: str, password: str) -> None:
-        self.ask(what, email, by_page=False)
+    @rule(
+        purpose=st.sampled_from(["registration", "password_reset", "erasure_request"]), email=emails, password=passwords
+    )
+    def ask_and_follow_the_link(self, purpose: str, email: str, password: str) -> None:
+        self.ask(purpose, email, by_page=False)
         self.check()
         before = len(self.links)
         self.deliver_to({})
@@ -99,9 +101,9 @@ class Life(Steps):
     @rule(pick=picks, password=passwords)
     def register_where_somebody_was(self, pick: int, password: str) -> None:
         """Register with an address whose account was closed or moved to another address."""
-        left = [account.email for account in self.world.living if account.closed_at]
-        left += [previous.email for account in self.world.living for previous in account.previous]
-        if free := [email for email in left if not self.world.open_with(email)]:
+        addresses = [account.email for account in self.world.living if account.closed_at]
+        addresses += [previous.email for account in self.world.living for previous in account.previous]
+        if free := [email for email in addresses if not self.world.open_with(email)]:
             self.ask_and_follow_the_link("registration", free[pick % len(free)], password)
 
     @rule(email=emails, right=mostly)
@@ -144,10 +146,10 @@ class Life(Steps):
     @rule(path=st.sampled_from(SEEN))
     def open_pages(self, path: str) -> None:
         before = self.run.rows()
-        for shown in [path, *[f"/unsubscribe/{link.token}" for link in self.links[-2:]]]:
-            response = self.run.service.http.get(shown)
+        for page in [path, *[f"/unsubscribe/{link.token}" for link in self.links[-2:]]]:
+            response = self.run.service.http.get(page)
             # The service is not ready while emails have waited for an hour.
-            assert response.status_code in {200, 404, 503 if shown == "/readyz" else 200}
+            assert response.status_code in {200, 404, 503 if page == "/readyz" else 200}
         assert self.run.rows() == before
 
     # People with a session
@@ -160,23 +162,23 @@ class Life(Steps):
         sessions = good if pick and good else self.sessions
         return sessions[pick % len(sessions)]
 
-    @rule(pick=picks, what=st.sampled_from(["account", "sessions", "account/export"]))
-    def look(self, pick: int, what: str) -> None:
+    @rule(pick=picks, resource=st.sampled_from(["account", "sessions", "account/export"]))
+    def look(self, pick: int, resource: str) -> None:
         session = self.session(pick)
         refusal, account, before = self.use(session), session.account, self.run.rows()
-        response = self.call("GET", f"/v1/{what}", refusal, 200, session)
+        response = self.call("GET", f"/v1/{resource}", refusal, 200, session)
         after = self.run.rows()
         for row in [*before["sessions"], *after["sessions"]]:
             del row["last_used_on"]
         assert after == before, "a GET changed something"
         if refusal:
             return
-        if what == "account":
-            shown = response.json["name"], response.json["email"], response.json["email_updates"]
-            assert shown == (account.name, account.email, account.updates)
-        elif what == "sessions":
+        if resource == "account":
+            fields = response.json["name"], response.json["email"], response.json["email_updates"]
+            assert fields == (account.name, account.email, account.updates)
+        elif resource == "sessions":
             mine = {str(s.id) for s in self.world.sessions if s.account is account and self.world.lasts(s)}
-            assert {shown["id"] for shown in response.json["sessions"]} == mine
+            assert {entry["id"] for entry in response.json["sessions"]} == mine
         else:
             stored = {table["table"]: table["rows"] for table in response.json["stored"]}
             assert [row["id"] for row in stored["accounts"]] == [str(account.id)]
@@ -290,9 +292,9 @@ class Life(Steps):
         held = {account.id for account in self.world.living if self.world.held_until(account)}
         expected = self.world.erase_due()
         assert self.run.service.run(worker.erase_due) == len(expected)
-        left = self.run.rows()["accounts"]
-        assert held <= {row["id"] for row in left}, "a held account was erased"
-        late = {row["id"] for row in left if row["erase_after"] and row["erase_after"] <= self.world.now}
+        accounts = self.run.rows()["accounts"]
+        assert held <= {row["id"] for row in accounts}, "a held account was erased"
+        late = {row["id"] for row in accounts if row["erase_after"] and row["erase_after"] <= self.world.now}
         assert late <= held, "an account that is due was not erased"
         self.run.reached["erased"] += len(expected)
 
@@ -324,11 +326,11 @@ class Life(Steps):
         until = self.world.now + timedelta(days=days)
         possible = self.manage_in_the_model(account, act, until)
         acts: dict[str, Callable[[str], object]] = {
-            "hold": lambda who: operations.hold(who, basis="Court order 12 of 2026", until=until),
+            "hold": lambda account_id: operations.hold(account_id, basis="Court order 12 of 2026", until=until),
             "release": operations.release,
             "close": operations.close,
             "erase": operations.erase,
-            "erase at once": lambda who: operations.erase(who, at_once=True),
+            "erase at once": lambda account_id: operations.erase(account_id, at_once=True),
         }
         with self.run.service.app.app_context(), nullcontext() if possible else pytest.raises(Impossible):
             acts[act](str(account.id))
@@ -357,5 +359,5 @@ def test_the_promises_hold_through_any_life(
     (lives if is_bench() else seed(SEED)(lives))()
     assert caplog.records == []
     expected = REACHED | SELDOM if is_bench() else REACHED if examples == 16 else set()
-    missing = expected - {what for what, number in run.reached.items() if number}
+    missing = expected - {event for event, number in run.reached.items() if number}
     assert missing == set(), "choose another SEED, under which all of this happens"

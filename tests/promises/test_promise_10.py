@@ -63,7 +63,7 @@ def test_promise_10_every_stored_column_is_declared(service: Service) -> None:
     assert stored == declared | {"alembic_version.version_num"}
 
 
-def test_promise_10_erasing_does_to_every_table_what_is_declared(
+def test_promise_10_erasing_treats_every_table_as_declared(
     service: Service, ada: Person, move_clock: MoveClock
 ) -> None:
     service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=ada.headers)

@@ -32,14 +32,14 @@ MARKED = {
 
 
 def walk(service: Service) -> list[str]:
-    """Send what a person, a broken app and an attacker send; return the secrets among it."""
+    """Send the requests of a person, a broken app and an attacker; return the secrets in them."""
     http = service.http
     person = {"name": "Marker-Name", "email": "marker-email@example.org"}
     password, second, third = "marker-password quiet lemon", "marker-second wooden boats", "marker-third violin snow"
 
     def send(method: str, path: str, body: object = None, **headers: str) -> TestResponse:
-        given = {} if body is None else {"json": body}
-        return http.open(path, method=method, headers=MARKED | headers, **given)
+        options = {} if body is None else {"json": body}
+        return http.open(path, method=method, headers=MARKED | headers, **options)
 
     send("POST", "/v1/registrations", person)
     registration = token_of(service.mail())
@@ -82,7 +82,7 @@ def walk(service: Service) -> list[str]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return a function that returns what the service and its libraries logged."""
+    """Return a function that returns the log of the service and its libraries."""
     caplog.set_level(logging.DEBUG)
 
     def lines() -> list[str]:
@@ -104,7 +104,7 @@ def test_promise_11_logs_name_nobody(
 
 
 @any_database
-def test_promise_11_an_internal_error_is_logged_without_what_was_sent(
+def test_promise_11_an_internal_error_is_logged_without_its_input(
     logged: Callable[[], list[str]], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(kind: str, **about: object) -> None:
@@ -142,7 +142,7 @@ class Poisoned(Service):
 
 
 def every_email(service: Service) -> dict[str, EmailMessage]:
-    """Let a person live so that each kind of email is sent; return the emails by their subjects."""
+    """Take an account through its life so that each kind of email is sent; return the emails by their subjects."""
     service.register()
     emailed(service, post(service, "registrations", name="Ada", email=ADA))
     assert service.reset(service.ask_for_reset(), PASSWORD).status_code == 204

@@ -1,4 +1,4 @@
-"""Promises 1 to 3: what is asked for, when an account begins to exist, and how a password is stored."""
+"""Promises 1 to 3: the required data, when an account begins to exist, and how a password is stored."""
 
 import logging
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def bodies(service: Service) -> Iterator[tuple[str, str, dict[str, str]]]:
 
 
 @any_database
-def test_promise_1_only_a_name_and_an_email_are_asked_for(service: Service) -> None:
+def test_promise_1_only_a_name_and_an_email_are_required(service: Service) -> None:
     fields = {path: set(body) for _method, path, body in bodies(service)}
     assert fields["/v1/registrations"] == {"name", "email"}
 
@@ -111,9 +111,9 @@ def test_promise_3_a_password_is_kept_as_argon2id_and_nowhere_else(
     service.deliver()
     (account,) = service.rows("accounts")
     assert account["password_hash"].startswith("$argon2id$v=19$")
-    shown = [response.text + str(response.headers) for response in responses]
+    texts = [response.text + str(response.headers) for response in responses]
     mailed = [text_of(message) + html_of(message) + str(message) for message in service.mail_server.messages]
-    everything = "\n".join([*shown, *mailed, repr(everything_stored(service)), caplog.text])
+    everything = "\n".join([*texts, *mailed, repr(everything_stored(service)), caplog.text])
     for secret in (PASSWORD, OTHER_PASSWORD):
         assert secret not in everything
-    assert account["password_hash"] not in "\n".join([*shown, *mailed, caplog.text])
+    assert account["password_hash"] not in "\n".join([*texts, *mailed, caplog.text])

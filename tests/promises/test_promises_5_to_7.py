@@ -56,8 +56,8 @@ SCANNERS = [
 
 def reply(service: Service, person: Person) -> EmailMessage:
     """Email a reply to a person's feedback."""
-    sent = post(service, "feedback", person.headers, message="More tiles.")
-    service.run(feedback.reply, uuid.UUID(sent.json["id"]), message="Thank you.", after=0)
+    response = post(service, "feedback", person.headers, message="More tiles.")
+    service.run(feedback.reply, uuid.UUID(response.json["id"]), message="Thank you.", after=0)
     return service.mail()
 
 
@@ -72,8 +72,8 @@ OTHER_EMAILS = {
 
 def scan(service: Service, url: str) -> None:
     """Open a URL as scanners do, also rewritten so that the fragment reaches a server; one with a token 102 times."""
-    whole, fragment = urldefrag(url)
-    path = urlsplit(whole).path or "/"
+    base, fragment = urldefrag(url)
+    path = urlsplit(base).path or "/"
     rewritten = [f"{path}?token={fragment}", f"{path}/{fragment}", f"{path}%23{fragment}"] if fragment else []
     http = service.http
     has_token = fragment or path.startswith("/unsubscribe/")

@@ -1,4 +1,4 @@
-"""The SDK against the real service, over a real socket, with the links out of really sent mails."""
+"""The SDK against the real service, over a real socket, with the links of sent emails."""
 
 import asyncio
 import hashlib
@@ -107,8 +107,8 @@ def test_a_policy_is_read_and_accepted(server: ServerProcess, peer: MailServer, 
         with pytest.raises(errors.NotFound):
             tiles.policy()
         today = datetime.now(UTC).date()
-        given = ["--version", "2026-01", "--effective", str(today), "--yes", str(path)]
-        published = run_tiles(server.instance_path, "policy", "publish", *given)
+        options = ["--version", "2026-01", "--effective", str(today), "--yes", str(path)]
+        published = run_tiles(server.instance_path, "policy", "publish", *options)
         assert published.returncode == 0, published.stderr
         policy = tiles.policy()
         assert (policy.version, policy.effective_on) == ("2026-01", today)
@@ -161,7 +161,7 @@ def test_an_account_is_exported_closed_and_opened_again(server: ServerProcess, p
         assert closed.erase_after == closed.closed_at + timedelta(days=14)
 
 
-def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: MailServer) -> None:
+def test_an_erasure_is_requested_confirmed_and_proven(tmp_path: Path, peer: MailServer) -> None:
     async def erase(url: str) -> None:
         async with AsyncClient(base_url=url) as tiles:
             await tiles.request_erasure(email="rosalind@example.org")
@@ -171,15 +171,15 @@ def test_an_erasure_is_asked_for_confirmed_and_proven(tmp_path: Path, peer: Mail
             with pytest.raises(errors.InvalidToken):
                 await tiles.confirm_erasure(token=token)
             mail = await asyncio.to_thread(mailed, peer, "rosalind@example.org", "have been erased")
-            found = re.search(r"receipt, signed by the service:\s+(\S+)", text_of(mail))
-            assert found
-            receipt = await tiles.verify_erasure_receipt(receipt=found.group(1))
+            line = re.search(r"receipt, signed by the service:\s+(\S+)", text_of(mail))
+            assert line
+            receipt = await tiles.verify_erasure_receipt(receipt=line.group(1))
             assert receipt.requested_at == closed.closed_at.replace(microsecond=0)
             assert receipt.erased_at >= receipt.requested_at
             assert {entry.store: entry.rows for entry in receipt.removed}["accounts"] == 1
             assert all(entry.basis for entry in receipt.kept)
             with pytest.raises(errors.InvalidToken):
-                await tiles.verify_erasure_receipt(receipt="x" + found.group(1))
+                await tiles.verify_erasure_receipt(receipt="x" + line.group(1))
 
     with (
         ServerProcess(tmp_path, erasure_grace_days=0, **send_through(peer)) as prompt,
@@ -219,8 +219,8 @@ def test_threads_and_tasks_share_a_client_over_real_connections(server: ServerPr
 
     with Client(base_url=server.url) as tiles, ThreadPoolExecutor(10) as pool:
         register(tiles, peer, "hedy@example.org")
-        asked = list(pool.map(lambda _: tiles.account().email, range(30)))
-        assert asked + asyncio.run(ask_in_tasks(tiles.session_token)) == ["hedy@example.org"] * 60
+        emails = list(pool.map(lambda _: tiles.account().email, range(30)))
+        assert emails + asyncio.run(ask_in_tasks(tiles.session_token)) == ["hedy@example.org"] * 60
 
 
 def test_an_invalid_field_and_a_weak_password_are_named(server: ServerProcess, peer: MailServer) -> None:

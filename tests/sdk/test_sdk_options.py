@@ -65,7 +65,7 @@ NUMBERS: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("options", NUMBERS)
-def test_an_option_that_cannot_be_meant_is_refused_by_name(options: dict[str, object]) -> None:
+def test_an_invalid_option_is_refused_by_name(options: dict[str, object]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=f"^{name}: "):
         Client(base_url=BASE, **options)  # type: ignore[arg-type]

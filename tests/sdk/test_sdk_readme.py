@@ -72,16 +72,16 @@ def test_the_commands_install_the_sdk_in_a_fresh_environment(commands: str, tmp_
     shutil.copytree(SDK, tmp_path / "client_sdk", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     programs = tmp_path / "venv" / "bin"
-    # No package comes from a cache, and none from where these tests run.
+    # Use no package from a cache or from the environment of these tests.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"PATH": f"{programs}:{os.environ['PATH']}", "PIP_NO_CACHE_DIR": "1"}
     subprocess.run(["sh", "-ec", commands], cwd=tmp_path, env=variables, check=True, timeout=300)
     probe = "import tiles_client; print(tiles_client.Client.__name__, tiles_client.__file__)"
-    said = subprocess.check_output([programs / "python", "-c", probe], cwd=programs, env=variables, text=True)
+    printed = subprocess.check_output([programs / "python", "-c", probe], cwd=programs, env=variables, text=True)
     assert re.fullmatch(
-        rf"Client {re.escape(str(tmp_path / 'venv'))}/lib\S*/site-packages/tiles_client/__init__.py\n", said
+        rf"Client {re.escape(str(tmp_path / 'venv'))}/lib\S*/site-packages/tiles_client/__init__.py\n", printed
     )
-    assert Path(said.split()[1]).with_name("py.typed").exists()
+    assert Path(printed.split()[1]).with_name("py.typed").exists()
 
 
 def test_it_is_read_in_five_minutes_and_linked_from_the_readme() -> None:

@@ -164,11 +164,11 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "answer", "what"), ODD)
-def test_a_time_without_a_zone_or_a_value_of_another_shape_is_named(name: str, answer: object, what: str) -> None:
+@pytest.mark.parametrize(("name", "answer", "field"), ODD)
+def test_a_time_without_a_zone_or_a_value_of_another_shape_is_named(name: str, answer: object, field: str) -> None:
     line = CONTRACT[name]
     failure, _ = outcome_of(name, httpx2.Response(line.status, json=answer))
-    assert str(failure) == f"{line.method} {line.path}: HTTP {line.status}: {what} is missing or wrong"
+    assert str(failure) == f"{line.method} {line.path}: HTTP {line.status}: {field} is missing or wrong"
 
 
 def page(status: int) -> httpx2.Response:
@@ -212,8 +212,8 @@ def test_a_response_outside_the_contract_is_invalid(kind: Kind, answer: httpx2.R
 @both_clients
 def test_each_problem_code_has_its_class(kind: Kind, code: str) -> None:
     status, expected = CODES[code]
-    why = [{"pointer": "/email", "detail": "Why."}]
-    refused, _ = outcome_of("sign_in", problem(code, status, errors=why), kind=kind)
+    causes = [{"pointer": "/email", "detail": "Why."}]
+    refused, _ = outcome_of("sign_in", problem(code, status, errors=causes), kind=kind)
     assert type(refused) is expected is errors.REFUSALS[code]
     assert (refused.code, refused.status, refused.title, refused.detail) == (code, status, "A title", "A detail.")
     assert refused.errors == (errors.FieldError("/email", "Why."),)
@@ -309,10 +309,10 @@ def test_retry_after_a_date_is_kept(pauses: list[float]) -> None:
     assert 3 < pauses[0] <= 5
 
 
-@pytest.mark.parametrize("asked", ["11", "86400", "9" * 5000, "Fri, 31 Dec 2999 23:59:59 GMT"])
+@pytest.mark.parametrize("retry_after", ["11", "86400", "9" * 5000, "Fri, 31 Dec 2999 23:59:59 GMT"])
 @both_clients
-def test_more_than_ten_seconds_are_not_waited(kind: Kind, asked: str, pauses: list[float]) -> None:
-    refused, service = outcome_of("account", busy(asked, "too-many-requests", 429), kind=kind)
+def test_more_than_ten_seconds_are_not_waited(kind: Kind, retry_after: str, pauses: list[float]) -> None:
+    refused, service = outcome_of("account", busy(retry_after, "too-many-requests", 429), kind=kind)
     assert isinstance(refused, errors.TooManyRequests)
     assert (refused.retry_after or 0) > 10
     assert (len(service.requests), pauses) == (1, [])
@@ -323,9 +323,9 @@ def test_all_pauses_together_stay_within_ten_seconds(pauses: list[float]) -> Non
     assert (len(service.requests), pauses) == (2, [6.0])
 
 
-@pytest.mark.parametrize("asked", ["soon", "-1", "", "٣", "1.5", "Mon, 01 Jan 2024 00:00:00 -0000"])
-def test_an_invalid_retry_after_is_ignored(asked: str, pauses: list[float]) -> None:
-    response = httpx2.Response(503, headers=[(b"Retry-After", asked.encode())])
+@pytest.mark.parametrize("retry_after", ["soon", "-1", "", "٣", "1.5", "Mon, 01 Jan 2024 00:00:00 -0000"])
+def test_an_invalid_retry_after_is_ignored(retry_after: str, pauses: list[float]) -> None:
+    response = httpx2.Response(503, headers=[(b"Retry-After", retry_after.encode())])
     Driver(Client, Service(response, answer_to("account"))).call("account")
     assert 0.25 <= pauses[0] <= 0.5
 

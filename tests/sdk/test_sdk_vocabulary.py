@@ -16,7 +16,7 @@ BY_NAME = {described["operationId"]: (line, described) for line, described in OP
 
 
 def operation_of(call: str) -> str:
-    """Return the name of a call's operation: what a call returns needs no verb."""
+    """Return the name of a call's operation; a call that only returns something has no verb."""
     return {"account": "show_account", "policy": "show_policy", "sessions": "list_sessions"}.get(call, call)
 
 
@@ -43,6 +43,6 @@ def test_a_result_has_the_name_and_the_fields_of_its_schema(model: type) -> None
 
 def test_each_code_of_the_document_has_its_error() -> None:
     codes = set(SCHEMAS["Problem"]["properties"]["code"]["enum"])
-    # A bug of the service is no case of its own for an app.
+    # An app has no separate case for a bug of the service.
     assert errors.REFUSALS.keys() == codes - {"internal-error"}
     assert {field.name for field in fields(errors.FieldError)} == SCHEMAS["FieldError"]["properties"].keys()

@@ -43,13 +43,13 @@ def test_a_full_hasher_backlog_counts_as_no_wrong_password(make_service: MakeSer
     service = make_service(rate_limits="sign-in/address+client=100/hour")
     service.register()
     slots = service.app.extensions["tiles.hasher"]._line  # noqa: SLF001 - no other way fills all slots
-    held = 0
+    count = 0
     while slots.acquire(blocking=False):
-        held += 1
+        count += 1
     with service.statements() as statements:
         assert [service.sign_in().status_code for _ in range(30)] == [503] * 30
     assert statements == []
-    slots.release(held)
+    slots.release(count)
     assert service.sign_in().status_code == 201
 
 

@@ -30,7 +30,7 @@ def file_of(service: Service) -> Path:
     return Path(service.app.instance_path) / keys.NAME
 
 
-def written(path: Path) -> list[str]:
+def keys_in(path: Path) -> list[str]:
     """Return the keys of a file; check that it is complete and that only its owner can read it."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text("ascii")
@@ -80,13 +80,13 @@ print(json.dumps(states))
 def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
     steps = files_left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
-    keys_after_each_step = [left[keys.NAME][0].split() for left in steps]
+    keys_after_each_step = [files[keys.NAME][0].split() for files in steps]
     assert old in keys_after_each_step
     assert all(keys == old or keys[1:] == old for keys in keys_after_each_step)
     assert all(len(key) >= 32 for keys in keys_after_each_step for key in keys)
     # The draft that a killed process left is as secret as the file, and the next rotation deletes it.
-    assert {mode for left in steps for _, mode in left.values()} == {0o600}
-    assert {len(left) for left in steps} == {1, 2}
+    assert {mode for files in steps for _, mode in files.values()} == {0o600}
+    assert {len(files) for files in steps} == {1, 2}
     assert list(steps[-1]) == [keys.NAME]
     assert len(keys_after_each_step[-1]) == 3
 
@@ -94,18 +94,18 @@ def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> Non
 @pytest.mark.long
 def test_a_process_killed_while_it_creates_the_first_key_leaves_a_whole_key_or_none(tmp_path: Path) -> None:
     steps = files_left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
-    made = [left[keys.NAME] for left in steps if keys.NAME in left]
-    assert 0 < len(made) < len(steps)
-    assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in made)
-    assert all(mode == 0o600 for left in steps for name, (_, mode) in left.items() if keys.NAME in name)
+    first_keys = [files[keys.NAME] for files in steps if keys.NAME in files]
+    assert 0 < len(first_keys) < len(steps)
+    assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in first_keys)
+    assert all(mode == 0o600 for files in steps for name, (_, mode) in files.items() if keys.NAME in name)
 
 
 @any_database
 def test_concurrent_rotations_lose_no_key(own: Service) -> None:
-    first = written(file_of(own))
+    first = keys_in(file_of(own))
     for done in (5, 10):
         at_once(*[lambda: own.run(keys.rotate)] * 5)
-        stored = written(file_of(own))
+        stored = keys_in(file_of(own))
         assert len(set(stored)) == done + 1
         assert stored[-1:] == first
 
@@ -129,9 +129,9 @@ def test_processes_that_create_the_first_key_at_once_read_the_same_key(own: Serv
 def test_a_key_added_after_the_operator_chose_which_to_remove_stays(own: Service) -> None:
     chosen = own.run(keys.in_use)
     own.run(keys.rotate)
-    added = written(file_of(own))[0]
+    added = keys_in(file_of(own))[0]
     own.run(keys.rotate, chosen)
-    assert written(file_of(own))[1:] == [added]
+    assert keys_in(file_of(own))[1:] == [added]
 
 
 @any_database
@@ -144,7 +144,7 @@ def test_after_a_rotation_by_root_only_the_services_user_can_read_the_file(own: 
     finally:
         os.umask(umask)
     assert file_of(own).stat().st_uid == owner
-    assert written(file_of(own))
+    assert keys_in(file_of(own))
 
 
 def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -
     assert re.fullmatch(
         r"Error: .*secret_key: cannot be written \(File too large\); .* run this once more\n", full.stderr
     )
-    assert written(path) == [OLD_KEY]
+    assert keys_in(path) == [OLD_KEY]
     assert set(tmp_path.iterdir()) == files
 
 

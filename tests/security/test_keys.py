@@ -30,7 +30,7 @@ from backend.security import keys
 OLD, NEW, OTHER = "o" * 40, "n" * 40, "x" * 40
 
 
-def written(folder: Path) -> list[str]:
+def keys_in(folder: Path) -> list[str]:
     return (folder / keys.NAME).read_text("ascii").split()
 
 
@@ -69,10 +69,10 @@ def test_a_process_with_other_keys_is_unready_and_the_check_finds_it(first: Serv
     other = make_service(secret_keys=OTHER)
     assert_problem(other.http.get("/readyz"), 503, "overloaded")
     assert other.http.get("/healthz").status_code == 200
-    codes = [finding.code for some in check.run(other.app) for finding in some if finding.level == "error"]
+    codes = [finding.code for group in check.run(other.app) for finding in group if finding.level == "error"]
     assert "keys-others" in codes
     assert first.http.get("/readyz").status_code == 200
-    assert "keys-others" not in [finding.code for some in check.run(first.app) for finding in some]
+    assert "keys-others" not in [finding.code for group in check.run(first.app) for finding in group]
 
 
 def test_a_worker_with_other_keys_leaves_emails_to_a_worker_with_known_keys(
@@ -173,18 +173,18 @@ def test_running_processes_notice_a_rotation_and_the_removal_of_a_key(tmp_path: 
             return httpx2.post(f"{server.url}/v1/registrations/confirm", json=proof).status_code
 
         tokens = [token_for(f"before{number}@example.org") for number in range(4)]
-        shown(server.instance_path)
+        rotate(server.instance_path)
         tokens += [token_for(f"after{number}@example.org") for number in range(4)]
         assert [confirm(token) for token in tokens] == [201] * 8
         stolen = token_for("thief@example.org")
-        shown(server.instance_path, "--keep", "0", "--yes")
+        rotate(server.instance_path, "--keep", "0", "--yes")
         assert [confirm(stolen) for _ in range(6)] == [400] * 6
 
 
 # The command
 
 
-def shown(folder: Path, *options: str) -> object:
+def rotate(folder: Path, *options: str) -> object:
     """Rotate from the command line, and return its JSON."""
     done = run_tiles(folder, "keys", "rotate", "--json", *options)
     assert done.returncode == 0, done.stderr
@@ -192,16 +192,16 @@ def shown(folder: Path, *options: str) -> object:
 
 
 def test_rotating_puts_a_new_key_first_and_keeps_the_given_number_of_older_ones(tmp_path: Path) -> None:
-    assert shown(tmp_path) == {"older_keys_kept": 1, "forgotten": 0}
-    first = written(tmp_path)
-    assert shown(tmp_path, "--keep", "9") == {"older_keys_kept": 2, "forgotten": 0}
-    second = written(tmp_path)
+    assert rotate(tmp_path) == {"older_keys_kept": 1, "forgotten": 0}
+    first = keys_in(tmp_path)
+    assert rotate(tmp_path, "--keep", "9") == {"older_keys_kept": 2, "forgotten": 0}
+    second = keys_in(tmp_path)
     assert second[1:] == first
     assert len(set(second)) == 3
-    assert shown(tmp_path, "--keep", "1", "--yes") == {"older_keys_kept": 1, "forgotten": 2}
-    assert written(tmp_path)[1:] == second[:1]
-    assert shown(tmp_path, "--keep", "0", "--yes") == {"older_keys_kept": 0, "forgotten": 2}
-    assert len(written(tmp_path)) == 1
+    assert rotate(tmp_path, "--keep", "1", "--yes") == {"older_keys_kept": 1, "forgotten": 2}
+    assert keys_in(tmp_path)[1:] == second[:1]
+    assert rotate(tmp_path, "--keep", "0", "--yes") == {"older_keys_kept": 0, "forgotten": 2}
+    assert len(keys_in(tmp_path)) == 1
 
 
 @any_database
@@ -215,7 +215,7 @@ def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(
     for part in ("1 oldest", "unused links", "unsubscribe", "open a closed account again", "receipts"):
         assert part in refused.stderr
     assert "Error: nothing was done" in refused.stderr
-    assert written(tmp_path) == [NEW, OLD]
+    assert keys_in(tmp_path) == [NEW, OLD]
 
 
 def test_keys_in_the_environment_are_rotated_by_hand_as_the_command_explains(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def stored_in(url: str) -> dict[bytes, tuple[bytes, int]]:
 
 
 def test_two_processes_share_their_counts_in_redis(make_service: MakeService, clean_redis: str) -> None:
-    one, other = (make_service(rate_limits="", redis_url=clean_redis) for _ in range(2))
-    assert [ask_for_reset(service).status_code for service in (one, other, one, other, one)] == [202] * 3 + [429] * 2
+    first, second = (make_service(rate_limits="", redis_url=clean_redis) for _ in range(2))
+    statuses = [ask_for_reset(service).status_code for service in (first, second, first, second, first)]
+    assert statuses == [202] * 3 + [429] * 2
 
 
 def test_redis_holds_no_name_and_every_key_expires(make_service: MakeService, clean_redis: str) -> None:
@@ -59,9 +60,9 @@ def test_keys_change_and_expire_with_their_window(make_service: MakeService, cle
     ask_for_reset(service)
     before = stored_in(clean_redis)
     keys = {value: lives / 1000 for value, lives in before.values() if len(value) == 32}
-    rests = [window - moment.now % window for window in (5 * MINUTE, HOUR, DAY)]
+    lifetimes = [window - moment.now % window for window in (5 * MINUTE, HOUR, DAY)]
     # Redis counts down with its own clock, so the keys are already some moments old.
-    assert all(rest - 60 < lives <= rest for lives, rest in zip(sorted(keys.values()), rests, strict=True))
+    assert all(full - 60 < left <= full for left, full in zip(sorted(keys.values()), lifetimes, strict=True))
     moment.move(DAY)
     ask_for_reset(service)
     since = {name: value for name, (value, _) in stored_in(clean_redis).items() if name not in before}

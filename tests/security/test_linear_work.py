@@ -78,7 +78,7 @@ def slowness() -> float:
 def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
     """Return the processor time of a refusal or an acceptance, in milliseconds of the reference machine.
 
-    Of several tries the shortest, where one takes too long.
+    If one try takes too long, return the shortest of several.
     """
     shortest = yardstick = float("inf")
     for _ in range(20):

@@ -119,9 +119,9 @@ def test_a_manual_rotation_loses_no_link_while_processes_are_a_step_behind(make_
     for behind, ahead in itertools.pairwise(steps):
         for service in (behind, ahead, behind, ahead):
             service.run(keys.begin)
-            assert {each.http.get("/readyz").status_code for each in (behind, ahead)} == {200}
-        for one, other in ((behind, ahead), (ahead, behind)):
-            assert other.confirm(one.ask_to_register(email=next(emails))).status_code == 201
+            assert {service.http.get("/readyz").status_code for service in (behind, ahead)} == {200}
+        for issuer, redeemer in ((behind, ahead), (ahead, behind)):
+            assert redeemer.confirm(issuer.ask_to_register(email=next(emails))).status_code == 201
     last.run(keys.begin)
     assert len(last.rows("key_digests")) == 1
     assert last.confirm(token).status_code == 400

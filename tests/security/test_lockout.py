@@ -143,7 +143,7 @@ def ask_again(service: Service, person: Person, password: str, address: str) -> 
     return service.http.put("/v1/account/password", json=body, headers=headers, environ_overrides=environ).status_code
 
 
-def test_a_password_that_is_asked_for_again_counts_like_a_sign_in(service: Service) -> None:
+def test_confirming_the_password_counts_like_a_sign_in(service: Service) -> None:
     ada = service.register(email=ADA)
     assert [ask_again(service, ada, WRONG, ipv4(1)) for _ in range(12)] == [403] * 12
     assert wrong_passwords(service, [ipv4(1)] * 12) == 8

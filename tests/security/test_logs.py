@@ -35,8 +35,8 @@ def test_each_attempt_and_its_refusal_is_logged_without_naming_anybody(
     service.http.put("/v1/account/password", json=passwords, headers=ada.headers)
     service.http.patch("/v1/account", json={"id": 1}, headers=ada.headers)
     service.http.delete("/v1/sessions/5a1c2f5e-9a9b-4c87-8f0e-3f6f2a4f0b11", headers=ada.headers)
-    written = [record.getMessage() for record in caplog.records if record.name == "backend.web.problems"]
-    assert [re.sub(r" [\d.]+ ms$", "", line) for line in written] == [
+    messages = [record.getMessage() for record in caplog.records if record.name == "backend.web.problems"]
+    assert [re.sub(r" [\d.]+ ms$", "", line) for line in messages] == [
         "POST /v1/sessions 201",
         *["POST /v1/sessions 401"] * 3,
         "POST /v1/sessions 429",
@@ -74,10 +74,10 @@ def test_logs_go_to_standard_error_and_nowhere_else_with_their_time_in_utc(
         time.tzset()
         root.handle(record)
     time.tzset()
-    written = capfd.readouterr()
+    output = capfd.readouterr()
     expected = {"level": "INFO", "logger": "backend.web.problems", "message": "GET /v1/account\n200"}
-    assert json.loads(written.err) == expected | {"time": "2026-01-01T00:00:00.250Z"}
-    assert (written.err.count("\n"), written.out) == (1, "")
+    assert json.loads(output.err) == expected | {"time": "2026-01-01T00:00:00.250Z"}
+    assert (output.err.count("\n"), output.out) == (1, "")
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,9 +95,9 @@ def test_a_line_that_cannot_be_formatted_names_nobody_and_stops_no_other(capfd: 
     with configured(capfd):
         logging.getLogger("backend.web.problems").error("%d of %d", *values)
         logging.getLogger("backend.web.problems").error("the next")
-    written = capfd.readouterr().err
-    assert [json.loads(line)["message"] for line in written.splitlines()] == ["%d of %d", "the next"]
-    assert "ada" not in written
+    errors = capfd.readouterr().err
+    assert [json.loads(line)["message"] for line in errors.splitlines()] == ["%d of %d", "the next"]
+    assert "ada" not in errors
 
 
 def test_the_documented_loggers_are_those_of_the_code() -> None:

@@ -245,7 +245,7 @@ def test_every_reason_is_returned() -> None:
 @given(ANY_TEXT | WEIRD_TEXT, ANY_TEXT | WEIRD_TEXT, ANY_TEXT)
 def test_any_text_is_checked_without_an_error_and_never_quoted(password: str, name: str, email: str) -> None:
     examples = ("12345678", "tilestiles", "1" * 300)
-    sentences = {reason for one in examples for reason in weaknesses(one, minimum=15, name=None, email="")}
+    sentences = {reason for example in examples for reason in weaknesses(example, minimum=15, name=None, email="")}
     assert len(sentences) == len(KINDS)
     assert set(weaknesses(password, minimum=15, name=name, email=email)) <= sentences
 

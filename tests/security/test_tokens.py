@@ -112,7 +112,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("purpose", Purpose)
-def test_a_token_that_lacks_what_its_purpose_requires_is_invalid(shared_service: Service, purpose: Purpose) -> None:
+def test_a_token_without_the_content_of_its_purpose_is_invalid(shared_service: Service, purpose: Purpose) -> None:
     contents = [{name: value for name, value in CONTENT.items() if name != absent} for absent in CONTENT]
     contents += [{"account": NOBODY, **dict.fromkeys(REQUIRED.get(purpose, {"state"}), NOBODY)}]
     with shared_service.app.app_context():

@@ -57,25 +57,25 @@ def servers(
                 "rate_limits": "registration/client=1000/hour, registration/address+client=1000/hour, "
                                "feedback/client=3/hour"}  # fmt: skip
     with ExitStack() as stack:
-        found = [ServerProcess(tmp_path_factory.mktemp("server"), **settings) for _ in range(2)]
-        for server in found:
+        started = [ServerProcess(tmp_path_factory.mktemp("server"), **settings) for _ in range(2)]
+        for server in started:
             stack.callback(server.kill_all)
             server.start()
-        for server in found:
+        for server in started:
             server.wait_until_ready(40)
-        yield found
+        yield started
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, servers: list[ServerProcess]) -> Iterator[Proxy]:
-    with Proxy(tmp_path_factory.mktemp("proxy") / "nginx", [server.port for server in servers]) as found:
-        yield found
+    with Proxy(tmp_path_factory.mktemp("proxy") / "nginx", [server.port for server in servers]) as nginx:
+        yield nginx
 
 
 @pytest.fixture
 def http(proxy: Proxy) -> Iterator[httpx2.Client]:
-    with proxy.client() as found:
-        yield found
+    with proxy.client() as client:
+        yield client
 
 
 def register(http: httpx2.Client, email: str, **headers: str) -> httpx2.Response:
@@ -144,9 +144,9 @@ def test_a_limit_counts_the_connecting_client_and_no_address_that_it_sends(proxy
                   "Forwarded": f"for=192.0.2.{number}", "X-Real-IP": f"192.0.2.{number}"}  # fmt: skip
         return http.post("/v1/feedback", json={"message": "Hello"}, headers=forged).status_code
 
-    with proxy.client("127.0.0.2") as one, proxy.client("127.0.0.3") as another:
-        assert [send(one, number) for number in range(5)] == [201, 201, 201, 429, 429]
-        assert send(another, 1) == 201
+    with proxy.client("127.0.0.2") as first, proxy.client("127.0.0.3") as second:
+        assert [send(first, number) for number in range(5)] == [201, 201, 201, 429, 429]
+        assert send(second, 1) == 201
 
 
 def test_a_mailed_link_leads_to_the_public_url_for_any_forged_host(http: httpx2.Client, mailbox: MailServer) -> None:
@@ -196,8 +196,8 @@ def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_
 def test_a_body_of_the_largest_size_comes_through_in_any_pieces_and_touches_no_disk(http: httpx2.Client) -> None:
     body = json.dumps({"name": "Ada", "email": "ada@example.org"}).encode().ljust(BODY_BYTES)
     for content in (body, iter(body[at : at + 8] for at in range(0, BODY_BYTES, 8))):
-        taken = http.post("/v1/registrations", content=content, headers={"Content-Type": "application/json"})
-        assert taken.status_code == 202, taken.text
+        response = http.post("/v1/registrations", content=content, headers={"Content-Type": "application/json"})
+        assert response.status_code == 202, response.text
 
 
 def test_a_data_manager_signs_in_and_publishes_a_long_policy_through_the_proxy(
@@ -207,7 +207,7 @@ def test_a_data_manager_signs_in_and_publishes_a_long_policy_through_the_proxy(
     invited = run_tiles(servers[0].instance_path, "desk", "invite", "mary@example.org", "--name", "Mary", **settings)
     assert invited.returncode == 0, invited.stderr
     http.post("/desk/sign-in", data={"email": "mary@example.org"})
-    message = wait_for(lambda: [each for each in mailbox.messages if each["To"] == "mary@example.org"])[0]
+    message = wait_for(lambda: [email for email in mailbox.messages if email["To"] == "mary@example.org"])[0]
     assert http.post("/desk/sign-in/confirm", data={"token": token_of(message)}).status_code == 303
     (form_token,) = re.findall(r'name="form_token" value="(\w+)"', http.get("/desk/policies/new").text)
     fields = {"form_token": form_token, "act": "publish", "version": "2099-01", "effective_on": "2099-01-01"}
@@ -231,7 +231,7 @@ def test_slow_bodies_block_no_other_request(proxy: Proxy, http: httpx2.Client) -
         assert slow[0].recv(100).startswith(b"HTTP/1.1 405 ")
 
 
-def test_only_what_is_the_same_for_everybody_is_compressed(http: httpx2.Client) -> None:
+def test_only_responses_without_secrets_are_compressed(http: httpx2.Client) -> None:
     same, own = ("/static/style.css", "/static/token.js", "/privacy", "/docs"), ("/password-reset", "/desk/sign-in")
     encodings = {path: http.get(path).headers.get("Content-Encoding") for path in (*same, *own)}
     assert encodings == dict.fromkeys(same, "gzip") | dict.fromkeys(own)
@@ -256,7 +256,7 @@ class Dropper:
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.taken: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._drop)
 
     def _drop(self) -> None:
@@ -266,7 +266,7 @@ class Dropper:
                 method = connection.recv(65536).split(b" ")[0].decode()
                 if not method:
                     return
-                self.taken[method] += 1
+                self.requests[method] += 1
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -282,10 +282,10 @@ class Dropper:
 def test_a_request_goes_to_the_other_server_only_if_it_may_be_sent_twice(
     tmp_path: Path, method: str, times: int
 ) -> None:
-    with Dropper() as one, Dropper() as another, Proxy(tmp_path / "nginx", [one.port, another.port]) as proxy:
+    with Dropper() as first, Dropper() as second, Proxy(tmp_path / "nginx", [first.port, second.port]) as proxy:
         with proxy.client() as http:
             response = http.request(method, "/v1/account")
-        assert (one.taken + another.taken)[method] == times
+        assert (first.requests + second.requests)[method] == times
     assert (response.status_code, response.headers["Content-Type"]) == (503, "application/problem+json")
     assert response.json()["type"] == f"https://{HOST}/problems/{Overloaded.code}"
     assert (response.json()["code"], response.json()["title"]) == (Overloaded.code, Overloaded.title)
@@ -296,12 +296,12 @@ def test_a_request_goes_to_the_other_server_only_if_it_may_be_sent_twice(
 def test_when_one_of_two_servers_is_killed_every_request_is_still_answered(
     http: httpx2.Client, servers: list[ServerProcess]
 ) -> None:
-    with socket.create_connection(("127.0.0.1", servers[0].port), timeout=20) as held:
+    with socket.create_connection(("127.0.0.1", servers[0].port), timeout=20) as connection:
         assert {http.get("/readyz").status_code for _ in range(10)} == {200}
         servers[0].kill_all()
         # Its threads outlive it by a moment, and with them the connections that nginx keeps.
         with suppress(ConnectionResetError):
-            held.recv(1)
+            connection.recv(1)
     try:
         for number in range(20):
             assert http.get("/readyz").status_code == 200
@@ -326,9 +326,9 @@ def complain(proxy: Proxy) -> None:
         http.get(f"/unsubscribe/{SECRETS[0]}", params={"email": SECRETS[1]})
         http.post(f"/v1/{SECRETS[0]}", content=b" " * 100_000)
         http.get(f"/{SECRETS[1] * 1000}")
-    for said in (SECRETS[0].encode(), f"GET /{SECRETS[0]} HTTP/1.1\r\nHost: {SECRETS[1]}/\r\n\r\n".encode()):
+    for request in (SECRETS[0].encode(), f"GET /{SECRETS[0]} HTTP/1.1\r\nHost: {SECRETS[1]}/\r\n\r\n".encode()):
         with proxy.connect(address=CALLER) as connection:
-            connection.sendall(said)
+            connection.sendall(request)
     for raw in (b"GET / no TLS at all\r\n\r\n", *mangled_hellos(proxy)):
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=20, source_address=(CALLER, 0)) as connection:
             connection.sendall(raw)

@@ -87,7 +87,7 @@ def test_the_service_does_all_of_its_work_as_its_unit_confines_it(tmp_path: Path
 
 
 def copied() -> list[str]:
-    """Return what the Containerfile takes from the repository."""
+    """Return the paths that the Containerfile copies from the repository."""
     lines = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOYMENT / "Containerfile").read_text(), re.MULTILINE)
     return [name for line in lines for name in line.split()]
 
@@ -112,16 +112,16 @@ def test_the_files_in_the_container_suffice(tmp_path: Path) -> None:
         check=True, timeout=120,
     )  # fmt: skip
     assert shipped(installed / "backend") == shipped(tmp_path / "source" / "backend")
-    made = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-P", "-c",
          "import backend; from backend.commands.serve import main; print(backend.__file__); main()",
          "db", "upgrade", "--json"],
         env=os.environ | {"PYTHONPATH": str(installed), "TILES_INSTANCE_PATH": str(tmp_path / "instance")},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    found, told = made.stdout.split("\n", 1)
-    assert found == str(installed / "backend" / "__init__.py")
-    assert json.loads(told)["from"] is None
+    module_path, upgrade = done.stdout.split("\n", 1)
+    assert module_path == str(installed / "backend" / "__init__.py")
+    assert json.loads(upgrade)["from"] is None
 
 
 def test_the_container_is_made_of_these_files_only_and_serves_as_an_unprivileged_user() -> None:
@@ -143,8 +143,8 @@ def test_the_container_is_made_of_these_files_only_and_serves_as_an_unprivileged
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((DEPLOYMENT / "compose.yaml").read_text())
-    return found
+    document: dict[str, Any] = yaml.safe_load((DEPLOYMENT / "compose.yaml").read_text())
+    return document
 
 
 def ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -176,11 +176,11 @@ def test_a_stopped_service_has_the_time_to_finish_leaves_no_core_and_is_started_
         assert service["image"] == "tiles" or re.fullmatch(r"[a-z]+:\d+(\.\d+)?", service["image"])
 
 
-def test_the_example_asks_for_what_compose_needs() -> None:
-    asked = set(re.findall(r"\$\{(\w+)", (DEPLOYMENT / "compose.yaml").read_text()))
+def test_the_example_has_every_setting_that_compose_requires() -> None:
+    referenced = set(re.findall(r"\$\{(\w+)", (DEPLOYMENT / "compose.yaml").read_text()))
     needed = set(re.findall(r"\$\{(\w+):\?\}", (DEPLOYMENT / "compose.yaml").read_text()))
     example = re.findall(r"^(\w+)=", (DEPLOYMENT / "settings.example").read_text(), re.MULTILINE)
-    assert needed <= set(example) <= asked
+    assert needed <= set(example) <= referenced
 
 
 @pytest.mark.long

@@ -97,7 +97,7 @@ def test_a_refused_request_gets_the_service_s_own_problem_and_no_log_names_the_c
 
 
 @pytest.mark.parametrize(
-    ("one", "others", "strangers"),
+    ("address", "same_network", "strangers"),
     [
         ("2001:db8:1:2::1", ["2001:db8:1:2:ffff:ffff:ffff:ffff"], ["2001:db8:1:3::1", "2001:db8:0:2:1:1:1:1"]),
         ("2001:db8:3::1", ["2001:db8:3:0:1::"], ["2001:db8:3:1::1"]),
@@ -107,10 +107,10 @@ def test_a_refused_request_gets_the_service_s_own_problem_and_no_log_names_the_c
     ],
 )
 def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(
-    proxy: Proxy, one: str, others: list[str], strangers: list[str]
+    proxy: Proxy, address: str, same_network: list[str], strangers: list[str]
 ) -> None:
-    assert spend(proxy, one)[429]
-    assert [bool(ask(proxy, other, 100)[429]) for other in others] == [True] * len(others)
+    assert spend(proxy, address)[429]
+    assert [bool(ask(proxy, other, 100)[429]) for other in same_network] == [True] * len(same_network)
     assert [bool(ask(proxy, stranger, 100)[429]) for stranger in strangers] == [False] * len(strangers)
 
 

@@ -61,7 +61,7 @@ def connections(server: ServerProcess, count: int, sent: bytes = b"") -> Iterato
 
 
 def response_to(server: ServerProcess, *sent: bytes) -> bytes:
-    """Send something, even if the server closes the connection meanwhile, and return all that it responds."""
+    """Send data, even if the server closes the connection meanwhile, and return the response."""
     received = b""
     with connect(server) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -113,8 +113,8 @@ def test_slow_bodies_do_not_hold_the_others_up(server: ServerProcess) -> None:
         b"GET /v1/account HTTP/1.1\r\nHost: tiles\r\nContent-Length: 5\r\n\r\n",
     ]
     with ExitStack() as stack:
-        for sent in unfinished:
-            stack.enter_context(connections(server, CROWD, sent))
+        for part in unfinished:
+            stack.enter_context(connections(server, CROWD, part))
         assert_serves(server)
 
 
@@ -125,7 +125,7 @@ def test_thousands_of_idle_connections_do_not_hold_the_others_up(server: ServerP
 
 
 @pytest.mark.long
-def test_a_head_that_does_not_come_is_not_waited_for_without_end(server: ServerProcess) -> None:
+def test_an_unfinished_head_or_body_times_out(server: ServerProcess) -> None:
     with ExitStack() as stack:
         waiting = [stack.enter_context(connect(server, sent)) for sent in (b"", b"GET / HT", b"\r\n")]
         begun = time.monotonic()
@@ -248,11 +248,11 @@ def test_requests_of_disconnected_clients_take_no_memory(server: ServerProcess, 
         for _ in range(rounds):
             with connections(server, 500, request("POST", "/v1/sessions", email=ADDRESS, password="x" * 16_000)):
                 time.sleep(0.1)
-        kept = memory_of(server) - before
+        growth = memory_of(server) - before
         write_lock.execute("ROLLBACK")
     assert_serves(server)
-    # They sent so much, and kept they would take twice as much.
-    assert kept < rounds * 500 * 16
+    # The bodies have this size; kept in memory, they would take twice as much.
+    assert growth < rounds * 500 * 16
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_another(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from support import MailServer, ServerProcess, run_tiles, token_of, wait_for
 
 MARY = "mary@example.org"
 PATH = "/desk/policies/new"
-# So much of a body of the largest size is sent, and no more.
+# The part of a body of the largest size that is sent.
 SENT = b"x" * 250 * 1024
 FLOOD = 200
 
@@ -44,9 +44,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         http.post("/desk/sign-in", data={"email": MARY})
         token = wait_for(lambda: [token_of(message) for message in mail.messages])[0]
         assert http.post("/desk/sign-in/confirm", data={"token": token}).status_code == 303
-        found = re.search(r'name="form_token" value="(\w+)"', http.get(PATH).text)
-        assert found
-        yield Desk(server, http, found[1])
+        field = re.search(r'name="form_token" value="(\w+)"', http.get(PATH).text)
+        assert field
+        yield Desk(server, http, field[1])
 
 
 def start_of_request(cookie: str, path: str = PATH) -> bytes:
@@ -60,7 +60,7 @@ def flood(server: ServerProcess, sent: bytes) -> Callable[[], list[bytes]]:
     connections = []
     for _ in range(FLOOD):
         connections.append(socket.create_connection((parts.hostname, parts.port), timeout=10))
-        # The server may refuse, and close, before it has all.
+        # The server may refuse and close before it has everything.
         with suppress(OSError):
             connections[-1].sendall(sent)
 
@@ -96,7 +96,7 @@ def test_a_flood_of_large_bodies_costs_no_more_memory_than_one_of_feedback(desk:
     assert desk.publish("2099-a", b"a" * 240 * 1024).status_code == 303
     assert desk.publish("2099-b", b"b" * 257 * 1024).status_code == 413
     responses = end()
-    # Read, they would take 250 KiB each.
+    # If the server read them, they would take 250 KiB each.
     assert of_large_bodies - of_feedback < FLOOD * 64
     assert {response for response in responses if response} <= {b"HTTP/1.1 401"}
     assert re.findall(r"Traceback|ERROR", server.log) == []

@@ -19,7 +19,7 @@ from backend.logs import FINISH_SECONDS, QUEUED_LINES
 
 pytestmark = pytest.mark.long
 
-TOLD_LOST = re.compile(r"(\d+) lines were lost")
+LOST = re.compile(r"(\d+) lines were lost")
 PIPELINED = 100
 
 
@@ -34,7 +34,7 @@ class Piped(ServerProcess):
         self._leaders.append(self._process.pid)
 
     def read(self, seconds: float) -> list[str]:
-        """Return the lines that are there or come within so many seconds."""
+        """Return the lines that arrive within so many seconds."""
         assert self._process
         assert self._process.stdout
         pipe, read, deadline = self._process.stdout.fileno(), b"", time.monotonic() + seconds
@@ -55,7 +55,7 @@ class Piped(ServerProcess):
 
 def ask(server: ServerProcess, times: int) -> int:
     """Send `GET /healthz` many times on one connection; return how often the response was 200."""
-    parts, answered = urlsplit(server.url), 0
+    parts, count = urlsplit(server.url), 0
     with (
         socket.create_connection((parts.hostname, parts.port), timeout=10) as connection,
         connection.makefile("rb") as received,
@@ -63,27 +63,27 @@ def ask(server: ServerProcess, times: int) -> int:
         for _ in range(0, times, PIPELINED):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: tiles\r\n\r\n" * PIPELINED)
             for _ in range(PIPELINED):
-                answered += received.readline().startswith(b"HTTP/1.1 200")
+                count += received.readline().startswith(b"HTTP/1.1 200")
                 while received.readline() != b"\r\n":
                     pass
                 received.read(len(b'{"status":"up"}'))
-    return answered
+    return count
 
 
 def test_a_stalled_log_reader_blocks_no_request_and_gets_the_number_of_lost_lines(tmp_path: Path) -> None:
     with Piped(tmp_path, rate_limits="off") as server:
-        asked = QUEUED_LINES * 3 // 2
-        assert ask(server, asked) == asked
+        requests = QUEUED_LINES * 3 // 2
+        assert ask(server, requests) == requests
         person = {"name": "Ada Lovelace", "email": "ada@example.org"}
         assert httpx2.post(f"{server.url}/v1/registrations", json=person).status_code == 202
         # Without a mail server the email goes to the terminal too.
         wait_for(lambda: list((server.instance_path / "mailbox" / "new").glob("*")))
         lines = server.read(3)
-        written = sum('"/healthz"' in line for line in lines)
-        (lost,) = (int(TOLD_LOST.search(line)[1]) for line in lines if TOLD_LOST.search(line))  # type: ignore[index]
-        assert QUEUED_LINES / 2 < written < asked
+        logged = sum('"/healthz"' in line for line in lines)
+        (lost,) = (int(LOST.search(line)[1]) for line in lines if LOST.search(line))  # type: ignore[index]
+        assert QUEUED_LINES / 2 < logged < requests
         # Some lines are about other requests of this test.
-        assert asked - written <= lost <= asked - written + 50
+        assert requests - logged <= lost <= requests - logged + 50
         assert ask(server, PIPELINED) == PIPELINED
         assert sum('"/healthz"' in line for line in server.read(1)) == PIPELINED
 
@@ -141,6 +141,6 @@ def test_the_lines_that_a_full_disk_lost_are_counted_when_there_is_space_again(t
         for pid in server.processes():
             subprocess.run(["prlimit", f"--pid={pid}", "--fsize=unlimited"], check=True)
         ask(server, 100)
-        told = wait_for(lambda: TOLD_LOST.search(log.read_text()))
-        assert int(told[1]) == 100
+        warning = wait_for(lambda: LOST.search(log.read_text()))
+        assert int(warning[1]) == 100
         assert log.read_text().count("WARNING") == 1

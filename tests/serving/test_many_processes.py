@@ -65,7 +65,7 @@ def servers(folder: Path, count: int, **settings: object) -> Iterator[list[Serve
 
 @contextmanager
 def workers(folder: Path, count: int, **settings: object) -> Iterator[list[Path]]:
-    """Run `tiles mail work` several times, each with an instance folder of its own."""
+    """Run `tiles mail work` several times, each with its own instance folder."""
     folders = [folder / f"worker {number}" for number in range(count)]
     started = [subprocess.Popen([TILES, "mail", "work"], env=environment(path, **settings)) for path in folders]
     try:
@@ -124,8 +124,8 @@ def test_every_mail_erasure_and_announcement_is_done_once_by_many_processes_that
     registered = [to for to, subject in sent if subject == SUBJECTS["registrations"]]
     assert len(registered) == 70
     assert set(registered) <= set(strangers)
-    wanted = {"erasures": due, "announcements": readers, "registrations": registered}
-    assert sent == Counter((to, SUBJECTS[kind]) for kind, everybody in wanted.items() for to in everybody)
+    expected = {"erasures": due, "announcements": readers, "registrations": registered}
+    assert sent == Counter((to, SUBJECTS[kind]) for kind, everybody in expected.items() for to in everybody)
     erased = [row["account_id"] for row in service.rows("audit") if row["act"] == "erased"]
     assert len(erased) == len(due)
     assert sorted(in_ledgers(folders)) == sorted(map(str, erased))
@@ -184,7 +184,7 @@ def read_only_host() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_stands(
+def test_of_several_hosts_the_writable_one_is_used_in_any_position(
     tmp_path: Path, postgresql: PostgresServer, read_only_host: str, place: int
 ) -> None:
     writes = str(make_url(postgresql.get_uri()).query["host"])
@@ -197,7 +197,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_stands(
     dispose(app)
 
 
-def test_a_database_that_takes_no_writes_is_no_database(tmp_path: Path, read_only_host: str) -> None:
+def test_a_read_only_database_makes_the_service_unready(tmp_path: Path, read_only_host: str) -> None:
     app = make_app(make_settings(tmp_path, f"postgresql://postgres@/postgres?host={read_only_host}"))
     with app.app_context(), pytest.raises(OperationalError, match="read-only"):
         schema.is_current()
@@ -219,8 +219,8 @@ def test_a_database_that_takes_no_writes_is_no_database(tmp_path: Path, read_onl
 def test_several_hosts_may_be_written_as_libpq_or_sqlalchemy_writes_them(
     url: str, hosts: str, ports: str | None
 ) -> None:
-    made = make_url(Settings(database_url=url).database)
-    _, arguments = made.get_dialect()().create_connect_args(made)
+    url_object = make_url(Settings(database_url=url).database)
+    _, arguments = url_object.get_dialect()().create_connect_args(url_object)
     assert arguments["host"] == hosts
     assert (arguments.get("port") or "").strip(",") == (ports or "").strip(",")
     assert (arguments["user"], arguments["dbname"]) == ("tiles", "tiles")

@@ -1,4 +1,4 @@
-"""The processes of `tiles serve`: each that ends is started again alone, and the others go on."""
+"""The processes of `tiles serve`: a process that ends is restarted alone, and the others continue."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ def parent_of(pid: int) -> int:
 
 
 def worker_of(server: ServerProcess) -> int | None:
-    """Return the worker: the child of the supervisor that has no child of its own."""
+    """Return the worker: the child of the supervisor that has no child."""
     processes = server.processes()
     parents = {parent_of(pid) for pid in processes}
     children = [pid for pid in processes if parent_of(pid) == server.pid and pid not in parents]
@@ -32,19 +32,19 @@ def worker_of(server: ServerProcess) -> int | None:
 
 
 def serving(server: ServerProcess) -> set[int]:
-    """Return the processes that answer: they are not children of the supervisor."""
+    """Return the server processes: they are not children of the supervisor."""
     return {pid for pid in server.processes() if pid != server.pid and parent_of(pid) != server.pid}
 
 
 @contextmanager
 def asking(server: ServerProcess) -> Iterator[list[str]]:
     """Send one request after the other, each on its own connection, and collect those that got no response."""
-    over, failed, answered = threading.Event(), list[str](), list[int]()
+    over, failed, statuses = threading.Event(), list[str](), list[int]()
 
     def ask() -> None:
         while not over.wait(0.01):
             try:
-                answered.append(httpx2.get(f"{server.url}/v1/account", timeout=5).status_code)
+                statuses.append(httpx2.get(f"{server.url}/v1/account", timeout=5).status_code)
             except httpx2.TransportError as error:
                 failed.append(repr(error))
 
@@ -55,8 +55,8 @@ def asking(server: ServerProcess) -> Iterator[list[str]]:
     finally:
         over.set()
         thread.join()
-    assert set(answered) == {401}
-    assert len(answered) > 20
+    assert set(statuses) == {401}
+    assert len(statuses) > 20
 
 
 def test_one_worker_sends_each_email_once_for_all_processes_of_a_server(

@@ -69,7 +69,7 @@ def test_the_start_prints_the_url_and_where_emails_go_and_only_the_owner_can_rea
     assert (server.instance_path / "secret_key").stat().st_mode & 0o777 == 0o600
 
 
-def test_files_are_for_their_owner_only_in_a_folder_that_was_there_too(tmp_path: Path) -> None:
+def test_files_are_for_their_owner_only_also_in_an_existing_folder(tmp_path: Path) -> None:
     folder = tmp_path / "instance"
     folder.mkdir(mode=0o755)
     assert run_tiles(folder, "db", "upgrade").returncode == 0
@@ -113,13 +113,13 @@ def test_concurrent_requests_get_their_own_responses(server: ServerProcess) -> N
 
     def come_and_go(email: str) -> set[str]:
         with httpx2.Client(base_url=server.url) as http:
-            seen = set()
+            emails_seen = set()
             for _ in range(20):
                 signed_in = http.post("/v1/sessions", json={"email": email, "password": PASSWORD}).json()
                 headers = {"Authorization": f"Bearer {signed_in['session']['token']}"}
                 assert http.post("/v1/feedback", json={"message": email}, headers=headers).status_code == 201
-                seen |= {signed_in["account"]["email"], http.get("/v1/account", headers=headers).json()["email"]}
-            return seen
+                emails_seen |= {signed_in["account"]["email"], http.get("/v1/account", headers=headers).json()["email"]}
+            return emails_seen
 
     with ThreadPoolExecutor(len(emails)) as pool:
         assert list(pool.map(come_and_go, emails)) == [{email} for email in emails]
@@ -156,9 +156,9 @@ def test_a_terminated_service_ends_soon_with_the_mail_in_hand_sent_and_the_other
         assert mail_server.begun.wait(20)
         assert server.terminate(TERMINATED_SECONDS) == 0
         assert server.processes() == []
-        left = json.loads(run_tiles(server.instance_path, "mail", "status", "--json").stdout)
-        assert left["waiting"] + len(mail_server.messages) == 3
-        assert left["retrying"] == 0
+        queue = json.loads(run_tiles(server.instance_path, "mail", "status", "--json").stdout)
+        assert queue["waiting"] + len(mail_server.messages) == 3
+        assert queue["retrying"] == 0
 
 
 @pytest.mark.long

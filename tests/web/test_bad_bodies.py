@@ -1,4 +1,4 @@
-"""Bad bodies: always a problem of the contract; nothing of them is returned, logged or stored."""
+"""Bad bodies: always a documented problem; no part of them is returned, logged or stored."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ GOOD = {
     "erase": False,
     "receipt": "made-up",
 }
-# Wrong values elsewhere that are right here.
+# Values that are wrong elsewhere, and valid for these operations.
 RIGHT = {
     ("PATCH", "name"): [None],
     ("POST", "accepted_policy"): [None],
@@ -154,9 +154,7 @@ def test_a_body_over_16_kib_and_of_feedback_over_64_is_too_large(send: Send, to:
 
 
 @either_way
-def test_feedback_of_4000_characters_is_taken_in_any_script_and_however_it_is_escaped(
-    shared_service: Service, way: Way
-) -> None:
+def test_feedback_of_4000_characters_is_accepted_in_any_script_and_escaping(shared_service: Service, way: Way) -> None:
     for character in ("\u00e9", "\u6f22", "\U0001f642"):
         data = json.dumps({"message": character * 4_000}).encode()
         response = shared_service.http.post("/v1/feedback", content_type=JSON, **way(data))

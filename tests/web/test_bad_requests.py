@@ -141,7 +141,7 @@ def test_a_form_over_16_kib_is_too_large(send: Send, form_paths: list[str]) -> N
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/account"), ("DELETE", "/v1/sessions/current")])
-def test_a_body_where_none_is_read_is_refused(service: Service, ada: Person, method: str, path: str) -> None:
+def test_a_body_is_refused_where_none_is_read(service: Service, ada: Person, method: str, path: str) -> None:
     for options in (announced(b'{"kilimanjaro": 1}'), chunked(b'{"kilimanjaro": 1}')):
         options["headers"] = {**options.get("headers", {}), **ada.headers}
         response = service.http.open(path, method=method, **options)

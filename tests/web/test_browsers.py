@@ -40,29 +40,29 @@ DATA_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form
 
 @pytest.fixture(scope="module")
 def answers(shared_service: Service, sender: Person) -> Answers:
-    """An answer of every address, with and without a session, and one of each kind of failure."""
+    """A response of every route, with and without a session, and one of each kind of failure."""
     http = shared_service.http
     fill = {"<path:filename>": "style.css", "<code>": "not-found", "<token>": "made-up", "<uuid:id>": NOBODY}
-    found: Answers = {}
+    responses: Answers = {}
     for rule in shared_service.app.url_map.iter_rules():
         path = rule.rule
         for name, value in fill.items():
             path = path.replace(name, value)
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
-            found[f"{method} {path}"] = http.open(path, method=method)
+            responses[f"{method} {path}"] = http.open(path, method=method)
             if method == "GET":
-                found[f"{method} {path} signed in"] = http.get(path, headers=sender.headers)
+                responses[f"{method} {path} signed in"] = http.get(path, headers=sender.headers)
     for accept in ("text/html", "application/json"):
         for line in ("GET /nowhere", "GET /nowhere/", "GET /static/nothing.css", "PUT /privacy", "OPTIONS /v1/account"):
             method, path = line.split()
-            found[f"{line} {accept}"] = http.open(path, method=method, headers={"Accept": accept})
-    for answer in found.values():
+            responses[f"{line} {accept}"] = http.open(path, method=method, headers={"Accept": accept})
+    for answer in responses.values():
         answer.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registration, "request", lambda **_: 1 / 0)
-        found["our own mistake"] = http.post("/v1/registrations", json={"name": "Eve", "email": "eve@example.org"})
-    assert {answer.status_code for answer in found.values()} >= {200, 303, 400, 401, 404, 405, 415, 422, 500}
-    return found
+        responses["our own mistake"] = http.post("/v1/registrations", json={"name": "Eve", "email": "eve@example.org"})
+    assert {answer.status_code for answer in responses.values()} >= {200, 303, 400, 401, 404, 405, 415, 422, 500}
+    return responses
 
 
 def test_every_response_has_the_security_headers(answers: Answers) -> None:
@@ -81,11 +81,11 @@ def test_cookie_tossing_finds_no_cookie_read(shared_service: Service, sender: Pe
 
 
 def test_no_other_site_may_read_an_answer(answers: Answers, shared_service: Service) -> None:
-    asked = {"Origin": f"https://{EVIL}", "Access-Control-Request-Method": "DELETE"}
+    headers = {"Origin": f"https://{EVIL}", "Access-Control-Request-Method": "DELETE"}
     for path in operations.document["paths"]:
-        found = shared_service.http.options(path.replace("{id}", NOBODY), headers=asked)
-        answers = answers | {f"OPTIONS {path}": found}
-        assert found.status_code == 405
+        response = shared_service.http.options(path.replace("{id}", NOBODY), headers=headers)
+        answers = answers | {f"OPTIONS {path}": response}
+        assert response.status_code == 405
     for answer in answers.values():
         assert [name for name in answer.headers.keys() if name.startswith("Access-Control-")] == []  # noqa: SIM118
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"

@@ -14,9 +14,9 @@ from browsing import (
     url_of,
     with_and_without_javascript,
 )
+from caller import PURPOSES
 from journeys import ask_for_email_change, ask_for_erasure, change_email, closed_by, undo_link
 from playwright.sync_api import Page, expect
-from somebody import PURPOSES
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database, assert_problem, token_of
 
 from backend.privacy import erasure

@@ -1,4 +1,4 @@
-"""The documentation at /docs: its curl commands work as they stand, and its errors are those of the service."""
+"""The documentation at /docs: its curl commands work unchanged, and its errors are those of the service."""
 
 import html
 import re
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from caller import PURPOSES, Caller
 from conftest import KEY, dispose, make_app, make_settings, needs
 from contract import DOCUMENT, OPERATIONS
 from flask.testing import FlaskClient
 from playwright.sync_api import Page
-from somebody import PURPOSES, Somebody
 from support import MailServer, ServerProcess, Service, any_database
 
 from backend import clock
@@ -29,12 +29,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def somebody(server: ServerProcess, mail_server: MailServer) -> Iterator[Somebody]:
+def caller(server: ServerProcess, mail_server: MailServer) -> Iterator[Caller]:
     """A client with an account at the server."""
     app = make_app(make_settings(server.instance_path, f"sqlite:///{server.instance_path / 'tiles.sqlite3'}"))
     with app.app_context():
         policy.publish(version="2026-01", effective_on=clock.now().date(), text="We store little.")
-    yield Somebody(Service(app, mail_server))
+    yield Caller(Service(app, mail_server))
     dispose(app)
 
 
@@ -44,31 +44,31 @@ def commands(page: str) -> dict[str, str]:
     return {name: html.unescape(command) for name, command in re.findall(pattern, page, re.DOTALL)}
 
 
-def completed(command: str, path: str, somebody: Somebody) -> str:
+def completed(command: str, path: str, caller: Caller) -> str:
     """Replace the placeholders of a command, as its reader does."""
-    mine = {"Bearer TOKEN": somebody.headers["Authorization"], ID: str(somebody.session.id)}
+    mine = {"Bearer TOKEN": caller.headers["Authorization"], ID: str(caller.session.id)}
     if path in PURPOSES:
-        mine["CODE-FROM-THE-EMAIL"] = somebody.token(PURPOSES[path])
+        mine["CODE-FROM-THE-EMAIL"] = caller.token(PURPOSES[path])
     if "receipts" in path:
-        mine["RECEIPT-FROM-THE-EMAIL"] = somebody.receipt()
+        mine["RECEIPT-FROM-THE-EMAIL"] = caller.receipt()
     if path == "/v1/sessions":
-        mine["ada@example.org"] = somebody.email
+        mine["ada@example.org"] = caller.email
     for placeholder, value in mine.items():
         command = command.replace(placeholder, value)
     return command
 
 
-def test_every_curl_command_of_the_docs_works(server: ServerProcess, somebody: Somebody) -> None:
+def test_every_curl_command_of_the_docs_works(server: ServerProcess, caller: Caller) -> None:
     documented = commands(httpx2.get(f"{server.url}/docs").text)
     assert documented.keys() == {described["operationId"] for described in OPERATIONS.values()}
     curl = f"{needs('curl')} --silent --show-error --output /dev/null --write-out '%{{http_code}}'"
     for (_, path), described in OPERATIONS.items():
-        command = completed(documented[described["operationId"]], path, somebody)
+        command = completed(documented[described["operationId"]], path, caller)
         assert server.url in command
         status = subprocess.check_output(["sh", "-c", command.replace("curl", curl, 1)], text=True)
         assert status in described["responses"], command
         assert int(status) < 300, command
-        somebody.renew()
+        caller.renew()
 
 
 def test_a_click_selects_the_whole_command(server: ServerProcess, page: Page) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from caller import Caller
 from contract import DOCUMENT, OPERATIONS, PROBLEM, validator
-from somebody import Somebody
 from support import Service, any_database, assert_problem
 
 from backend import clock
@@ -22,13 +22,13 @@ def content_of(part: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_example_of_a_request_is_accepted_and_answered_as_its_example(service: Service) -> None:
     service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
-    somebody = Somebody(service)
+    caller = Caller(service)
     for (method, path), described in OPERATIONS.items():
-        options: dict[str, Any] = {"headers": somebody.headers if "security" in described else None}
+        options: dict[str, Any] = {"headers": caller.headers if "security" in described else None}
         if "requestBody" in described:
             options["json"] = dict(content_of(described["requestBody"])["example"])
-            somebody.complete(path, options["json"])
-        response = service.http.open(path.replace("{id}", str(somebody.session.id)), method=method, **options)
+            caller.complete(path, options["json"])
+        response = service.http.open(path.replace("{id}", str(caller.session.id)), method=method, **options)
         assert response.status_code < 300, response.text
         example = content_of(described["responses"][str(response.status_code)]).get("example")
         # The service's own response is checked against the same schema.
@@ -37,11 +37,11 @@ def test_every_example_of_a_request_is_accepted_and_answered_as_its_example(serv
             assert fields(example) == fields(response.json if response.data else None)
         if "link_valid_for_seconds" in (example or {}):
             assert example == response.json
-        somebody.renew()
+        caller.renew()
 
 
 def fields(value: object) -> object:
-    """Return the names of a value's fields, and those of the fields' own."""
+    """Return the names of a value's fields, nested ones included."""
     if isinstance(value, list):
         return [fields(value[0])]
     return {name: fields(inner) for name, inner in value.items()} if isinstance(value, dict) else None

@@ -1,10 +1,11 @@
-"""Generated requests: always a response of the contract; nothing of them is returned, logged or stored."""
+"""Generated requests: always a documented response; no part of them is returned, logged or stored."""
 
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from caller import PURPOSES
 from fuzzing import (
     FORM,
     FORMS,
@@ -28,7 +29,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import BadData, base64_decode
 from journeys import MakeService
-from somebody import PURPOSES
 from support import NOBODY, PASSWORD, WORD, Service, any_database, assert_problem
 
 from backend.errors import InvalidToken
@@ -83,7 +83,7 @@ def send_token(door: Door, purpose: Purpose, token: str) -> None:
         assert response.status_code in {400, 404, 405}
         return
     if purpose is Purpose.DESK:
-        assert door.send("POST", path, shown=True, data={"token": token}).status_code == 400
+        assert door.send("POST", path, echoed=True, data={"token": token}).status_code == 400
         return
     member = "receipt" if purpose is Purpose.RECEIPT else "token"
     password = {"password": PASSWORD} if purpose in {Purpose.REGISTRATION, Purpose.PASSWORD_RESET} else {}
@@ -205,10 +205,10 @@ ADDRESSES = st.ip_addresses().map(str) | latin | st.builds("[{}]:{}".format, st.
 @pytest.fixture
 def doors(make_service: MakeService, count: Count) -> dict[int, Service]:
     """The service with its limits, by the number of its proxies."""
-    found = {number: make_service(trusted_proxies=number, rate_limits="") for number in range(3)}
-    for service in found.values():
+    services = {number: make_service(trusted_proxies=number, rate_limits="") for number in range(3)}
+    for service in services.values():
         count(service.app)
-    return found
+    return services
 
 
 @long
@@ -248,7 +248,7 @@ MARKUP = st.sampled_from([f'"><{WORD} {WORD}="', f"'><script>{WORD}</script>", f
 fields = st.lists(
     st.tuples(st.sampled_from(["email", "password", "token", "name", ""]) | texts, around(texts) | MARKUP), max_size=5
 )
-encoded = fields.map(lambda found: "&".join(f"{quote(name)}={quote(value)}" for name, value in found).encode())
+encoded = fields.map(lambda pairs: "&".join(f"{quote(name)}={quote(value)}" for name, value in pairs).encode())
 
 
 class Markup(HTMLParser):
@@ -273,7 +273,7 @@ class Markup(HTMLParser):
 @given(path=st.sampled_from(FORMS), body=encoded | raw, content_type=st.just(FORM) | media_types)
 def test_a_form_of_a_page_is_shown_again_or_refused(door: Door, path: str, body: bytes, content_type: str) -> None:
     """The text stays in its field."""
-    response = door.send("POST", path, shown=True, data=body, environ_overrides={"CONTENT_TYPE": content_type})
+    response = door.send("POST", path, echoed=True, data=body, environ_overrides={"CONTENT_TYPE": content_type})
     assert response.status_code in {400, 413, 422}
     assert Markup(response.text).foreign == []
 

@@ -117,18 +117,18 @@ def test_no_name_or_address_adds_a_header_or_a_line_to_a_mail(
 ) -> None:
     mail_server.messages.clear()
     mail_server.envelopes.clear()
-    taken = []
+    accepted = []
     for typed, given_email in people:
         # No account has it yet.
         name, email = f"Nemoquill {typed}", f"{next(NUMBERS)}{given_email}"
         if post(counted, "registrations", name=name, email=email).status_code == 202:
-            taken.append((clean_name(name), validate_email(clean_email(email), check_deliverability=False)))
+            accepted.append((clean_name(name), validate_email(clean_email(email), check_deliverability=False)))
     counted.deliver()
     reached = {
         envelope.rcpt_tos[0]: message
         for envelope, message in zip(mail_server.envelopes, mail_server.messages, strict=True)
     }
-    assert reached.keys() == {address.ascii_email for _, address in taken}
+    assert reached.keys() == {address.ascii_email for _, address in accepted}
     assert all(len(envelope.rcpt_tos) == 1 for envelope in mail_server.envelopes)
     for to, message in reached.items():
         assert [address.addr_spec for address in message["To"].addresses] == [to]
@@ -136,7 +136,7 @@ def test_no_name_or_address_adds_a_header_or_a_line_to_a_mail(
         assert message.defects == []
         assert "Nemoquill" not in f"{message.items()}{text_of(message)}{html_of(message)}"
         account = counted.confirm(token_of(message), PASSWORD).json["account"]
-        assert (account["name"], account["email"]) in {(name, address.normalized) for name, address in taken}
+        assert (account["name"], account["email"]) in {(name, address.normalized) for name, address in accepted}
 
 
 # Names

@@ -30,14 +30,15 @@ SQL = [
 ]
 
 
-def test_sql_injection_is_stored_as_the_text_that_it_is(service: Service, ada: Person) -> None:
+def test_sql_injection_is_stored_as_plain_text(service: Service, ada: Person) -> None:
     eve = service.register(name=SQL[0], email="eve@example.org")
     assert service.account(eve.headers).json["name"] == SQL[0]
     for sql in SQL:
         named = service.http.patch("/v1/account", json={"name": sql}, headers=eve.headers)
         assert named.json["name"] == sql
-        sent = service.http.post("/v1/feedback", json={"message": sql}, headers=eve.headers | {"Idempotency-Key": sql})
-        assert sent.status_code == 201
+        headers = eve.headers | {"Idempotency-Key": sql}
+        response = service.http.post("/v1/feedback", json={"message": sql}, headers=headers)
+        assert response.status_code == 201
         accepted = service.http.patch("/v1/account", json={"accepted_policy": sql[:40]}, headers=eve.headers)
         assert_problem(accepted, 422, "invalid-request")
         assert service.http.delete(f"/v1/sessions/{sql}", headers=eve.headers).status_code == 404
@@ -62,9 +63,7 @@ def test_sql_injection_by_an_address_signs_nobody_in(service: Service, ada: Pers
 
 
 @any_database
-def test_log_injection_writes_no_line_of_its_own(
-    service: Service, ada: Person, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_injection_writes_no_extra_line(service: Service, ada: Person, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     forged = "\r\n2026-01-01 00:00:00,000 INFO backend.web.problems: FORGED"
     quoted = "%0d%0a2026-01-01%20INFO%20FORGED%1b[2J"
@@ -79,9 +78,9 @@ def test_log_injection_writes_no_line_of_its_own(
     service.mail_server.refuse = "550 5.1.1 no\r\n such FORGED mailbox"
     request_email_change(service, ada.headers, "eve@example.org")
     service.deliver()
-    written = [record.getMessage() for record in caplog.records if record.name.startswith("backend")]
-    assert len(written) > 15
-    assert [line for line in written if "FORGED" in line or not line.isprintable()] == []
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("backend")]
+    assert len(messages) > 15
+    assert [line for line in messages if "FORGED" in line or not line.isprintable()] == []
 
 
 # For a page and for a mail
@@ -125,8 +124,8 @@ def test_html_or_formula_injection_by_the_name_is_in_no_mail_and_active_in_no_an
             pass
     assert len(service.mail_server.messages) == 4 * len(names)
     for message in service.mail_server.messages:
-        sent = message.as_string() + text_of(message) + html_of(message)
-        assert [name for name in names if name in sent] == []
+        content = message.as_string() + text_of(message) + html_of(message)
+        assert [name for name in names if name in content] == []
 
 
 # For a terminal (kubectl, CVE-2021-25743)
@@ -136,7 +135,7 @@ ESCAPES = ["\x1b]0;pwned\a", "\x1b[2J\x1b[H", "\x9b31m", "a\rb", "a\bb", "\x1bP+
 
 
 @any_database
-def test_a_terminal_escape_sequence_is_taken_by_no_field_that_a_command_prints(service: Service, ada: Person) -> None:
+def test_no_field_that_a_command_prints_accepts_a_terminal_escape_sequence(service: Service, ada: Person) -> None:
     for text in [f"a{control}b" for control in CONTROLS if control not in "\n\t"] + ESCAPES:
         name = service.http.patch("/v1/account", json={"name": f"Ada{text}Lovelace"}, headers=ada.headers)
         email = service.http.post("/v1/registrations", json={"name": "Eve", "email": f"eve{text}@example.org"})
@@ -166,12 +165,12 @@ def test_a_command_prints_text_for_a_person_from_left_to_right(service: Service,
 
 
 def test_a_command_prints_json_that_turns_no_text_around_and_loses_nothing(service: Service) -> None:
-    sent = f"More {TURNING}tiles 愛"
-    assert service.http.post("/v1/feedback", json={"message": sent}).status_code == 201
+    message = f"More {TURNING}tiles 愛"
+    assert service.http.post("/v1/feedback", json={"message": message}).status_code == 201
     for printed in (invoke(service, "feedback", "list", "--json").output, invoke(service, "feedback", "export").output):
         assert [c for c in TURNING if c in printed] == []
         assert "愛" in printed
-        assert json.dumps(sent) in json.dumps(json.loads(printed))
+        assert json.dumps(message) in json.dumps(json.loads(printed))
 
 
 @any_database
@@ -223,8 +222,8 @@ def test_broken_object_level_authorization_finds_no_object_of_another_account(se
         for path in ("/v1/account", "/v1/account/export", "/v1/sessions"):
             pretending = {"X-User-Id": id_, "X-Account": id_, "From": ada.email}
             query = {"account": id_, "id": id_, "email": ada.email}
-            found = service.http.get(path, query_string=query, headers=eve.headers | pretending)
-            assert found.status_code == 200
-            assert "Ada" not in found.text
-            assert ada.session["id"] not in found.text
+            response = service.http.get(path, query_string=query, headers=eve.headers | pretending)
+            assert response.status_code == 200
+            assert "Ada" not in response.text
+            assert ada.session["id"] not in response.text
     assert service.everything() == before

@@ -46,9 +46,9 @@ def read(service: Service) -> Metrics:
     return Metrics(response.text)
 
 
-def requests_of(found: Metrics, method: str, route: str, status: int) -> float:
+def requests_of(scraped: Metrics, method: str, route: str, status: int) -> float:
     labels = {"http_request_method": method, "http_route": route, "http_response_status_code": str(status)}
-    return found.samples.get(("http_server_request_duration_seconds_count", frozenset(labels.items())), 0.0)
+    return scraped.samples.get(("http_server_request_duration_seconds_count", frozenset(labels.items())), 0.0)
 
 
 # Access
@@ -84,7 +84,7 @@ def test_a_request_through_a_proxy_is_not_from_this_machine(make_service: MakeSe
 
 
 @any_database
-def test_with_a_token_only_that_is_let_in_from_wherever_it_comes(make_service: MakeService) -> None:
+def test_with_a_configured_token_only_the_token_gives_access_from_any_address(make_service: MakeService) -> None:
     service = make_service(metrics_token=TOKEN)
     far = {"REMOTE_ADDR": "192.0.2.1"}
     assert service.http.get("/metrics", headers=bearer(TOKEN), environ_overrides=far).status_code == 200
@@ -157,10 +157,10 @@ def test_erasures_are_counted_from_the_day_they_are_due(
 @pytest.mark.parametrize("database_url", ["lost_sqlite", "lost_postgresql"], indirect=True)
 def test_metrics_continue_without_the_database_and_report_it(service: Service) -> None:
     service.http.get("/readyz")
-    found = read(service)
-    assert found("tiles_database_up") == 0
-    assert requests_of(found, "GET", "/readyz", 503) >= 1
-    assert not [name for name, _ in found.samples if name.startswith(("tiles_mail", "tiles_erasure"))]
+    scraped = read(service)
+    assert scraped("tiles_database_up") == 0
+    assert requests_of(scraped, "GET", "/readyz", 503) >= 1
+    assert not [name for name, _ in scraped.samples if name.startswith(("tiles_mail", "tiles_erasure"))]
 
 
 @any_database
@@ -180,35 +180,35 @@ def test_a_request_that_is_refused_as_the_hashers_line_is_full_is_counted(
 @pytest.mark.long
 def test_each_process_reports_the_metrics_of_all_also_after_one_was_killed(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "--workers", "3") as server:
-        asked = 60
-        for _ in range(asked):
-            # Each on a connection of its own, so that every process gets some.
+        requests = 60
+        for _ in range(requests):
+            # Each uses its own connection, so that every process gets some.
             assert httpx2.get(f"{server.url}/v1/account").status_code == 401
         for _ in range(3):
-            assert requests_of(Metrics(httpx2.get(f"{server.url}/metrics").text), "GET", "/v1/account", 401) == asked
+            assert requests_of(Metrics(httpx2.get(f"{server.url}/metrics").text), "GET", "/v1/account", 401) == requests
         (shared,) = metrics.IN_MEMORY.glob(f"{metrics.PREFIX}{server.pid}-*")
         assert shared.stat().st_mode & 0o077 == 0
         counting = {int(path.stem.rpartition("_")[2]) for path in shared.glob("histogram_*.db")}
         assert len(counting) > 1
         os.kill(min(counting), signal.SIGKILL)
-        wait_for(lambda: answered(f"{server.url}/metrics"))
-        found = Metrics(httpx2.get(f"{server.url}/metrics").text)
-        assert requests_of(found, "GET", "/v1/account", 401) == asked
+        wait_for(lambda: is_up(f"{server.url}/metrics"))
+        scraped = Metrics(httpx2.get(f"{server.url}/metrics").text)
+        assert requests_of(scraped, "GET", "/v1/account", 401) == requests
     # The next server clears up after this one.
     with ServerProcess(tmp_path, "--workers", "2"):
         assert not shared.exists()
 
 
-def answered(url: str) -> bool:
+def is_up(url: str) -> bool:
     try:
         return httpx2.get(url).status_code == 200
     except httpx2.TransportError:
         return False
 
 
-def test_the_dashboard_shows_every_metric_and_asks_for_no_other(app: Flask) -> None:
+def test_the_dashboard_shows_every_metric_and_queries_no_other(app: Flask) -> None:
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
-    asked = {
+    charted = {
         name
         for panel in dashboard["panels"]
         for target in panel.get("targets", [])
@@ -216,8 +216,8 @@ def test_the_dashboard_shows_every_metric_and_asks_for_no_other(app: Flask) -> N
     }
     http = app.test_client()
     http.get("/healthz")
-    told = {family.name for family in text_string_to_metric_families(http.get("/metrics").text)}
-    assert {re.sub(r"_(bucket|count|total)$", "", name) for name in asked} == told
+    exported = {family.name for family in text_string_to_metric_families(http.get("/metrics").text)}
+    assert {re.sub(r"_(bucket|count|total)$", "", name) for name in charted} == exported
 
 
 # Logs
@@ -229,9 +229,9 @@ def test_events_have_the_id_that_a_trusted_proxy_gave_their_request_or_one_of_ou
 ) -> None:
     good, bad = "0123456789abcdef" * 2, "ada@example.org"
     with ServerProcess(tmp_path, trusted_proxies=trusted_proxies) as server:
-        for given in (good, bad, good.upper(), good + "0"):
-            assert httpx2.get(f"{server.url}/{bad}", headers={"X-Request-Id": given}).status_code == 404
-        # It is written together with what follows within a tenth of a second.
+        for request_id in (good, bad, good.upper(), good + "0"):
+            assert httpx2.get(f"{server.url}/{bad}", headers={"X-Request-Id": request_id}).status_code == 404
+        # The log is written in batches of a tenth of a second.
         wait_for(lambda: server.log.count('"route":"none"') == 4)
     events = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     first, *others = [event["request_id"] for event in events if event.get("route") == "none"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from caller import PURPOSES, Caller
 from contract import DOCUMENT, OPERATIONS, PROBLEM
 from flask.testing import FlaskClient
 from journeys import moment
 from jsonschema_rs import ValidationError
-from somebody import PURPOSES, Somebody
 from support import PASSWORD, Service, any_database
 
 from backend.errors import problems
@@ -118,16 +118,16 @@ def test_an_absent_field_means_its_declared_default(service: Service) -> None:
             if defaults := {name: schema["properties"][name].get("default") for name in optional}:
                 declared[path] = defaults
     assert declared.keys() - COMPARED.keys() == set()
-    somebody = Somebody(service)
+    caller = Caller(service)
     for path, defaults in declared.items():
         responses = []
         for fields in ({}, defaults):
             body: dict[str, object] = {"password": PASSWORD, **fields}
             if path in PURPOSES:
-                body["token"] = somebody.token(PURPOSES[path])
-            response = service.http.post(path, json=body, headers=somebody.headers)
+                body["token"] = caller.token(PURPOSES[path])
+            response = service.http.post(path, json=body, headers=caller.headers)
             responses.append(COMPARED[path](response.json))
-            somebody.renew()
+            caller.renew()
         assert responses[0] == responses[1]
 
 

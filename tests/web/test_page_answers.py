@@ -60,8 +60,8 @@ Always, <b>also</b> then.
 """
 
 
-class Shown:
-    """The responses that a browser was shown, each under a name."""
+class Pages:
+    """The responses to a browser, by name."""
 
     def __init__(self) -> None:
         self.responses: dict[str, TestResponse] = {}
@@ -85,7 +85,7 @@ class Shown:
         self.open(f"{path}: {name}", service, path, status, method="POST", data=fields)
 
 
-def every_page(service: Service, shown: Shown) -> None:
+def every_page(service: Service, pages: Pages) -> None:
     """Open every page."""
     with service.app.app_context():
         today = clock.now().date()
@@ -94,54 +94,54 @@ def every_page(service: Service, shown: Shown) -> None:
     looks = [f"{path}/look" for path in TOKEN_PAGES]
     for path in ("/", "/privacy", "/docs", "/problems/", *(f"/problems/{code}" for code in problems()), *TOKEN_PAGES,
                  *looks, "/unsubscribe/a-code", "/privacy/2026-0", "/privacy/2026-1"):  # fmt: skip
-        shown.get(service, path)
+        pages.get(service, path)
 
 
-def every_form(service: Service, shown: Shown) -> None:
+def every_form(service: Service, pages: Pages) -> None:
     """Send every form so that it is refused, and so that it works."""
     for path in ("/registration", "/password-reset/confirm"):
-        shown.send("a code that does not work", service, path, 400, token="a-code", password=PASSWORD)
+        pages.send("a code that does not work", service, path, 400, token="a-code", password=PASSWORD)
     for path in ("/email-change", "/email-change-undo", "/erasure/confirm", "/erasure-cancel", "/unsubscribe/a-code"):
-        shown.send("a code that does not work", service, path, 400, token="a-code")
+        pages.send("a code that does not work", service, path, 400, token="a-code")
     for path in TOKEN_PAGES:
-        shown.send("a code that does not work", service, f"{path}/look", 400, token="a-code")
-    shown.send("a code that does not work", service, "/registration/again", 400, token="a-code", email="a@example.org")
+        pages.send("a code that does not work", service, f"{path}/look", 400, token="a-code")
+    pages.send("a code that does not work", service, "/registration/again", 400, token="a-code", email="a@example.org")
     for path in ("/password-reset", "/erasure"):
-        shown.send("no address", service, path, 422, email="ada at example.org")
-        shown.send("asked", service, path, email="nobody@example.org")
+        pages.send("no address", service, path, 422, email="ada at example.org")
+        pages.send("asked", service, path, email="nobody@example.org")
     service.deliver()
     token = service.ask_to_register()
-    shown.send("a link that works", service, "/registration/look", token=token)
-    shown.send("a code of another page", service, "/erasure/look", token=token)
-    shown.send("a weak password", service, "/registration", 422, token=token, password="aaaa")
-    shown.send("done", service, "/registration", token=token, password=PASSWORD)
+    pages.send("a link that works", service, "/registration/look", token=token)
+    pages.send("a code of another page", service, "/erasure/look", token=token)
+    pages.send("a weak password", service, "/registration", 422, token=token, password="aaaa")
+    pages.send("done", service, "/registration", token=token, password=PASSWORD)
     reset = service.ask_for_reset()
-    shown.send("a link that works", service, "/password-reset/look", token=reset)
-    shown.send("done", service, "/password-reset/confirm", token=reset, password=OTHER_PASSWORD)
+    pages.send("a link that works", service, "/password-reset/look", token=reset)
+    pages.send("done", service, "/password-reset/confirm", token=reset, password=OTHER_PASSWORD)
     service.deliver()
     for path, used in (("/registration", token), ("/password-reset", reset)):
-        shown.send("a used link", service, f"{path}/look", token=used)
+        pages.send("a used link", service, f"{path}/look", token=used)
 
 
-def every_link(service: Service, shown: Shown) -> None:
-    """Press the button behind every mailed link, also where something came in between."""
+def every_link(service: Service, pages: Pages) -> None:
+    """Press the button behind every mailed link, also after a conflicting change."""
     names = ("bob", "carl", "dora", "eve", "fay")
     bob, carl, dora, eve, fay = (service.register(email=f"{name}@example.org") for name in names)
-    taken = ask_for_email_change(service, bob.headers, carl.email.replace("carl", "grace"))
+    token = ask_for_email_change(service, bob.headers, carl.email.replace("carl", "grace"))
     service.register(email="grace@example.org")
-    shown.send("taken meanwhile", service, "/email-change", 409, token=taken)
+    pages.send("taken meanwhile", service, "/email-change", 409, token=token)
     changed = ask_for_email_change(service, bob.headers, "robert@example.org")
-    shown.send("done", service, "/email-change", token=changed)
+    pages.send("done", service, "/email-change", token=changed)
     service.deliver()
     back = undo_link(service, carl.headers, carl.email, "charles@example.org")
-    shown.send("done", service, "/email-change-undo", token=back)
+    pages.send("done", service, "/email-change-undo", token=back)
     service.deliver()
-    shown.send("done", service, "/erasure/confirm", token=ask_for_erasure(service, dora.email))
+    pages.send("done", service, "/erasure/confirm", token=ask_for_erasure(service, dora.email))
     hold(service, eve.email, clock.now() + timedelta(days=99))
-    shown.send("held", service, "/erasure/confirm", token=ask_for_erasure(service, eve.email))
+    pages.send("held", service, "/erasure/confirm", token=ask_for_erasure(service, eve.email))
     service.deliver()
     opened = closed_by(service, fay.headers, fay.email)
-    shown.send("done", service, "/erasure-cancel", token=opened)
+    pages.send("done", service, "/erasure-cancel", token=opened)
     service.deliver()
     with service.app.app_context():
         announcements.announce(News("News", "New tiles are here."))
@@ -149,53 +149,53 @@ def every_link(service: Service, shown: Shown) -> None:
             pass
     links = [message["List-Unsubscribe"] for message in service.mail_server.messages if message["List-Unsubscribe"]]
     link = urlsplit(links[-1].strip("<>")).path
-    shown.send("done", service, link)
-    # A mail program sends the form from a page of its own.
+    pages.send("done", service, link)
+    # An email program sends the form from its own page.
     foreign = {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
     form = {"List-Unsubscribe": "One-Click"}
-    shown.open("unsubscribed from elsewhere", service, link, 200, method="POST", data=form, headers=foreign)
+    pages.open("unsubscribed from elsewhere", service, link, 200, method="POST", data=form, headers=foreign)
 
 
-def every_late_link(service: Service, move_clock: MoveClock, shown: Shown) -> None:
+def every_late_link(service: Service, move_clock: MoveClock, pages: Pages) -> None:
     """Look at links after their time, and at a receipt."""
     reset, token = service.ask_for_reset(), service.ask_to_register(email="late@example.org")
     move_clock(timedelta(hours=25))
-    shown.send("an expired link", service, "/registration/look", token=token)
-    shown.send("an expired link", service, "/password-reset/look", token=reset)
-    shown.send("another link", service, "/registration/again", token=token, email="late@example.org")
-    shown.send("no address", service, "/registration/again", 422, token=token, email="late")
+    pages.send("an expired link", service, "/registration/look", token=token)
+    pages.send("an expired link", service, "/password-reset/look", token=reset)
+    pages.send("another link", service, "/registration/again", token=token, email="late@example.org")
+    pages.send("no address", service, "/registration/again", 422, token=token, email="late")
     with service.app.app_context():
         desk.erase("grace@example.org", at_once=True)
         erasure.erase_due()
     receipt = receipt_of(the_mail(service.deliver(), "grace@example.org", ERASED))
-    shown.send("genuine", service, "/erasure-receipt/look", token=receipt)
+    pages.send("genuine", service, "/erasure-receipt/look", token=receipt)
 
 
-def every_error(service: Service, make_service: MakeService, shown: Shown) -> None:
+def every_error(service: Service, make_service: MakeService, pages: Pages) -> None:
     """Open a page for every kind of error."""
-    shown.get(service, "/nothing-is-here", 404)
-    shown.open("wrong method", service, "/privacy", 405, method="POST")
-    shown.send("too long", service, "/registration", 413, token="a" * 17_000)
+    pages.get(service, "/nothing-is-here", 404)
+    pages.open("wrong method", service, "/privacy", 405, method="POST")
+    pages.send("too long", service, "/registration", 413, token="a" * 17_000)
     foreign = {"Sec-Fetch-Site": "cross-site"}
-    shown.open("another site", service, "/password-reset", 422, method="POST", data={"email": ""}, headers=foreign)
+    pages.open("another site", service, "/password-reset", 422, method="POST", data={"email": ""}, headers=foreign)
     strict = make_service(rate_limits="token/client=1/hour")
     for status in (400, 429):
-        shown.send(f"status {status}", strict, "/email-change", status, token="a-code")
+        pages.send(f"status {status}", strict, "/email-change", status, token="a-code")
     with service.app.app_context():
         engine.Base.metadata.drop_all(engine.db.engine)
-    shown.send("no database", service, "/password-reset", 503, email="ada@example.org")
+    pages.send("no database", service, "/password-reset", 503, email="ada@example.org")
 
 
 @pytest.fixture
-def shown(service: Service, make_service: MakeService, move_clock: MoveClock) -> Shown:
-    """Everything that a browser can be shown."""
-    found = Shown()
-    every_page(service, found)
-    every_form(service, found)
-    every_link(service, found)
-    every_late_link(service, move_clock, found)
-    every_error(service, make_service, found)
-    return found
+def pages(service: Service, make_service: MakeService, move_clock: MoveClock) -> Pages:
+    """Every page that a browser can get."""
+    pages = Pages()
+    every_page(service, pages)
+    every_form(service, pages)
+    every_link(service, pages)
+    every_late_link(service, move_clock, pages)
+    every_error(service, make_service, pages)
+    return pages
 
 
 class Parts(HTMLParser):
@@ -215,8 +215,8 @@ class Parts(HTMLParser):
 
 
 @any_database
-def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown: Shown, browser: Browser) -> None:
-    for name, response in shown.responses.items():
+def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, pages: Pages, browser: Browser) -> None:
+    for name, response in pages.responses.items():
         parts = Parts(response.text)
         assert parts.inline == [], name
         # An empty action is the page itself.
@@ -233,9 +233,9 @@ def test_a_page_needs_no_outside_host_and_nothing_inline(service: Service, shown
         and rule.endpoint not in redirects_and_data
         and "#" not in rule.rule
     }
-    assert rules - shown.rules == {("GET", "/problems")}
+    assert rules - pages.rules == {("GET", "/problems")}
     names = ("/registration#a-code", "/registration: a weak password", "/nothing-is-here")
-    assert looks(browser, {name: shown.responses[name.partition("#")[0]] for name in names}) == {}
+    assert looks(browser, {name: pages.responses[name.partition("#")[0]] for name in names}) == {}
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,14 @@ def test_a_later_step_and_a_mangled_link_show_the_field_for_the_code(
 
 @any_database
 def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
-    pages: dict[str, str] = {}
+    texts: dict[str, str] = {}
 
     def text_of_page(path: str) -> str:
-        if path not in pages:
+        if path not in texts:
             with service.http.get(path, follow_redirects=True) as response:
                 assert response.status_code == 200, path
-                pages[path] = response.text
-        return pages[path]
+                texts[path] = response.text
+        return texts[path]
 
     for path in ("/", "/privacy", "/docs", "/problems/", "/problems/not-found", *TOKEN_PAGES):
         for link in Parts(text_of_page(path)).links:
@@ -278,9 +278,9 @@ def test_every_link_of_a_page_leads_somewhere(service: Service) -> None:
 
 @any_database
 @pytest.mark.long
-def test_every_page_and_every_response_to_a_form_is_accessible(shown: Shown, browser: Browser) -> None:
-    assert len(shown.responses) >= 50
+def test_every_page_and_every_response_to_a_form_is_accessible(pages: Pages, browser: Browser) -> None:
+    assert len(pages.responses) >= 50
     # The pages of problems differ in their words only.
-    shown_once = {name: response for name, response in shown.responses.items() if not name.startswith("/problems/")}
+    shown_once = {name: response for name, response in pages.responses.items() if not name.startswith("/problems/")}
     names = ["/problems/", "/problems/overloaded", *(f"{path}#a-code" for path in TOKEN_PAGES)]
-    assert looks(browser, shown_once | {name: shown.responses[name.partition("#")[0]] for name in names}) == {}
+    assert looks(browser, shown_once | {name: pages.responses[name.partition("#")[0]] for name in names}) == {}

@@ -74,7 +74,7 @@ def test_a_mail_scanner_that_runs_scripts_burns_no_link(site: Site, email: str, 
 
 def test_clickjacking_shows_an_empty_frame(site: Site, page: Page, evil_site: Callable[[str], str]) -> None:
     frames = "".join(f'<iframe src="{site.url}{path}#a-code"></iframe>' for path in FORMS)
-    # In a page of its own, because the browser complains in its console.
+    # In a separate page, because the browser logs an error in its console.
     attacked = page.context.new_page()
     attacked.goto(evil_site(f"<title>Win</title>{frames}"))
     attacked.wait_for_load_state("networkidle")

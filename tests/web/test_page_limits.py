@@ -1,4 +1,4 @@
-"""Limits on the pages: they say when to try again, and what helps until then."""
+"""Limits on the pages: they say when to try again, and how to continue until then."""
 
 import math
 import re

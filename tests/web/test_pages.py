@@ -73,9 +73,9 @@ def test_a_live_link_names_the_address_and_a_short_password_gets_one_reason(
     for password, reason in (("", "Write a password"), ("tiles", "It is shorter than 15 characters"),
                              ("12345678", "It is shorter than 15 characters")):  # fmt: skip
         create_account(page, password)
-        told = page.get_by_role("alert").get_by_role("listitem")
-        expect(told).to_have_count(1)
-        expect(told).to_contain_text(reason)
+        reasons = page.get_by_role("alert").get_by_role("listitem")
+        expect(reasons).to_have_count(1)
+        expect(reasons).to_contain_text(reason)
 
 
 def test_the_reason_for_a_refused_address_stands_beside_its_field_which_keeps_it(site: Site, page: Page) -> None:
@@ -93,9 +93,9 @@ def test_the_reason_for_a_refused_address_stands_beside_its_field_which_keeps_it
         expect(page.get_by_label("Email address")).to_have_value(address)
     field = page.get_by_label("Email address")
     expect(field).to_have_attribute("aria-invalid", "true")
-    (told,) = page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
-    expect(page.locator("#email-field .error")).to_have_text(f"Error: {told}")
-    expect(field).to_have_accessible_description(re.compile(re.escape(told)))
+    (message,) = page.get_by_role("alert").get_by_role("listitem").all_inner_texts()
+    expect(page.locator("#email-field .error")).to_have_text(f"Error: {message}")
+    expect(field).to_have_accessible_description(re.compile(re.escape(message)))
 
 
 def test_a_button_that_destroys_looks_unlike_the_others(site: Site, email: str, page: Page) -> None:
@@ -159,18 +159,18 @@ def test_a_link_opened_on_top_of_a_response_is_read(site: Site, email: str, page
 def test_a_double_click_uses_a_link_once(site: Site, email: str, page: Page) -> None:
     open_link(page, site.ask_to_register(email))
     page.get_by_label("Password", exact=True).fill(PASSWORD)
-    sent: list[Route] = []
+    routes: list[Route] = []
 
     def hold(route: Route) -> None:
-        sent.append(route)
+        routes.append(route)
 
     page.route("**/registration", hold)
     page.get_by_role("button", name="Create my account").evaluate(
         "button => { button.click(); setTimeout(() => button.click(), 200); }"
     )
     page.wait_for_timeout(1000)
-    assert len(sent) == 1
-    sent[0].continue_()
+    assert len(routes) == 1
+    routes[0].continue_()
     expect_heading(page, "Your account is ready")
 
 

@@ -31,7 +31,7 @@ PACKAGE = "org.example.tiles"
 
 
 def hints_of(page: Page) -> list[str]:
-    """Collect what Chromium's console says about the forms of a page."""
+    """Collect the messages of Chromium's console about the forms of a page."""
     hints: list[str] = []
     page.on("console", lambda message: hints.append(message.text) if "[DOM]" in message.text else None)
     return hints
@@ -39,7 +39,7 @@ def hints_of(page: Page) -> list[str]:
 
 @pytest.fixture
 def page_with_manager(launch: Callable[[str], Browser]) -> Iterator[Page]:
-    """A page of the Chromium that has windows, and with them a password manager."""
+    """A page of the full Chromium, which has a password manager."""
     with launch(needs("chromium")) as browser, checked_page(browser) as page:
         yield page
 
@@ -107,10 +107,10 @@ def test_an_iphone_app_opens_the_mailed_links_and_shares_passwords(make_service:
     service = make_service(ios_app_ids=f"{TEAM_APP}, {OTHER_APP}")
     response = service.http.get("/.well-known/apple-app-site-association")
     assert (response.status_code, response.content_type) == (200, "application/json")
-    found: dict[str, Any] = response.json
-    assert found.keys() == {"applinks", "webcredentials"}
-    assert found["webcredentials"] == {"apps": [TEAM_APP, OTHER_APP]}
-    (details,) = found["applinks"]["details"]
+    association: dict[str, Any] = response.json
+    assert association.keys() == {"applinks", "webcredentials"}
+    assert association["webcredentials"] == {"apps": [TEAM_APP, OTHER_APP]}
+    (details,) = association["applinks"]["details"]
     assert details["appIDs"] == [TEAM_APP, OTHER_APP]
     assert [component["/"] for component in details["components"]] == [f"/{purpose}" for purpose in MAILED]
     # A page without a code stays in the browser.
@@ -124,8 +124,8 @@ def test_an_android_app_opens_the_mailed_links_and_shares_passwords(make_service
     service = make_service(android_apps=", ".join(apps))
     response = service.http.get("/.well-known/assetlinks.json")
     assert (response.status_code, response.content_type) == (200, "application/json")
-    found: list[dict[str, Any]] = response.json
-    for statement in found:
+    statements: list[dict[str, Any]] = response.json
+    for statement in statements:
         assert statement.keys() == {"relation", "target"}
         assert set(statement["relation"]) == {
             "delegate_permission/common.handle_all_urls",
@@ -135,7 +135,9 @@ def test_an_android_app_opens_the_mailed_links_and_shares_passwords(make_service
         assert statement["target"]["namespace"] == "android_app"
         for fingerprint in statement["target"]["sha256_cert_fingerprints"]:
             assert re.fullmatch(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", fingerprint)
-    assert {each["target"]["package_name"]: each["target"]["sha256_cert_fingerprints"] for each in found} == {
+    assert {
+        statement["target"]["package_name"]: statement["target"]["sha256_cert_fingerprints"] for statement in statements
+    } == {
         PACKAGE: FINGERPRINTS,
         f"{PACKAGE}.beta": FINGERPRINTS[1:],
     }
@@ -194,7 +196,7 @@ def test_making_an_account_accepts_the_policy_in_force_which_stays_readable(
     expect(main.get_by_role("link", name="terms of use")).to_have_attribute("href", "https://tiles.example/terms")
     create_account(page)
     expect_heading(page, "Your account is ready")
-    # What the person saw, though another version came into force meanwhile.
+    # The version that the person saw, although another one came into force meanwhile.
     signed_in = service.sign_in(password=PASSWORD).json
     assert signed_in["account"]["policy"] == {"accepted": "2026-01", "current": "2026-02"}
     for version, text in (("2026-01", "We keep two things."), ("2026-02", "We keep one thing.")):

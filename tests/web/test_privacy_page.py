@@ -40,8 +40,8 @@ def test_the_page_shows_every_column_of_every_table(service: Service) -> None:
 
 def test_a_changed_declaration_is_shown(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     column = Base.metadata.tables["accounts"].columns["email"]
-    told: Declaration = column.info["declaration"]
-    changed = Declaration(told.category, "Something <new>", "for a day", "kept")
+    declared: Declaration = column.info["declaration"]
+    changed = Declaration(declared.category, "Something <new>", "for a day", "kept")
     monkeypatch.setitem(column.info, "declaration", changed)
     cells = next(row for row in rows(http.get("/privacy").text, "accounts") if row[0] == "Something <new>")
     assert cells[2:] == ["for a day", "kept"]

@@ -211,12 +211,12 @@ def test_a_restarted_postgresql_costs_no_request_and_one_that_refuses_is_back_as
 
 @contextmanager
 def full_line(service: Service) -> Iterator[None]:
-    """Take every place in the hasher's line."""
-    places, held = service.app.extensions["tiles.hasher"]._line, 0  # noqa: SLF001 - there is no other way
+    """Take every slot in the hasher's backlog."""
+    places, count = service.app.extensions["tiles.hasher"]._line, 0  # noqa: SLF001 - there is no other way
     while places.acquire(blocking=False):
-        held += 1
+        count += 1
     yield
-    places.release(held)
+    places.release(count)
 
 
 def everything_that_hashes(service: Service, ada: Person, tokens: tuple[str, str]) -> Iterator[TestResponse]:

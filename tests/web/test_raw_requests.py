@@ -19,7 +19,7 @@ CLOSE = b"Connection: close\r\n"
 
 
 def responses(site: Site, *sent: bytes) -> bytes:
-    """Send these bytes, and return all that the server sends until it closes the connection."""
+    """Send these bytes, and return the server's output until it closes the connection."""
     parts = urlsplit(site.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         for part in sent:
@@ -129,13 +129,13 @@ def test_the_trailer_of_a_chunked_body_is_no_header(site: Site) -> None:
 
 def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
     paths = ["/healthz", "/v1/account", "/v1/nothing", "/healthz"]
-    sent = "".join(f"GET {path} HTTP/1.1\r\nHost: tiles\r\n\r\n" for path in paths).encode()
-    received = responses(site, sent + b"HEAD /healthz HTTP/1.1\r\nHost: tiles\r\n" + CLOSE + b"\r\n")
+    pipeline = "".join(f"GET {path} HTTP/1.1\r\nHost: tiles\r\n\r\n" for path in paths).encode()
+    received = responses(site, pipeline + b"HEAD /healthz HTTP/1.1\r\nHost: tiles\r\n" + CLOSE + b"\r\n")
     assert statuses(received) == [200, 401, 404, 200, 200]
     assert received.endswith(b"\r\n\r\n")
 
 
-def test_a_client_that_asks_whether_to_send_its_body_is_told_to(site: Site) -> None:
+def test_a_client_that_expects_100_continue_gets_it(site: Site) -> None:
     parts = urlsplit(site.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall(FEEDBACK + JSON + CLOSE + LENGTH + b"Expect: 100-continue\r\n\r\n")

@@ -94,14 +94,14 @@ ROOT_IN, ROOT_OF = ([], []) if os.geteuid() == 0 else (["--map-root-user"], ["--
 
 
 class Mounted(ServerProcess):
-    """A server with mounts of its own."""
+    """A server with its own mounts."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._command[:0] = ["unshare", "--mount", *ROOT_IN]
 
     def run(self, *command: str | Path, status: int = 0) -> str:
-        """Run a command among the server's mounts; return what it prints."""
+        """Run a command among the server's mounts; return its output."""
         entry = ["nsenter", "--mount", *ROOT_OF, "--target", str(self.pid), *command]
         done = subprocess.run(entry, capture_output=True, env=self._environment, text=True, check=False)
         assert done.returncode == status, done
@@ -132,7 +132,7 @@ def test_a_read_only_file_system_makes_the_service_unready_until_it_is_writable(
     with server, closing(sqlite3.connect(server.instance_path / "tiles.sqlite3", isolation_level=None)) as writer:
         server.run("mount", "--bind", folder, folder)
         server.remount(folder, "ro")
-        # Another who writes meanwhile is not waited for.
+        # The response does not wait for a concurrent writer.
         writer.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
         answer = httpx2.get(f"{server.url}/readyz")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from caller import Caller
 from flask import Flask
 from generating import Count, amount, is_bench
 from hypothesis import settings
@@ -13,7 +14,6 @@ from schemathesis import Case, HookContext, Response
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import Failure
 from schemathesis.openapi.checks import RejectedPositiveData
-from somebody import Somebody
 from support import Service
 
 from backend import clock
@@ -24,10 +24,10 @@ from backend.web.api import operations
 from backend.web.bodies import most_bytes
 
 
-def make_right(case: Case, somebody: Somebody) -> None:
+def make_right(case: Case, caller: Caller) -> None:
     """Complete a generated body that is to be accepted."""
     if not (case.meta is None or case.meta.generation.mode.is_negative) and isinstance(case.body, dict):
-        somebody.complete(case.operation.path, case.body)
+        caller.complete(case.operation.path, case.body)
 
 
 def says_more_than_a_schema_can(response: Response, body: dict[str, Any]) -> bool:
@@ -72,49 +72,49 @@ schema.app = Door()
 
 @schema.hook
 def filter_failure(_context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """Ignore the one check that is wrong: that everything that a schema allows is accepted."""
+    """Ignore one check: the service may refuse a body that its schema allows."""
     right = isinstance(failure, RejectedPositiveData) and isinstance(case.body, dict)
     return not (right and says_more_than_a_schema_can(response, case.body))
 
 
 @pytest.fixture
-def somebody(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -> Iterator[Somebody]:
+def caller(service: Service, count: Count, caplog: pytest.LogCaptureFixture) -> Iterator[Caller]:
     """A client whose requests log no warning."""
     caplog.set_level(logging.WARNING)
     count(service.app)
     schema.app.app = service.app
     service.run(policy.publish, version="2026-01", effective_on=clock.now().date(), text="We store little.")
-    yield Somebody(service)
+    yield Caller(service)
     assert caplog.records == []
 
 
 @schema.parametrize()
 @pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize("signed_in", [pytest.param(False, marks=pytest.mark.long), True])
-def test_every_response_is_as_documented(case: Case, somebody: Somebody, signed_in: bool) -> None:  # noqa: FBT001
-    make_right(case, somebody)
-    headers = somebody.headers if signed_in else None
+def test_every_response_is_as_documented(case: Case, caller: Caller, signed_in: bool) -> None:  # noqa: FBT001
+    make_right(case, caller)
+    headers = caller.headers if signed_in else None
     response = case.call_and_validate(headers=headers)
     if response.status_code < 300 and case.method != "GET":
-        somebody.renew()
+        caller.renew()
 
 
 @pytest.mark.long
-def test_every_response_of_a_sequence_is_as_documented(somebody: Somebody) -> None:
+def test_every_response_of_a_sequence_is_as_documented(caller: Caller) -> None:
     machine: Any = schema.as_state_machine()
 
     class Steps(machine):  # type: ignore[misc]
         def before_call(self, case: Case) -> None:
-            make_right(case, somebody)
+            make_right(case, caller)
 
         def get_call_kwargs(self, _case: Case) -> dict[str, Any]:
-            return {"headers": somebody.headers}
+            return {"headers": caller.headers}
 
         def validate_response(self, response: Response, case: Case, **options: Any) -> None:
             headers = options["headers"]
             case.validate_response(response, headers=headers, transport_kwargs=options, recorder=self.recorder)
 
         def teardown(self) -> None:
-            somebody.renew()
+            caller.renew()
 
     Steps.run(settings=settings(max_examples=amount(10), stateful_step_count=10))

@@ -1,4 +1,4 @@
-"""A process with this on its path has a clock of its own: it is as many seconds ahead as a file says."""
+"""Set the clock of each process with this on its path ahead, by the number of seconds in a file."""
 
 import os
 from datetime import UTC, datetime, timedelta

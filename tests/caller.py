@@ -25,7 +25,7 @@ PURPOSES = {
 }
 
 
-class Somebody:
+class Caller:
     """A client with an account, a session and every link; `renew` makes another."""
 
     def __init__(self, service: Service) -> None:
