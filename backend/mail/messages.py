@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, select
 from backend import clock
 from backend.config import settings
 from backend.database.desk_tables import Manager, Reply
-from backend.database.engine import AnyRow, reading
+from backend.database.engine import AnyRow, autocommit
 from backend.database.models import UNDO, Account, Announcement, AuditEntry, Feedback, Hold, PreviousAddress, with_hold
 from backend.mail.composing import compose
 from backend.mail.news import News, draft_for, paragraphs, unsubscribe
@@ -70,8 +70,8 @@ def _account(query: Select[*tuple[Any, ...]], **values: object) -> AnyRow:
 
 
 def _one(query: Select[*tuple[Any, ...]], **values: object) -> AnyRow:
-    with reading() as session:
-        row = session.execute(query, values).one_or_none()
+    with autocommit() as connection:
+        row = connection.execute(query, values).one_or_none()
     if row is None:
         raise _NoRecipient
     return row
