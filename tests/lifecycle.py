@@ -94,5 +94,6 @@ def mail_row(mail: Mail) -> tuple[object, ...]:
     """Return the columns of an email's row that the model predicts."""
     account = mail.account.id if mail.account else None
     previous = mail.about.id if isinstance(mail.about, Previous) else None
-    when = (mail.created_at, mail.due_at, mail.attempts, mail.abandoned_at)
+    due_at = None if mail.abandoned_at else mail.due_at
+    when = (mail.created_at, due_at, mail.attempts, mail.abandoned_at)
     return mail.kind, mail.email, mail.name, account, previous, *when

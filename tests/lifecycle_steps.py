@@ -115,7 +115,8 @@ SHOWN = {
     "feedback": lambda r: (r["account_id"], r["id"]),
     "mails": lambda r: (r["kind"], r["email"], r["name"], r["account_id"],
                         r["about"] if r["kind"] == "email_changed" else None,
-                        r["created_at"], r["due_at"], r["attempts"], r["abandoned_at"]),
+                        # An abandoned email is never due.
+                        r["created_at"], None if r["abandoned_at"] else r["due_at"], r["attempts"], r["abandoned_at"]),
 }  # fmt: skip
 
 
