@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from shutil import which
 from statistics import quantiles
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx2
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from bench.figures import Figure, Options, at_most
+from bench.requests import Line, post, status_of
 from bench.stage import EMAIL, Stage, register, stage
 from playwright.sync_api import Browser, CDPSession, sync_playwright
 from reverse_proxy import Proxy
@@ -82,9 +83,10 @@ def _email(server: ServerProcess, peer: TimedPeer, number: int) -> float:
     email = f"eve{uuid4().hex}@example.org"
     # At another moment of the worker's pause each time.
     time.sleep(0.05 + number % 20 * 0.03)
-    begun = time.perf_counter()
-    response = httpx2.post(f"{server.url}/v1/registrations", json={"name": "Eve", "email": email}, trust_env=False)
-    assert response.is_success, response.text
+    with Line(server.url) as line:
+        begun = time.perf_counter()
+        _, response = line.ask(post("/v1/registrations", name="Eve", email=email))
+    assert status_of(response) == HTTPStatus.ACCEPTED, response
     while email not in peer.arrivals:
         assert time.perf_counter() - begun < 60, "no email came"
         time.sleep(0.001)
