@@ -14,20 +14,7 @@ from datetime import datetime, timedelta
 from typing import cast as typed
 from typing import get_args
 
-from sqlalchemy import (
-    ColumnElement,
-    Integer,
-    String,
-    Table,
-    Update,
-    bindparam,
-    cast,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, String, Table, Update, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from backend import clock
@@ -90,7 +77,7 @@ _IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 
 
 def _claim(condition: ColumnElement[bool]) -> Update:
     """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming."""
-    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(bindparam("most", type_=Integer()))
+    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(bindparam("most", BATCH))
     mine = Mail.id.in_(materialized(oldest.with_for_update(skip_locked=True)))
     claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
