@@ -24,12 +24,12 @@ SMTPLIB = "smtplib, one connection"
 def measure(options: Options) -> Iterator[Figure]:
     """Measure on each kind of database."""
     for kind in options.databases:
-        with stage(kind, REAL_PEER) as found:
-            yield from _beside_smtplib(options, found, f"{kind}: one worker")
-        with stage(kind, FAST_PEER) as found:
-            yield from _beside_smtplib(options, found, f"{kind}: one worker, discarding peer", bar=None)
+        with stage(kind, REAL_PEER) as on:
+            yield from _beside_smtplib(options, on, f"{kind}: one worker")
+        with stage(kind, FAST_PEER) as on:
+            yield from _beside_smtplib(options, on, f"{kind}: one worker, discarding peer", bar=None)
             for number in WORKERS[1:]:
-                loads = in_rounds(options.rounds, {"": partial(_work, found, number)})[""]
+                loads = in_rounds(options.rounds, {"": partial(_work, on, number)})[""]
                 bar = IN_ALL if number == WORKERS[-1] else None
                 yield replace(rate(f"{kind}: {number} workers, discarding peer", loads), bar=bar)
                 yield _cost(f"{kind}: {number} workers, discarding peer", loads)

@@ -1,4 +1,4 @@
-"""Fill a database by SQL: accounts, and in proportion to them whatever else grows."""
+"""Fill a database by SQL with accounts, and with other rows in proportion to them."""
 
 from collections.abc import Callable
 from math import ceil

@@ -39,16 +39,16 @@ ANNOUNCED, RETRIED = 10_000, 1_000
 
 def measure(_options: Options) -> Iterator[Figure]:
     """Measure the pages, then the emails."""
-    with stage() as found:
-        yield from _pages(found)
-    with TimedPeer() as peer, stage(mail_port=peer.port) as found, found.server() as server:
+    with stage() as on:
+        yield from _pages(on)
+    with TimedPeer() as peer, stage(mail_port=peer.port) as on, on.server() as server:
         idle = [_email(server, peer, number) for number in range(EMAILS)]
         percentiles = quantiles(idle, n=100)
         yield at_most("registration to email, idle: p50", percentiles[49], "ms", MOST_P50)
         yield at_most("registration to email, idle: p99", percentiles[98], "ms", MOST_P99)
-        _backlog(found)
+        _backlog(on)
         behind = [_email(server, peer, number) for number in range(FEW_EMAILS)]
-        left = found.waiting()
+        left = on.waiting()
         yield at_most(f"the slowest behind {ANNOUNCED:,} announcements and {RETRIED:,} retries", max(behind), "ms",
                       MOST_BEHIND)  # fmt: skip
         yield Figure(name="emails that still waited then", value=left, unit="", bar=1)

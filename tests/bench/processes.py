@@ -26,13 +26,13 @@ OPERATIONS = ("register", "reset, known", "sign in, right", "own account", "stor
 def measure(options: Options) -> Iterator[Figure]:
     """Measure the same operations with each number of processes."""
     for kind in options.databases:
-        with stage(kind) as found:
-            asked = {name: request for name, request in requests(found.have_ada()).items() if name in OPERATIONS}
+        with stage(kind) as on:
+            asked = {name: request for name, request in requests(on.have_ada()).items() if name in OPERATIONS}
             if kind == "postgresql":
-                yield from _round_trips(found, asked)
+                yield from _round_trips(on, asked)
             for number in NUMBERS[kind]:
-                with found.server(number) as server:
-                    own = found.target(server, is_sending=False)
+                with on.server(number) as server:
+                    own = on.target(server, is_sending=False)
                     for name, request in asked.items():
                         yield from _served(options, f"{kind}, {number} processes: {name}", own, request)
 

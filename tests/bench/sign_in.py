@@ -17,16 +17,16 @@ RIGHT = post("/v1/sessions", email=EMAIL, password=PASSWORD)
 
 def measure(options: Options) -> Iterator[Figure]:
     """Measure all three."""
-    with stage() as found:
-        session = found.have_ada()
-        with found.server(CORES) as server:
-            yield _behind_emails(options, found, found.target(server, is_sending=False))
-        with found.server() as server:
-            own = partial(found.target(server).load, RIGHT, seconds=options.seconds)
+    with stage() as on:
+        session = on.have_ada()
+        with on.server(CORES) as server:
+            yield _behind_emails(options, on, on.target(server, is_sending=False))
+        with on.server() as server:
+            own = partial(on.target(server).load, RIGHT, seconds=options.seconds)
             alone = partial(raw, Job("argon2", HASH, options.seconds), threads=CORES)
             loads = in_rounds(options.rounds, {"own": own, "alone": alone})
             yield beside("sign in, one process", loads["own"], "raw Argon2id", loads["alone"], bar=OF_ARGON2)
-        yield from _in_a_flood(options, found, session)
+        yield from _in_a_flood(options, on, session)
 
 
 def _behind_emails(options: Options, on: Stage, own: Target) -> Figure:

@@ -24,11 +24,11 @@ MOST_FRESH, MOST_READY, MOST_HELP, MOST_IMPORT = 20.0, 1.5, 150.0, 100.0
 def measure(_options: Options) -> Iterator[Figure]:
     """Measure all four."""
     yield at_most("`make serve` on a fresh clone, packages cached", _fresh_start(), "s", MOST_FRESH)
-    with stage() as found:
+    with stage() as on:
         ready = []
         for _ in range(REPEATS):
             begun = time.perf_counter()
-            with ServerProcess(found.folder, **found.settings):
+            with ServerProcess(on.folder, **on.settings):
                 ready.append(time.perf_counter() - begun)
     yield at_most("start to ready", median(ready), "s", MOST_READY)
     yield at_most("`tiles --help`", median(_milliseconds(TILES, "--help") for _ in range(REPEATS)), "ms", MOST_HELP)
