@@ -393,12 +393,16 @@ class ServerProcess:
         wait_for(ready, seconds)
 
     def processes(self) -> list[int]:
-        """Return the ids of this server's live processes: all in the sessions of the started processes."""
+        """Return the ids of this server's live processes: all in the sessions of the started processes.
+
+        A process with the state of a zombie lives, and keeps its sockets, until its last thread has ended.
+        """
         pids = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
-                state, _parent, _group, leader = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(leader) in self._leaders and state != "Z":
+                fields = stat.read_text().rpartition(")")[2].split()
+                state, leader, threads = fields[0], int(fields[3]), int(fields[17])
+                if leader in self._leaders and (state != "Z" or threads > 1):
                     pids.append(int(stat.parent.name))
         return pids
 

@@ -48,6 +48,7 @@ def act(page: Page, link: str, button: str, /, **fields: str) -> None:
     page.get_by_role("link", name=link, exact=True).click()
     for label, text in fields.items():
         page.get_by_label(label.replace("_", " "), exact=True).fill(text)
+    expect(page.get_by_role("button", name=button)).to_be_visible()  # all() does not wait for the page.
     for box in page.get_by_role("checkbox").all():
         box.check()
     press(page, button)
