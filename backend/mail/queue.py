@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, get_args
 from typing import cast as typed
-from typing import get_args
 
 from sqlalchemy import ColumnElement, String, Table, Update, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -75,9 +75,12 @@ def accept(kind: Kind, *, email: str, name: str | None = None) -> None:
 _IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 0) & Mail.claim.is_(None)))
 
 
-def _claim(condition: ColumnElement[bool]) -> Update:
-    """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming."""
-    oldest = select(Mail.id).where(condition).order_by(Mail.due_at).limit(bindparam("most", BATCH))
+def _claim(condition: ColumnElement[bool], *order: Any) -> Update:
+    """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming.
+
+    Without the whole order of an index, each batch would sort all waiting emails, which takes longer than sending.
+    """
+    oldest = select(Mail.id).where(condition).order_by(Mail.abandoned_at, *order).limit(bindparam("most", BATCH))
     mine = Mail.id.in_(materialized(oldest.with_for_update(skip_locked=True)))
     claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
     # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
@@ -85,10 +88,10 @@ def _claim(condition: ColumnElement[bool]) -> Update:
 
 
 _ANY_DUE = select(Mail.id).where(_IS_DUE).limit(1)
-# Links come before announcements. Several statements, each in the index's order: sorting a long queue for each batch
-# takes longer than sending.
+# Links come before announcements.
 _IS_LINK = _IS_DUE & (Mail.kind != "announcement")
-_CLAIM_UNTRIED, _CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK & _IS_UNTRIED), _claim(_IS_LINK), _claim(_IS_DUE)
+_CLAIM_UNTRIED = _claim(_IS_LINK & _IS_UNTRIED, Mail.attempts, Mail.created_at)
+_CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK, Mail.due_at), _claim(_IS_DUE, Mail.due_at)
 
 
 def is_due() -> bool:
@@ -246,10 +249,8 @@ class Status:
     oldest_seconds: int
 
 
-# Sorted as its index is, because PostgreSQL would otherwise sort all waiting emails.
-_OLDEST = (
-    select(Mail.created_at).where(_IS_UNTRIED).order_by(Mail.abandoned_at, Mail.attempts, Mail.created_at).limit(1)
-)
+_BY_AGE = (Mail.abandoned_at, Mail.attempts, Mail.created_at)  # as their index is sorted
+_OLDEST = select(Mail.created_at).where(_IS_UNTRIED).order_by(*_BY_AGE).limit(1)
 _COUNTS = [
     select(func.count()).select_from(Mail).where(condition).scalar_subquery()
     for condition in (_IS_UNTRIED, _IS_WAITING, ~_IS_WAITING)
@@ -288,10 +289,12 @@ def tidy() -> None:
     """Give up emails that have waited too long, and delete those that were given up long ago."""
     now = clock.now()
     # No worker is sending it.
-    is_late = (Mail.claim.is_(None) | (Mail.due_at <= now)) & (Mail.created_at < now - GIVE_UP)
+    is_late = _IS_WAITING & (Mail.claim.is_(None) | (Mail.due_at <= now)) & (Mail.created_at < now - GIVE_UP)
+    given_up = 0
     with transaction() as session:
-        session.execute(delete(Mail).where(is_late, Mail.kind == "erased"))
-        late = update(Mail).where(_IS_WAITING, is_late)
-        given_up = changed(late.values(abandoned_at=now, blocked_at=None, claim=None))
+        # Each of the two finds its rows by the index.
+        for late in (is_late & (Mail.attempts == 0), is_late & (Mail.attempts > 0)):
+            session.execute(delete(Mail).where(late, Mail.kind == "erased"))
+            given_up += changed(update(Mail).where(late).values(abandoned_at=now, blocked_at=None, claim=None))
         session.execute(delete(Mail).where(Mail.abandoned_at < now - FORGET_ABANDONED))
         totals.add("mails_given_up", given_up)
