@@ -111,8 +111,6 @@ class _Delivery:
                     break
         finally:
             self.connection.close()
-            if self.accepted:
-                queue.unblock()
         return tried
 
     def _deliver(self, batch: list[AnyRow]) -> int:
@@ -136,6 +134,8 @@ class _Delivery:
             return 0
         finally:
             self._decide()
+            if self.accepted:
+                queue.unblock()
             # In one transaction, because a flood of requests for addresses without an account must cost others little.
             queue.finish(self.to_nobody, self.claim, "mails_to_nobody")
             self.to_nobody.clear()

@@ -85,6 +85,23 @@ def test_a_failure_of_every_email_makes_the_service_unready_until_one_is_sent(
     assert probe(service, "queue") == {}
 
 
+def test_a_long_queue_that_leaves_makes_the_service_ready_after_its_first_batch(service: Service) -> None:
+    statuses = []
+
+    def note(stage: str, _address: str) -> None:
+        if stage == "MAIL":
+            statuses.append(service.http.get("/readyz").status_code)
+
+    with through(service, Scripted(at("RCPT", RELAY))) as peer:
+        ask(service)
+        service.deliver()
+        assert isinstance(peer, Scripted)
+        peer.script = note
+        ask_many(service, queue.BATCH + 1)
+        service.deliver()
+    assert statuses == [503] * queue.BATCH + [200]
+
+
 @pytest.mark.parametrize("reply", ["550 no such user", "553 mailbox name not allowed"])
 def test_a_bare_refusal_of_one_recipient_among_others_abandons_that_email(service: Service, reply: str) -> None:
     with through(service, Scripted(at("RCPT", reply, "person1@example.org"))) as peer:
