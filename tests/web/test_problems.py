@@ -247,6 +247,7 @@ def test_a_long_wait_for_the_hasher_ends_as_overloaded(service: Service, monkeyp
     assert_problem(service.sign_in(), 503, "overloaded")
     done.set()
     wait(busy)
+    monkeypatch.undo()
     assert service.sign_in().status_code == 201
 
 
