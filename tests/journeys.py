@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from support import OTHER_PASSWORD, PASSWORD, MailServer, Person, Service, bearer, text_of, token_of
+from peers import MailServer, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, bearer
 from werkzeug.test import TestResponse
 
 from backend.database.engine import Base

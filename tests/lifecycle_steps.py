@@ -19,8 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from journeys import in_ledger, moment, receipt_of
 from lifecycle import Account, Link, Session, mail_row
 from lifecycle_model import GRACE, IN_USE, INVALID, World
+from peers import MailServer, html_of, text_of
 from sqlalchemy import delete, select
-from support import MailServer, Service, bearer, comparable, html_of, text_of
+from support import Service, bearer, comparable
 from werkzeug.test import TestResponse
 
 from backend import clock

@@ -16,7 +16,8 @@ from journeys import (
     request_email_change,
     undo,
 )
-from support import Person, Service, text_of
+from peers import text_of
+from support import Person, Service
 from werkzeug.test import TestResponse
 
 from backend.desk import managers, operations

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 
 from browsing import Site, button_link, press
 from desk_door import MARY
+from peers import MailServer
 from playwright.sync_api import Page, sync_playwright
-from support import MailServer, ServerProcess
+from server_process import ServerProcess
 
 DOCS = Path(__file__).parent.parent / "docs"
 ADA = "ada@example.org"

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx2
 import trustme
-from support import client_context, free_port, wait_for
+from peers import client_context, free_port, wait_for
 
 DEPLOYMENT = Path(__file__).parents[1] / "backend" / "deployment"
 HOST = "accounts.tiles.test"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support import ExecutedServer, MailServer, ServerProcess, token_of, wait_for
+from peers import MailServer, token_of, wait_for
+from server_process import ExecutedServer, ServerProcess
 
 
 def send_through(server: MailServer) -> dict[str, object]:

@@ -1,34 +1,19 @@
-"""The real peers, and the service seen from outside."""
+"""The service seen from outside."""
 
 import io
-import logging
-import os
-import re
-import signal
-import socket
-import ssl
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from email import message_from_bytes, policy
 from email.message import EmailMessage
-from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-import forking
-import httpx2
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from click.testing import CliRunner, Result
 from flask import Flask
 from flask.cli import ScriptInfo
 from flask.testing import FlaskClient
-from forking import TILES
+from peers import MailServer, token_of
 from sqlalchemy import event, select
 from werkzeug.test import TestResponse
 
@@ -45,133 +30,6 @@ OTHER_PASSWORD = "seven wooden boats drift"
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-def free_port() -> int:
-    """Return a port of loopback on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
-    """Return the first true result of `find`; fail after the timeout."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := find():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"no result within {seconds} s")
-
-
-# The mail server's own log names everybody, and no test reads it.
-logging.getLogger("mail.log").propagate = False
-
-
-class MailServer:
-    """A real SMTP server on loopback that keeps the emails. `refuse` replaces its reply to RCPT."""
-
-    def __init__(self, **options: Any) -> None:
-        self.host, self.port = "127.0.0.1", free_port()
-        self.messages: list[EmailMessage] = []
-        self.envelopes: list[Envelope] = []
-        self.connections = 0
-        self.refuse: str | None = None
-        self.refuse_data: str | None = None
-        self._controller = Controller(self, hostname=self.host, port=self.port, **options)
-
-    async def handle_EHLO(  # noqa: N802 - the library's name
-        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
-    ) -> list[str]:
-        self.connections += 1
-        session.host_name = hostname
-        return responses
-
-    async def handle_RCPT(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if self.refuse:
-            return self.refuse
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        if self.refuse_data:
-            return self.refuse_data
-        content = envelope.content
-        assert isinstance(content, bytes)
-        self.envelopes.append(envelope)
-        self.messages.append(message_from_bytes(content, policy=policy.default))
-        return "250 OK"
-
-    def __enter__(self) -> Self:
-        self._controller.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
-        self._controller.stop()
-
-
-class RedisServer:
-    """A real Redis server on loopback, without a disk; `stop` and `start` simulate an outage."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self.program, self.folder, self.port = program, folder, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)],
-            stdout=subprocess.DEVNULL,
-        )
-        wait_for(self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self) -> None:
-        if self._process:
-            self._process.terminate()
-            self._process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-def text_of(message: EmailMessage) -> str:
-    """Return a mail's text part."""
-    part = message.get_body(("plain",))
-    assert part is not None
-    text: str = part.get_content()
-    return text.replace("\r\n", "\n")
-
-
-def html_of(message: EmailMessage) -> str:
-    """Return a mail's HTML part."""
-    part = message.get_body(("html",))
-    assert part is not None
-    text: str = part.get_content()
-    return text.replace("\r\n", "\n")
-
-
-def token_of(message: EmailMessage) -> str:
-    """Return the token in the link that stands alone on a line of a mail's text."""
-    link = re.search(r"^https?://\S+/[a-z-]+#(\S+)$", text_of(message), re.MULTILINE)
-    assert link, text_of(message)
-    return link.group(1)
 
 
 @dataclass
@@ -309,149 +167,6 @@ def comparable(response: TestResponse, typed: str = "") -> tuple[int, list[tuple
     headers = [(name, value) for name, value in response.headers if name not in varying]
     body = response.data.replace(response.headers["X-Request-Id"].encode(), b"")
     return response.status_code, headers, body.replace(typed.encode(), b"") if typed else body
-
-
-def client_context(certificate_authority: Path) -> ssl.SSLContext:
-    """Return a TLS context that trusts one authority only."""
-    return ssl.create_default_context(cafile=str(certificate_authority))
-
-
-def environment(instance_path: Path, **settings: object) -> dict[str, str]:
-    """Return an environment for `tiles` whose only settings are these, with Argon2 at its cheapest."""
-    values: dict[str, object] = {
-        "instance_path": instance_path,
-        "argon2_memory_kib": 8,
-        "argon2_time_cost": 1,
-        **settings,
-    }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TILES_")}
-    return inherited | {f"TILES_{name.upper()}": str(value) for name, value in values.items()}
-
-
-def run_tiles(instance_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run a command of `tiles` to its end."""
-    return forking.run([*arguments], environment(instance_path, **settings))
-
-
-def catches_term(pid: int) -> bool:
-    """Return whether a process handles SIGTERM, and so finishes its work: it sets the handler after its start."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-class ServerProcess:
-    """`tiles serve` as an operator runs it: separate processes, settings from the environment, a log in a file.
-
-    Used as a context it is started, ready when the block begins, and gone with all its processes when it ends.
-    Each `start` is a new process on the same instance folder, the same port and the same log.
-    """
-
-    # Whether a start is a fork of a process that has imported the service: it takes a third of the processor time.
-    forked = False
-
-    def __init__(self, folder: Path, *arguments: str, port: int | None = None, **settings: object) -> None:
-        self.port = port or free_port()
-        self.instance_path, self.log_path = folder / "instance", folder / "serve.log"
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._command: list[str | Path] = [TILES, "serve", "--port", str(self.port), *arguments]
-        self._environment = environment(self.instance_path, **{"public_url": self.url, **settings})
-        self._process: subprocess.Popen[bytes] | forking.Forked | None = None
-        self._leaders: list[int] = []
-
-    @property
-    def log(self) -> str:
-        """The output of the process on both streams."""
-        return self.log_path.read_text() if self.log_path.exists() else ""
-
-    @property
-    def pid(self) -> int:
-        """The started process: the supervisor of the server processes."""
-        assert self._process
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start without waiting for anything."""
-        with self.log_path.open("ab") as log:
-            unchanged = self.forked and self._command[0] == TILES
-            forked = unchanged and forking.start(self._command[1:], self._environment, log, log)
-            self._process = forked or subprocess.Popen(
-                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self._leaders.append(self._process.pid)
-
-    def wait_until_ready(self, seconds: float = 40) -> None:
-        """Wait until `/readyz` responds with 200."""
-
-        def ready() -> bool:
-            assert self._process
-            assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log}"
-            try:
-                return httpx2.get(f"{self.url}/readyz", timeout=5).status_code == 200
-            except httpx2.TransportError:
-                return False
-
-        wait_for(ready, seconds)
-
-    def processes(self) -> list[int]:
-        """Return the ids of this server's live processes: all in the sessions of the started processes.
-
-        A process with the state of a zombie lives, and keeps its sockets, until its last thread has ended.
-        """
-        pids = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                fields = stat.read_text().rpartition(")")[2].split()
-                state, leader, threads = fields[0], int(fields[3]), int(fields[17])
-                if leader in self._leaders and (state != "Z" or threads > 1):
-                    pids.append(int(stat.parent.name))
-        return pids
-
-    def wait(self, seconds: float = 30) -> int:
-        """Return the exit status of the process that was started."""
-        assert self._process
-        return self._process.wait(seconds)
-
-    def terminate(self, seconds: float = 30) -> int:
-        """Send SIGTERM, as a service manager does, and return the exit status."""
-        assert self._process
-        self._process.terminate()
-        return self.wait(seconds)
-
-    def kill(self) -> None:
-        """Send SIGKILL to the process that was started, and to it alone."""
-        assert self._process
-        self._process.kill()
-        self._process.wait()
-
-    def kill_all(self) -> None:
-        """Send SIGKILL to every process at once, as when the machine loses power."""
-        while living := self.processes():
-            for pid in living:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        if self._process:
-            self._process.wait()
-        self._leaders.clear()
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_until_ready()
-        except BaseException:
-            self.kill_all()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
-        self.kill_all()
-
-
-class ExecutedServer(ServerProcess):
-    """A server that is executed as a program, not forked."""
-
-    forked = False
 
 
 # For tests that do not depend on the database.

@@ -16,7 +16,7 @@ import audit
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from support import free_port
+from peers import free_port
 
 ROOT = Path(__file__).parent.parent
 LOCKS = [ROOT / "requirements/runtime.txt", ROOT / "requirements/development.txt"]

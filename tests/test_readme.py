@@ -7,7 +7,8 @@ from pathlib import Path
 
 from conftest import needs
 from forking import TILES
-from support import ServerProcess, environment, wait_for
+from peers import wait_for
+from server_process import ServerProcess, environment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import environment
+from server_process import environment
 
 from backend import create_app
 from backend.config import SettingsError, load

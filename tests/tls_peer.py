@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support import MailServer
+from peers import MailServer
 
 TLS = {"mail_use_tls": True}
 

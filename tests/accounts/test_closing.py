@@ -19,7 +19,8 @@ from journeys import (
     signed_in,
     to_and_subject,
 )
-from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend import clock

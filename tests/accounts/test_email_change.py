@@ -22,7 +22,8 @@ from journeys import (
     to_and_subject,
     undo,
 )
-from support import Person, Service, any_database, assert_problem, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import Person, Service, any_database, assert_problem
 
 from backend.security.hashing import Hasher
 

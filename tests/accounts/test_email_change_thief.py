@@ -25,19 +25,9 @@ from journeys import (
     undo_link,
 )
 from migrations import migrate
+from peers import MailServer, token_of
 from sqlalchemy import text
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    MailServer,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    comparable,
-    empty_database,
-    token_of,
-)
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, comparable, empty_database
 
 from backend.database.engine import transaction
 from backend.desk import operations as desk

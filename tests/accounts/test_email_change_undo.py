@@ -32,7 +32,8 @@ from journeys import (
     undo_link,
 )
 from pairwise import on_one_database_each
-from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem
 
 OLD = "ada@example.org"
 NEW = "countess@example.org"

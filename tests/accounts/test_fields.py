@@ -5,7 +5,8 @@ import string
 import unicodedata
 
 import pytest
-from support import OTHER_PASSWORD, Service, any_database, assert_problem, text_of
+from peers import text_of
+from support import OTHER_PASSWORD, Service, any_database, assert_problem
 
 # Names
 

@@ -33,7 +33,8 @@ from journeys import (
     undo_link,
 )
 from pairwise import on_one_database_each
-from support import OTHER_PASSWORD, Person, Service, any_database, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, Person, Service, any_database
 
 from backend import clock
 from backend.desk import operations as desk

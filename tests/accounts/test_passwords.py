@@ -3,7 +3,8 @@
 import pytest
 from journeys import MakeService, post, signed_in
 from links import CHOOSE_A_PASSWORD, LINKS, NEW, token_in
-from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend.security.tokens import Purpose

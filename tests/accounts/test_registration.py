@@ -5,7 +5,8 @@ import re
 import pytest
 from journeys import at_once, post
 from links import LINKS, NEW, token_in
-from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, bearer
 
 from backend.security.tokens import Purpose
 

@@ -12,7 +12,7 @@ from bench.comparing import EVEN, greatest_t, interleave
 from bench.figures import Figure, Options
 from bench.requests import Line, get, post, shown
 from bench.stage import CHEAP_ARGON2, Stage, register, stage
-from support import ServerProcess
+from server_process import ServerProcess
 
 from backend import clock
 from backend.commands.console import progress

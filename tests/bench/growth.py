@@ -19,8 +19,10 @@ from bench.figures import Figure, Options
 from bench.filling import fill, steps
 from bench.requests import Line, form, get, send
 from bench.stage import CHEAP_ARGON2, EMAIL, Stage, stage
+from peers import free_port
+from server_process import ServerProcess
 from sqlalchemy import select
-from support import OTHER_PASSWORD, PASSWORD, ServerProcess, free_port
+from support import OTHER_PASSWORD, PASSWORD
 
 from backend.commands.console import progress
 from backend.database import scrub

@@ -9,7 +9,8 @@ from threading import Event, Thread
 from bench.figures import Figure, Options, at_most
 from bench.requests import get, load, post
 from bench.stage import EMAIL, stage
-from support import PASSWORD, ServerProcess
+from server_process import ServerProcess
+from support import PASSWORD
 
 MEBIBYTE = 2**20
 MOST = {1: 130.0, 2: 190.0}

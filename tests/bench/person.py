@@ -15,10 +15,11 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from bench.figures import Figure, Options, at_most
 from bench.requests import Line, post, status_of
 from bench.stage import EMAIL, Stage, register, stage
+from peers import MailServer
 from playwright.sync_api import Browser, CDPSession, sync_playwright
 from reverse_proxy import Proxy
+from server_process import ServerProcess
 from sqlalchemy import insert, select
-from support import MailServer, ServerProcess
 
 from backend import clock
 from backend.database.engine import reading, transaction

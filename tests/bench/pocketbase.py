@@ -18,7 +18,8 @@ from typing import Any
 import httpx2
 from bench.requests import Target, get, post, processor_seconds, wait_until_up
 from bench.stage import EMAIL, NOBODY
-from support import PASSWORD, free_port
+from peers import free_port
+from support import PASSWORD
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "pocketbase"
 OPERATOR = "operator@example.org"

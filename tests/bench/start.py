@@ -14,7 +14,9 @@ from tempfile import TemporaryDirectory
 import httpx2
 from bench.figures import Figure, Options, at_most
 from bench.stage import stage
-from support import TILES, ServerProcess, free_port
+from forking import TILES
+from peers import free_port
+from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 REPEATS, FRESH_START_SECONDS = 7, 120

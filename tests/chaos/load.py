@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx2
 from chaos.peers import Postbox
-from support import OTHER_PASSWORD, PASSWORD, text_of
+from peers import text_of
+from support import OTHER_PASSWORD, PASSWORD
 
 LINK = re.compile(r"^https?://\S+/(registration|password-reset)#(\S+)$", re.MULTILINE)
 CONFIRM = {"registration": "/v1/registrations/confirm", "password-reset": "/v1/password-resets/confirm"}

@@ -18,7 +18,7 @@ from typing import Self
 import psutil
 import psycopg
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from support import MailServer, free_port
+from peers import MailServer, free_port
 
 # PostgreSQL's lock file goes elsewhere in a container.
 warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")

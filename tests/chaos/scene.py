@@ -17,9 +17,11 @@ from typing import Any
 import httpx2
 from chaos.load import Load
 from chaos.peers import Between, Postbox, Postgres
+from forking import TILES
+from peers import RedisServer, wait_for
+from server_process import ServerProcess, catches_term
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
-from support import TILES, RedisServer, ServerProcess, catches_term, wait_for
 
 from backend.config import Settings
 

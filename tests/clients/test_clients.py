@@ -17,8 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import needs
+from peers import MailServer
 from served_requests import mailed_token, send_through
-from support import MailServer, ServerProcess, run_tiles
+from server_process import ServerProcess, run_tiles
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "clients.md").read_text("utf-8")

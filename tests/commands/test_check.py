@@ -16,7 +16,9 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from checking import Levels, probe
 from conftest import KEY, dispose
 from flask import Flask
-from support import MailServer, Person, Service, any_database, free_port, run_tiles
+from peers import MailServer, free_port
+from server_process import run_tiles
+from support import Person, Service, any_database
 from tls_peer import TLS, server
 
 from backend.commands import check, check_database

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 from command_line import commands
-from support import MailServer, Service, any_database, free_port, invoke, run_tiles
+from peers import MailServer, free_port
+from server_process import run_tiles
+from support import Service, any_database, invoke
 
 from backend.commands.console import READERS
 from backend.commands.serve import tiles

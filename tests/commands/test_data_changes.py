@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 from journeys import CLOSED, REOPENED, MoveClock, cancel, close, erase_due, the_mail, to_and_subject
-from support import NOBODY, Person, Service, any_database, assert_problem, invoke, token_of
+from peers import token_of
+from support import NOBODY, Person, Service, any_database, assert_problem, invoke
 
 ADA = "ada@example.org"
 

@@ -21,7 +21,8 @@ from journeys import (
     the_mail,
     to_and_subject,
 )
-from support import NOBODY, Person, Service, any_database, assert_problem, invoke, token_of
+from peers import token_of
+from support import NOBODY, Person, Service, any_database, assert_problem, invoke
 
 from backend import clock
 from backend.accounts import audit

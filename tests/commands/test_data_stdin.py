@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import TILES, Person, Service, any_database, environment, invoke
+from forking import TILES
+from server_process import environment
+from support import Person, Service, any_database, invoke
 
 from backend.commands.data import data
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from journeys import MoveClock
-from support import Person, Service, any_database, invoke, text_of
+from peers import text_of
+from support import Person, Service, any_database, invoke
 
 from backend import clock
 from backend.accounts.feedback import MESSAGE_LENGTH

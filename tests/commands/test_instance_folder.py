@@ -15,7 +15,9 @@ from conftest import dispose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from migrations import ROOT
-from support import MailServer, ServerProcess, Service, environment, invoke, run_tiles
+from peers import MailServer
+from server_process import ServerProcess, environment, run_tiles
+from support import Service, invoke
 
 from backend import create_app
 from backend.commands import check

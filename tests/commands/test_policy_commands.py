@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 from journeys import MoveClock
-from support import Person, Service, any_database, assert_problem, invoke, text_of
+from peers import text_of
+from support import Person, Service, any_database, assert_problem, invoke
 
 from backend import clock
 from backend.errors import Impossible

@@ -21,8 +21,11 @@ import running
 from alembic import command
 from conftest import KEY, dispose, make_app, make_settings, needs
 from flask import Flask
+from forking import TILES
 from migrations import migrate
-from support import TILES, Person, ServerProcess, Service, any_database, environment, wait_for
+from peers import wait_for
+from server_process import ServerProcess, environment
+from support import Person, Service, any_database
 
 from backend.database import schema
 

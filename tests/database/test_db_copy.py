@@ -13,10 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
+from forking import TILES
+from peers import MailServer
 from running import error_of, invoke, json_of
+from server_process import environment, run_tiles
 from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, String, Uuid, insert
 from sqlalchemy.types import JSON, TypeEngine
-from support import TILES, MailServer, Service, environment, run_tiles
+from support import Service
 
 from backend import clock
 from backend.database import copying, engine

@@ -26,9 +26,10 @@ from journeys import (
     request_erasure,
 )
 from links import LINKS
+from peers import text_of
 from pydantic import SecretStr
 from sqlalchemy import inspect, select
-from support import Person, Service, bearer, text_of
+from support import Person, Service, bearer
 
 from backend import clock
 from backend.database import engine

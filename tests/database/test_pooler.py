@@ -35,8 +35,10 @@ from journeys import (
     the_mail,
     undo_link,
 )
+from peers import MailServer, free_port, wait_for
+from server_process import ServerProcess
 from sqlalchemy import make_url, text
-from support import OTHER_PASSWORD, MailServer, Person, ServerProcess, Service, bearer, free_port, wait_for
+from support import OTHER_PASSWORD, Person, Service, bearer
 
 from backend.database import engine, inventory, schema, scrub
 from backend.errors import Impossible

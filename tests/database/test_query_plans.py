@@ -4,8 +4,9 @@ import re
 import uuid
 
 import pytest
+from peers import token_of
 from query_plans import plans
-from support import Person, Service, token_of
+from support import Person, Service
 
 from backend import clock
 from backend.database import engine as db

@@ -12,8 +12,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import KEY, dispose
+from peers import token_of, wait_for
 from running import erase, error_of, invoke, json_of
-from support import Person, ServerProcess, Service, any_database, assert_problem, token_of, wait_for
+from server_process import ServerProcess
+from support import Person, Service, any_database, assert_problem
 
 from backend.database import engine
 from backend.desk import operations

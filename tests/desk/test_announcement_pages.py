@@ -7,8 +7,9 @@ from html import unescape
 
 from desk_door import MARY, Desk, hidden
 from journeys import at_once
+from peers import text_of
 from sqlalchemy import update
-from support import Person, Service, any_database, text_of
+from support import Person, Service, any_database
 
 from backend import clock
 from backend.accounts import audit

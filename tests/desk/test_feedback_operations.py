@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 from journeys import MoveClock, account_id, close, erase_due, hold, refusals
-from support import NOBODY, Person, Service, html_of, invoke, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import NOBODY, Person, Service, invoke
 
 from backend import clock
 from backend.accounts import audit

@@ -8,7 +8,8 @@ from datetime import date, timedelta
 
 from desk_door import Desk
 from journeys import MoveClock, account_id
-from support import NOBODY, Person, Service, any_database, text_of
+from peers import text_of
+from support import NOBODY, Person, Service, any_database
 
 from backend import clock
 

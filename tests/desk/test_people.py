@@ -6,8 +6,9 @@ from uuid import UUID
 
 from desk_door import Desk, hidden
 from journeys import CLOSED, REOPENED, MoveClock, account_id, erase_due, to_and_subject
+from peers import token_of
 from sqlalchemy import insert, select
-from support import Person, Service, any_database, token_of
+from support import Person, Service, any_database
 
 from backend import clock
 from backend.database.engine import transaction

@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 from desk_door import MARY, Desk
-from support import Service, any_database, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import Service, any_database
 from werkzeug.test import TestResponse
 
 from backend.desk import managers

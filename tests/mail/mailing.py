@@ -11,7 +11,9 @@ from typing import Any
 import forking
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from support import MailServer, Service, environment
+from peers import MailServer
+from server_process import environment
+from support import Service
 
 from backend.mail import delivery, queue
 

@@ -5,8 +5,9 @@ import logging
 import pytest
 from checking import probe
 from mailing import Doorkeeper, Make, ask
+from peers import MailServer, wait_for
 from raw_smtp import RawPeer
-from support import MailServer, any_database, wait_for, working
+from support import any_database, working
 
 from backend.mail.refusals import ServerUnavailable
 

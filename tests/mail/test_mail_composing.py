@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import make_settings
 from mailing import Make, Scripted, ask
+from peers import html_of, text_of, token_of
 from pydantic import ValidationError
-from support import Service, any_database, html_of, run_tiles, text_of, token_of
+from server_process import run_tiles
+from support import Service, any_database
 
 from backend.mail.composing import compose, written_sender
 from backend.mail.transport import Message

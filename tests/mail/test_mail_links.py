@@ -1,7 +1,8 @@
 """Links in emails: scanners use none up, no request chooses their host, and no stranger's text reaches a mailbox."""
 
 from journeys import request_email_change
-from support import Person, Service, any_database, html_of, text_of
+from peers import html_of, text_of
+from support import Person, Service, any_database
 
 ADA, NEW, STRANGER = "ada@example.org", "countess@example.org", "stranger@example.org"
 PATHS = "registrations", "password-resets", "erasure-requests"

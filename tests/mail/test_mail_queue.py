@@ -28,8 +28,10 @@ from mailing import (
     tidy,
     tried,
 )
+from peers import free_port, token_of, wait_for
 from raw_smtp import RawPeer, silence
-from support import Person, Service, any_database, free_port, run_tiles, token_of, wait_for, working
+from server_process import run_tiles
+from support import Person, Service, any_database, working
 
 from backend.mail import delivery, queue
 from backend.mail.refusals import ServerUnavailable

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from checking import probe
 from mailing import LATER, Make, MoveClock, Scripted, ask, ask_many, at, counts, recipients, retry, through, tried
-from support import Service, any_database, assert_problem, run_tiles, wait_for, working
+from peers import wait_for
+from server_process import run_tiles
+from support import Service, any_database, assert_problem, working
 
 from backend.database import engine
 from backend.mail import delivery, messages, queue

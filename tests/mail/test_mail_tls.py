@@ -15,8 +15,9 @@ import pytest
 import trustme
 from conftest import make_settings
 from mailing import Doorkeeper, Make, Scripted, ask, counts
+from peers import MailServer, wait_for
 from pydantic import ValidationError
-from support import MailServer, Service, any_database, wait_for, working
+from support import Service, any_database, working
 from tls_peer import SSL, TLS, Use, server
 
 from backend.mail import smtp

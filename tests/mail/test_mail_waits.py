@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from mailing import Make, MoveClock, ask, ask_many, mail_workers, recipients, tried
+from peers import MailServer, wait_for
 from raw_smtp import RawPeer, Reply, drip, hang_up, silence
 from sqlalchemy.exc import OperationalError
-from support import MailServer, Person, Service, any_database, wait_for, working
+from support import Person, Service, any_database, working
 
 from backend.desk import operations
 from backend.mail import delivery, messages, queue, smtp

@@ -7,7 +7,8 @@ from email.message import EmailMessage
 import pytest
 from journeys import close, hold, receipt_of
 from mailing import Make, MoveClock
-from support import Person, Service, any_database, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import Person, Service, any_database
 
 from backend import clock
 from backend.desk import operations

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 from journeys import request_email_change, tidy
 from mailing import Make, MoveClock
-from support import OTHER_PASSWORD, PASSWORD, MailServer, Service, any_database, token_of
+from peers import MailServer, token_of
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 
 from backend import clock
 from backend.mail import delivery, mailboxes, queue

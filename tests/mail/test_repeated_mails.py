@@ -7,7 +7,8 @@ import pytest
 from journeys import account_id, change_email, close, erase_due
 from lifecycle_steps import PostOffice
 from mailing import MoveClock, retry
-from support import MailServer, Service, bearer, token_of
+from peers import MailServer, token_of
+from support import Service, bearer
 
 from backend.desk import operations
 

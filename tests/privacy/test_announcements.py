@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from forking import TILES
 from journeys import MakeService, MoveClock, at_once, close, turning_away
+from peers import html_of, text_of, wait_for
+from server_process import environment
 from sqlalchemy import event, insert
-from support import TILES, Person, Service, any_database, environment, html_of, invoke, text_of, wait_for
+from support import Person, Service, any_database, invoke
 
 from backend import clock
 from backend.database import engine as db

@@ -36,9 +36,11 @@ from flask.cli import ScriptInfo
 from journeys import at_once, post, request_email_change
 from lifecycle_steps import PostOffice
 from migrations import migrate
+from peers import text_of, token_of, wait_for
 from residue import files_with, residue
+from server_process import ServerProcess, run_tiles
 from sqlalchemy import insert, select, text
-from support import ServerProcess, Service, bearer, run_tiles, text_of, token_of, wait_for
+from support import Service, bearer
 
 from backend.commands.serve import tiles
 from backend.database import engine, models, schema, scrub

@@ -28,17 +28,8 @@ from journeys import (
     to_and_subject,
 )
 from pairwise import on_one_database_each
-from support import (
-    OTHER_PASSWORD,
-    MailServer,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    token_of,
-    wait_for,
-    working,
-)
+from peers import MailServer, token_of, wait_for
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, working
 
 from backend.accounts import audit
 from backend.desk import operations

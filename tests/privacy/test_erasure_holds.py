@@ -24,7 +24,8 @@ from journeys import (
     tidy,
     to_and_subject,
 )
-from support import Person, Service, any_database, text_of, token_of
+from peers import text_of, token_of
+from support import Person, Service, any_database
 
 from backend import clock
 from backend.desk import operations

@@ -26,7 +26,8 @@ from journeys import (
     in_ledger,
     people,
 )
-from support import OTHER_PASSWORD, MailServer, Service, wait_for
+from peers import MailServer, wait_for
+from support import OTHER_PASSWORD, Service
 
 from backend.privacy import erasure
 

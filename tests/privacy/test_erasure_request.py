@@ -23,7 +23,8 @@ from journeys import (
     the_mail,
     to_and_subject,
 )
-from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem, text_of, token_of
+from peers import text_of, token_of
+from support import OTHER_PASSWORD, Person, Service, any_database, assert_problem
 
 ADA = "ada@example.org"
 

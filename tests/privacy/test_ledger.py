@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import dispose, make_app, make_settings
 from journeys import cancel, closed_by, erase_due, in_ledger
+from peers import MailServer, free_port
+from server_process import run_tiles
 from sqlalchemy.exc import OperationalError
-from support import MailServer, Service, any_database, free_port, run_tiles
+from support import Service, any_database
 
 from backend import clock
 from backend.database.engine import db

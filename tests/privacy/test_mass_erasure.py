@@ -14,8 +14,11 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import KEY, dispose
+from forking import TILES
+from peers import MailServer, wait_for
+from server_process import ServerProcess, environment
 from sqlalchemy import insert, text
-from support import PASSWORD, TILES, MailServer, ServerProcess, Service, any_database, environment, wait_for
+from support import PASSWORD, Service, any_database
 
 from backend.database import engine, models
 

@@ -24,7 +24,8 @@ from journeys import (
     receipt_of,
     the_mail,
 )
-from support import Service, any_database, assert_problem, html_of
+from peers import html_of
+from support import Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend import clock

@@ -6,7 +6,8 @@ from email.message import EmailMessage
 import pytest
 from journeys import MakeService, cancel, change_email, closed_by, erase_due, post, signed_in
 from links import announce
-from support import OTHER_PASSWORD, Person, Service, html_of, text_of
+from peers import html_of, text_of
+from support import OTHER_PASSWORD, Person, Service
 from werkzeug.test import TestResponse
 
 from backend.mail.news import News

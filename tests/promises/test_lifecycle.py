@@ -19,7 +19,8 @@ from journeys import tidy
 from lifecycle import Link, Session
 from lifecycle_model import IN_USE, INVALID
 from lifecycle_steps import DOORS, EMAILS, PASSWORDS, PostOffice, Run, Steps
-from support import MailServer, Service
+from peers import MailServer
+from support import Service
 
 from backend.desk import operations
 from backend.errors import Impossible

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from journeys import change_email, erase_due, hold
+from server_process import run_tiles
 from sqlalchemy import Column, MetaData, Table, Uuid, inspect
-from support import Person, Service, any_database, invoke, request_and_reply, run_tiles
+from support import Person, Service, any_database, invoke, request_and_reply
 
 from backend.database import engine
 from backend.database.declarations import ABOUT_STAFF, DELETED, KEPT, UNTOUCHED, Category, Declaration

@@ -10,17 +10,8 @@ from typing import Any
 import pytest
 from journeys import CHANGE_CONFIRM, MakeService, close, confirm_email_change, request_email_change, the_mail
 from pairwise import on_one_database_each
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    comparable,
-    text_of,
-    token_of,
-)
+from peers import text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, comparable
 from werkzeug.test import TestResponse
 
 from backend.mail import queue

@@ -10,7 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 from journeys import MakeService, change_email, confirm_erasure, erase_due, post, signed_in
 from links import NEW, announce, emailed
-from support import PASSWORD, Service, any_database, assert_problem, bearer, html_of, text_of, token_of
+from peers import html_of, text_of, token_of
+from support import PASSWORD, Service, any_database, assert_problem, bearer
 from werkzeug.test import TestResponse
 
 from backend.clock import now

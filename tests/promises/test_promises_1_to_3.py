@@ -6,18 +6,8 @@ from typing import Any
 
 import pytest
 from journeys import everything_stored
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    bearer,
-    html_of,
-    text_of,
-    token_of,
-)
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, bearer
 
 from backend import clock
 from backend.privacy import policy

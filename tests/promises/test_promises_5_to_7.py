@@ -23,18 +23,8 @@ from journeys import (
     to_and_subject,
 )
 from links import CHOOSE_A_PASSWORD, LINKS, NEW, SINGLE_USE, Link, emailed, token_in
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    Person,
-    Service,
-    any_database,
-    assert_problem,
-    bearer,
-    html_of,
-    text_of,
-    token_of,
-)
+from peers import html_of, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem, bearer
 from werkzeug.test import TestResponse
 
 from backend.desk import feedback

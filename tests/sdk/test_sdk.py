@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from peers import MailServer, text_of
 from served_requests import mailed, mailed_token, send_through
-from support import OTHER_PASSWORD, PASSWORD, MailServer, ServerProcess, run_tiles, text_of
+from server_process import ServerProcess, run_tiles
+from support import OTHER_PASSWORD, PASSWORD
 
 from tiles_client import AsyncClient, Client, errors
 

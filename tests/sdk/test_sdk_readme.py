@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from browsing import Site
-from support import OTHER_PASSWORD, PASSWORD, free_port, token_of
+from peers import free_port, token_of
+from support import OTHER_PASSWORD, PASSWORD
 
 SDK = Path(__file__).parents[2] / "client_sdk"
 README = (SDK / "README.md").read_text("utf-8")

@@ -14,7 +14,9 @@ from conftest import make_settings
 from flask import Flask
 from journeys import MakeService, close, tidy
 from migrations import migrate
-from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database, free_port, run_tiles
+from peers import free_port
+from server_process import run_tiles
+from support import OTHER_PASSWORD, PASSWORD, Person, Service, assert_problem, empty_database
 
 from backend.config import Settings
 from backend.security.hashing import Hasher, hasher

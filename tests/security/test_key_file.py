@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forking import TILES
 from journeys import MakeService, at_once
-from support import TILES, Service, any_database, environment
+from server_process import environment
+from support import Service, any_database
 
 from backend import create_app
 from backend.config import SettingsError, load

@@ -8,20 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from journeys import MakeService
-from support import (
-    PASSWORD,
-    MailServer,
-    ServerProcess,
-    Service,
-    any_database,
-    assert_problem,
-    free_port,
-    invoke,
-    run_tiles,
-    token_of,
-    wait_for,
-    working,
-)
+from peers import MailServer, free_port, token_of, wait_for
+from server_process import ServerProcess, run_tiles
+from support import PASSWORD, Service, any_database, assert_problem, invoke, working
 
 from backend.commands import check
 from backend.errors import Impossible

@@ -9,7 +9,8 @@ import redis
 from conftest import needs
 from journeys import MakeService
 from limits_steps import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
-from support import RedisServer, any_database
+from peers import RedisServer
+from support import any_database
 
 from backend.security import throttle
 from backend.security.throttle import LIMITS

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from journeys import MakeService, MoveClock, everything_stored
 from links import LINKS, token_in
-from support import Person, Service, any_database, bearer, token_of
+from peers import token_of
+from support import Person, Service, any_database, bearer
 
 from backend.security import keys
 from backend.security.tokens import Purpose

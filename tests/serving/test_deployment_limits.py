@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from peers import wait_for
 from reverse_proxy import HOST, Proxy
-from support import wait_for
 
 from backend.errors import TooManyRequests
 

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from chaos.faults import FAULTS
 from chaos.scene import Scene, play
-from support import wait_for
+from peers import wait_for
 
 pytestmark = pytest.mark.long
 

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from served_requests import memory_of
-from support import OTHER_PASSWORD, PASSWORD, ServerProcess, Service, any_database
+from server_process import ServerProcess
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 
 from backend.security.hashing import BACKLOG
 from backend.serving.front import BODY_SECONDS

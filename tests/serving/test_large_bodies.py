@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from peers import MailServer, token_of, wait_for
 from served_requests import memory_of, send_through
-from support import MailServer, ServerProcess, run_tiles, token_of, wait_for
+from server_process import ServerProcess, run_tiles
 
 MARY = "mary@example.org"
 PATH = "/desk/policies/new"

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from support import ServerProcess, wait_for
+from peers import wait_for
+from server_process import ServerProcess
 
 from backend.logs import FINISH_SECONDS, QUEUED_LINES
 

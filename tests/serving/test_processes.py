@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from peers import MailServer, wait_for
 from served_requests import register, send_through
-from support import MailServer, ServerProcess, wait_for
+from server_process import ServerProcess
 
 pytestmark = pytest.mark.long
 

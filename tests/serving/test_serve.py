@@ -21,17 +21,10 @@ import httpx2
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from journeys import at_once
+from peers import MailServer, wait_for
 from served_requests import register, send_through
-from support import (
-    OTHER_PASSWORD,
-    PASSWORD,
-    ExecutedServer,
-    MailServer,
-    ServerProcess,
-    empty_database,
-    run_tiles,
-    wait_for,
-)
+from server_process import ExecutedServer, ServerProcess, run_tiles
+from support import OTHER_PASSWORD, PASSWORD, empty_database
 
 TERMINATED_SECONDS = 20
 

@@ -16,8 +16,9 @@ from browsing import (
 )
 from caller import PURPOSES
 from journeys import ask_for_email_change, ask_for_erasure, change_email, closed_by, undo_link
+from peers import token_of
 from playwright.sync_api import Page, expect
-from support import OTHER_PASSWORD, PASSWORD, Service, any_database, assert_problem, token_of
+from support import OTHER_PASSWORD, PASSWORD, Service, any_database, assert_problem
 
 from backend.privacy import erasure
 from backend.security.tokens import MAILED as PAGES

@@ -10,8 +10,9 @@ import pytest
 from browsing import button_link, press, sign_in, url_of
 from desk_door import MARY
 from journeys import account_id, erase_due
+from peers import text_of
 from playwright.sync_api import Page, expect
-from support import Service, any_database, text_of, working
+from support import Service, any_database, working
 
 from backend import clock
 from backend.desk import managers

@@ -11,8 +11,10 @@ from caller import PURPOSES, Caller
 from conftest import KEY, dispose, make_app, make_settings, needs
 from contract import DOCUMENT, OPERATIONS
 from flask.testing import FlaskClient
+from peers import MailServer
 from playwright.sync_api import Page
-from support import MailServer, ServerProcess, Service, any_database
+from server_process import ServerProcess
+from support import Service, any_database
 
 from backend import clock
 from backend.errors import problems

@@ -13,7 +13,8 @@ from generating import Count, amount
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journeys import post
-from support import PASSWORD, MailServer, Service, any_database, html_of, text_of, token_of
+from peers import MailServer, html_of, text_of, token_of
+from support import PASSWORD, Service, any_database
 
 from backend.accounts import fields
 from backend.accounts.fields import clean_email, clean_name

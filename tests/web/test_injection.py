@@ -8,7 +8,8 @@ import unicodedata
 import pytest
 from argon2 import PasswordHasher
 from journeys import request_email_change
-from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, html_of, invoke, text_of
+from peers import html_of, text_of
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, invoke
 
 from backend.mail.news import News
 from backend.privacy import announcements

@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 from accessibility import violations
 from browsing import Site, button_link, requests_of
+from peers import html_of, text_of, token_of
 from playwright.sync_api import Page
-from support import OTHER_PASSWORD, html_of, text_of, token_of
+from support import OTHER_PASSWORD
 
 # The target of each email's button; the others have none.
 BUTTONS = {

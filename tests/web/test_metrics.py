@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from flask import Flask
+from peers import wait_for
 from prometheus_client.parser import text_string_to_metric_families
-from support import PASSWORD, Person, ServerProcess, Service, any_database, assert_problem, bearer, wait_for
+from server_process import ServerProcess
+from support import PASSWORD, Person, Service, any_database, assert_problem, bearer
 
 from backend import metrics
 from backend.desk import operations

@@ -17,8 +17,9 @@ from browsing import (
     press,
     requests_of,
 )
+from peers import token_of
 from playwright.sync_api import Page, expect
-from support import PASSWORD, token_of
+from support import PASSWORD
 
 FORMS = ["/registration", "/password-reset", "/email-change", "/email-change-undo", "/erasure", "/erasure-cancel"]
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from browsing import ask_for_mail, expect_heading, open_link, paste_code, url_of, with_and_without_javascript
+from peers import token_of
 from playwright.sync_api import Page, expect
-from support import Service, any_database, assert_problem, token_of
+from support import Service, any_database, assert_problem
 
 from backend.errors import TooManyRequests
 

@@ -18,8 +18,9 @@ from browsing import (
     press,
     with_and_without_javascript,
 )
+from peers import html_of, text_of, token_of
 from playwright.sync_api import Page, Route, expect
-from support import OTHER_PASSWORD, PASSWORD, html_of, text_of, token_of
+from support import OTHER_PASSWORD, PASSWORD
 
 from backend import clock
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from conftest import needs
-from support import Person, ServerProcess, Service, any_database, assert_problem, free_port, wait_for
+from peers import free_port, wait_for
+from server_process import ServerProcess
+from support import Person, Service, any_database, assert_problem
 
 from backend.database import engine, scrub
 from backend.database.models import Mail

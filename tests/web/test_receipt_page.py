@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from browsing import button_link, expect_heading, press, url_of, with_and_without_javascript
 from journeys import close, receipt_of
+from peers import text_of
 from playwright.sync_api import Page, expect
-from support import NOBODY, Person, Service, any_database, text_of
+from support import NOBODY, Person, Service, any_database
 
 from backend import clock
 from backend.database.inventory import tables_about_people
