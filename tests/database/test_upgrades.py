@@ -20,7 +20,7 @@ import forking
 import httpx2
 import psycopg
 import pytest
-import support
+import server_process
 from alembic import command
 from alembic.script import ScriptDirectory
 from conftest import KEY, dispose, make_app, make_settings
@@ -237,7 +237,7 @@ def code_of(tree: Path) -> Iterator[None]:
     """Let started processes use the code of another tree."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tree))
-        patch.setattr(support, "TILES", tree / "tiles")
+        patch.setattr(server_process, "TILES", tree / "tiles")
         patch.setattr(forking, "TILES", tree / "tiles")
         yield
 
