@@ -97,6 +97,7 @@ def problem(code: str, status: int, **more: object) -> httpx2.Response:
 
 
 Outcome = httpx2.Response | httpx2.TransportError
+Kind = type[Client | AsyncClient]
 
 
 class Service:
@@ -153,3 +154,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(asyncio, "sleep", collect)
     monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
+
+
+def page(status: int) -> httpx2.Response:
+    """Return a page that is none of the contract's responses."""
+    return httpx2.Response(status, html="<h1>Bad gateway</h1>")
+
+
+def described(outcome: Outcome) -> str:
+    """Return the name of an outcome in the id of a test."""
+    return str(outcome.status_code) if isinstance(outcome, httpx2.Response) else type(outcome).__name__
