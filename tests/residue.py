@@ -40,3 +40,16 @@ def files_with(server: PostgresServer, url: str, words: dict[str, str]) -> list[
             named = connection.execute("SELECT pg_filenode_relation(0, %s)::text", [number.group(1)]) if number else ()
             files.append(f"{entry} {[row[0] for row in named]}")
     return files
+
+
+def rows_with(url: str, words: dict[str, str]) -> list[str]:
+    """Return which tables contain the words; search every column of every table, including system tables."""
+    places = []
+    sought = [word.lower() for word in words.values()]
+    holds = "EXISTS (SELECT FROM unnest(%s::text[]) word WHERE strpos(lower(t::text), word) > 0)"
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm')").fetchall()
+        for (table,) in tables:
+            for (row,) in connection.execute(f"SELECT t::text FROM {table} t WHERE {holds}", [sought]):
+                places += [f"{label} in {table}" for label, word in words.items() if word.lower() in row.lower()]
+    return places
