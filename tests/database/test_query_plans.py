@@ -9,6 +9,7 @@ from support import Person, Service, token_of
 
 from backend import clock
 from backend.database import engine as db
+from backend.desk import operations
 from backend.mail import queue
 from backend.privacy import erasure, ledger
 from backend.serving import worker
@@ -80,3 +81,14 @@ def test_the_worker_neither_reads_nor_sorts_all_waiting_emails(service: Service)
     of_queue = [plan for plan in executed if re.match("(SELECT .*FROM|UPDATE|DELETE FROM) mails", plan, re.DOTALL)]
     assert len(of_queue) > 10
     assert [plan for plan in of_queue if EVERY_EMAIL.search(plan)] == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_erasing_finds_the_emails_to_many_addresses_by_their_index(service: Service) -> None:
+    people = [service.register(name=f"Person {number}", email=f"person{number}@example.org") for number in range(20)]
+    for person in people:
+        service.run(operations.erase, person.email, at_once=True)
+    with plans(service) as executed, service.app.app_context():
+        assert erasure.erase_due() == len(people)
+    (deleting,) = [plan for plan in executed if plan.startswith("DELETE FROM mails")]
+    assert "mails_email (<expr>=?)" in deleting
