@@ -14,6 +14,7 @@ from backend.database.desk_tables import DataRequest, Manager
 from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import KEEP_RECORDS, AuditEntry, Disclosure
 from backend.database.paging import Key, Page, newest_first
+from backend.database.steps import in_steps
 
 Act = Literal[
     "closed", "erasure-requested", "reopened", "erased",
@@ -91,11 +92,11 @@ def listed(after: Key | None = None, *, act: Act | None = None) -> Page:
     return newest_first(query, AuditEntry.at, AuditEntry.id, after)
 
 
-def tidy() -> None:
+def tidy() -> Iterator[int]:
     """Delete the records that are older than `KEEP_RECORDS`."""
     oldest = clock.now() - KEEP_RECORDS
+    yield from in_steps(delete(AuditEntry), AuditEntry.at < oldest)
     with transaction() as session:
-        session.execute(delete(AuditEntry).where(AuditEntry.at < oldest))
         session.execute(delete(Disclosure).where(Disclosure.disclosed_at < oldest))
         session.execute(delete(DataRequest).where(DataRequest.done_on < oldest.date()))
         session.execute(delete(Manager).where(Manager.removed_at < oldest))

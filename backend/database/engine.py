@@ -248,15 +248,15 @@ def insert_into(table: type[Base] | Table) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(table) if is_sqlite() else postgresql.insert(table)
 
 
-def materialized(ids: Select[uuid.UUID]) -> Select[uuid.UUID]:
-    """Return a locking query of ids with a LIMIT, to be used with IN.
+def materialized(keys: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """Return a locking query of keys with a LIMIT, to be used with IN.
 
     PostgreSQL may run a plain subquery again for each row, and so lock more rows than the LIMIT allows. A common table
     expression with FOR UPDATE runs once.
     """
     # Nested, as SQLite's driver counts the rows of a statement only if it begins with UPDATE.
-    rows = ids.cte(nesting=True)
-    return select(rows.c[0])
+    rows = keys.cte(nesting=True)
+    return select(*rows.c)
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:

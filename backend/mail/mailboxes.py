@@ -4,13 +4,14 @@ Each group has its own limit, so that requests of one kind never block another.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import delete, update
 
 from backend import clock
-from backend.database.engine import AnyRow, db, insert_into, transaction
+from backend.database.engine import AnyRow, db, insert_into
 from backend.database.service_tables import MailboxCount
+from backend.database.steps import in_steps
 from backend.security import keys
 from backend.security.clients import mailbox
 
@@ -60,7 +61,6 @@ def forget(emails: Iterable[str]) -> None:
     db.session.execute(delete(MailboxCount).where(MailboxCount.mailbox.in_(_digests(emails))))
 
 
-def tidy() -> None:
+def tidy() -> Iterator[int]:
     """Delete the counts of past days."""
-    with transaction() as session:
-        session.execute(delete(MailboxCount).where(MailboxCount.day < clock.now().date()))
+    yield from in_steps(delete(MailboxCount), MailboxCount.day < clock.now().date())

@@ -7,22 +7,24 @@ the same Message-ID, but none is lost.
 import logging
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, get_args
 from typing import cast as typed
+from typing import get_args
 
-from sqlalchemy import ColumnElement, String, Table, Update, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, String, Table, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from backend import clock
 from backend.config import settings
 from backend.database import outbox, totals
-from backend.database.engine import AnyRow, autocommit, changed, db, materialized, reading, transaction
+from backend.database.engine import AnyRow, autocommit, changed, db, reading, transaction
 from backend.database.models import FORGET_ABANDONED, Mail
+from backend.database.steps import in_steps
 from backend.mail import mailboxes
+from backend.mail.claims import BY_AGE, CLAIMS, FIRST_DUE, IS_UNTRIED, IS_WAITING, oldest
 from backend.mail.messages import Kind
 from backend.mail.smtp import FINAL_REPLY_SECONDS
 
@@ -46,8 +48,6 @@ _COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.abo
 _TABLE = typed(Table, Mail.__table__)
 _INSERT = insert(_TABLE)
 _DELETE = delete(_TABLE).where(Mail.id == bindparam("finished"), Mail.claim == bindparam("claimed"))
-_IS_WAITING = Mail.abandoned_at.is_(None)
-_IS_UNTRIED = _IS_WAITING & (Mail.attempts == 0)
 
 log = logging.getLogger(__name__)
 
@@ -71,33 +71,10 @@ def accept(kind: Kind, *, email: str, name: str | None = None) -> None:
     outbox.write(_INSERT, id=uuid.uuid4(), kind=kind, email=email, name=name, created_at=now, due_at=now, attempts=0)
 
 
-# An unclaimed, untried email is always due, even if the system clock was set back.
-_IS_DUE = _IS_WAITING & ((Mail.due_at <= bindparam("now")) | ((Mail.attempts == 0) & Mail.claim.is_(None)))
-
-
-def _claim(condition: ColumnElement[bool], *order: Any) -> Update:
-    """Return the statement that claims some emails; on PostgreSQL it skips those that others are claiming.
-
-    Without the whole order of an index, each batch would sort all waiting emails, which takes longer than sending.
-    """
-    oldest = select(Mail.id).where(condition).order_by(Mail.abandoned_at, *order).limit(bindparam("most", BATCH))
-    mine = Mail.id.in_(materialized(oldest.with_for_update(skip_locked=True)))
-    claiming = update(Mail).where(mine).values(claim=bindparam("claimed"), due_at=bindparam("until"))
-    # Otherwise the session reads the claimed ids, and fails on one that cannot be read.
-    return claiming.execution_options(synchronize_session=False)
-
-
-_ANY_DUE = select(Mail.id).where(_IS_DUE).limit(1)
-# Links come before announcements.
-_IS_LINK = _IS_DUE & (Mail.kind != "announcement")
-_CLAIM_UNTRIED = _claim(_IS_LINK & _IS_UNTRIED, Mail.attempts, Mail.created_at)
-_CLAIM_LINKS, _CLAIM_ANY = _claim(_IS_LINK, Mail.due_at), _claim(_IS_DUE, Mail.due_at)
-
-
 def is_due() -> bool:
     """Return whether an email is due. Where the database does not respond, the worker's round reports that."""
     with suppress(SQLAlchemyError), autocommit() as connection:
-        return connection.execute(_ANY_DUE, {"now": clock.now()}).first() is not None
+        return connection.scalar(FIRST_DUE, {"now": clock.now()}) is not None
     return False
 
 
@@ -105,7 +82,7 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
     """Claim some due emails for one worker; return the claim and the rows."""
     now, claim = clock.now(), uuid.uuid4()
     with reading() as session:
-        if not session.execute(_ANY_DUE, {"now": now}).first():
+        if session.scalar(FIRST_DUE, {"now": now}) is None:
             return claim, []
     batch: list[AnyRow] = []
     while not batch and (claimed := _take(claim, now)):
@@ -118,9 +95,11 @@ def take() -> tuple[uuid.UUID, list[AnyRow]]:
 def _take(claim: uuid.UUID, now: datetime) -> list[AnyRow]:
     values = {"now": now, "claimed": claim, "until": now + CLAIM}
     with transaction():
-        untried = changed(_CLAIM_UNTRIED, most=UNTRIED, **values)
-        links = untried + changed(_CLAIM_LINKS, most=BATCH - untried, **values)
-        if not (links or changed(_CLAIM_ANY, most=BATCH, **values)):
+        for new, due in CLAIMS:
+            number = changed(new, most=UNTRIED, **values)
+            if number + changed(due, most=BATCH - number, **values):
+                break
+        else:
             return []
     try:
         with reading() as session:
@@ -185,7 +164,7 @@ def release(claim: uuid.UUID, *, blocked_by: str | None = None) -> None:
     now = clock.now()
     blocked = {"failure": blocked_by, "blocked_at": now} if blocked_by else {}
     with transaction() as session:
-        session.execute(update(Mail).where(Mail.claim == claim, _IS_WAITING).values(claim=None, due_at=now, **blocked))
+        session.execute(update(Mail).where(Mail.claim == claim, IS_WAITING).values(claim=None, due_at=now, **blocked))
 
 
 def put_off(
@@ -231,8 +210,7 @@ def blocked() -> dict[str, int]:
 def unblock() -> None:
     """Note that emails leave: no email waits for the operator any more."""
     if blocked():
-        with transaction() as session:
-            session.execute(update(Mail).where(Mail.blocked_at.is_not(None)).values(blocked_at=None))
+        sum(in_steps(update(Mail).values(blocked_at=None), Mail.blocked_at.is_not(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +227,10 @@ class Status:
     oldest_seconds: int
 
 
-_BY_AGE = (Mail.abandoned_at, Mail.attempts, Mail.created_at)  # as their index is sorted
-_OLDEST = select(Mail.created_at).where(_IS_UNTRIED).order_by(*_BY_AGE).limit(1)
+_OLDEST = oldest(IS_UNTRIED, *BY_AGE).with_only_columns(Mail.created_at).limit(1)
 _COUNTS = [
     select(func.count()).select_from(Mail).where(condition).scalar_subquery()
-    for condition in (_IS_UNTRIED, _IS_WAITING, ~_IS_WAITING)
+    for condition in (IS_UNTRIED, IS_WAITING, ~IS_WAITING)
 ]
 
 
@@ -267,34 +244,31 @@ def status() -> Status:
 def oldest_seconds() -> int:
     """Return the age of the oldest email that was never tried; 0 if there is none."""
     with reading() as session:
-        oldest = session.scalar(_OLDEST)
-    return int((clock.now() - oldest).total_seconds()) if oldest else 0
+        since = session.scalar(_OLDEST)
+    return int((clock.now() - since).total_seconds()) if since else 0
 
 
 def failures(*, given_up: bool = False) -> dict[str, int]:
     """Return how many emails were put off, or given up, by the code of the reason."""
-    return _count_by_failure(Mail.failure.is_not(None) & (~_IS_WAITING if given_up else _IS_WAITING))
+    return _count_by_failure(Mail.failure.is_not(None) & (~IS_WAITING if given_up else IS_WAITING))
 
 
 def retry() -> int:
     """Queue every email that was put off or given up again; return how many."""
     now = clock.now()
-    failed = update(Mail).where((Mail.attempts > 0) | ~_IS_WAITING, Mail.claim.is_(None))
     anew = {"abandoned_at": None, "blocked_at": None, "attempts": 0, "created_at": now, "due_at": now}
-    with transaction():
-        return changed(failed.values(**anew))
+    failed = (IS_WAITING & (Mail.attempts > 0), ~IS_WAITING)
+    return sum(sum(in_steps(update(Mail).values(**anew), each & Mail.claim.is_(None))) for each in failed)
 
 
-def tidy() -> None:
+def tidy() -> Iterator[int]:
     """Give up emails that have waited too long, and delete those that were given up long ago."""
     now = clock.now()
     # No worker is sending it.
-    is_late = _IS_WAITING & (Mail.claim.is_(None) | (Mail.due_at <= now)) & (Mail.created_at < now - GIVE_UP)
-    given_up = 0
-    with transaction() as session:
-        # Each of the two finds its rows by the index.
-        for late in (is_late & (Mail.attempts == 0), is_late & (Mail.attempts > 0)):
-            session.execute(delete(Mail).where(late, Mail.kind == "erased"))
-            given_up += changed(update(Mail).where(late).values(abandoned_at=now, blocked_at=None, claim=None))
-        session.execute(delete(Mail).where(Mail.abandoned_at < now - FORGET_ABANDONED))
-        totals.add("mails_given_up", given_up)
+    is_late = IS_WAITING & (Mail.claim.is_(None) | (Mail.due_at <= now)) & (Mail.created_at < now - GIVE_UP)
+    given_up = update(Mail).values(abandoned_at=now, blocked_at=None, claim=None)
+    # Each of the two finds its rows by the index.
+    for late in (is_late & (Mail.attempts == 0), is_late & (Mail.attempts > 0)):
+        yield from in_steps(delete(Mail), late & (Mail.kind == "erased"))
+        yield from in_steps(given_up, late, "mails_given_up")
+    yield from in_steps(delete(Mail), Mail.abandoned_at < now - FORGET_ABANDONED)

@@ -23,6 +23,8 @@ from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
 
 BATCH = 50
+# While so many emails wait for a retry, no more are queued: each claim of links looks at all due announcements.
+MOST_PUT_OFF = 10_000
 IDS = 2**128
 # A longer email is cut off by some programs, and does not fit into the form (web/bodies.py).
 TEXT_LENGTH = 12_000
@@ -179,12 +181,14 @@ def stop(announcement: uuid.UUID) -> int:
     """
     row, now = find(announcement), clock.now()
     waiting = (Mail.kind == "announcement") & (Mail.about == announcement) & Mail.abandoned_at.is_(None)
+    with reading() as session:
+        # Not in the transaction, because it reads all waiting emails.
+        waited = session.scalar(select(func.count()).select_from(Mail).where(waiting)) or 0
     is_active = (Announcement.id == announcement) & Announcement.stopped_at.is_(None)
     stopped = {"stopped_at": now, "finished_at": func.coalesce(Announcement.finished_at, now)}
     with transaction() as session:
         if not changed(update(Announcement).where(is_active).values(**stopped)):
             raise Impossible("this announcement was stopped already")
-        waited = session.scalar(select(func.count()).select_from(Mail).where(waiting)) or 0
         if row.finished_at and not waited:
             raise Impossible("all emails of this announcement have left")
         details = {"announcement": str(announcement), "queued": row.queued, "waited": waited}
@@ -211,10 +215,17 @@ def queue_some() -> int:
 
     A part is a range of the random account ids, so that nothing is stored about a person.
     """
-    while (announcement := _oldest_unfinished()) is not None:
+    while not _is_backlogged() and (announcement := _oldest_unfinished()) is not None:
         if queued := _queue_part(announcement):
             return queued
     return 0
+
+
+def _is_backlogged() -> bool:
+    put_off = select(Mail.id).where(Mail.abandoned_at.is_(None), Mail.attempts > 0)
+    with reading() as session:
+        in_order = put_off.order_by(Mail.abandoned_at, Mail.attempts)
+        return session.scalar(in_order.offset(MOST_PUT_OFF - 1).limit(1)) is not None
 
 
 def _oldest_unfinished() -> AnyRow | None:

@@ -17,6 +17,7 @@ from backend.config import settings
 from backend.database.engine import changed, db, insert_into, transaction
 from backend.database.outbox import write
 from backend.database.service_tables import FORGET_WRONG_PASSWORDS, WrongPassword
+from backend.database.steps import in_steps
 from backend.errors import Overloaded, TooManyRequests
 from backend.security import keys
 from backend.security.clients import networks
@@ -118,12 +119,11 @@ def forget(addresses: Iterable[str]) -> None:
     db.session.execute(delete(WrongPassword).where(WrongPassword.address.in_(digests)))
 
 
-def tidy() -> None:
+def tidy() -> Iterator[int]:
     """Forget old counts and ended trust, the same for every address, with or without an account."""
     now = clock.now()
     old = [
         (WrongPassword.count <= most) & (WrongPassword.last_on < now.date() - age)
         for most, age in FORGET_WRONG_PASSWORDS.items()
     ]
-    with transaction() as session:
-        session.execute(delete(WrongPassword).where(or_(WrongPassword.trusted_until <= now, *old)))
+    yield from in_steps(delete(WrongPassword), or_(WrongPassword.trusted_until <= now, *old))

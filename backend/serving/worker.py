@@ -35,16 +35,16 @@ STOP_SECONDS = delivery.STOP_SECONDS + 4
 log = logging.getLogger(__name__)
 
 
-def tidy() -> Iterator[None]:
+def tidy() -> Iterator[object]:
     """Delete ended sessions and holds, abandoned emails and other expired rows, in small steps."""
     credentials.forget_previous_addresses()
     credentials.forget_costs()
-    lockout.tidy()
-    mailboxes.tidy()
+    yield from lockout.tidy()
+    yield from mailboxes.tidy()
     operations.forget_ended_holds()
     managers.forget_ended()
-    audit.tidy()
-    queue.tidy()
+    yield from audit.tidy()
+    yield from queue.tidy()
     announcements.forget_tests()
     yield from sessions.forget_ended()
 

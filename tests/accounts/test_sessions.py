@@ -241,7 +241,7 @@ def test_ended_sessions_are_not_listed_and_are_deleted_in_batches(
     assert_ended(service, ada.headers)
     monkeypatch.setattr(sessions, "BATCH", batch)
     with service.app.app_context():
-        counts = [len(service.rows("sessions")) for _ in worker.tidy()]
+        counts = [len(service.rows("sessions")) for _ in sessions.forget_ended()]
     assert len(counts) == (5 + 3) // batch
     assert counts == sorted(counts, reverse=True)
     assert {str(uuid.UUID(str(row["id"]))) for row in service.rows("sessions")} == ids

@@ -43,7 +43,7 @@ def tried(service: Service) -> int:
 
 
 def tidy(service: Service) -> None:
-    service.run(queue.tidy)
+    service.run(lambda: list(queue.tidy()))
 
 
 def retry(service: Service) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -147,6 +147,20 @@ def test_an_unreachable_mailbox_delays_no_other(service: Service) -> None:
         assert len(work_off(service)) == BATCH + 4
     assert progress(service, begun).finished
     assert len(queued(service)) == 1
+
+
+def test_no_more_emails_are_queued_while_many_wait_for_a_retry(
+    service: Service, move_clock: MoveClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "MOST_PUT_OFF", 2 * BATCH)
+    everybody = add_recipients(service, 6 * BATCH)
+    announce(service)
+    service.mail_server.refuse = "451 4.3.0 Try again later"
+    assert work_off(service) == []
+    assert 2 * BATCH <= len(queued(service)) < 4 * BATCH
+    service.mail_server.refuse = None
+    move_clock(timedelta(minutes=1))
+    assert recipients(work_off(service)) == everybody
 
 
 # Repetitions
