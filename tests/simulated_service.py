@@ -96,6 +96,7 @@ def problem(code: str, status: int, **more: object) -> httpx2.Response:
     return httpx2.Response(status, json=document, headers={"Content-Type": "application/problem+json"})
 
 
+Kind = type[Client | AsyncClient]
 Outcome = httpx2.Response | httpx2.TransportError
 
 
@@ -118,7 +119,7 @@ class Service:
 class Driver:
     """Makes calls by name on either kind of client."""
 
-    def __init__(self, kind: type[Client | AsyncClient], service: Service, session_token: str | None = TOKEN) -> None:
+    def __init__(self, kind: Kind, service: Service, session_token: str | None = TOKEN) -> None:
         transport = httpx2.MockTransport(service)
         self.service = service
         self.client = kind(base_url=BASE, session_token=session_token, transport=transport)
@@ -137,7 +138,7 @@ class Driver:
         return raised.value
 
 
-def outcome_of(name: str, *outcomes: Outcome, kind: type[Client | AsyncClient] = Client) -> tuple[TilesError, Service]:
+def outcome_of(name: str, *outcomes: Outcome, kind: Kind = Client) -> tuple[TilesError, Service]:
     service = Service(*outcomes)
     return Driver(kind, service).failure(name), service
 
@@ -153,3 +154,11 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(asyncio, "sleep", collect)
     monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
+
+
+def page(status: int) -> httpx2.Response:
+    return httpx2.Response(status, html="<h1>Bad gateway</h1>")
+
+
+def described(outcome: Outcome) -> str:
+    return str(outcome.status_code) if isinstance(outcome, httpx2.Response) else type(outcome).__name__

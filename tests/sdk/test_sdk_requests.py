@@ -17,6 +17,7 @@ from simulated_service import (
     PASSWORD,
     TOKEN,
     Driver,
+    Kind,
     Service,
     answer_to,
     arguments_of,
@@ -30,7 +31,6 @@ from tiles_client import AsyncClient, Client, ServiceUnreachable, TilesError, er
 
 README = Path(__file__).parents[2] / "client_sdk" / "README.md"
 NOT_IN_THE_BODY = {"end_session": {"id"}, "send_feedback": {"key"}}
-Kind = type[Client | AsyncClient]
 
 
 # Requests
