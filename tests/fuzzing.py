@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -162,3 +163,20 @@ def mutations(parts: str) -> st.SearchStrategy[Mutate]:
         lambda order: lambda text: parts.join([*text.rsplit(parts, 2), "", ""][number] for number in order)
     )
     return cuts | orders | st.sampled_from([str.swapcase, lambda text: text * 2, lambda text: text[::-1]])
+
+
+class Markup(HTMLParser):
+    """The tags and attributes of a page that come from the request."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+        self._tag = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._tag = tag
+        self.foreign += [name for name in (tag, *(name for name, _ in attrs)) if WORD in name]
+
+    def handle_data(self, data: str) -> None:
+        self.foreign += [data] if WORD in data and self._tag != "textarea" else []

@@ -6,6 +6,8 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -109,3 +111,31 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(20)
+
+
+class Dropper:
+    """Reads requests, counts them by method, and disconnects without a response."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.requests: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._drop)
+
+    def _drop(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                method = connection.recv(65536).split(b" ")[0].decode()
+                if not method:
+                    return
+                self.requests[method] += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join(20)
+        self._listener.close()

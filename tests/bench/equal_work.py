@@ -64,11 +64,11 @@ def measure(options: Options) -> Iterator[Figure]:
     """Compare everything on each kind of database."""
     comparisons = len(ASKING) * (len(KINDS) + 1) + 1 + 2 + 1 + len(CONTROLS)
     for kind in options.databases:
-        with stage(kind) as found, progress(comparisons * options.pairs, f"Equal work, {kind}") as bar:
-            _have_people(found)
+        with stage(kind) as on, progress(comparisons * options.pairs, f"Equal work, {kind}") as bar:
+            _have_people(on)
             tick = partial(bar.update, 1)
             for part in (_compare_all, _compare_locked, _compare_leaks):
-                for name, t, has_same_responses in part(found, options.pairs, tick):
+                for name, t, has_same_responses in part(on, options.pairs, tick):
                     is_leak = "leak" in name
                     # Different responses tell more than any time.
                     yield Figure(

@@ -47,10 +47,10 @@ def others(session: str) -> dict[str, bytes]:
 
 def measure(options: Options) -> Iterator[Figure]:
     """Do each flood to a server of its own."""
-    with stage() as found:
-        session = found.have_ada()
+    with stage() as on:
+        session = on.have_ada()
         for kind in FLOODS:
-            yield from _flooded(found, session, kind, options.seconds)
+            yield from _flooded(on, session, kind, options.seconds)
 
 
 def _flooded(on: Stage, session: str, kind: str, seconds: float) -> Iterator[Figure]:

@@ -191,11 +191,11 @@ def _requests(stages: dict[str, Stage], sessions: dict[str, str]) -> Times:
             present = {name: next(going) for name, going in journeys.items()}
             while present:
                 for name in sorted(present, reverse=bool(repeat % 2)):
-                    what, request = present.pop(name)
+                    operation, request = present.pop(name)
                     nanoseconds, response = visitors[name].line.ask(request)
-                    assert response[9:10] == b"2", (what, response)
+                    assert response[9:10] == b"2", (operation, response)
                     if repeat:  # The first one fills caches.
-                        times[what][name].append(nanoseconds / 1e6)
+                        times[operation][name].append(nanoseconds / 1e6)
                     present |= _next(name, journeys[name], response)
             bar.update(1)
     return times

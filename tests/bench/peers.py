@@ -45,18 +45,18 @@ def requests(session: str) -> dict[str, bytes]:
 def measure(options: Options) -> Iterator[Figure]:
     """Measure each operation on a server with a process for each core, and on both of the peer's kinds."""
     with ExitStack() as held:
-        found = held.enter_context(stage())
-        session = found.have_ada()
-        fill(found, PEOPLE, lambda: None, (ACCOUNTS,))
-        own = found.target(held.enter_context(found.server(CORES)))
-        port = int(str(found.settings["mail_port"]))
+        on = held.enter_context(stage())
+        session = on.have_ada()
+        fill(on, PEOPLE, lambda: None, (ACCOUNTS,))
+        own = on.target(held.enter_context(on.server(CORES)))
+        port = int(str(on.settings["mail_port"]))
         peers = {
-            name: held.enter_context(pocketbase(found.folder / name, port, is_durable=name == EQUAL))
+            name: held.enter_context(pocketbase(on.folder / name, port, is_durable=name == EQUAL))
             for name in (EQUAL, DEFAULT)
         }
         yield from _flushes(own, requests(session)["store one record"], peers)
         for name, request in requests(session).items():
-            yield from _compare(options, name, partial(own.load, request), peers, found)
+            yield from _compare(options, name, partial(own.load, request), peers, on)
 
 
 def _compare(

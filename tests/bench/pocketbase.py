@@ -114,12 +114,12 @@ class PocketBase:
 
     def _registrations(self) -> list[bytes]:
         """Register new people in two requests each: one makes the account, one emails a link to somebody so made."""
-        found = []
+        requests = []
         for _ in range(500):
             email = f"new{next(self._numbers)}@example.org"
-            found.append(post(f"{USERS}/records", email=email, password=PASSWORD, passwordConfirm=PASSWORD))
-            found.append(post(f"{USERS}/request-verification", email=self._next_address()))
-        return found
+            requests.append(post(f"{USERS}/records", email=email, password=PASSWORD, passwordConfirm=PASSWORD))
+            requests.append(post(f"{USERS}/request-verification", email=self._next_address()))
+        return requests
 
     def _next_address(self) -> str:
         return _address(next(self._numbers) % PEOPLE)

@@ -27,13 +27,13 @@ def measure(options: Options) -> Iterator[Figure]:
     """Measure the same operations with each number of processes."""
     for kind in options.databases:
         with stage(kind) as on:
-            asked = {name: request for name, request in requests(on.have_ada()).items() if name in OPERATIONS}
+            operations = {name: request for name, request in requests(on.have_ada()).items() if name in OPERATIONS}
             if kind == "postgresql":
-                yield from _round_trips(on, asked)
+                yield from _round_trips(on, operations)
             for number in NUMBERS[kind]:
                 with on.server(number) as server:
                     own = on.target(server, is_sending=False)
-                    for name, request in asked.items():
+                    for name, request in operations.items():
                         yield from _served(options, f"{kind}, {number} processes: {name}", own, request)
 
 
@@ -45,7 +45,7 @@ def _served(options: Options, name: str, own: Target, request: bytes) -> Iterato
     )
 
 
-def _round_trips(on: Stage, asked: dict[str, bytes]) -> Iterator[Figure]:
+def _round_trips(on: Stage, operations: dict[str, bytes]) -> Iterator[Figure]:
     """Count them by the driver's own trace, for the second request of each kind, when connections are open."""
     with TemporaryFile() as trace:
 
@@ -55,7 +55,7 @@ def _round_trips(on: Stage, asked: dict[str, bytes]) -> Iterator[Figure]:
         with on.app.app_context():
             db.engine.dispose()
             event.listen(db.engine, "connect", follow)
-        for name, request in asked.items():
+        for name, request in operations.items():
             for _ in range(2):
                 trace.truncate(0)
                 _open(on, request)

@@ -27,22 +27,22 @@ PAGE = """<body style="margin:12px;width:760px;font:14px sans-serif"><b>Requests
 
 
 class Report:
-    """What each part found, and when. It is kept beside the report, so that one part can be measured again."""
+    """The figures of each part, and when they were measured. They are stored beside the report, one part at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what earlier runs found."""
+        """Read the figures of earlier runs."""
         self.folder, self._store = folder, folder / "report.json"
         self.parts: dict[str, dict[str, object]] = json.loads(self._store.read_text()) if self._store.exists() else {}
 
     def add(self, part: str, run: str, figures: list[Figure]) -> None:
-        """Take what a part found instead of what it found before, and write everything."""
+        """Replace the figures of a part, and write all parts."""
         at = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
         self.parts[part] = {"at": at, "run": run, "figures": [asdict(figure) for figure in figures]}
         self._store.parent.mkdir(parents=True, exist_ok=True)
         self._store.write_text(json.dumps(self.parts, indent=1) + "\n")
 
     def figures(self, part: str) -> list[Figure]:
-        """Return what a part found."""
+        """Return the figures of a part."""
         stored = self.parts.get(part, {}).get("figures", [])
         assert isinstance(stored, list)
         return [Figure(**figure) for figure in stored]

@@ -164,8 +164,10 @@ class Target:
     def load(self, *requests: bytes, seconds: float, share: float = 1.0, refused: bool = False) -> Load:
         """Make a load, and count the processor time until the last email has left. A request is a share of a job."""
         before = processor_seconds(self.processes())
-        found = load(self.url, *requests, seconds=seconds, refused=refused)
-        done = found.per_second * math.ceil(seconds) * share
+        measured = load(self.url, *requests, seconds=seconds, refused=refused)
+        done = measured.per_second * math.ceil(seconds) * share
         self.finish()
         spent = processor_seconds(self.processes()) - before
-        return replace(found, per_second=found.per_second * share, per_processor_second=done / spent if spent else 0)
+        return replace(
+            measured, per_second=measured.per_second * share, per_processor_second=done / spent if spent else 0
+        )

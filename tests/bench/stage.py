@@ -76,12 +76,12 @@ def database(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], list[i
 
 def children_of(parent: int) -> list[int]:
     """Return a process and its children."""
-    found = [parent]
+    pids = [parent]
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids
 
 
 class Stage:
@@ -176,12 +176,12 @@ def stage(kind: str = "sqlite", peer: tuple[str, ...] = FAST_PEER, **settings: o
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tiles-bench-")))
         url, processes = held.enter_context(database(kind, folder))
         peers = {"database_url": url, "mail_server": "127.0.0.1", "mail_port": held.enter_context(mail_peer(peer))}
-        found = Stage(folder, **{**peers, "rate_limits": "off", **ARGON2, **settings})
-        found.database_processes = processes
-        with found.app.app_context():
+        on = Stage(folder, **{**peers, "rate_limits": "off", **ARGON2, **settings})
+        on.database_processes = processes
+        with on.app.app_context():
             schema.upgrade()
-        yield found
-        with found.app.app_context():
+        yield on
+        with on.app.app_context():
             engine.db.engine.dispose()
 
 

@@ -57,11 +57,11 @@ def _fresh_clone_serves() -> float:
     with TemporaryDirectory(prefix="tiles-clone-") as folder:
         subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
         port = free_port()
-        given = {name: value for name, value in os.environ.items() if not name.startswith(("TILES_", "PYTHON"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TILES_", "PYTHON"))}
         make = ["make", "serve", f"PYTHON={sys.executable}", f"ARGS=--port {port}"]
         begun = time.perf_counter()
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        serving = subprocess.Popen(make, cwd=folder, env=given, start_new_session=True, **quiet)
+        serving = subprocess.Popen(make, cwd=folder, env=inherited, start_new_session=True, **quiet)
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/readyz", serving)
             return time.perf_counter() - begun

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
-from chaos.scene import Fault, MailWork, Scene
+from chaos.manager import MailWork
+from chaos.scene import Fault, Scene
 
 from backend.mail.smtp import FINAL_REPLY_SECONDS
 from backend.security import throttle

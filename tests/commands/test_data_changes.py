@@ -4,11 +4,10 @@ import json
 from datetime import timedelta
 
 import pytest
+from data_commands import ADA, refused
 from journeys import CLOSED, REOPENED, MoveClock, cancel, close, erase_due, the_mail, to_and_subject
 from peers import token_of
 from support import NOBODY, Person, Service, any_database, assert_problem, invoke
-
-ADA = "ada@example.org"
 
 pytestmark = [any_database, pytest.mark.usefixtures("ada")]
 
@@ -17,14 +16,6 @@ def changed(service: Service, *arguments: str) -> dict[str, object]:
     """Run a command that succeeds, and return the account that it prints."""
     account: dict[str, object] = json.loads(invoke(service, "data", *arguments, "--json").stdout)
     return account
-
-
-def refused(service: Service, *arguments: str, status: int = 1) -> str:
-    """Run a command that is refused, and return the reason."""
-    before = service.rows("accounts"), service.rows("audit"), service.rows("mails")
-    error = invoke(service, "data", *arguments, status=status).stderr.splitlines()[-1]
-    assert (service.rows("accounts"), service.rows("audit"), service.rows("mails")) == before
-    return error
 
 
 def acts(service: Service) -> list[str]:

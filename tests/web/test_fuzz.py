@@ -1,6 +1,5 @@
 """Generated requests: always a documented response; no part of them is returned, logged or stored."""
 
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +11,7 @@ from fuzzing import (
     JSON,
     OPERATIONS,
     Door,
+    Markup,
     Mutate,
     around,
     bodies,
@@ -249,23 +249,6 @@ fields = st.lists(
     st.tuples(st.sampled_from(["email", "password", "token", "name", ""]) | texts, around(texts) | MARKUP), max_size=5
 )
 encoded = fields.map(lambda pairs: "&".join(f"{quote(name)}={quote(value)}" for name, value in pairs).encode())
-
-
-class Markup(HTMLParser):
-    """The tags and attributes of a page that come from the request."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.foreign: list[str] = []
-        self._tag = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._tag = tag
-        self.foreign += [name for name in (tag, *(name for name, _ in attrs)) if WORD in name]
-
-    def handle_data(self, data: str) -> None:
-        self.foreign += [data] if WORD in data and self._tag != "textarea" else []
 
 
 @any_database
