@@ -6,10 +6,10 @@ Each group has its own limit, so that requests of one kind never block another.
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, tuple_, update
 
 from backend import clock
-from backend.database.engine import AnyRow, db, insert_into
+from backend.database.engine import AnyRow, db, insert_into, materialized
 from backend.database.service_tables import MailboxCount
 from backend.database.steps import in_steps
 from backend.security import keys
@@ -24,6 +24,8 @@ GROUPS = {
     "erasure_request": "erasure requests",
     "desk_sign_in": "desk sign-ins",
 }
+
+_KEY = (MailboxCount.mailbox, MailboxCount.kinds)
 
 
 def _digests(emails: Iterable[str]) -> list[bytes]:
@@ -43,7 +45,7 @@ def count(rows: Sequence[AnyRow]) -> set[uuid.UUID]:
 def _fits(digest: bytes, group: str) -> bool:
     first = insert_into(MailboxCount).values(mailbox=digest, kinds=group, day=clock.now().date(), count=1)
     counting = first.on_conflict_do_update(
-        index_elements=[MailboxCount.mailbox, MailboxCount.kinds],
+        index_elements=_KEY,
         set_={"count": MailboxCount.count + 1},
         where=MailboxCount.count < MOST_A_DAY,
     )
@@ -58,7 +60,10 @@ def give_back(email: str) -> None:
 
 def forget(emails: Iterable[str]) -> None:
     """Delete the counts of mailboxes whose accounts are erased, in the caller's transaction."""
-    db.session.execute(delete(MailboxCount).where(MailboxCount.mailbox.in_(_digests(emails))))
+    of_mailboxes = select(*_KEY).where(MailboxCount.mailbox.in_(_digests(emails)))
+    # In the order of `count`, so that they cannot deadlock.
+    locked = materialized(of_mailboxes.order_by(*_KEY).with_for_update())
+    db.session.execute(delete(MailboxCount).where(tuple_(*_KEY).in_(locked)))
 
 
 def tidy() -> Iterator[int]:

@@ -10,7 +10,6 @@ from journeys import ERASED, MoveClock, account_id, close, receipt_of, the_mail
 from support import NOBODY, Person, Service, any_database, invoke
 
 from backend import clock
-from backend.accounts import audit
 from backend.database.models import KEEP_RECORDS
 
 DISCLOSE = (*ORDER, "--authority", "Police of Springfield")
@@ -157,7 +156,7 @@ def test_a_disclosure_writes_name_and_address_at_most_and_its_record_outlives_th
     kept_stores = printed(service, "audit", account, "--json")[0]["details"]["kept"]
     assert (kept_stores[0]["store"], kept_stores[0]["rows"]) == ("disclosures", 1)
     move_clock(KEEP_RECORDS + A_DAY)
-    service.run(audit.tidy)
+    tidy(service)
     assert service.rows("disclosures") == service.rows("audit") == []
 
 

@@ -2,16 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 from journeys import request_email_change, tidy
-from mailing import Make, MoveClock
-from peers import MailServer, token_of
+from mailing import Make, MoveClock, postgresql_only
+from peers import MailServer, token_of, wait_for
+from sqlalchemy import delete, insert, select, text
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 
 from backend import clock
+from backend.database import engine as db
+from backend.database.service_tables import MailboxCount
 from backend.mail import delivery, mailboxes, queue
 
 ADA = "ada@example.org"
@@ -154,3 +158,40 @@ def test_counts_name_nobody_and_end_with_the_day(service: Service, move_clock: M
 )  # fmt: skip
 def test_a_mailbox_is_an_address_without_its_tag(email: str, mailbox: str) -> None:
     assert mailboxes.mailbox(email) == mailbox
+
+
+@postgresql_only
+def test_erasing_and_counting_lock_mailboxes_in_the_same_order(service: Service) -> None:
+    emails = [f"person{number}@example.org" for number in range(4)]
+    for email in emails:
+        request(service, "password-resets", email)
+    service.deliver()
+    # A plain DELETE would lock them in the order in which they are stored.
+    rows = sorted(service.rows("mailbox_counts"), key=lambda row: bytes(row["mailbox"]), reverse=True)
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    def forget() -> None:
+        with service.app.app_context(), db.transaction():
+            mailboxes.forget(emails)
+
+    def is_waiting() -> bool:
+        with db.autocommit() as connection:
+            return connection.scalar(waiting) == 1
+
+    with service.app.app_context(), db.transaction() as session:
+        session.execute(delete(MailboxCount))
+        session.execute(insert(MailboxCount), rows)
+    with ThreadPoolExecutor(1) as thread, service.app.app_context():
+        with db.transaction() as session:
+            *others, first = [
+                select(1).where(MailboxCount.mailbox == row["mailbox"]).with_for_update(nowait=True) for row in rows
+            ]
+            session.execute(first)
+            forgetting = thread.submit(forget)
+            wait_for(is_waiting)
+            for other in others:
+                session.execute(other)
+        forgetting.result()
+    assert service.rows("mailbox_counts") == []
