@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from data_commands import A_DAY, ADA, BOB, HOLD, ORDER, acts, day, parsed, printed, refused, rfc3339, stored
-from journeys import ERASED, MoveClock, account_id, close, receipt_of, the_mail
+from journeys import ERASED, MoveClock, account_id, close, receipt_of, the_mail, tidy
 from support import NOBODY, Person, Service, any_database, invoke
 
 from backend import clock

@@ -126,7 +126,7 @@ def test_a_mail_server_that_hangs_delays_neither_erasing_nor_tidying(
         monkeypatch.setattr(module, name, value)
     tidied: list[float] = []
     tidy = worker.queue.tidy
-    monkeypatch.setattr(worker.queue, "tidy", lambda: (tidied.append(time.monotonic()), tidy()))
+    monkeypatch.setattr(worker.queue, "tidy", lambda: [tidied.append(time.monotonic()), *tidy()])
     ada = make_service().register()
     with RawPeer(**{stage: drip(seconds=0.5)}) as peer:
         slow = make_service(mail_port=peer.port)
