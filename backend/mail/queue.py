@@ -207,9 +207,15 @@ def blocked() -> dict[str, int]:
     return _count_by_failure(Mail.blocked_at.is_not(None))
 
 
+def is_blocked() -> bool:
+    """Return whether an email waits for the operator."""
+    with reading() as session:
+        return session.scalar(select(Mail.id).where(Mail.blocked_at.is_not(None)).limit(1)) is not None
+
+
 def unblock() -> None:
     """Note that emails leave: no email waits for the operator any more."""
-    if blocked():
+    if is_blocked():
         sum(in_steps(update(Mail).values(blocked_at=None), Mail.blocked_at.is_not(None)))
 
 

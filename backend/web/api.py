@@ -253,7 +253,7 @@ UNREADY: dict[str, Callable[[], object]] = {
     "The database knows none of this process's keys, but others: run `tiles check`.": keys.are_others,
     "The disk is full: make room beside the database.": lambda: not has_room(),
     "The database's file system is read-only, or its file is: run `tiles check`.": is_read_only,
-    "No email leaves: `tiles check` says why.": queue.blocked,
+    "No email leaves: `tiles check` says why.": queue.is_blocked,
     # Without the number of seconds, which would tell whether an address has an account.
     "Emails have been waiting for over an hour.": lambda: queue.oldest_seconds() > OLDEST_MAIL_SECONDS,
 }
