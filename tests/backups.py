@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import running
-from conftest import dispose, make_app, make_settings
+from apps import dispose, make_app, make_settings
 from flask import Flask
 
 

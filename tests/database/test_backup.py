@@ -14,8 +14,9 @@ import psycopg
 import pytest
 import running
 from alembic import command
+from apps import dispose
 from backups import app_in, column, drafts, error_of, json_of
-from conftest import dispose, needs
+from conftest import needs
 from migrations import migrate
 from peers import wait_for
 from server_process import ServerProcess

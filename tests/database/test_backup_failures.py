@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import running
+from apps import KEY
 from backups import app_in, column, drafts, error_of, json_of
-from conftest import KEY
 from forking import TILES
 from server_process import environment
 

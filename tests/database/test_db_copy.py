@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import KEY, dispose, make_app, make_settings
+from apps import KEY, dispose, make_app, make_settings
 from forking import TILES
 from peers import MailServer
 from running import error_of, invoke, json_of

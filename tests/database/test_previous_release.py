@@ -16,7 +16,7 @@ import forking
 import httpx2
 import pytest
 import server_process
-from conftest import KEY
+from apps import KEY
 from peers import MailServer, token_of, wait_for
 from server_process import ServerProcess, run_tiles
 from support import PASSWORD, bearer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import KEY, dispose
+from apps import KEY, dispose
 from peers import token_of, wait_for
 from running import erase, error_of, invoke, json_of
 from server_process import ServerProcess

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from conftest import KEY, dispose, make_app, make_settings
+from apps import KEY, dispose, make_app, make_settings
 from flask import Flask
 from migrations import migrate
 from server_process import ServerProcess

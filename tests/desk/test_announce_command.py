@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY
+from apps import KEY
 from forking import TILES
 from journeys import MoveClock, refusals
 from peers import html_of, text_of

@@ -6,7 +6,7 @@ from email.utils import parseaddr
 from pathlib import Path
 
 import pytest
-from conftest import make_settings
+from apps import make_settings
 from mailing import Make, Scripted, ask
 from peers import html_of, text_of, token_of
 from pydantic import ValidationError

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 import trustme
-from conftest import make_settings
+from apps import make_settings
 from mailing import Doorkeeper, Make, Scripted, ask, counts
 from peers import MailServer, wait_for
 from pydantic import ValidationError

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from apps import KEY
 from canary_life import (
     ask_the_manager,
     close_and_come_back,
@@ -29,7 +30,6 @@ from canary_life import (
 )
 from canary_walk import Walk
 from command_line import commands
-from conftest import KEY
 from flask import Flask
 from lifecycle_steps import PostOffice
 from peers import text_of, wait_for

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import dispose, make_app, make_settings
+from apps import dispose, make_app, make_settings
 from journeys import cancel, closed_by, erase_due, in_ledger
 from peers import MailServer, free_port
 from server_process import run_tiles

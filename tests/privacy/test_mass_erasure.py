@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import KEY, dispose
+from apps import KEY, dispose
 from forking import TILES
 from peers import MailServer, wait_for
 from server_process import ServerProcess, environment

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from apps import make_settings
 from argon2 import Type, extract_parameters
 from argon2.low_level import hash_secret_raw
-from conftest import make_settings
 from flask import Flask
 from journeys import MakeService, close, tidy
 from migrations import migrate

