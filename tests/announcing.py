@@ -3,6 +3,7 @@
 import uuid
 from email.message import EmailMessage
 
+import pytest
 from sqlalchemy import insert
 from support import Person, Service
 
@@ -18,8 +19,9 @@ NEWS = "Hello,\n\nthere are new tiles.\n"
 BATCH = 8
 
 
-class Interrupted(Exception):
-    """Ends the process at this point."""
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcements, "BATCH", BATCH)
 
 
 def announce(service: Service, subject: str = "News", text: str = NEWS) -> Progress:

@@ -30,7 +30,7 @@ from werkzeug.test import TestResponse
 
 from backend import clock, logs
 
-pytest_plugins = ["desk_door", "browsing", "generating", "served_requests", "tls_peer"]
+pytest_plugins = ["announcing", "desk_door", "browsing", "generating", "served_requests", "tls_peer"]
 
 # Otherwise each command that a test starts would compile the whole backend.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

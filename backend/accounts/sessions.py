@@ -16,12 +16,11 @@ from backend.database import outbox
 from backend.database.engine import AnyRow, changed, reading, transaction
 from backend.database.models import Account, Policy, Session
 from backend.database.prepared import PreparedRead
+from backend.database.steps import BATCH
 from backend.errors import NotFound, Unauthenticated
 
 PREFIX = "tiles_"
 TOKEN_BYTES = 32
-# Deleting so many takes a few ten milliseconds, for which SQLite's write lock is held.
-BATCH = 1_000
 TABLE = cast("Table", Session.__table__)
 TODAY = bindparam("today", type_=Date())
 

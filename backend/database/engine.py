@@ -249,7 +249,7 @@ def insert_into(table: type[Base] | Table) -> sqlite.Insert | postgresql.Insert:
 
 
 def materialized(keys: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-    """Return a locking query of keys with a LIMIT, to be used with IN.
+    """Return a locking query of keys, to be used with IN.
 
     PostgreSQL may run a plain subquery again for each row, and so lock more rows than the LIMIT allows. A common table
     expression with FOR UPDATE runs once.

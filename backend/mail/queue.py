@@ -216,7 +216,8 @@ def is_blocked() -> bool:
 def unblock() -> None:
     """Note that emails leave: no email waits for the operator any more."""
     if is_blocked():
-        sum(in_steps(update(Mail).values(blocked_at=None), Mail.blocked_at.is_not(None)))
+        for _ in in_steps(update(Mail).values(blocked_at=None), Mail.blocked_at.is_not(None)):
+            pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from backend.database.models import REASON_LENGTH, Account, Announcement, Mail, 
 from backend.database.paging import Key, Page, newest_first
 from backend.errors import Impossible, Unknown
 from backend.mail import messages, queue
+from backend.mail.claims import IS_WAITING, oldest
 from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
 
@@ -180,7 +181,7 @@ def stop(announcement: uuid.UUID) -> int:
         Impossible: there is none with this id, it was stopped already, or all its emails have left.
     """
     row, now = find(announcement), clock.now()
-    waiting = (Mail.kind == "announcement") & (Mail.about == announcement) & Mail.abandoned_at.is_(None)
+    waiting = (Mail.kind == "announcement") & (Mail.about == announcement) & IS_WAITING
     with reading() as session:
         # Not in the transaction, because it reads all waiting emails.
         waited = session.scalar(select(func.count()).select_from(Mail).where(waiting)) or 0
@@ -222,10 +223,9 @@ def queue_some() -> int:
 
 
 def _is_backlogged() -> bool:
-    put_off = select(Mail.id).where(Mail.abandoned_at.is_(None), Mail.attempts > 0)
+    put_off = oldest(IS_WAITING & (Mail.attempts > 0), Mail.attempts)
     with reading() as session:
-        in_order = put_off.order_by(Mail.abandoned_at, Mail.attempts)
-        return session.scalar(in_order.offset(MOST_PUT_OFF - 1).limit(1)) is not None
+        return session.scalar(put_off.offset(MOST_PUT_OFF - 1).limit(1)) is not None
 
 
 def _oldest_unfinished() -> AnyRow | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from announcing import (
     BATCH,
-    Interrupted,
     add_recipients,
     announce,
     progress,
@@ -30,14 +29,14 @@ from sqlalchemy import event
 from support import Service, any_database
 
 from backend.database import engine as db
-from backend.privacy import announcements
 from backend.privacy.announcements import Progress
 from backend.serving import worker
 
+pytestmark = pytest.mark.usefixtures("small_batches")
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcements, "BATCH", BATCH)
+
+class Interrupted(Exception):
+    """Ends the process at this point."""
 
 
 @contextmanager

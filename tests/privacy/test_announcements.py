@@ -31,10 +31,7 @@ from backend.privacy import announcements, policy
 from backend.privacy.announcements import Progress
 from backend.serving import worker
 
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcements, "BATCH", BATCH)
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 
 # Recipients
