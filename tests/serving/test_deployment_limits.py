@@ -63,10 +63,7 @@ def ask(proxy: Proxy, address: str, times: int) -> Counter[int]:
 
 def spend(proxy: Proxy, address: str) -> Counter[int]:
     """Send all the requests that one client may send, and more."""
-    begun = time.monotonic()
-    statuses = ask(proxy, address, 900)
-    assert time.monotonic() - begun < 6
-    return statuses
+    return ask(proxy, address, 900)
 
 
 def test_the_proxy_limits_the_rate_of_one_client_and_of_no_other(proxy: Proxy) -> None:
