@@ -1,7 +1,7 @@
 """Lockout: bound the wrong passwords that are tried for an address, counted in the database for all processes.
 
 At most 100 may be tried between two right ones (NIST SP 800-63B-4, section 3.2.2). A client, and the networks around
-it, may try fewer, so that a client locks out only itself; the last ten are for a client that used a mailed link.
+it, may try fewer, so that a client locks out only itself; the last ten are for a client that used an emailed link.
 """
 
 from collections.abc import Callable, Iterable, Iterator

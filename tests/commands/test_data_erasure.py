@@ -63,7 +63,7 @@ def test_erasing_now_erases_for_good_and_mails_a_receipt_that_verifies(
     done = invoke(service, "data", "erase", ADA, "--now", "--yes", "--json")
     closed = json.loads(done.stdout)
     assert closed["erase_after"] == closed["closed_at"]
-    assert done.stderr == "Note: it is erased, and the receipt is mailed\n"
+    assert done.stderr == "Note: it is erased, and the receipt is emailed\n"
     assert [service.rows(table) for table in ("accounts", "sessions", "feedback", "holds")] == [[], [], [], []]
     assert [str(entry) for entry in in_ledger(service)] == [account]
     (tmp_path / "receipt").write_text(receipt_of(the_mail(service.deliver(), ADA, ERASED)))
