@@ -179,7 +179,6 @@ def test_a_whole_last_line_without_its_line_break_is_kept(service: Service) -> N
 # A long ledger
 
 
-@any_database
 @pytest.mark.parametrize("erased_at", [clock.now(), datetime(2020, 1, 1, tzinfo=UTC)], ids=["erased here", "long ago"])
 def test_a_start_reads_a_long_ledger_once_and_asks_the_database_about_all_lines_together(
     service: Service, monkeypatch: pytest.MonkeyPatch, erased_at: datetime
