@@ -253,7 +253,7 @@ def test_requests_of_disconnected_clients_take_no_memory(server: ServerProcess, 
         for _ in range(rounds):
             with connections(server, 500, request("POST", "/v1/sessions", email=ADDRESS, password="x" * 16_000)):
                 time.sleep(0.1)
-            wait_for(lambda: open_files(server) <= files, 60)
+            wait_for(lambda: open_files(server) <= files)
         growth = memory_of(server) - before
         write_lock.execute("ROLLBACK")
     assert_serves(server)
