@@ -1,5 +1,6 @@
 """Limits: how often each operation may be requested, the same with one process and with many, without storing names."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,7 +38,8 @@ def redeem(service: Service, path: str, sender: int = 0) -> TestResponse:
 
 
 def assert_limited(response: TestResponse, seconds: int) -> None:
-    assert_problem(response, 429, "too-many-requests")
+    problem = assert_problem(response, 429, "too-many-requests")
+    assert re.search(r"Try again in (a minute|\d+ (minutes|hours))\.$", problem["detail"])
     assert 1 <= int(response.headers["Retry-After"]) <= seconds
 
 
