@@ -42,6 +42,7 @@ class SettingsError(Exception):
 
 
 Email = Annotated[str, AfterValidator(values.email)]
+COMMA_SEPARATED = BeforeValidator(values.comma_separated)
 
 
 class Settings(BaseModel):
@@ -57,7 +58,7 @@ class Settings(BaseModel):
         default="",
         description="`postgresql://…`, also with several hosts, or `sqlite:///…`. Without it: SQLite in `instance/`.",
     )
-    secret_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(values.keys), AfterValidator(values.strong)] = Field(
+    secret_keys: Annotated[tuple[SecretStr, ...], COMMA_SEPARATED, AfterValidator(values.strong)] = Field(
         default=(),
         description="Keys that sign tokens, newest first, comma-separated. Without it: the key in the instance folder.",
     )
@@ -103,11 +104,11 @@ class Settings(BaseModel):
     closed_retention_days: int = Field(
         default=365, ge=0, le=3650, description="Days until a closed account is erased. 0: only when the person asks."
     )
-    ios_app_ids: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.ios_app_ids)] = Field(
+    ios_app_ids: Annotated[tuple[str, ...], COMMA_SEPARATED, AfterValidator(values.ios_app_ids)] = Field(
         default=(),
         description="iPhone apps that open emailed links and share passwords, as `TEAMID.bundle.id`, comma-separated.",
     )
-    android_apps: Annotated[tuple[str, ...], BeforeValidator(values.keys), AfterValidator(values.android_apps)] = Field(
+    android_apps: Annotated[tuple[str, ...], COMMA_SEPARATED, AfterValidator(values.android_apps)] = Field(
         default=(),
         description="Android apps that do the same, as `package=SHA-256 of its certificate`, comma-separated.",
     )
@@ -210,7 +211,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
 def instance_path(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the instance folder: the one that is set or, in a checkout of the source, its own.
 
-    An installed package has no default: a folder in the home folder would be another for root.
+    An installed package has no default: one in the home folder would differ between root and the service's user.
 
     Raises:
         SettingsError: there is neither.
@@ -266,6 +267,15 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         msg = f"{path}: this process cannot make the folder ({error.strerror}); {PREFIX}INSTANCE_PATH names another"
         raise SettingsError(msg) from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def settings() -> Settings:

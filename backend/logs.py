@@ -16,8 +16,8 @@ from typing import Any
 from flask import has_request_context, request
 from pydantic_core import to_json
 
-FORM = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
-TIME = "%Y-%m-%dT%H:%M:%S"
+LINE_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 STDOUT, STDERR = 1, 2
 # Some seconds of requests, and a few MB.
 QUEUED_LINES = 10_000
@@ -52,7 +52,7 @@ def log_response(response: Response) -> None:
 @lru_cache(1)
 def _to_the_second(seconds: int) -> str:
     """Return a time without its fraction, formatted once for all lines of that second."""
-    return time.strftime(TIME, time.gmtime(seconds))
+    return time.strftime(TIME_FORMAT, time.gmtime(seconds))
 
 
 class _Json(logging.Formatter):
@@ -191,7 +191,7 @@ def configure(level: int = logging.INFO) -> None:
     """Send this process's log to standard error."""
     # No line shows them, and they take most of the time of a record (logging HOWTO, Optimization).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    form = logging.Formatter(FORM, TIME) if os.isatty(STDERR) else _Json()
+    form = logging.Formatter(LINE_FORMAT, TIME_FORMAT) if os.isatty(STDERR) else _Json()
     form.converter = time.gmtime
     _stderr.setFormatter(form)
     logging.basicConfig(level=level, handlers=[_stderr], force=True)

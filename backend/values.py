@@ -82,9 +82,14 @@ def redis_url(value: str) -> str:
     raise ValueError("write a URL that starts with redis:// or rediss://, such as redis://127.0.0.1:6379/0")
 
 
+def is_one_line(text: str) -> bool:
+    """Return whether a text has no line breaks, no other control characters and no lone surrogates."""
+    return not any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text)
+
+
 def one_line(value: str) -> str:
     """Check that a header and an SMTP command can carry a text."""
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+    if not is_one_line(value):
         raise ValueError("write one line of UTF-8 text without control characters")
     return value
 
@@ -128,9 +133,9 @@ def password(value: SecretStr) -> SecretStr:
     return value
 
 
-def keys(value: object) -> object:
-    """Split the comma-separated list of an environment variable."""
-    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+def comma_separated(value: object) -> object:
+    """Split the list of an environment variable."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def strong(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:

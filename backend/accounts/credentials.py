@@ -21,7 +21,7 @@ from backend.security.password_rules import normalize, weaknesses
 from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
-# These columns of an open account.
+# The values of these columns in an open account.
 OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
 
 

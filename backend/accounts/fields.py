@@ -8,6 +8,7 @@ from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 
 from backend.database.models import EMAIL_LENGTH, NAME_LENGTH
 from backend.security.unicode import normalized
+from backend.values import is_one_line
 
 # Most addresses match. The library takes twenty times as long, and returns the same.
 PLAIN = re.compile(
@@ -40,7 +41,7 @@ def clean_name(name: str) -> str:
     if inside := BIDI_CONTROLS.intersection(composed):
         msg = f"write a name without the invisible direction mark U+{ord(min(inside)):04X} inside it"
         raise ValueError(msg)
-    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in composed):
+    if not is_one_line(composed):
         raise ValueError("write a name without line breaks and other control characters")
     if not any(map(_is_visible, composed)):
         msg = f"write a name of 1 to {NAME_LENGTH} characters"

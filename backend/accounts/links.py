@@ -49,7 +49,7 @@ def find(purpose: Purpose, token: str) -> Link:
     try:
         content, is_expired = tokens.read(purpose, token)
     except InvalidToken:
-        return elsewhere(token)
+        return misplaced_or_damaged(token)
     if is_expired:
         return Link(State.EXPIRED, content.get("email", ""))
     if purpose is Purpose.REGISTRATION:
@@ -62,7 +62,7 @@ def find(purpose: Purpose, token: str) -> Link:
     return Link(State.USED if _is_done(purpose, account, content) else State.REPLACED)
 
 
-def elsewhere(token: str) -> Link:
+def misplaced_or_damaged(token: str) -> Link:
     """Return the state of a token that is not of this page: of another page, or damaged."""
     for purpose in Purpose:
         try:

@@ -27,8 +27,7 @@ def unsubscribe(*, token: str, client: str | None) -> None:
 
 def refuse_unpublished(version: object) -> None:
     """In the caller's transaction: refuse a policy version that was not published, or that was withdrawn."""
-    published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
-    if version and not db.session.scalar(published):
+    if version and not db.session.scalar(select(Policy.version).where(Policy.is_published(version))):
         raise InvalidRequest(errors=[FieldError("/accepted_policy", "name a version that was published")])
 
 

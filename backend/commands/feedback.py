@@ -43,7 +43,7 @@ def _filter(state: Literal["open", "done"] | None, first: datetime | None, last:
 @feedback_group.command("list")
 @filter_options
 def feedback_list(*, as_json: bool, **filters: Any) -> None:
-    """Show the beginning of each message, the newest first; --json shows whole messages. None names its author."""
+    """Show the beginning of each message, the newest first, and no author; --json shows whole messages."""
     rows = feedback.listed(_filter(**filters))
     if as_json:
         click.echo(console.dump([row._asdict() for row in rows]))

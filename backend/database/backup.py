@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from backend.config import sync
 from backend.database.engine import SQLITE_BUSY_SECONDS, db
 from backend.database.schema import versions
 from backend.errors import Impossible
@@ -45,7 +46,7 @@ def make(file: Path) -> Copied:
         copied = _copy(database(), draft, "rw")
         # Unlike a rename, a link never replaces a file that somebody else made meanwhile.
         os.link(draft, file)
-        _sync(file.parent)
+        sync(file.parent)
     return copied
 
 
@@ -68,9 +69,9 @@ def restore(file: Path) -> Copied:
             # SQLite would mix the old database's log with the new database.
             for suffix in ("-wal", "-shm", "-journal"):
                 Path(f"{place}{suffix}").unlink(missing_ok=True)
-            _sync(place.parent)
+            sync(place.parent)
             draft.replace(place)
-            _sync(place.parent)
+            sync(place.parent)
     return copied
 
 
@@ -102,7 +103,7 @@ def _copy(source: Path, draft: Path, mode: str) -> Copied:
         if code in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
             raise Impossible(f"{source} is no database, or a damaged one ({code})") from None
         raise Impossible(f"{source} cannot be copied: is it locked, or is the disk full? ({code})") from None
-    _sync(draft)
+    sync(draft)
     return Copied(schema, draft.stat().st_size)
 
 
@@ -133,9 +134,3 @@ def _exclusive(file: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             raise Impossible("the database is in use: stop every `tiles serve` and `tiles mail work` first") from None
         yield
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -10,8 +10,8 @@ from backend.database.declarations import kept, personal, pseudonymous, staff
 from backend.database.engine import Base
 from backend.database.models import EMAIL_LENGTH, FEEDBACK, NAME_LENGTH, REASON_LENGTH, RECORD, of_account, where
 
-STAFF = f"as long as she is a data manager, and {RECORD} more, as the record of who did what"
-AT_THE_DESK = "until she signs out, after 30 minutes without use, or 8 hours"
+STAFF = f"as long as they are a data manager, and {RECORD} more, as the record of who did what"
+AT_THE_DESK = "until they sign out, after 30 minutes without use, or 8 hours"
 
 
 class Manager(Base):

@@ -78,7 +78,7 @@ class Account(Base):
     erasing_since: Mapped[datetime | None] = technical("When the erasure began; nothing can stop it now", LIFE)
 
     @classmethod
-    def is_told(cls, *, everybody: bool) -> ColumnElement[bool]:
+    def gets_news(cls, *, everybody: bool) -> ColumnElement[bool]:
         """Return the condition that an account is open and, unless `everybody`, wants emails about TILES."""
         is_open = cls.closed_at.is_(None)
         return is_open if everybody else cls.email_updates & is_open
@@ -161,6 +161,11 @@ class Policy(Base):
     text: Mapped[str] = public("What it says", PUBLIC, Text)
     published_at: Mapped[datetime] = public("When it was published", PUBLIC)
     withdrawn_at: Mapped[datetime | None] = public("When it was withdrawn, before it was in force", PUBLIC)
+
+    @classmethod
+    def is_published(cls, version: object) -> ColumnElement[bool]:
+        """Return the condition that a version was published, and not withdrawn."""
+        return (cls.version == version) & cls.withdrawn_at.is_(None)
 
     @classmethod
     def in_force_on(cls, day: date | BindParameter[date]) -> ScalarSelect[str]:
@@ -272,7 +277,7 @@ class AuditEntry(Base):
     )
     act: Mapped[str] = kept("What was done", RECORD, String(40))
     actor: Mapped[str] = kept("By the person, the data manager or the service", RECORD, String(20))
-    manager_id: Mapped[uuid.UUID | None] = kept("Which data manager, if she did it at the desk", RECORD)
+    manager_id: Mapped[uuid.UUID | None] = kept("Which data manager, if they did it at the desk", RECORD)
     at: Mapped[datetime] = kept("When", RECORD)
     details: Mapped[dict[str, Any]] = kept("Dates, counts, versions and legal reasons that belong to it", RECORD, JSON)
 

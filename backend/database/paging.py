@@ -12,7 +12,7 @@ from backend.database.engine import reading
 from backend.errors import Impossible
 
 PAGE = 50
-_FORM = "%Y%m%dT%H%M%S.%f"
+_TIME_FORMAT = "%Y%m%dT%H%M%S.%f"
 
 
 class Key(NamedTuple):
@@ -23,14 +23,14 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         """Return the key as an address has it."""
-        return f"{self.at.astimezone(UTC):{_FORM}}_{self.id.hex}"
+        return f"{self.at.astimezone(UTC):{_TIME_FORMAT}}_{self.id.hex}"
 
     @classmethod
     def parse(cls, text: str) -> "Key":
         """Return the key that an address has; raise Impossible if it is none."""
         at, _, id_ = text.partition("_")
         try:
-            return cls(datetime.strptime(at, _FORM).replace(tzinfo=UTC), uuid.UUID(id_))
+            return cls(datetime.strptime(at, _TIME_FORMAT).replace(tzinfo=UTC), uuid.UUID(id_))
         except ValueError:
             raise Impossible("there is no such page of this list: begin at its first page") from None
 

@@ -76,7 +76,7 @@ def _remains(connection: Connection) -> int:
 
 
 def leave_remains() -> None:
-    """In the caller's transaction, count in SQLite's file that deleting may have left copies between rows."""
+    """In the caller's transaction, mark SQLite's file (`user_version`): it may have copies of deleted rows."""
     if is_sqlite():
         connection = db.session.connection()
         connection.exec_driver_sql(f"PRAGMA user_version = {_remains(connection) % 2**30 + 1}")

@@ -46,7 +46,7 @@ EVERY = Filter()
 
 
 def listed(filters: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:
-    """Return the messages that match, the newest first, and whether its sender was signed in."""
+    """Return the messages that match, the newest first, each with whether its sender was signed in."""
     with reading() as session:
         rows = list(session.execute(_select(filters).order_by(Feedback.received_at.desc(), Feedback.id.desc())))
     _record(act, None, messages=len(rows))
@@ -54,7 +54,7 @@ def listed(filters: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list
 
 
 def exported(filters: Filter = EVERY) -> list[dict[str, Any]]:
-    """Return the messages that match, the newest first, with its times as text."""
+    """Return the messages that match, the newest first, with their times as text."""
     rows = listed(filters, act="feedback-exported")
     return [{name: clock.plain(value) for name, value in row._asdict().items()} for row in rows]
 
@@ -107,8 +107,8 @@ class Message:
 
 def read(feedback_id: uuid.UUID) -> Message:
     """Return a message; raise Unknown if there is none."""
-    is_told = Account.is_told(everybody=False).label("is_told")
-    columns = (Feedback.id, Feedback.received_at, Feedback.done_at, Feedback.account_id, Feedback.message, is_told)
+    gets_news = Account.gets_news(everybody=False).label("gets_news")
+    columns = (Feedback.id, Feedback.received_at, Feedback.done_at, Feedback.account_id, Feedback.message, gets_news)
     query = select(*columns).outerjoin(Account, Account.id == Feedback.account_id).where(Feedback.id == feedback_id)
     replies = select(Reply.written_at, Reply.message).where(Reply.feedback_id == feedback_id).order_by(Reply.written_at)
     with reading() as session:
@@ -116,7 +116,7 @@ def read(feedback_id: uuid.UUID) -> Message:
     if row is None:
         raise Unknown(UNKNOWN)
     _record("feedback-read", row.account_id, messages=1)
-    return Message(*row[:5], bool(row.is_told), sent)
+    return Message(*row[:5], bool(row.gets_news), sent)
 
 
 def finish(feedback_id: uuid.UUID) -> None:
@@ -158,9 +158,9 @@ def reply(feedback_id: uuid.UUID, *, message: str, after: int) -> None:
     """
     with transaction() as session:
         account_id = _writer(feedback_id)
-        is_told = (Account.id == account_id) & Account.is_told(everybody=False) & Account.erasing_since.is_(None)
+        gets_news = (Account.id == account_id) & Account.gets_news(everybody=False) & Account.erasing_since.is_(None)
         # In the order in which an erasure locks them.
-        recipient = session.scalar(select(Account.id).where(is_told).with_for_update())
+        recipient = session.scalar(select(Account.id).where(gets_news).with_for_update())
         _writer(feedback_id, lock=True)
         if recipient is None:
             raise Impossible("the writer has no open account that wants emails about TILES: nothing was sent")

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 
 from backend import clock
 from backend.accounts import audit
-from backend.accounts.links import Link, State, elsewhere
+from backend.accounts.links import Link, State, misplaced_or_damaged
 from backend.accounts.sessions import digest
 from backend.database.desk_tables import DeskSession, Manager
 from backend.database.engine import AnyRow, changed, lock, reading, transaction
@@ -89,7 +89,7 @@ def find(token: str) -> tuple[Link, AnyRow | None]:
     try:
         content, is_expired = tokens.read(Purpose.DESK, token)
     except InvalidToken:
-        return elsewhere(token), None
+        return misplaced_or_damaged(token), None
     if is_expired:
         return Link(State.EXPIRED), None
     manager = _of_token(content)

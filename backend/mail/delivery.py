@@ -158,7 +158,7 @@ class _Delivery:
             else:
                 self.to_nobody.append(row)
                 if not self.is_flood:
-                    # The next email is sent no sooner than behind one to somebody.
+                    # As long as a real email takes: the time of the next one does not reveal that nobody gets this one.
                     self.stop.wait(current_app.extensions.get(LAST_SECONDS, 0.0))
 
     def _send(self, row: AnyRow, draft: Draft) -> None:

@@ -35,7 +35,7 @@ PLAIN_ADDRESS = re.compile(r"[^\s<>@]+@[^\s<>@]+")
 
 
 class _NoRecipient(Exception):
-    """The account or the record does not exist any more, or asks for no email."""
+    """The account or the record does not exist any more, or does not want this email any more."""
 
 
 def draft(row: AnyRow) -> Draft | None:
@@ -59,8 +59,8 @@ def _accounts(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
 _WITH_ID = _accounts(Account.id == bindparam("id"))
 _OPEN = _accounts(Account.is_open_with(bindparam("email")))
 _CLOSED = _accounts(Account.is_closed_with(bindparam("email")))
-_TOLD = {
-    everybody: _accounts((Account.id == bindparam("id")) & Account.is_told(everybody=everybody))
+_RECIPIENTS = {
+    everybody: _accounts((Account.id == bindparam("id")) & Account.gets_news(everybody=everybody))
     for everybody in (False, True)
 }
 
@@ -184,13 +184,13 @@ def _news(row: AnyRow) -> News:
 
 def _announcement(row: AnyRow) -> Draft | None:
     news = _news(row)
-    account = _account(_TOLD[news.material], id=row.account_id)
+    account = _account(_RECIPIENTS[news.material], id=row.account_id)
     return draft_for(news, account.email, account.id)
 
 
 def _feedback_reply(row: AnyRow) -> Draft:
     reply = _one(select(Reply.message, Feedback.received_at).join(Feedback).where(Reply.id == row.about))
-    account = _account(_TOLD[False], id=row.account_id)
+    account = _account(_RECIPIENTS[False], id=row.account_id)
     url, headers = unsubscribe(account.id)
     context = {"sent_on": reply.received_at.date(), "paragraphs": paragraphs(reply.message), "unsubscribe_url": url}
     return Draft(account.email, "feedback_reply", context, headers)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import cast as typed
-from typing import get_args
+from typing import cast, get_args
 
-from sqlalchemy import ColumnElement, String, Table, bindparam, cast, delete, func, insert, select, update
+import sqlalchemy
+from sqlalchemy import ColumnElement, String, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from backend import clock
@@ -45,7 +45,7 @@ UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, DataError)
 """What Python and the drivers raise for a row whose values do not fit its columns."""
 _COLUMNS = (Mail.id, Mail.kind, Mail.email, Mail.name, Mail.account_id, Mail.about, Mail.created_at, Mail.attempts,
             Mail.counted_on)  # fmt: skip
-_TABLE = typed(Table, Mail.__table__)
+_TABLE = cast(Table, Mail.__table__)
 _INSERT = insert(_TABLE)
 _DELETE = delete(_TABLE).where(Mail.id == bindparam("finished"), Mail.claim == bindparam("claimed"))
 
@@ -110,7 +110,7 @@ def _take(claim: uuid.UUID, now: datetime) -> list[AnyRow]:
 
 def _set_unreadable_aside(claim: uuid.UUID) -> list[AnyRow]:
     """Give up the claimed rows that cannot be read, and return the others."""
-    raw_id = cast(Mail.id, String)
+    raw_id = sqlalchemy.cast(Mail.id, String)
     batch = []
     with transaction() as session:
         for id_ in session.scalars(select(raw_id).where(Mail.claim == claim)).all():

@@ -4,7 +4,6 @@ So a reset never waits behind an announcement, and an interruption neither loses
 """
 
 import hashlib
-import unicodedata
 import uuid
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -23,9 +22,10 @@ from backend.mail.claims import IS_WAITING, oldest
 from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
 from backend.privacy.policy import VERSION
+from backend.values import is_one_line
 
 BATCH = 50
-# While so many emails wait for a retry, no more are queued: each claim of links looks at all due announcements.
+# While so many emails wait for a retry, no more are queued: claiming links reads every due announcement.
 MOST_PUT_OFF = 10_000
 IDS = 2**128
 # A longer email is cut off by some programs, and does not fit into the form (web/bodies.py).
@@ -61,8 +61,7 @@ def _clean(news: News) -> News:
     if news.version is not None:
         return _clean_policy(news, news.version)
     subject = (news.subject or "").strip()
-    one_line = not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in subject)
-    if not 1 <= len(subject) <= REASON_LENGTH or not one_line:
+    if not 1 <= len(subject) <= REASON_LENGTH or not is_one_line(subject):
         raise Impossible(f"write a subject of one line and at most {REASON_LENGTH} characters")
     if not (news.text or "").strip():
         raise Impossible("the text is empty: write it as plain text")
@@ -70,8 +69,8 @@ def _clean(news: News) -> News:
 
 
 def _clean_policy(news: News, version: str) -> News:
-    published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
+        published = select(Policy.version).where(Policy.is_published(version))
         if not VERSION.fullmatch(version) or not session.scalar(published):
             raise Impossible(f"version {version} is not published")
     if (news.material or news.text is not None) and not (news.text or "").strip():
@@ -125,7 +124,7 @@ def announce(news: News, *, once: bool = False) -> Progress:
 def send_test(news: News, email: str) -> None:
     """Email an announcement to one address only, as people would get it; raise Impossible for a bad one.
 
-    The queue holds no text, so the row does until the email has left. It has no parts, and `forget_tests` deletes it.
+    The queue stores no text: the row does, until the email has left. It has no parts, and `forget_tests` deletes it.
     """
     news, now, row_id = check(news), clock.now(), uuid.uuid4()
     row = {"id": row_id, "sha256": hashlib.sha256(row_id.bytes).hexdigest(), "created_at": now, "finished_at": now}
@@ -200,7 +199,7 @@ def stop(announcement: uuid.UUID) -> int:
 
 def count_recipients(*, everybody: bool) -> int:
     """Return how many people get an announcement now."""
-    is_recipient = Account.is_told(everybody=everybody)
+    is_recipient = Account.gets_news(everybody=everybody)
     with reading() as session:
         return session.scalar(select(func.count()).select_from(Account).where(is_recipient)) or 0
 
@@ -241,7 +240,7 @@ def _queue_part(announcement: AnyRow) -> int:
     with transaction() as session:
         # Locked, so that no account is erased before its email is queued.
         part = _is_in_part(announcement.parts_made, announcement.parts)
-        accounts = select(Account.id).where(Account.is_told(everybody=announcement.to_everybody), part)
+        accounts = select(Account.id).where(Account.gets_news(everybody=announcement.to_everybody), part)
         ids = session.scalars(accounts.with_for_update(read=True, key_share=True)).all()
         step = {
             "parts_made": done,

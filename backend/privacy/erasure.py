@@ -224,7 +224,7 @@ def _batches(hex_ids: set[str]) -> Iterator[list[uuid.UUID]]:
 
 
 def _ids_in(entries: Collection[str], column: InstrumentedAttribute[Any], *where: ColumnElement[bool]) -> set[str]:
-    """Return a column's ids that are among the entries; as text, as to make 200,000 `uuid.UUID` takes a second.
+    """Return a column's ids that are among the entries; as text, because making 200,000 `uuid.UUID` takes a second.
 
     The entries are sent as one value, because there may be millions of rows, and a statement has few values.
     """

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backend import clock
-from backend.config import settings
+from backend.config import settings, sync
 from backend.errors import Impossible
 
 NAME = "erasures.jsonl"
@@ -42,18 +42,10 @@ def opened() -> Iterator[Callable[[Mapping[uuid.UUID, datetime]], None]]:
     """
     file = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        _sync_folder()
+        sync(path().parent)
         yield lambda erased: _append(file, erased)
     finally:
         os.close(file)
-
-
-def _sync_folder() -> None:
-    folder = os.open(path().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _append(file: int, erased: Mapping[uuid.UUID, datetime]) -> None:

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy import delete, insert, select
 
 from backend import clock
-from backend.config import PREFIX, SettingsError, make_folder, settings
+from backend.config import PREFIX, SettingsError, make_folder, settings, sync
 from backend.database import schema
 from backend.database.engine import has_file, lock, reading, transaction
 from backend.database.service_tables import KeyDigest
@@ -250,8 +250,7 @@ def _write(path: Path, keys: Keys, like: os.stat_result | None = None) -> None:
                 os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    with _opened(path.parent) as folder:
-        os.fsync(folder)
+    sync(path.parent)
 
 
 @contextmanager

@@ -249,7 +249,7 @@ def healthz() -> schemas.Health:
     return schemas.Health()
 
 
-# Checked in this order: each needs that those before it are not the case.
+# Checked in this order: each check assumes that the earlier ones passed.
 UNREADY: dict[str, Callable[[], object]] = {
     "The database schema is older than this release's: run `tiles db upgrade`.": lambda: not is_current(),
     "The database knows none of this process's keys, but others: run `tiles check`.": keys.are_others,

@@ -1,4 +1,4 @@
-"""For both the API and the pages: the client and session of a request, problem documents, and the request log."""
+"""Shared by the API and the pages: the client and session of a request, problem documents, and the request log."""
 
 import logging
 import time
@@ -73,7 +73,7 @@ def viewer_if_any() -> sessions.Viewer | None:
     Raises:
         Unauthenticated: the bearer token is of no valid session.
     """
-    # The front hands a value that is not ASCII on as an empty one.
+    # The front replaces a value that is not ASCII by an empty one.
     scheme = request.headers.get("Authorization", "Basic").partition(" ")[0]
     return viewer() if scheme.lower() in {"bearer", ""} else None
 

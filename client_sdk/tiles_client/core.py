@@ -105,7 +105,7 @@ class Retries:
     """Decides whether one call is retried: a few times, and with a bounded wait in all."""
 
     repeatable: bool
-    left: int
+    most: int
     made: int = 0
     waited: float = 0.0
 
@@ -114,7 +114,7 @@ class Retries:
         requested, retryable = None, self.repeatable or isinstance(outcome, NOTHING_SENT)
         if isinstance(outcome, httpx2.Response):
             requested, retryable = retry_after(outcome), self.repeatable and outcome.status_code in TRANSIENT
-        if self.made == self.left or not retryable:
+        if self.made == self.most or not retryable:
             return None
         jitter = random.uniform(0.5, 1)  # noqa: S311 (spreads the load, guards nothing)
         pause = FIRST_PAUSE * 2**self.made * jitter if requested is None else requested

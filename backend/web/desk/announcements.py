@@ -10,8 +10,7 @@ from backend.mail.news import News, paragraphs
 from backend.privacy import announcements, policy
 from backend.privacy.texts import plain_text
 from backend.web import forms
-from backend.web.desk.door import door, page, redirect_to, refused, visitor
-from backend.web.desk.requests import after_key
+from backend.web.desk.door import after_key, door, page, redirect_to, refused, visitor
 
 
 @door.get("/announcements")

@@ -3,8 +3,7 @@
 from flask import request
 
 from backend.accounts import audit
-from backend.web.desk.door import door, page
-from backend.web.desk.requests import after_key
+from backend.web.desk.door import after_key, door, page
 
 
 @door.get("/audit")

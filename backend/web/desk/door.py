@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from backend import clock
 from backend.accounts import audit
 from backend.config import settings
+from backend.database.paging import Key
 from backend.desk import managers
 from backend.desk.managers import Visitor
 from backend.errors import Impossible, InvalidRequest, Problem, Unknown
@@ -84,6 +85,12 @@ def visitor() -> Visitor:
     """Return the data manager who sent the request, and the session."""
     signed_in: Visitor = g.visitor
     return signed_in
+
+
+def after_key() -> Key | None:
+    """Return the key after which the page of a list begins; raise Impossible if the address has another text."""
+    text = request.args.get("after")
+    return Key.parse(text) if text else None
 
 
 def page(template: str, **context: Any) -> str:

@@ -10,8 +10,7 @@ from backend.accounts.feedback import clean_message
 from backend.desk import feedback
 from backend.errors import Impossible, Problem
 from backend.web import forms
-from backend.web.desk.door import door, page, redirect_to, refused
-from backend.web.desk.requests import after_key
+from backend.web.desk.door import after_key, door, page, redirect_to, refused
 
 CHOICES: dict[str, Literal["open", "done"] | None] = {"open": "open", "done": "done", "all": None}
 

@@ -7,17 +7,10 @@ from flask import request
 from flask.typing import ResponseReturnValue
 
 from backend import clock
-from backend.database.paging import Key
 from backend.desk import requests
 from backend.errors import Impossible, Problem
 from backend.web import forms
-from backend.web.desk.door import door, page, redirect_to, refused
-
-
-def after_key() -> Key | None:
-    """Return the key after which the page of a list begins; raise Impossible if the address has another text."""
-    text = request.args.get("after")
-    return Key.parse(text) if text else None
+from backend.web.desk.door import after_key, door, page, redirect_to, refused
 
 
 @door.get("")
