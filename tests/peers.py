@@ -29,7 +29,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(find: Callable[[], T | None], seconds: float = 20) -> T:
+def wait_for(find: Callable[[], T | None], seconds: float = 60) -> T:
     """Return the first true result of `find`; fail after the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

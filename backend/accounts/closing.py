@@ -45,7 +45,7 @@ def request_erasure(*, email: str, client: str | None) -> None:
 
 
 def confirm_erasure(*, token: str, client: str | None) -> AccountClosure:
-    """Close the account of a mailed link, and have it and earlier accounts of its address erased."""
+    """Close the account of an emailed link, and have it and earlier accounts of its address erased."""
     account, _ = credentials.redeem_for(Purpose.ERASURE, token, client)
     with transaction() as session:
         credentials.lock_address(account.email)

@@ -1,4 +1,4 @@
-"""Proofs of ownership (a password, a mailed link), and updates that fail if the account has changed meanwhile."""
+"""Proofs of ownership (a password, an emailed link), and updates that fail if the account has changed meanwhile."""
 
 import uuid
 from typing import Any
@@ -70,7 +70,7 @@ def check_current_password(viewer: Viewer, password: str, client: str | None) ->
 
 
 def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow, dict[str, Any]]:
-    """Return the account of a mailed link and the token's content. The caller updates it where `is_unchanged`."""
+    """Return the account of an emailed link and the token's content. The caller updates it where `is_unchanged`."""
     throttle().charge("token", client=client)
     content = tokens.redeem(purpose, token)
     account = account_of(content)
@@ -87,7 +87,7 @@ def account_of(content: dict[str, Any]) -> AnyRow | None:
 
 
 def note_mailbox_proven(email: str, client: str | None) -> None:
-    """In the transaction of a mailed link: let no limit that others used up keep out the reader of the mailbox."""
+    """In the transaction of an emailed link: let no limit that others used up keep out the reader of the mailbox."""
     lockout.trust(email, client)
     mailboxes.give_back(email)
 

@@ -30,7 +30,7 @@ def request(viewer: Viewer, *, email: str, password: str, client: str | None) ->
 
 
 def confirm(*, token: str, client: str | None) -> None:
-    """Replace the email; the old address is mailed an undo link. Every other link ends, sessions go on."""
+    """Replace the email; the old address is emailed an undo link. Every other link ends, sessions go on."""
     account, content = credentials.redeem_for(Purpose.EMAIL_CHANGE, token, client)
     new, credentials_id = content["email"], uuid.uuid4()
     with transaction() as session:

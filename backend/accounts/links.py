@@ -1,4 +1,4 @@
-"""Look at a mailed link before it is used. Looking changes nothing.
+"""Look at an emailed link before it is used. Looking changes nothing.
 
 Only the holder of a genuine token learns more than that a link does not work, and no address but the one that the
 email went to.
@@ -18,7 +18,7 @@ from backend.security.tokens import Purpose
 
 
 class State(StrEnum):
-    """The states of a mailed link."""
+    """The states of an emailed link."""
 
     LIVE = "live"
     USED = "used"
@@ -39,7 +39,7 @@ class Link:
 
 
 def look(purpose: Purpose, *, token: str, client: str | None) -> Link:
-    """Return the state of a mailed link. The limits are those of using a link."""
+    """Return the state of an emailed link. The limits are those of using a link."""
     throttle().charge("token", client=client)
     return find(purpose, token)
 

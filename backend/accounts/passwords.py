@@ -21,7 +21,7 @@ def request_reset(*, email: str, client: str | None) -> None:
 
 
 def reset(*, token: str, password: str, client: str | None) -> None:
-    """Replace the password of a mailed link's account; every session and every older link ends."""
+    """Replace the password of an emailed link's account; every session and every older link ends."""
     account, _ = credentials.redeem_for(Purpose.PASSWORD_RESET, token, client)
     password_hash = credentials.new_password_hash(password, name=account.name, email=account.email)
     with transaction() as session:
@@ -33,7 +33,7 @@ def reset(*, token: str, password: str, client: str | None) -> None:
 
 
 def change(viewer: Viewer, *, current_password: str, new_password: str, client: str | None) -> None:
-    """Replace the viewer's password; every other session and every mailed link ends."""
+    """Replace the viewer's password; every other session and every emailed link ends."""
     account = credentials.check_current_password(viewer, current_password, client)
     password_hash = credentials.new_password_hash(
         new_password, name=account.name, email=account.email, pointer="/new_password"

@@ -1,4 +1,4 @@
-"""Registration: name and email travel in the mailed link; the account is created when the link is used."""
+"""Registration: name and email travel in the emailed link; the account is created when the link is used."""
 
 import uuid
 from typing import Any
@@ -31,7 +31,7 @@ def request_again(*, token: str, email: str, client: str | None) -> None:
 
 
 def confirm(*, token: str, password: str, accepted_policy: str | None = None, client: str | None) -> None:
-    """Create the account of a mailed link, with the accepted policy version."""
+    """Create the account of an emailed link, with the accepted policy version."""
     values = _redeem(token, password, client) | {"accepted_policy": accepted_policy}
     with transaction():
         _create(values, client)
@@ -40,7 +40,7 @@ def confirm(*, token: str, password: str, accepted_policy: str | None = None, cl
 def confirm_and_sign_in(
     *, token: str, password: str, accepted_policy: str | None = None, client: str | None
 ) -> SignedIn:
-    """Create the account of a mailed link, with the accepted policy version, and its first session."""
+    """Create the account of an emailed link, with the accepted policy version, and its first session."""
     values = _redeem(token, password, client) | {"accepted_policy": accepted_policy}
     with transaction():
         account = _create(values, client)

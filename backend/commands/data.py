@@ -112,7 +112,7 @@ def erase(who: str | None, *, now: bool, due: bool, yes: bool, as_json: bool) ->
     if closed.erase_after and closed.erase_after <= clock.now():
         _erase_due()
         later = "it is erased as soon as the service can: see `tiles data requests --overdue`"
-        click.echo(f"Note: {later if erasure.count_due() else 'it is erased, and the receipt is mailed'}", err=True)
+        click.echo(f"Note: {later if erasure.count_due() else 'it is erased, and the receipt is emailed'}", err=True)
     console.show(asdict(closed), as_json=as_json)
 
 

@@ -115,12 +115,10 @@ def sign_in(*, token: str, client: str | None) -> str:
     content, session_token, now = tokens.redeem(Purpose.DESK, token), secrets.token_urlsafe(32), clock.now()
     with transaction() as session:
         manager = _of_token(content)
-        unused = (
-            update(Manager).where(Manager.id == manager.id, Manager.sign_in_id == manager.sign_in_id)
-            if manager
-            else None
-        )
-        if manager is None or unused is None or not changed(unused.values(sign_in_id=uuid.uuid4())):
+        if manager is None:
+            raise InvalidToken
+        is_unused = (Manager.id == manager.id) & (Manager.sign_in_id == manager.sign_in_id)
+        if not changed(update(Manager).where(is_unused).values(sign_in_id=uuid.uuid4())):
             raise InvalidToken
         row = {"id": uuid.uuid4(), "manager_id": manager.id, "signed_in_at": now, "last_used_at": now}
         session.execute(insert(DeskSession).values(**row, token_sha256=digest(session_token)))

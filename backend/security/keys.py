@@ -1,4 +1,4 @@
-"""The keys that sign mailed tokens and receipts: from the settings, or from a file that the instance makes.
+"""The keys that sign emailed tokens and receipts: from the settings, or from a file that the instance makes.
 
 The newest key comes first and signs; every key verifies. The file is read for each token (8 µs), so that a rotation
 reaches all processes of the instance at once. The database stores a digest of each key in use, so that a machine with

@@ -39,10 +39,10 @@ class Purpose(StrEnum):
 
 MAILED = (Purpose.REGISTRATION, Purpose.PASSWORD_RESET, Purpose.EMAIL_CHANGE, Purpose.EMAIL_CHANGE_UNDO,
           Purpose.ERASURE, Purpose.ERASURE_CANCEL)  # fmt: skip
-"""The purposes of the links that are mailed, each to a page of this name, to be used once."""
+"""The purposes of emailed links: each works once, and leads to a page of this name."""
 
-# A mailed code may be valid for at most 24 hours (NIST SP 800-63B-4, section 4.2.1.2). A purpose that is not listed has
-# no time limit: its token ends with the state it is bound to, or not at all.
+# An emailed code may be valid for at most 24 hours (NIST SP 800-63B-4, section 4.2.1.2). A purpose that is not listed
+# has no time limit: its token ends with the state it is bound to, or not at all.
 LIFETIMES = {
     Purpose.REGISTRATION: timedelta(hours=24),
     Purpose.PASSWORD_RESET: timedelta(hours=24),

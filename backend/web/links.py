@@ -1,4 +1,4 @@
-"""The pages behind the mailed links.
+"""The pages behind the emailed links.
 
 They use no cookie and need no JavaScript. GET shows and POST acts, so that an email scanner can open every link. A link
 is looked at first: the script posts the token that it finds in the fragment, or the person pastes it. Each step posts
@@ -57,7 +57,7 @@ def _refused(page: str, problem: Problem) -> Response:
 
 
 def _each_page(suffix: str, method: str, purposes: Sequence[Purpose] = PAGES) -> Callable[[Submit], Submit]:
-    """Decorate the function that is the same for the pages of several mailed links."""
+    """Decorate the function that is the same for the pages of several emailed links."""
 
     def decorate(view: Submit) -> Submit:
         for purpose in purposes:
@@ -71,13 +71,13 @@ def _each_page(suffix: str, method: str, purposes: Sequence[Purpose] = PAGES) ->
 @_each_page("", "GET")
 @_each_page("/look", "GET")
 def start(purpose: Purpose) -> str:
-    """Show the page behind a mailed link, which asks for the code. A reload after the POST shows it too."""
+    """Show the page behind an emailed link, which asks for the code. A reload after the POST shows it too."""
     return _page(purpose, "start")
 
 
 @_each_page("/look", "POST", MAILED)
 def look(purpose: Purpose) -> ResponseReturnValue:
-    """Show the question of a mailed link, or its state if it is dead. Nothing is changed."""
+    """Show the question of an emailed link, or its state if it is dead. Nothing is changed."""
     try:
         link = links.look(purpose, token=forms.token(), client=client())
     except Problem as limited:

@@ -143,7 +143,7 @@ def security_txt() -> Response:
 
 @door.get("/.well-known/apple-app-site-association")
 def apple_app_site_association() -> ResponseReturnValue:
-    """Let the iPhone apps of the settings open the mailed links, and share the passwords of these pages."""
+    """Let the iPhone apps of the settings open the emailed links, and share the passwords of these pages."""
     apps = settings().ios_app_ids
     if not apps:
         raise NotFound
@@ -156,7 +156,7 @@ def apple_app_site_association() -> ResponseReturnValue:
 
 @door.get("/.well-known/assetlinks.json")
 def assetlinks() -> ResponseReturnValue:
-    """Let the Android apps of the settings open the mailed links, and share the passwords (Digital Asset Links)."""
+    """Let the Android apps of the settings open the emailed links, and share the passwords (Digital Asset Links)."""
     certificates: dict[str, list[str]] = {}
     for app in settings().android_apps:
         package, _, fingerprint = app.partition("=")

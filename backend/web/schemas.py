@@ -54,14 +54,14 @@ class ErasureRequest(PasswordResetRequest):
 
 
 class PasswordResetConfirmation(Body):
-    """A mailed token and the password to set with it."""
+    """An emailed token and the password to set with it."""
 
     token: Token
     password: Password
 
 
 class RegistrationConfirmation(PasswordResetConfirmation):
-    """A mailed token, the password of the new account, and the policy version that the person accepted."""
+    """An emailed token, the password of the new account, and the policy version that the person accepted."""
 
     # Generators require a field with a default, or send it.
     model_config = ConfigDict(json_schema_extra=_without_defaults)
@@ -102,7 +102,7 @@ class EmailChangeRequest(Body):
 
 
 class TokenRequest(Body):
-    """A mailed token."""
+    """An emailed token."""
 
     token: Token
 

@@ -7,7 +7,18 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from journeys import MakeService, MoveClock, ask_for_erasure, close, confirm_erasure, moment, signed_in, undo, undo_link
+from journeys import (
+    MakeService,
+    MoveClock,
+    ask_for_erasure,
+    at_once,
+    close,
+    confirm_erasure,
+    moment,
+    signed_in,
+    undo,
+    undo_link,
+)
 from pairwise import on_one_database_each
 from support import PASSWORD, Person, Service, any_database, assert_problem, bearer, comparable
 
@@ -136,6 +147,13 @@ def test_signing_out_ends_this_session_only(service: Service, ada: Person) -> No
     assert (response.status_code, response.data) == (204, b"")
     assert_ended(service, ada.headers)
     assert service.account(other).status_code == 200
+
+
+def test_signing_out_twice_at_once_succeeds_twice_or_finds_no_session(service: Service) -> None:
+    for _ in range(5):
+        headers = signed_in(service, service.register(email=f"{uuid.uuid4()}@example.org").email)
+        responses = at_once(*[lambda: service.http.delete("/v1/sessions/current", headers=headers)] * 2)  # noqa: B023
+        assert {response.status_code for response in responses} <= {204, 401}
 
 
 def test_a_session_can_be_ended_from_another(service: Service, ada: Person) -> None:

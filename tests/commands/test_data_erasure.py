@@ -1,7 +1,6 @@
 """`tiles data`: accounts are closed and erased, legal holds delay it, and late erasures are reported."""
 
 import json
-import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from peers import token_of
 from support import Person, Service, any_database, assert_problem, invoke
 
 from backend import clock
-from backend.database.engine import transaction
-from backend.database.models import Account
 
 pytestmark = pytest.mark.usefixtures("ada")
 
@@ -63,7 +60,7 @@ def test_erasing_now_erases_for_good_and_mails_a_receipt_that_verifies(
     done = invoke(service, "data", "erase", ADA, "--now", "--yes", "--json")
     closed = json.loads(done.stdout)
     assert closed["erase_after"] == closed["closed_at"]
-    assert done.stderr == "Note: it is erased, and the receipt is mailed\n"
+    assert done.stderr == "Note: it is erased, and the receipt is emailed\n"
     assert [service.rows(table) for table in ("accounts", "sessions", "feedback", "holds")] == [[], [], [], []]
     assert [str(entry) for entry in in_ledger(service)] == [account]
     (tmp_path / "receipt").write_text(receipt_of(the_mail(service.deliver(), ADA, ERASED)))
@@ -205,22 +202,3 @@ def test_a_late_erasure_ends_the_command_with_1_and_nothing_late_with_0(
     move_clock(2 * A_DAY)
     (request,) = json.loads(invoke(service, "data", "requests", "--overdue", "--json", status=1).stdout)
     assert (request["asked_at"], request["age_days"], request["overdue"]) == (None, None, True)
-
-
-def test_replaying_reports_how_many_accounts_had_come_back(service: Service) -> None:
-    quiet = invoke(service, "data", "replay-erasures", "--json")
-    assert json.loads(quiet.stdout) == {"in_ledger": 0, "erased_again": 0}
-    assert "names no erasure; is it the right one?" in quiet.stderr
-    (row,) = service.rows("accounts")
-    invoke(service, "data", "erase", ADA, "--now", "--yes")
-    service.deliver()
-    restored = {name: value for name, value in row.items() if name in {"name", "email", "password_hash"}}
-    with service.app.app_context(), transaction() as session:
-        session.add(Account(**restored, id=uuid.UUID(str(row["id"])), credentials_id=uuid.uuid4(), email_updates=True,
-                            created_at=clock.now()))  # fmt: skip
-    for again in (1, 0):
-        done = invoke(service, "data", "replay-erasures", "--json")
-        assert json.loads(done.stdout) == {"in_ledger": 1, "erased_again": again}
-        assert done.stderr == ""
-    assert service.rows("accounts") == []
-    assert service.deliver() == []

@@ -45,7 +45,9 @@ def upcoming(service: Service) -> None:
 # publish
 
 
-def test_publishing_prints_the_version_its_day_and_its_hash(service: Service, tmp_path: Path) -> None:
+def test_publishing_prints_the_version_its_day_and_its_hash_and_again_even_after_its_day(
+    service: Service, move_clock: MoveClock, tmp_path: Path
+) -> None:
     (tmp_path / "policy.txt").write_text(OLD, "utf-8")
     sha256 = hashlib.sha256(OLD.encode()).hexdigest()
     command = ("publish", str(tmp_path / "policy.txt"), "--version", "old", "--effective", day(0), "--yes")
@@ -55,7 +57,11 @@ def test_publishing_prints_the_version_its_day_and_its_hash(service: Service, tm
     # The identical version needs no new confirmation, with any line breaks.
     for text in (OLD, f"\ufeff{OLD}", OLD.replace("\n", "\r\n")):
         assert json.loads(publish(service, "old", 0, text.encode()).stdout)["sha256"] == sha256
-    assert len(service.rows("policies")) == 1
+    before = service.rows("policies")
+    move_clock(timedelta(days=400))
+    publish(service, "old", -400, OLD)
+    assert service.rows("policies") == before
+    assert len(before) == 1
 
 
 @any_database
@@ -70,14 +76,20 @@ def test_publishing_asks_first_and_publishes_nothing_without_a_yes(service: Serv
 
 
 @any_database
-def test_a_policy_that_cannot_be_published_is_refused_in_a_line_before_any_question(
+def test_a_published_version_cannot_be_changed_and_an_invalid_one_is_refused_in_a_line(
     service: Service, tmp_path: Path
 ) -> None:
     publish(service, "old", 0, OLD)
+    before = service.rows("policies")
     for version, days, text, reason in (
+        ("old", 0, NEW, "choose a new name"),
+        ("old", 1, OLD, "choose a new name"),
+        ("a version", 1, NEW, "name the version"),
+        ("v" * 41, 1, NEW, "name the version"),
         ("new", -1, NEW, "is over"),
         ("new", 1, OLD, "version old has this text already"),
-        ("new", 1, b"", "the text is empty"),
+        ("new", 9, f"\n \n{OLD}", "version old has this text already"),
+        ("new", 1, b" \n", "the text is empty"),
         ("new", 1, b"\xff\xfe", "not text in UTF-8"),
         ("", 1, NEW, "name the version"),
         ("\udcff", 1, NEW, "name the version"),
@@ -90,7 +102,7 @@ def test_a_policy_that_cannot_be_published_is_refused_in_a_line_before_any_quest
         assert "write a day such as 2027-01-31" in invoke(service, "policy", *wrong, typed=NEW, status=2).stderr
     missing = ("publish", str(tmp_path / "missing"), "--version", "new", "--effective", day(1))
     assert "No such file or directory" in invoke(service, "policy", *missing, status=2).stderr
-    assert listed(service) == {"old": "in force"}
+    assert service.rows("policies") == before
 
 
 # withdraw

@@ -90,7 +90,7 @@ class Load(threading.Thread):
 
     def wait_for_more(self) -> None:
         enough = self.answered + 40
-        wait_for(lambda: self.answered >= enough or not self.is_alive(), 40)
+        wait_for(lambda: self.answered >= enough or not self.is_alive())
         assert self.is_alive(), self.wrong
 
     def end(self) -> None:
@@ -145,6 +145,6 @@ def test_the_previous_release_serves_while_the_schema_and_the_servers_are_upgrad
                 load.end()
             assert [load.wrong for load in loads] == [[], []]
             registered = {email for load in loads for email in load.registered}
-            wait_for(lambda: registered <= {str(message["To"]) for message in list(mail_server.messages)}, 40)
+            wait_for(lambda: registered <= {str(message["To"]) for message in list(mail_server.messages)})
             assert new.terminate() == 0
         assert old.terminate() == 0

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from apps import KEY, dispose
 from peers import token_of, wait_for
-from running import erase, error_of, invoke, json_of
+from running import erase, error_of, invoke
 from server_process import ServerProcess
 from support import Person, Service, any_database, assert_problem
 
@@ -94,7 +94,10 @@ def addresses(service: Service) -> set[str]:
 
 def replay(service: Service, *arguments: str) -> tuple[int, int]:
     """Replay the ledger, and return how many accounts it names and how many were erased again."""
-    result = json_of(service.app, "data", "replay-erasures", "--yes", *arguments)
+    done = invoke(service.app, "data", "replay-erasures", "--yes", "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert ("names no erasure; is it the right one?" in done.stderr) == (result["in_ledger"] == 0) == bool(done.stderr)
     return result["in_ledger"], result["erased_again"]
 
 

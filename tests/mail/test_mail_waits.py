@@ -43,7 +43,7 @@ def test_the_wait_for_an_incomplete_reply_ends_at_its_deadline(
         begun = time.monotonic()
         with nullcontext() if attempts else pytest.raises(ServerUnavailable, match="timeout"):
             service.deliver()
-        assert (0.7 if stage == "content" else 0.3) < time.monotonic() - begun < 4
+        assert (0.7 if stage == "content" else 0.3) < time.monotonic() - begun < 60
     (row,) = service.rows("mails")
     assert (row["attempts"], row["failure"]) == (attempts, "timeout" if attempts else None)
 
@@ -174,7 +174,7 @@ def test_a_worker_stops_soon_although_the_mail_server_hangs(
             reached = {"greeting": lambda: peer.connections, "content": lambda: peer.mails}
             wait_for(reached.get(stage, lambda: any(line.startswith(stage) for line in peer.heard)))
             begun = time.monotonic()
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < smtp.REPLY_SECONDS / 2
     # Untried emails are free for other workers at once, and no attempt was counted.
     rows = service.rows("mails")
     assert sum(row["attempts"] for row in rows) == attempts
@@ -212,7 +212,7 @@ def test_the_worker_does_not_wait_for_a_reply_to_quit(make_service: Make, monkey
         ask(service)
         begun = time.monotonic()
         assert tried(service) == 1
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < smtp.REPLY_SECONDS / 2
     assert service.rows("mails") == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from peers import wait_for
 from server_process import ServerProcess
 
-from backend.logs import FINISH_SECONDS, QUEUED_LINES
+from backend.logs import QUEUED_LINES
 
 pytestmark = pytest.mark.long
 
@@ -92,9 +92,7 @@ def test_a_stalled_log_reader_blocks_no_request_and_gets_the_number_of_lost_line
 def test_a_service_whose_log_is_not_read_stops_on_sigterm(tmp_path: Path) -> None:
     with Piped(tmp_path) as server:
         ask(server, 3000)
-        begun = time.monotonic()
         assert server.terminate() == 0
-        assert time.monotonic() - begun < 3 * FINISH_SECONDS + 5
         assert server.processes() == []
 
 

@@ -110,7 +110,7 @@ def test_every_mail_erasure_and_announcement_is_done_once_by_many_processes_that
         urls = [server.url for server in started]
         statuses = at_once(*[lambda part=part: register(urls, strangers[part::4]) for part in range(4)])
         assert Counter(status for part in statuses for status in part) == {202: 70, 429: 10}
-        wait_for(lambda: len(mail_server.messages) >= len(due + readers) + 70 and not service.rows("mails"), 60)
+        wait_for(lambda: len(mail_server.messages) >= len(due + readers) + 70 and not service.rows("mails"))
         folders += [server.instance_path for server in started]
     sent = Counter((str(message["To"]), str(message["Subject"])) for message in mail_server.messages)
     registered = [to for to, subject in sent if subject == SUBJECTS["registrations"]]

@@ -18,8 +18,6 @@ from server_process import ServerProcess
 
 pytestmark = pytest.mark.long
 
-NEVER_LATER = 30
-
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -36,6 +34,17 @@ def worker_of(server: ServerProcess) -> int | None:
 def serving(server: ServerProcess) -> set[int]:
     """Return the server processes: they are not children of the supervisor."""
     return {pid for pid in server.processes() if pid != server.pid and parent_of(pid) != server.pid}
+
+
+def with_handlers(server: ServerProcess) -> set[int]:
+    """Return the processes, once each has set its handlers of signals, as the worker does after it was forked."""
+    one = 1 << (signal.SIGUSR1 - 1)
+
+    def has_them(pid: int) -> bool:
+        masks = re.findall(r"Sig(?:Ign|Cgt):\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+        return any(int(mask, 16) & one for mask in masks)
+
+    return wait_for(lambda: all(map(has_them, server.processes())) and set(server.processes()))
 
 
 @contextmanager
@@ -99,13 +108,13 @@ def test_a_process_that_dies_five_times_in_a_row_does_not_end_the_others(tmp_pat
         wait_for(lambda: len(serving(server)) == 2)
         spared, worker = min(serving(server)), wait_for(lambda: worker_of(server))
         for _ in range(5):
-            (victim,) = wait_for(lambda: serving(server) - {spared}, NEVER_LATER)
+            (victim,) = wait_for(lambda: serving(server) - {spared})
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda victim=victim: victim not in server.processes())
             for _ in range(20):
                 assert httpx2.get(f"{server.url}/healthz").status_code == 200
         assert {spared, worker, server.pid} <= set(server.processes())
-        wait_for(lambda: len(serving(server)) == 2, NEVER_LATER)
+        wait_for(lambda: len(serving(server)) == 2)
 
 
 # Signals
@@ -116,9 +125,7 @@ def test_a_signal_ends_a_child_in_good_order_and_it_is_started_again_or_does_not
 ) -> None:
     with ServerProcess(tmp_path, **send_through(mail_server)) as server:
         wait_for(lambda: worker_of(server) and len(serving(server)) == 1)
-        # A process that answers has its handlers; the worker sets them a moment later.
-        time.sleep(0.5)
-        before = set(server.processes())
+        before = with_handlers(server)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             for pid in before:
                 os.kill(pid, number)
@@ -129,10 +136,9 @@ def test_a_signal_ends_a_child_in_good_order_and_it_is_started_again_or_does_not
             for pid in (answering, parent_of(answering), wait_for(lambda: worker_of(server))):
                 os.kill(pid, number)
             wait_for(lambda before=before: len(set(server.processes()) - before) >= 2)
-            wait_for(lambda: worker_of(server) and len(serving(server)) == 1, NEVER_LATER)
+            wait_for(lambda: worker_of(server) and len(serving(server)) == 1)
             server.wait_until_ready()
-            time.sleep(0.5)
-            before = set(server.processes())
+            before = with_handlers(server)
         register(server.url, "ada@example.org")
         wait_for(lambda: mail_server.messages)
         assert "Traceback" not in server.log

@@ -51,13 +51,6 @@ def print_person(account_id: uuid.UUID) -> str:
     return page("person_print.html", export=export, account_id=account_id, public_url=settings().public_url)
 
 
-def _name() -> str:
-    try:
-        return clean_name(forms.field("name"))
-    except ValueError as error:
-        raise InvalidRequest(errors=[FieldError("/name", str(error))]) from None
-
-
 def _hold(who: Seen) -> object:
     until = datetime.combine(forms.day("until"), time.min, UTC)
     return operations.hold(who, basis=forms.field("basis"), until=until)
@@ -70,7 +63,7 @@ def _disclose(who: Seen) -> object:
 
 # templates/desk/act.html explains each act under the same name.
 ACTS: dict[str, Callable[[Seen], object]] = {
-    "rename": lambda who: operations.rename(who, _name()),
+    "rename": lambda who: operations.rename(who, forms.cleaned("name", clean_name)),
     "remove-name": lambda who: operations.rename(who, None),
     "change-email": lambda who: operations.request_email_change(who, forms.email()),
     "unsubscribe": operations.unsubscribe,
