@@ -17,9 +17,6 @@ from backend.privacy import policy
 
 OLD, NEW = "We store a name & an email address.\n", "# What we store\n\nLess.\n\n- *much* less\n"
 NEW_POLICY = "/policies/new"
-NASTY = (
-    "<script>alert(1)</script>\n\n[a](javascript:alert(1)) [b](https://example.org) ![c](https://example.org/c.png)\n"
-)
 
 
 def day(days: int) -> str:
@@ -68,17 +65,6 @@ def test_a_file_may_have_a_byte_order_mark_and_windows_line_breaks(service: Serv
     assert service.rows("policies")[0]["text"] == "Über <b>Daten</b>.\n\nEnde.\n"
 
 
-def test_html_scripts_and_images_of_a_text_are_text(service: Service, desk: Desk) -> None:
-    preview = send(desk, "check", "2027-01", 1, NASTY).text
-    text = preview.partition('id="seen"')[2]
-    assert "<script>" not in preview.replace('<script src="/static/', "")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert 'href="javascript:' not in preview
-    assert '<a href="https://example.org">b</a>' in text
-    assert "<img" not in text
-    assert service.rows("policies") == []
-
-
 def test_an_invalid_policy_is_refused_on_the_form_which_keeps_the_input(service: Service, desk: Desk) -> None:
     send(desk, "publish", "old", 0, OLD)
     for version, days, text, status, reason in (
@@ -104,14 +90,7 @@ def test_an_invalid_policy_is_refused_on_the_form_which_keeps_the_input(service:
     assert "Much less." in send(desk, "check", "new", -1, file=b"Much less.").text.partition("<textarea")[2]
     assert "Much less." in send(desk, "change", "new", 1, "Much less.").text.partition("<textarea")[2]
     assert [row["version"] for row in service.rows("policies")] == ["old"]
-
-
-def test_a_form_that_is_sent_twice_publishes_once_and_says_so(service: Service, desk: Desk) -> None:
-    assert send(desk, "publish", "2027-01", 1, NEW).status_code == 303
-    again = send(desk, "publish", "2027-01", 1, NEW)
-    assert (again.status_code, "published already" in again.text) == (409, True)
-    with service.app.app_context():
-        assert [entry.act for entry in audit.listed(act="policy-published").rows] == ["policy-published"]
+    assert [row["act"] for row in service.rows("audit")].count("policy-published") == 1
 
 
 def test_of_two_concurrent_publications_one_is_refused(service: Service) -> None:

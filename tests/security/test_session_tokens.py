@@ -2,9 +2,7 @@
 
 import pytest
 from support import NOBODY, Person, Send, Service, assert_problem, bearer
-from tokens_steps import real_token
 
-from backend.security.tokens import Purpose
 from backend.web.api import operations
 
 WITH_SESSION = [
@@ -51,9 +49,3 @@ def test_a_slightly_altered_session_is_refused(send: Send, sender: Person) -> No
     altered = (token[:-1], f"{token}A", token.swapcase(), token.removeprefix("tiles_"), f"tiles_{token}")
     for value in [*(f"Bearer {other}" for other in altered), f"Basic {token}", f"Token {token}", token]:
         assert_problem(send("GET", "/v1/account", headers={"Authorization": value}), 401, "unauthenticated")
-
-
-def test_a_mailed_token_is_no_session(send: Send, shared_service: Service) -> None:
-    token = real_token(shared_service.app, Purpose.PASSWORD_RESET)
-    response = send("GET", "/v1/account", headers=bearer(token), secrets=(token[:20],))
-    assert_problem(response, 401, "unauthenticated")

@@ -16,8 +16,7 @@ from apps import KEY, dispose, make_app, make_settings
 from flask import Flask
 from itsdangerous import Signer, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
-from support import NOBODY, PASSWORD, WORD, Person, Send, Service, any_database, assert_problem
-from tokens_steps import CONTENT, real_token
+from support import NOBODY, PASSWORD, WORD, Person, Send, Service, any_database, assert_problem, bearer
 
 from backend import clock
 from backend.errors import InvalidToken
@@ -26,6 +25,16 @@ from backend.security.tokens import LIFETIMES, Purpose
 
 MoveClock = Callable[[timedelta], None]
 CONFIRM = "/v1/registrations/confirm"
+
+
+# The content that every purpose requires: only the salt distinguishes them.
+CONTENT = {"account": NOBODY, "change": NOBODY, "state": WORD, "name": WORD, "email": "eve@example.org"}
+
+
+def real_token(app: Flask, purpose: Purpose = Purpose.REGISTRATION) -> str:
+    """Return a token that is valid for its purpose."""
+    with app.app_context():
+        return tokens.issue(purpose, CONTENT)
 
 
 def refuse(send: Send, path: str, token: str) -> None:
@@ -100,6 +109,12 @@ def test_a_token_of_another_purpose_is_invalid(send: Send, shared_service: Servi
         if purpose is not Purpose.REGISTRATION:
             refuse(send, CONFIRM, token)
     refuse(send, CONFIRM, sender.session["token"])
+
+
+def test_a_mailed_token_is_no_session(send: Send, shared_service: Service) -> None:
+    token = real_token(shared_service.app, Purpose.PASSWORD_RESET)
+    response = send("GET", "/v1/account", headers=bearer(token), secrets=(token[:20],))
+    assert_problem(response, 401, "unauthenticated")
 
 
 REQUIRED = {

@@ -18,9 +18,8 @@ MULTIPART = "multipart/form-data; boundary=k"
 
 @pytest.mark.parametrize(
     "id",
-    ["1", WORD, "%00", "%ff", "%F0%9F%98%80", "null", "..", "%2e%2e%2f", NOBODY[:-1], f"{NOBODY}0",
-     NOBODY.replace("-", ""), f"{{{NOBODY}}}", f"{NOBODY}%00", f"{NOBODY}/", "*", "a" * 4_000, f"urn:uuid:{NOBODY}",
-     NOBODY],
+    ["1", WORD, "%00", "%ff", "%F0%9F%98%80", "%2e%2e%2f", NOBODY[:-1], NOBODY.replace("-", ""), f"{{{NOBODY}}}",
+     f"{NOBODY}%00", f"{NOBODY}/", "a" * 4_000, f"urn:uuid:{NOBODY}", NOBODY],
 )  # fmt: skip
 def test_an_id_of_no_session_is_not_found(send: Send, id: str) -> None:  # noqa: A002 - the contract's word
     assert_problem(send("DELETE", f"/v1/sessions/{id}", secrets=(NOBODY,)), 404, "not-found")
@@ -28,11 +27,10 @@ def test_an_id_of_no_session_is_not_found(send: Send, id: str) -> None:  # noqa:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/", f"/v1/{WORD}", f"/{WORD}", f"/v1/account/{WORD}", "/V1/account", "/v1/Account", "/v1/account/",
-     "/v2/account", "/v1/users", "/.env", "/admin", "/kilimanjaro%00", "/kilimanjaro%ff%fe", "/v1/../kilimanjaro",
-     "/static/kilimanjaro", "/static/../config.py", "/static/%2e%2e/config.py", "/problems/kilimanjaro",
-     "/.well-known/kilimanjaro", "/%7b%7b7*7%7d%7d", f"/{'k' * 8_000}", "/v1/account;kilimanjaro",
-     f"/{WORD}?{WORD}={WORD}", "/v1/sessions/current/kilimanjaro", "//v1/account", "/v1//account"],
+    ["/v1", f"/{WORD}?{WORD}={WORD}", f"/v1/account/{WORD}", "/v1/Account", "/v1/account/", "/.env", "/kilimanjaro%00",
+     "/kilimanjaro%ff%fe", "/v1/../kilimanjaro", "/static/kilimanjaro", "/static/../config.py",
+     "/static/%2e%2e/config.py", "/problems/kilimanjaro", "/%7b%7b7*7%7d%7d", f"/{'k' * 8_000}",
+     "/v1/account;kilimanjaro", "//v1/account", "/v1//account"],
 )  # fmt: skip
 def test_an_unknown_path_is_not_found(send: Send, path: str) -> None:
     assert_problem(send("GET", path), 404, "not-found")

@@ -238,6 +238,15 @@ def test_a_full_hasher_backlog_is_reported_at_once_and_every_link_stays_valid(se
     assert statuses == [201, 401, 204, 201, 400]
 
 
+def test_a_full_hasher_backlog_counts_as_no_wrong_password(make_service: Callable[..., Service]) -> None:
+    service = make_service(rate_limits="sign-in/address+client=100/hour")
+    service.register()
+    with full_line(service), service.statements() as statements:
+        assert [service.sign_in().status_code for _ in range(30)] == [503] * 30
+    assert statements == []
+    assert service.sign_in().status_code == 201
+
+
 @any_database
 @pytest.mark.usefixtures("ada")
 def test_a_long_wait_for_the_hasher_ends_as_overloaded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
