@@ -16,14 +16,13 @@ from sqlalchemy.exc import ArgumentError
 
 SERVICE = "TILES"
 MINIMUM_KEY_LENGTH = 32
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 HOST = re.compile(r"([A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 # A label of a host name has at most 63 characters (RFC 1035 section 2.3.4).
 MAIL_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 SEVERAL_HOSTS = re.compile(
     r"(?P<before>postgres[\w+]*:/{2}(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)"
 )
-# The options in a SQLite URL that Python's driver knows.
-SQLITE_OPTIONS = {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
 
 
 # An app's prefix of ten characters, and its bundle ID.
@@ -45,9 +44,9 @@ def database_url(value: str) -> str:
     # For a database in memory or behind a `file:` URI there is no known file to scrub.
     if url.drivername != "sqlite" or not url.database or url.database.startswith((":memory:", "file:")):
         raise ValueError("write a URL that starts with postgresql:// or sqlite:/// and names a database")
-    # SQLAlchemy drops the text after a ? that is not an option.
-    if "?" in value and (not url.query or url.query.keys() - SQLITE_OPTIONS):
-        raise ValueError("write ? as %3F and % as %25 in the path of a sqlite:/// URL")
+    # The service sets the driver's options itself, and SQLAlchemy drops the text after a ?.
+    if "?" in value:
+        raise ValueError("write ? as %3F and % as %25 in the path of a sqlite:/// URL, which takes no options")
     return value
 
 
@@ -65,11 +64,11 @@ def _url_with_hosts(value: str) -> URL:
 
 
 def public_url(value: str) -> str:
-    """Check an http or https URL without a path."""
-    scheme, _, host = value.rstrip("/").partition("://")
+    """Return an http or https URL without a path as a browser writes an origin (RFC 6454)."""
+    scheme, _, host = value.rstrip("/").lower().partition("://")
     with suppress(ValueError):
-        if scheme in {"http", "https"} and HOST.fullmatch(host) and urlsplit(value).port != 0:
-            return f"{scheme}://{host}"
+        if scheme in DEFAULT_PORTS and HOST.fullmatch(host) and urlsplit(value).port != 0:
+            return f"{scheme}://{host.removesuffix(DEFAULT_PORTS[scheme])}"
     raise ValueError(
         "write an http or https URL without a path, such as https://accounts.example.org (xn--… if international)"
     )

@@ -16,6 +16,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"database_url": "sqlite:///file:tiles.db?uri=true"}, "TILES_DATABASE_URL: write .*sqlite:///"),
     ({"database_url": "sqlite:///:memory:"}, "TILES_DATABASE_URL: write .*sqlite:///"),
     ({"database_url": "sqlite:////srv/what?/tiles.sqlite3"}, r"TILES_DATABASE_URL: write \? as %3F"),
+    ({"database_url": "sqlite:///tiles.sqlite3?timeout=77"}, "TILES_DATABASE_URL: .*takes no options"),
     ({"database_url": "postgresql://u:marmalade@127.0.0.1:port/x"}, "TILES_DATABASE_URL: write .*postgresql://"),
     ({"secret_keys": "marmalade"}, "TILES_SECRET_KEYS: write .*32"),
     ({"rate_limits": "nonsense"}, "TILES_RATE_LIMITS: name one of request/client"),
@@ -59,3 +60,15 @@ def test_the_environment_overrides_the_configuration_file(tmp_path: Path, line_b
     settings = load(environment(tmp_path, public_url="", support_email="environment@example.org"))
     assert (settings.support_email, settings.public_url) == ("environment@example.org", "https://file.example.org")
     assert load(environment(tmp_path)).support_email == "file@example.org"
+
+
+@pytest.mark.parametrize(
+    ("written", "origin"),
+    [
+        ("https://Accounts.Example.org:443/", "https://accounts.example.org"),
+        ("HTTP://127.0.0.1:80", "http://127.0.0.1"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_the_public_url_is_the_origin_that_a_browser_sends(tmp_path: Path, written: str, origin: str) -> None:
+    assert load(environment(tmp_path, public_url=written)).public_url == origin

@@ -18,7 +18,7 @@ def unsubscribe(*, token: str, client: str | None) -> None:
     try:
         account_id = uuid.UUID(tokens.redeem(Purpose.UNSUBSCRIBE, token)["account"])
     except InvalidToken:
-        # Good links are not limited: a mail provider unsubscribes many people from a few machines.
+        # A good link costs no code: a mail provider unsubscribes many people from a few machines.
         throttle().charge("token", client=client)
         raise
     with transaction():

@@ -5,7 +5,7 @@ import io
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
@@ -15,7 +15,7 @@ from backend.accounts import audit
 from backend.database.desk_tables import Reply
 from backend.database.engine import AnyRow, changed, db, reading, transaction
 from backend.database.models import Account, Feedback
-from backend.database.paging import Key, Page, newest_first
+from backend.database.paging import Key, Page, end_of, newest_first
 from backend.database.scrub import leave_remains
 from backend.desk.operations import MANAGER
 from backend.errors import Impossible, Unknown
@@ -37,16 +37,12 @@ class Filter(NamedTuple):
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions of a query."""
         state = {"open": Feedback.done_at.is_(None), "done": Feedback.done_at.is_not(None), None: None}[self.state]
-        first = Feedback.received_at >= _start_of(self.first) if self.first else None
-        last = Feedback.received_at < _start_of(self.last) + timedelta(days=1) if self.last else None
+        first = Feedback.received_at >= datetime.combine(self.first, time.min, UTC) if self.first else None
+        last = Feedback.received_at <= end_of(self.last) if self.last else None
         return [condition for condition in (state, first, last) if condition is not None]
 
 
 EVERY = Filter()
-
-
-def _start_of(day: date) -> datetime:
-    return datetime.combine(day, time.min, UTC)
 
 
 def listed(filters: Filter = EVERY, *, act: audit.Act = "feedback-read") -> list[AnyRow]:

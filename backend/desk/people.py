@@ -34,7 +34,8 @@ def search(text: str) -> SearchResult:
     """Find accounts by address or name: first equal, then with this beginning; if there is none, with this part."""
     term = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
     accounts: dict[uuid.UUID, AnyRow] = {}
-    if term and term.isprintable():
+    # PostgreSQL has no NUL in a text.
+    if term and "\0" not in term:
         with reading() as session:
             for column, condition in _conditions(term, accounts):
                 query = select(*_COLUMNS, column.label("matched")).where(condition).limit(MOST_FOUND + 1)
@@ -78,7 +79,9 @@ def _begins(column: _Column, text: str) -> ColumnElement[bool]:
 
 
 def _contains(column: _Column, text: str) -> ColumnElement[bool]:
-    return func.lower(column).contains(text.lower(), autoescape=True)
+    # Both in SQL, because SQLite has a lower case of ASCII only.
+    position = func.instr if is_sqlite() else func.strpos
+    return position(func.lower(column), func.lower(text)) > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from backend.mail import messages, queue
 from backend.mail.claims import IS_WAITING, oldest
 from backend.mail.news import News, draft_for
 from backend.mail.transport import Message
+from backend.privacy.policy import VERSION
 
 BATCH = 50
 # While so many emails wait for a retry, no more are queued: each claim of links looks at all due announcements.
@@ -71,7 +72,7 @@ def _clean(news: News) -> News:
 def _clean_policy(news: News, version: str) -> News:
     published = select(Policy.version).where(Policy.version == version, Policy.withdrawn_at.is_(None))
     with reading() as session:
-        if not version.isascii() or not session.scalar(published):
+        if not VERSION.fullmatch(version) or not session.scalar(published):
             raise Impossible(f"version {version} is not published")
     if (news.material or news.text is not None) and not (news.text or "").strip():
         raise Impossible("write a summary of the change, as plain text")

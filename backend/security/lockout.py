@@ -5,12 +5,13 @@ it, may try fewer, so that a client locks out only itself; the last ten are for 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import cast
 
 from sqlalchemy import Date, Integer, Table, UpdateBase, bindparam, case, delete, or_, select, update
+from sqlalchemy.exc import DBAPIError
 
 from backend import clock
 from backend.config import settings
@@ -88,9 +89,9 @@ def guess(address: str, client: str | None) -> Iterator[None]:
                 raise TooManyRequests(LOCKED, retry_after=RETRY_AFTER_SECONDS)
     try:
         yield
-    except Overloaded:
+    except (Overloaded, DBAPIError):
         # The password was not checked.
-        with transaction():
+        with suppress(DBAPIError), transaction():
             for row, *_ in rows:
                 changed(_GIVE_BACK, address_=names(), client_=row)
         raise

@@ -7,7 +7,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar
 
 from flask import Flask, current_app
 from limits import RateLimitItem, parse_many
@@ -39,12 +40,30 @@ LIMITS = {
     "feedback/client": "10/hour",
     "feedback/account": "10/hour",
 }
-OFF = "off"
 REDIS_SECONDS = 1
 ALONE_SECONDS = 10.0
 MOST_KEYS = 100_000
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class _Subject(NamedTuple):
+    kind: str
+    name: str
+    times: int
+
+
+class _Count(NamedTuple):
+    """A limit, and the name of what it counts."""
+
+    limit: RateLimitItem
+    name: str
+
+    def key(self, window_key: bytes) -> str:
+        """Return the key of this count in a window; without the window's key it names nobody."""
+        scope, _, subject = self.name.partition(":")
+        return self.limit.key_for(f"{scope}:{hmac.digest(window_key, subject.encode(), 'sha256').hex()[:32]}")
 
 
 class _Window(NamedTuple):
@@ -62,70 +81,65 @@ class _ProcessCounts:
         self._lock = threading.Lock()
         self.windows: dict[int, _Window] = {}
 
-    def _window(self, seconds: int) -> _Window:
-        number = int(time.time()) // seconds
-        window = self.windows.get(seconds)
-        if window is None or window.number != number or len(window.counts) >= MOST_KEYS:
-            window = self.windows[seconds] = _Window(number, secrets.token_bytes(32), {})
-        return window
+    def _find(self, counts: Sequence[_Count]) -> list[tuple[RateLimitItem, dict[str, int], str]]:
+        entries = []
+        for count in counts:
+            seconds = count.limit.get_expiry()
+            number, window = int(time.time()) // seconds, self.windows.get(seconds)
+            if window is None or window.number != number or len(window.counts) >= MOST_KEYS:
+                window = self.windows[seconds] = _Window(number, secrets.token_bytes(32), {})
+            entries.append((count.limit, window.counts, count.key(window.key)))
+        return entries
 
-    def window_key(self, seconds: int) -> bytes:
+    def charge(self, counts: Sequence[_Count]) -> RateLimitItem | None:
+        """Add one to each count, or return a limit that is reached."""
         with self._lock:
-            return self._window(seconds).key
+            entries = self._find(counts)
+            for limit, stored, key in entries:
+                if stored.get(key, 0) >= limit.amount:
+                    return limit
+            for _, stored, key in entries:
+                stored[key] = stored.get(key, 0) + 1
+        return None
 
-    def incr(self, key: str, expiry: int) -> int:
+    def forget(self, counts: Sequence[_Count]) -> None:
         with self._lock:
-            counts = self._window(expiry).counts
-            counts[key] = counts.get(key, 0) + 1
-            return counts[key]
-
-    def get(self, key: str) -> int:
-        with self._lock:
-            return next((window.counts[key] for window in self.windows.values() if key in window.counts), 0)
-
-    def clear(self, key: str) -> None:
-        with self._lock:
-            for window in self.windows.values():
-                window.counts.pop(key, None)
+            for _, stored, key in self._find(counts):
+                stored.pop(key, None)
 
 
 class _RedisCounts(RedisStorage):
     """Counts in Redis for all processes."""
 
-    def window_key(self, seconds: int) -> bytes:
+    def _find(self, counts: Sequence[_Count]) -> list[tuple[RateLimitItem, str]]:
+        keys = {seconds: self._window_key(seconds) for seconds in {count.limit.get_expiry() for count in counts}}
+        return [(count.limit, count.key(keys[count.limit.get_expiry()])) for count in counts]
+
+    def _window_key(self, seconds: int) -> bytes:
         number, passed = divmod(int(time.time()), seconds)
         key = secrets.token_bytes(32)
         name = f"tiles:window:{seconds}:{number}"
         agreed = self.storage.set(name, key, nx=True, get=True, ex=seconds - passed)
         return agreed if isinstance(agreed, bytes) else key
 
+    def charge(self, counts: Sequence[_Count]) -> RateLimitItem | None:
+        """Add one to each count, or return a limit that is reached, also by other requests at the same time."""
+        entries = self._find(counts)
+        for limit, key in entries:
+            if self.get(key) >= limit.amount:
+                return limit
+        for limit, key in entries:
+            if self.incr(key, limit.get_expiry()) > limit.amount:
+                return limit
+        return None
 
-_Counts = _ProcessCounts | _RedisCounts
-_Action = Callable[[_Counts, RateLimitItem, str], bool]
-
-
-def _key(counts: _Counts, item: RateLimitItem, name: str, subject: str) -> str:
-    digest = hmac.digest(counts.window_key(item.get_expiry()), f"{name}\0{subject}".encode(), "sha256")
-    return item.key_for(f"{name}:{digest.hex()[:32]}")
-
-
-def _charge(counts: _Counts, item: RateLimitItem, key: str) -> bool:
-    return counts.incr(key, item.get_expiry()) <= item.amount
-
-
-def _test(counts: _Counts, item: RateLimitItem, key: str) -> bool:
-    return counts.get(key) < item.amount
+    def forget(self, counts: Sequence[_Count]) -> None:
+        for _, key in self._find(counts):
+            self.clear(key)
 
 
-def _clear(counts: _Counts, item: RateLimitItem, key: str) -> bool:  # noqa: ARG001 - as the two above
-    counts.clear(key)
-    return True
-
-
-class _Subject(NamedTuple):
-    kind: str
-    name: str
-    times: int
+charged: ContextVar[set[object] | None] = ContextVar("charged", default=None)
+"""The charges of a request that may be answered twice: for its second answer they are not charged again."""
 
 
 def _around(client: str | None, mailbox_: str | None) -> list[_Subject]:
@@ -162,53 +176,56 @@ class Throttle:
         account: str | None = None,
         service: str | None = None,
     ) -> None:
-        """Charge one to each subject's limit in a scope, the narrowest first.
+        """Charge one to each limit of a scope.
 
         Raises:
-            TooManyRequests: a limit is reached. The subjects after it are not charged.
+            TooManyRequests: a limit is reached. Nothing is charged: a limit on one thing never uses up another's.
         """
+        earlier, charge = charged.get(), (scope, client, address, account, service)
+        if earlier is not None:
+            if charge in earlier:
+                return
+            earlier.add(charge)
         mailbox_ = mailbox(address) if address else None
-        around = _around(client, mailbox_)
-        # A client in a network that has reached its limit is not counted: the network could name very many.
-        self._apply(_test, scope, [subject for subject in around if subject.times > 1])
         whole = {"account": account, "address": mailbox_, "service": service}
-        self._apply(_charge, scope, around + [_Subject(kind, name, 1) for kind, name in whole.items() if name])
+        subjects = _around(client, mailbox_) + [_Subject(kind, name, 1) for kind, name in whole.items() if name]
+        if counts := self._counts(scope, subjects):
+            limit = self._in_redis(lambda redis: redis.charge(counts), otherwise=lambda: self._own.charge(counts))
+            if limit:
+                seconds = limit.get_expiry()
+                raise TooManyRequests(retry_after=math.ceil(seconds - time.time() % seconds))
 
     def clear(self, scope: str, *, client: str | None, address: str) -> None:
         """Forget what was charged to a client for an address."""
         around = _around(client, mailbox(address))
-        self._apply(_clear, scope, [subject for subject in around if subject.kind == "address+client"])
+        counts = self._counts(scope, [subject for subject in around if subject.kind == "address+client"])
+        self._own.forget(counts)
+        self._in_redis(lambda redis: redis.forget(counts), otherwise=lambda: None)
 
-    def _apply(self, action: _Action, scope: str, subjects: Sequence[_Subject]) -> None:
-        for subject in subjects:
-            name = f"{scope}/{subject.kind}"
-            for item in self._limits.get((name, subject.times), ()):
-                if not self._count(action, item, name, subject.name):
-                    seconds = item.get_expiry()
-                    raise TooManyRequests(retry_after=math.ceil(seconds - time.time() % seconds))
+    def _counts(self, scope: str, subjects: Sequence[_Subject]) -> list[_Count]:
+        return [
+            _Count(limit, f"{scope}/{kind}:{name}")
+            for kind, name, times in subjects
+            for limit in self._limits.get((f"{scope}/{kind}", times), ())
+        ]
 
-    def _count(self, action: _Action, item: RateLimitItem, name: str, subject: str) -> bool:
+    def _in_redis(self, call: Callable[[_RedisCounts], T], *, otherwise: Callable[[], T]) -> T:
         if self._redis and time.time() >= self._alone_until:
             try:
-                allowed = action(self._redis, item, _key(self._redis, item, name, subject))
+                return call(self._redis)
             except self._redis.base_exceptions as error:
                 # A Redis that hangs would cost every request several time-outs.
                 self._alone_until = time.time() + ALONE_SECONDS
                 log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
-            else:
-                if action is not _clear:
-                    return allowed
-        return action(self._own, item, _key(self._own, item, name, subject))
+        return otherwise()
 
 
 def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
-    """Return the limits with the operator's changes, or no limits for `off`.
+    """Return the limits with the operator's changes.
 
     Raises:
         SettingsError: a change names no limit, or has no valid value.
     """
-    if changes.strip().lower() == OFF:
-        return {}
     table = dict(LIMITS)
     for change in filter(None, (part.strip() for part in changes.split(","))):
         name, _, value = (part.strip() for part in change.partition("="))
@@ -228,8 +245,9 @@ def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
 def init_app(app: Flask) -> None:
     """Give the app its limits."""
     with app.app_context():
-        changes, redis_url = settings().rate_limits, settings().redis_url
-    app.extensions["tiles.throttle"] = Throttle(parse_limits(changes), redis_url)
+        config = settings()
+    limits = parse_limits(config.rate_limits) if config.is_limited else {}
+    app.extensions["tiles.throttle"] = Throttle(limits, config.redis_url)
 
 
 def throttle() -> Throttle:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.database.outbox import Outbox, collecting
 from backend.security.hashing import BACKLOG
+from backend.security.throttle import charged
 from backend.web.bodies import ARRIVED, BODY_BYTES, LARGEST_BODY_BYTES, Arrived, most_bytes
 from backend.web.operations import Runs
 
@@ -63,12 +64,12 @@ class Front:
                 # The client disconnected while it sent the body.
                 return
         environ = environ_of(scope, arrived)
-        runs = self._runs.get((scope.method, scope.path), "thread")
+        runs, charges = self._runs.get((scope.method, scope.path), "thread"), set[object]()
         response = None
         if runs == "loop" and (self._outbox or scope.path == HEALTH):
-            response = await self._answer_in_loop(environ)
+            response = await self._answer_in_loop(environ, charges)
         if response is None:
-            response = await self._lane(scope, runs).run(protocol, partial(self._call, environ))
+            response = await self._lane(scope, runs).run(protocol, partial(self._call, environ, charges))
         if response is None:
             return
         if response[0] == HTTPStatus.SERVICE_UNAVAILABLE and scope.method not in SAFE:
@@ -87,7 +88,7 @@ class Front:
 
     async def _may_open(self, scope: Scope, protocol: HTTPProtocol) -> bool:
         environ = environ_of(scope, Arrived(b"", complete=True)) | {"REQUEST_METHOD": "HEAD"}
-        response = await self._reading.run(protocol, partial(self._call, environ))
+        response = await self._reading.run(protocol, partial(self._call, environ, set()))
         return response is not None and response[0] == HTTPStatus.OK
 
     def _lane(self, scope: Scope, runs: Runs) -> "_Lane":
@@ -95,10 +96,10 @@ class Front:
             return self._hashing
         return self._probes.get(scope.path) or (self._reading if scope.method in SAFE else self._writing)
 
-    async def _answer_in_loop(self, environ: dict[str, Any]) -> Response | None:
+    async def _answer_in_loop(self, environ: dict[str, Any], charges: set[object]) -> Response | None:
         """Return the response once its writes are durable, or None to answer the request in a thread."""
         with collecting(self._outbox) as collected:
-            response = self._call(environ)
+            response = self._call(environ, charges)
         if collected.failed:
             return None
         if collected.writes and self._outbox:
@@ -107,12 +108,14 @@ class Front:
                     return None
             except DBAPIError as error:
                 with collecting(self._outbox, failure=error) as collected:
-                    response = self._call(environ)
+                    response = self._call(environ, charges)
         for call in collected.afterwards:
             call()
         return response
 
-    def _call(self, environ: dict[str, Any]) -> Response:
+    def _call(self, environ: dict[str, Any], charges: set[object]) -> Response:
+        """Return the response of the application. `charges` were made when the request was answered before."""
+        charged.set(charges)
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> None:

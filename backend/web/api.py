@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
@@ -31,7 +32,6 @@ from backend.security import keys
 from backend.security.tokens import Purpose
 from backend.web import metrics, schemas
 from backend.web.operations import Operations
-from backend.web.problems import client
 
 OLDEST_MAIL_SECONDS = 3600
 READY_RETRY_SECONDS = 5
@@ -41,59 +41,59 @@ operations = Operations(door)
 
 
 @operations.add("POST", "/v1/registrations", tag="Registering", status=202, runs="loop")
-def register(body: schemas.RegistrationRequest) -> schemas.LinkRequested:
+def register(body: schemas.RegistrationRequest, client: str) -> schemas.LinkRequested:
     """Ask for an account.
 
     An email with a link follows, whether or not the address has an account already.
     """
-    registration.request(name=body.name, email=body.email, client=client())
+    registration.request(name=body.name, email=body.email, client=client)
     return schemas.LinkRequested.to(Purpose.REGISTRATION)
 
 
 @operations.add("POST", "/v1/registrations/confirm", tag="Registering", status=201, runs="hashing",
                 errors=(InvalidToken, EmailInUse, WeakPassword))  # fmt: skip
-def confirm_registration(body: schemas.RegistrationConfirmation) -> schemas.SignedIn:
+def confirm_registration(body: schemas.RegistrationConfirmation, client: str) -> schemas.SignedIn:
     """Create the account of an emailed link, and sign in.
 
     The token is the part of the link after the #. It works once, for 24 hours. `accepted_policy` is the policy version
     that the person accepted.
     """
-    return schemas.SignedIn.of(registration.confirm_and_sign_in(**dict(body), client=client()))
+    return schemas.SignedIn.of(registration.confirm_and_sign_in(**dict(body), client=client))
 
 
 @operations.add("POST", "/v1/password-resets", tag="Passwords", status=202, runs="loop")
-def request_password_reset(body: schemas.PasswordResetRequest) -> schemas.LinkRequested:
+def request_password_reset(body: schemas.PasswordResetRequest, client: str) -> schemas.LinkRequested:
     """Ask for a link to replace a forgotten password.
 
     An email follows if the address has an account. The response is the same if it has none.
     """
-    passwords.request_reset(email=body.email, client=client())
+    passwords.request_reset(email=body.email, client=client)
     return schemas.LinkRequested.to(Purpose.PASSWORD_RESET)
 
 
 @operations.add("POST", "/v1/password-resets/confirm", tag="Passwords", runs="hashing",
                 errors=(InvalidToken, WeakPassword))  # fmt: skip
-def confirm_password_reset(body: schemas.PasswordResetConfirmation) -> None:
+def confirm_password_reset(body: schemas.PasswordResetConfirmation, client: str) -> None:
     """Replace the password of an emailed link's account.
 
     Every session and every older link of the account ends. The token works once, for 24 hours.
     """
-    passwords.reset(token=body.token, password=body.password, client=client())
+    passwords.reset(token=body.token, password=body.password, client=client)
 
 
 @operations.add("PUT", "/v1/account/password", tag="Passwords", runs="hashing", errors=(WrongPassword, WeakPassword))
-def change_password(viewer: Viewer, body: schemas.PasswordChangeRequest) -> None:
+def change_password(viewer: Viewer, body: schemas.PasswordChangeRequest, client: str) -> None:
     """Replace the current password.
 
     Every other session and every emailed link of the account ends.
     """
-    passwords.change(viewer, current_password=body.current_password, new_password=body.new_password, client=client())
+    passwords.change(viewer, current_password=body.current_password, new_password=body.new_password, client=client)
 
 
 @operations.add("POST", "/v1/sessions", tag="Sessions", status=201, runs="hashing", errors=(WrongCredentials,))
-def sign_in(body: schemas.SignInRequest) -> schemas.SignedIn:
+def sign_in(body: schemas.SignInRequest, client: str) -> schemas.SignedIn:
     """Sign in with an email address and a password."""
-    return schemas.SignedIn.of(authenticate(email=body.email, password=body.password, client=client()))
+    return schemas.SignedIn.of(authenticate(email=body.email, password=body.password, client=client))
 
 
 @operations.add("GET", "/v1/sessions", tag="Sessions")
@@ -105,7 +105,9 @@ def list_sessions(viewer: Viewer) -> schemas.SessionList:
 @operations.add("DELETE", "/v1/sessions/current", tag="Sessions")
 def sign_out(viewer: Viewer) -> None:
     """End this session."""
-    sessions.end(viewer, viewer.session_id)
+    # Another request may have ended it in this moment.
+    with suppress(NotFound):
+        sessions.end(viewer, viewer.session_id)
 
 
 @operations.add("DELETE", "/v1/sessions/<uuid:id>", tag="Sessions", errors=(NotFound,))
@@ -139,32 +141,32 @@ def remove_name(viewer: Viewer) -> schemas.AccountDetails:
 
 
 @operations.add("POST", "/v1/account/email-changes", tag="Account", status=202, runs="hashing", errors=(WrongPassword,))
-def request_email_change(viewer: Viewer, body: schemas.EmailChangeRequest) -> schemas.LinkRequested:
+def request_email_change(viewer: Viewer, body: schemas.EmailChangeRequest, client: str) -> schemas.LinkRequested:
     """Ask for another email address.
 
     An email with a link follows to the new address. A new password ends the request.
     """
-    email_change.request(viewer, email=body.email, password=body.password, client=client())
+    email_change.request(viewer, email=body.email, password=body.password, client=client)
     return schemas.LinkRequested.to(Purpose.EMAIL_CHANGE)
 
 
 @operations.add("POST", "/v1/email-changes/confirm", tag="Account", errors=(InvalidToken, EmailInUse))
-def confirm_email_change(body: schemas.TokenRequest) -> None:
+def confirm_email_change(body: schemas.TokenRequest, client: str) -> None:
     """Replace the old address by the new one.
 
     The old address gets a notice with a link that undoes it, good for 72 hours. The token works once, for an hour.
     """
-    email_change.confirm(token=body.token, client=client())
+    email_change.confirm(token=body.token, client=client)
 
 
 @operations.add("POST", "/v1/email-changes/undo", tag="Account", errors=(InvalidToken, EmailInUse))
-def undo_email_change(body: schemas.TokenRequest) -> None:
+def undo_email_change(body: schemas.TokenRequest, client: str) -> None:
     """Restore the old address.
 
     Every session ends, the password stops working, and the address is sent a link to choose a new one. The token works
     once, for 72 hours after the change.
     """
-    email_change.undo(token=body.token, client=client())
+    email_change.undo(token=body.token, client=client)
 
 
 @operations.add("GET", "/v1/account/export", tag="Account")
@@ -174,46 +176,46 @@ def export_account(viewer: Viewer) -> export.AccountExport:
 
 
 @operations.add("POST", "/v1/account/close", tag="Erasure", runs="hashing", errors=(WrongPassword,))
-def close_account(viewer: Viewer, body: schemas.AccountClosureRequest) -> closing.AccountClosure:
+def close_account(viewer: Viewer, body: schemas.AccountClosureRequest, client: str) -> closing.AccountClosure:
     """Close the account, and have everything erased if the request says so.
 
     Every session ends. An email confirms it, with a link that opens the account again until it is erased.
     """
-    return closing.close(viewer, password=body.password, erase=body.erase, client=client())
+    return closing.close(viewer, password=body.password, erase=body.erase, client=client)
 
 
 @operations.add("POST", "/v1/erasure-requests", tag="Erasure", status=202, runs="loop")
-def request_erasure(body: schemas.ErasureRequest) -> schemas.LinkRequested:
+def request_erasure(body: schemas.ErasureRequest, client: str) -> schemas.LinkRequested:
     """Ask for a link to erase an account without the app.
 
     An email follows if the address has or had an account. The response is the same if not.
     """
-    closing.request_erasure(email=body.email, client=client())
+    closing.request_erasure(email=body.email, client=client)
     return schemas.LinkRequested.to(Purpose.ERASURE)
 
 
 @operations.add("POST", "/v1/erasure-requests/confirm", tag="Erasure", errors=(InvalidToken,))
-def confirm_erasure(body: schemas.TokenRequest) -> closing.AccountClosure:
+def confirm_erasure(body: schemas.TokenRequest, client: str) -> closing.AccountClosure:
     """Close the account of an emailed link, and have everything erased.
 
     The token works once, for 24 hours.
     """
-    return closing.confirm_erasure(token=body.token, client=client())
+    return closing.confirm_erasure(token=body.token, client=client)
 
 
 @operations.add("POST", "/v1/erasure-requests/cancel", tag="Erasure", errors=(InvalidToken, EmailInUse))
-def cancel_erasure(body: schemas.TokenRequest) -> None:
+def cancel_erasure(body: schemas.TokenRequest, client: str) -> None:
     """Open a closed account again.
 
     The token comes from the email about the closing. It works once, until the account is erased.
     """
-    closing.cancel(token=body.token, client=client())
+    closing.cancel(token=body.token, client=client)
 
 
 @operations.add("POST", "/v1/erasure-receipts/verify", tag="Erasure", errors=(InvalidToken,))
-def verify_erasure_receipt(body: schemas.ReceiptVerificationRequest) -> schemas.ErasureReceipt:
+def verify_erasure_receipt(body: schemas.ReceiptVerificationRequest, client: str) -> schemas.ErasureReceipt:
     """Show the content of an erasure's receipt, if it is genuine and unaltered."""
-    content = erasure.verify(receipt=body.receipt, client=client())
+    content = erasure.verify(receipt=body.receipt, client=client)
     try:
         return schemas.ErasureReceipt.model_validate(content)
     except ValidationError:
@@ -222,13 +224,13 @@ def verify_erasure_receipt(body: schemas.ReceiptVerificationRequest) -> schemas.
 
 @operations.add("POST", "/v1/feedback", tag="Feedback", status=201, runs="loop")
 def send_feedback(
-    viewer: Viewer | None, body: schemas.FeedbackRequest, idempotency_key: str | None
+    viewer: Viewer | None, body: schemas.FeedbackRequest, idempotency_key: str | None, client: str
 ) -> feedback.FeedbackReceipt:
     """Send feedback, signed in or not.
 
     With an `Idempotency-Key` (IETF draft), a repeated message is stored once and gets the same response.
     """
-    return feedback.submit(viewer, message=body.message, key=idempotency_key, client=client())
+    return feedback.submit(viewer, message=body.message, key=idempotency_key, client=client)
 
 
 @operations.add("GET", "/v1/policy", tag="Policy", errors=(NotFound,))

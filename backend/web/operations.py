@@ -58,8 +58,9 @@ BODY_ERRORS = (
 class Operation:
     """One method of one path.
 
-    The function's docstring describes it, and its signature has its types: `body`, `viewer` (optional where None is
-    allowed), `idempotency_key` and the response. `errors` are those that do not follow from the signature.
+    The function's docstring describes it, and its signature has its types: `body` and `client` (who sent it), `viewer`
+    (optional where None is allowed), `idempotency_key` and the response. `errors` are those that do not follow from the
+    signature.
     """
 
     method: str
@@ -98,7 +99,9 @@ class Operation:
     def view(self, **arguments: Any) -> Response:
         """Respond to a request."""
         if self.body:
-            problems.charge_request()
+            sender = problems.charge_request()
+            if "client" in self.types:
+                arguments["client"] = sender
         if self.session != "none":
             arguments["viewer"] = problems.viewer() if self.session == "required" else problems.viewer_if_any()
         if self.body:

@@ -39,13 +39,15 @@ def client() -> str:
     return client_key(request.remote_addr)
 
 
-def charge_request() -> None:
-    """Charge the client for reading a body.
+def charge_request() -> str:
+    """Charge the client for reading a body; return the client.
 
     Raises:
         TooManyRequests: it sent too many.
     """
-    throttle().charge("request", client=client())
+    sender = client()
+    throttle().charge("request", client=sender)
+    return sender
 
 
 def bearer_token() -> str:

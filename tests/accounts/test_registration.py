@@ -66,13 +66,6 @@ def test_of_a_registration_and_another_link_used_at_once_one_takes_the_address(
     assert [row["email"] for row in service.rows("accounts") if row["closed_at"] is None].count(email) == 1
 
 
-def test_an_international_domain_receives_email_and_signs_in(service: Service) -> None:
-    token = service.ask_to_register(email="ada@BÜCHER.example")
-    assert service.mail_server.envelopes[-1].rcpt_tos == ["ada@xn--bcher-kva.example"]
-    assert service.confirm(token).json["account"]["email"] == "ada@bücher.example"
-    assert service.sign_in("ada@xn--bcher-kva.example").status_code == 201
-
-
 # Attacks before the owner registers (Sudhodanan and Paverd, USENIX Security 2022); two more are in test_email_change.py
 
 

@@ -154,7 +154,7 @@ def test_a_text_of_240_kib_is_published_and_a_larger_form_is_refused(service: Se
 
 def test_without_the_forms_own_token_or_a_session_nothing_is_published(service: Service, desk: Desk) -> None:
     fields = {"act": "publish", "version": "2027-01", "effective_on": day(1), "text": NEW}
-    for browser, status in ((desk.browser, 422), (service.http, 401)):
+    for browser, status in ((desk.browser, 422), (service.http, 403)):
         response = browser.post("/desk/policies/new", data=fields, content_type="multipart/form-data")
         assert response.status_code == status
     assert service.rows("policies") == []

@@ -1,5 +1,7 @@
 """Limits: how often each operation may be requested, the same with one process and with many, without storing names."""
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,7 +38,8 @@ def redeem(service: Service, path: str, sender: int = 0) -> TestResponse:
 
 
 def assert_limited(response: TestResponse, seconds: int) -> None:
-    assert_problem(response, 429, "too-many-requests")
+    problem = assert_problem(response, 429, "too-many-requests")
+    assert re.search(r"Try again in (a minute|\d+ (minutes|hours))\.$", problem["detail"])
     assert 1 <= int(response.headers["Retry-After"]) <= seconds
 
 
@@ -154,6 +157,16 @@ def test_a_limit_on_one_thing_blocks_no_other(limited: Service) -> None:
             if other not in reached:
                 assert other(limited).status_code == status
     assert redeem(limited, "/v1/password-resets/confirm").status_code == 400
+
+
+def test_a_refused_request_uses_up_no_other_limit(limited: Service, moment: Moment) -> None:
+    assert Counter(ask_for_reset(limited, "loud@example.org").status_code for _ in range(40)) == {202: 3, 429: 37}
+    others = [ask_for_reset(limited, f"quiet{number}@example.org").status_code for number in range(18)]
+    assert others == [202] * 17 + [429], "the client may ask for 20 in all"
+    for _ in range(10):
+        assert ask_for_reset(limited, "late@example.org").status_code == 429
+    moment.move(HOUR)
+    assert [ask_for_reset(limited, "late@example.org").status_code for _ in range(4)] == [202, 202, 202, 429]
 
 
 def test_an_invalid_request_is_charged_to_no_address(limited: Service) -> None:

@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import pytest
 from journeys import MakeService, MoveClock, close, tidy
+from sqlalchemy.exc import OperationalError
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend.database import engine
+from backend.security.hashing import Hasher
 from backend.serving import worker
 
 ADA, NOBODY = "ada@example.org", "nobody@example.org"
@@ -109,6 +111,21 @@ def test_after_90_wrong_passwords_of_strangers_a_reset_lets_the_owner_sign_in(
     service.deliver()
     assert service.reset(service.ask_for_reset(), PASSWORD).status_code == 204
     assert sign_in(service, "127.0.0.1", password=PASSWORD).status_code == 201
+
+
+@any_database
+def test_a_password_that_could_not_be_checked_is_no_wrong_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.register(email=ADA)
+
+    def fail(*_: object) -> None:
+        raise OperationalError(None, None, Exception("away"))
+
+    with monkeypatch.context() as away:
+        away.setattr(Hasher, "verify", fail)
+        assert {sign_in(service, ipv4(0)).status_code for _ in range(30)} == {503}
+    assert sign_in(service, ipv4(0), password=PASSWORD).status_code == 201
 
 
 @any_database

@@ -116,11 +116,14 @@ def test_promise_13_a_limit_is_charged_before_any_look_up(make_service: MakeServ
 
 
 def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
-    """Return a request for every operation that takes an emailed token, and for the page with a token in its path."""
+    """Return a request for every operation and every page that takes an emailed token."""
     schemas = service.http.get("/openapi.json").json["components"]["schemas"]
     bodies = {name: set(schema.get("required", ())) for name, schema in schemas.items()}
     made_up = {"token": "made-up", "receipt": "made-up", "password": PASSWORD}
-    requests = [("/unsubscribe/made-up", {})]
+    requests: list[tuple[str, dict[str, str]]] = [("/unsubscribe/made-up", {})]
+    rules = service.app.url_map.iter_rules()
+    looks = {rule.rule for rule in rules if rule.rule.endswith("/look")}
+    requests += [(path, {"token": "made-up"}) for path in sorted(looks)]
     for path, operations in service.http.get("/openapi.json").json["paths"].items():
         content = operations.get("post", {}).get("requestBody", {}).get("content", {})
         names = [part["schema"]["$ref"].rpartition("/")[2] for part in content.values()]
@@ -133,10 +136,11 @@ def redeeming(service: Service) -> list[tuple[str, dict[str, str]]]:
 def test_promise_13_every_operation_that_redeems_a_token_is_charged(make_service: MakeService) -> None:
     service = make_service(rate_limits="token/client=1/hour")
     operations = redeeming(service)
-    assert len(operations) == 8
+    assert len(operations) == 8 + 8
     for number, (path, body) in enumerate(operations):
         client = {"REMOTE_ADDR": f"192.0.2.{number}"}
-        statuses = [service.http.post(path, json=body, environ_overrides=client).status_code for _ in range(2)]
+        options = {"json": body} if path.startswith("/v1/") else {"data": body}
+        statuses = [service.http.post(path, **options, environ_overrides=client).status_code for _ in range(2)]
         assert statuses == [400, 429], path
 
 

@@ -124,8 +124,8 @@ def test_many_sign_ins_of_one_client_do_not_use_up_the_limit_of_the_service(serv
 def test_one_48_cannot_reset_the_counts_of_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     # Scaled down like the part of a /48 that this test uses.
     monkeypatch.setattr(throttle, "MOST_KEYS", 5_000)
-    for _ in range(50):
-        post(service, HOME, "sessions", email="bob@example.org", password=PASSWORD)
+    for number in range(50):
+        post(service, HOME, "sessions", email=f"bob{number}@example.org", password=PASSWORD)
     limits = service.app.extensions["tiles.throttle"]
     for number in range(6_000):
         client = f"ipv6:20010db80001{number:04x}"

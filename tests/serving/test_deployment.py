@@ -149,6 +149,22 @@ def test_a_body_that_is_too_large_is_refused_in_the_same_words_by_the_proxy_and_
         assert refused.headers.get_list("Strict-Transport-Security") == [TRANSPORT_SECURITY]
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["TRACE / HTTP/1.1", f"GET /{'x' * 5_000} HTTP/1.1", f"GET / HTTP/1.1\r\nX-Long: {'x' * 5_000}",
+     "GET / HTTP/1.1\r\nHost: b"],
+    ids=["a method", "an address", "a header", "a second host"],
+)  # fmt: skip
+def test_what_the_proxy_itself_refuses_is_a_problem_document(proxy: Proxy, head: str) -> None:
+    with proxy.connect() as connection, connection.makefile("rb") as received:
+        connection.sendall(f"{head}\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+        status, response = received.readline(), received.read()
+    assert status.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Type: application/problem+json" in response
+    document = json.loads(response.partition(b"\r\n\r\n")[2])
+    assert (document["code"], document["status"], document["errors"]) == ("invalid-request", 400, [])
+
+
 def test_a_body_of_the_largest_size_comes_through_in_any_pieces_and_touches_no_disk(http: httpx2.Client) -> None:
     body = json.dumps({"name": "Ada", "email": "ada@example.org"}).encode().ljust(BODY_BYTES)
     for content in (body, iter(body[at : at + 8] for at in range(0, BODY_BYTES, 8))):

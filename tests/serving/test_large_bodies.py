@@ -81,8 +81,8 @@ def test_without_a_sign_in_a_large_body_is_refused_unread(desk: Desk, cookie: st
     cookies = {"tiles_desk": cookie} if cookie else {}
     with httpx2.Client(base_url=desk.server.url, cookies=cookies) as stranger:
         files = {"file": ("policy.md", b"x" * 15 * 1024)}
-        assert stranger.post(PATH, files=files).status_code == 401
-        assert stranger.post(PATH, files={"file": ("policy.md", SENT)}).status_code == 401
+        assert stranger.post(PATH, files=files).status_code == 403
+        assert stranger.post(PATH, files={"file": ("policy.md", SENT)}).status_code == 403
 
 
 def test_a_flood_of_large_bodies_costs_no_more_memory_than_one_of_feedback(desk: Desk) -> None:
@@ -99,5 +99,5 @@ def test_a_flood_of_large_bodies_costs_no_more_memory_than_one_of_feedback(desk:
     responses = end()
     # If the server read them, they would take 250 KiB each.
     assert of_large_bodies - of_feedback < FLOOD * 64
-    assert {response for response in responses if response} <= {b"HTTP/1.1 401"}
+    assert {response for response in responses if response} <= {b"HTTP/1.1 403"}
     assert re.findall(r"Traceback|ERROR", server.log) == []

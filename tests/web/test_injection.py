@@ -9,7 +9,7 @@ import pytest
 from argon2 import PasswordHasher
 from journeys import request_email_change
 from peers import html_of, text_of
-from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, invoke
+from support import NOBODY, PASSWORD, Person, Service, any_database, assert_problem, bearer, comparable, invoke
 
 from backend.mail.news import News
 from backend.privacy import announcements
@@ -217,9 +217,11 @@ def test_broken_object_level_authorization_finds_no_object_of_another_account(se
     service.http.post("/v1/feedback", json={"message": "Ada's own"}, headers=ada.headers)
     hers = service.rows("accounts")[0]["id"]
     before = service.everything()
+    made_up = service.http.delete(f"/v1/sessions/{NOBODY}", headers=eve.headers)
     for id_ in (ada.session["id"], str(hers), NOBODY):
         answer = service.http.delete(f"/v1/sessions/{id_}", headers=eve.headers)
         assert_problem(answer, 404, "not-found")
+        assert comparable(answer) == comparable(made_up)
         for path in ("/v1/account", "/v1/account/export", "/v1/sessions"):
             pretending = {"X-User-Id": id_, "X-Account": id_, "From": ada.email}
             query = {"account": id_, "id": id_, "email": ada.email}

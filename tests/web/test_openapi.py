@@ -8,13 +8,11 @@ import httpx2
 import pytest
 from caller import PURPOSES, Caller
 from contract import DOCUMENT, OPERATIONS, PROBLEM
-from flask.testing import FlaskClient
 from journeys import moment
 from jsonschema_rs import ValidationError
 from support import PASSWORD, Service, any_database
 
 from backend.errors import problems
-from backend.web import pages
 from tiles_client import Client
 
 COMPONENTS = DOCUMENT["components"]
@@ -145,16 +143,3 @@ def test_a_response_with_an_undocumented_field_fails_its_test(service: Service) 
     responses = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=ID, json={**described, "phone": None}))
     with pytest.raises(ValidationError), Client(base_url="http://127.0.0.1", transport=responses) as tiles:
         tiles.policy()
-
-
-# The page
-
-
-@any_database
-def test_the_docs_are_rendered_once(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered, render = [], pages.render_template
-    monkeypatch.setattr(
-        pages, "render_template", lambda name, **context: rendered.append(name) or render(name, **context)
-    )
-    assert http.get("/docs").text == http.get("/docs").text
-    assert rendered == ["docs.html"]

@@ -8,7 +8,7 @@ import pytest
 from browsing import ask_for_mail, expect_heading, open_link, paste_code, url_of, with_and_without_javascript
 from peers import token_of
 from playwright.sync_api import Page, expect
-from support import Service, any_database, assert_problem
+from support import Service, any_database
 
 from backend.errors import TooManyRequests
 
@@ -69,14 +69,3 @@ def test_a_limit_keeps_the_code_of_a_link_for_later(
 )
 def test_a_problem_says_when_in_words(seconds: int, words: str) -> None:
     assert TooManyRequests(retry_after=seconds).detail.endswith(f"Try again in {words}.")
-
-
-@any_database
-def test_the_api_says_when_in_words_and_in_seconds(make_service: Callable[..., Service]) -> None:
-    service = make_service(rate_limits="registration/client=1/hour")
-    body = {"name": "Ada", "email": ADA}
-    service.http.post("/v1/registrations", json=body)
-    response = service.http.post("/v1/registrations", json=body)
-    problem = assert_problem(response, 429, "too-many-requests")
-    assert int(response.headers["Retry-After"]) <= 3600
-    assert re.search(r"Try again in (a minute|\d+ minutes)\.$", problem["detail"])

@@ -75,9 +75,9 @@ def _leave(_: BaseException | None) -> None:
 
 
 def _signed_out() -> ResponseReturnValue:
-    if request.method == "GET":
+    if request.method != "POST":
         return redirect(SIGN_IN, HTTPStatus.SEE_OTHER)
-    return make_response(page("signed_out.html"), HTTPStatus.UNAUTHORIZED)
+    return make_response(page("signed_out.html"), HTTPStatus.FORBIDDEN)
 
 
 def visitor() -> Visitor:
