@@ -64,25 +64,20 @@ def test_an_email_says_that_a_machine_wrote_it_and_has_a_text_and_an_html_part(s
     assert str(message["Message-ID"]).endswith("@accounts.tiles.test>")
 
 
+@any_database
 @pytest.mark.parametrize("name", NAMES)
-def test_a_senders_name_in_any_script_and_of_any_length_arrives_readable(name: str) -> None:
-    content = compose(named(name, "tiles@example.org"), {"Subject": "News"}, "", "")
+def test_a_senders_name_in_any_script_and_of_any_length_arrives_readable(make_service: Make, name: str) -> None:
+    service = make_service(mail_default_sender=named(name, "tiles@example.org"))
+    ask(service)
+    assert len(service.deliver()) == 1
+    content = content_of(service)
+    # Python 3.11's own parser of addresses keeps the space between two encoded words (RFC 2047 section 6.2).
     encoded, address = parseaddr(header_of(content, "From"))
     assert (str(make_header(decode_header(encoded))), address) == (name, "tiles@example.org")
     # RFC 2047 section 2, RFC 5322 section 2.1.1.
     assert all(len(word) <= 75 for word in encoded.split(" ") if word.startswith("=?"))
-    assert max(len(line) for line in content.split(b"\r\n") if line.startswith((b"From", b" "))) <= 78
-
-
-@any_database
-@pytest.mark.parametrize("name", NAMES[1::4])
-def test_an_email_program_shows_the_senders_name_of_a_sent_email(make_service: Make, name: str) -> None:
-    service = make_service(mail_default_sender=named(name, "tiles@example.org"))
-    ask(service)
-    assert len(service.deliver()) == 1
-    # Python 3.11's own parser of addresses keeps the space between two encoded words (RFC 2047 section 6.2).
-    encoded, address = parseaddr(header_of(content_of(service), "From"))
-    assert (str(make_header(decode_header(encoded))), address) == (name, "tiles@example.org")
+    head = content.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert max(len(line) for line in head if line.startswith((b"From", b" "))) <= 78
 
 
 def test_generated_names_become_ascii_headers_that_decode_to_the_name() -> None:
@@ -116,12 +111,12 @@ def test_a_link_and_a_long_address_stay_whole_in_a_header(make_service: Make) ->
     assert header_of(compose("a@b.example", {"List-Unsubscribe": link}, "", ""), "List-Unsubscribe") == link
 
 
-@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 @pytest.mark.parametrize("header", ["From", "To", "Subject", "X-Hello"])
-def test_no_email_is_composed_from_a_header_with_a_line_break(header: str, end: str) -> None:
-    headers = {"From": "tiles@tiles.test", header: f"Hello{end}Bcc: eve@example.org"}
-    with pytest.raises(ValueError, match="line break"):
-        compose(headers.pop("From"), headers, "", "")
+def test_no_email_is_composed_from_a_header_with_a_line_break(header: str) -> None:
+    for end in ("\n", "\r", "\r\n"):
+        headers = {"From": "tiles@tiles.test", header: f"Hello{end}Bcc: eve@example.org"}
+        with pytest.raises(ValueError, match="line break"):
+            compose(headers.pop("From"), headers, "", "")
 
 
 def test_a_message_in_a_log_shows_none_of_its_content() -> None:

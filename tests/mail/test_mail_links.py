@@ -1,4 +1,4 @@
-"""Links in emails: scanners use none up, no request chooses their host, and no stranger's text reaches a mailbox."""
+"""No stranger's text reaches a mailbox."""
 
 from journeys import request_email_change
 from peers import html_of, text_of

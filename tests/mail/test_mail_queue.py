@@ -30,8 +30,7 @@ from mailing import (
 )
 from peers import free_port, token_of, wait_for
 from raw_smtp import RawPeer, silence
-from server_process import run_tiles
-from support import Person, Service, any_database, working
+from support import Person, Service, any_database, invoke, working
 
 from backend.mail import delivery, queue
 from backend.mail.refusals import ServerUnavailable
@@ -94,7 +93,7 @@ def test_each_pause_is_twice_the_one_before_up_to_an_hour(service: Service, move
 
 
 def test_promise_7_an_email_that_is_refused_for_good_is_shown_until_the_operator_retries(
-    service: Service, move_clock: MoveClock, tmp_path: Path, database_url: str
+    service: Service, move_clock: MoveClock
 ) -> None:
     service.mail_server.refuse = NEVER
     ask(service)
@@ -102,8 +101,8 @@ def test_promise_7_an_email_that_is_refused_for_good_is_shown_until_the_operator
     move_clock(timedelta(hours=2))
     assert tried(service) == 0
     assert [row["failure"] for row in service.rows("mails")] == ["smtp-550"]
-    done = run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url)
-    assert json.loads(done.stdout) == {"waiting": 0, "retrying": 0, "abandoned": 1, "oldest_seconds": 0}
+    status = json.loads(invoke(service, "mail", "status", "--json").stdout)
+    assert status == {"waiting": 0, "retrying": 0, "abandoned": 1, "oldest_seconds": 0}
     service.mail_server.refuse = None
     assert retry(service) == 1
     assert service.mail()["To"] == "ada@example.org"
@@ -206,6 +205,8 @@ def test_workers_in_several_threads_send_each_email_once(service: Service) -> No
     assert service.rows("mails") == []
 
 
+# test_many_processes.py shows it on PostgreSQL.
+@any_database
 @pytest.mark.long
 def test_worker_processes_send_each_email_once(service: Service, tmp_path: Path, database_url: str) -> None:
     addresses = ask_many(service, 30)

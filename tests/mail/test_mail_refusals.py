@@ -4,14 +4,12 @@ import json
 import logging
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from checking import probe
 from mailing import LATER, Make, MoveClock, Scripted, ask, ask_many, at, counts, recipients, retry, through, tried
 from peers import wait_for
-from server_process import run_tiles
-from support import Service, any_database, assert_problem, working
+from support import Service, any_database, assert_problem, invoke, working
 
 from backend.database import engine
 from backend.mail import delivery, messages, queue
@@ -115,7 +113,7 @@ def test_a_bare_refusal_of_one_recipient_among_others_abandons_that_email(servic
 
 
 def test_an_email_refused_while_others_are_sent_is_shown_and_keeps_the_service_ready(
-    service: Service, tmp_path: Path, database_url: str, move_clock: MoveClock
+    service: Service, move_clock: MoveClock
 ) -> None:
     with through(service, Scripted(at("RCPT", "550 5.7.1 Blocked by policy", "person1@example.org"))) as peer:
         ask_many(service, 2)
@@ -123,7 +121,7 @@ def test_an_email_refused_while_others_are_sent_is_shown_and_keeps_the_service_r
         assert counts(service) == {"retrying": 1}
         assert service.http.get("/readyz").status_code == 200
         assert probe(service, "queue") == {"mails-refused": "warning"}
-        status = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+        status = json.loads(invoke(service, "mail", "status", "--json").stdout)
         assert status["refused"] == {"smtp-550": 1}
         assert isinstance(peer, Scripted)
         peer.script = at("nowhere", "")
@@ -196,12 +194,10 @@ def test_an_invalid_due_date_delays_no_email(service: Service) -> None:
     assert len(service.deliver()) == 1
 
 
-def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_installed(
-    service: Service, tmp_path: Path, database_url: str
-) -> None:
+def test_an_email_of_a_later_release_is_shown_and_sent_once_that_release_is_installed(service: Service) -> None:
     queue_damaged(service, "kind = 'of_a_later_release'")
     service.deliver()
-    status = json.loads(run_tiles(tmp_path, "mail", "status", "--json", database_url=database_url).stdout)
+    status = json.loads(invoke(service, "mail", "status", "--json").stdout)
     assert status["unreadable"] == 1
     with service.app.app_context(), engine.transaction() as session:
         session.execute(engine.text("UPDATE mails SET kind = 'registration'"))

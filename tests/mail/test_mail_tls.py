@@ -186,8 +186,7 @@ def only(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
     return context
 
 
-@BOTH
-@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+@pytest.mark.parametrize(("use", "version"), [(TLS, "TLSv1"), (SSL, "TLSv1_1")], ids=["STARTTLS", "SMTPS"])
 def test_a_server_that_speaks_only_a_broken_version_of_tls_is_refused(
     through: Make, authority: trustme.CA, use: Use, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,11 +261,10 @@ def test_settings_that_would_send_the_password_in_clear_are_refused(tmp_path: Pa
         make_settings(tmp_path, database_url, **settings, **use)
 
 
-@pytest.mark.parametrize("use", [{}, TLS, SSL], ids=["clear", "STARTTLS", "SMTPS"])
-def test_the_wait_for_a_silent_server_ends(make_service: Make, monkeypatch: pytest.MonkeyPatch, use: Use) -> None:
+def test_the_wait_for_a_silent_handshake_ends(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONNECT_SECONDS", "REPLY_SECONDS"):
         monkeypatch.setattr(smtp, name, 0.3)
     with socket.create_server((HOST, 0)) as silent:
-        service = make_service(mail_port=silent.getsockname()[1], **use)
+        service = make_service(mail_port=silent.getsockname()[1], **SSL)
         ask(service)
         assert_refused(service, "timeout")

@@ -7,6 +7,7 @@ import pytest
 from journeys import account_id, change_email, close, erase_due
 from lifecycle_steps import PostOffice
 from mailing import MoveClock, retry
+from pairwise import on_one_database_each
 from peers import MailServer, token_of
 from support import Service, bearer
 
@@ -23,22 +24,23 @@ def mail_server() -> Iterator[MailServer]:
         yield server
 
 
-@pytest.mark.parametrize("moves", [False, True])
-@pytest.mark.parametrize("retries", [False, True])
+@on_one_database_each(
+    "meanwhile", [(), ("moves",), ("retries",), ("moves", "retries")], ["nothing", "moves", "retries", "both"]
+)
 def test_the_second_copy_of_a_registration_is_erased_with_the_account(
-    service: Service, move_clock: MoveClock, *, moves: bool, retries: bool
+    service: Service, move_clock: MoveClock, meanwhile: tuple[str, ...]
 ) -> None:
     assert service.http.post("/v1/registrations", json={"name": NAME, "email": OLD}).status_code == 202
     (message,) = service.deliver()
     headers = bearer(service.confirm(token_of(message)).json["session"]["token"])
     assert [row["name"] for row in service.rows("mails")] == [NAME]
     account = account_id(service, OLD)
-    if moves:
+    if "moves" in meanwhile:
         change_email(service, headers, NEW)
     move_clock(timedelta(seconds=1))
     assert close(service, headers).status_code == 200
     move_clock(timedelta(seconds=1))
-    if retries:
+    if "retries" in meanwhile:
         retry(service)
     service.run(operations.erase, str(account), at_once=True)
     assert erase_due(service) == 1

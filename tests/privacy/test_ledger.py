@@ -55,8 +55,9 @@ def failing(error: int, after: int) -> object:
     return fail
 
 
-@pytest.mark.parametrize("after", [0, 40], ids=["nothing is written", "half a line is written"])
-@pytest.mark.parametrize("then", ["cancel", "erase"])
+@pytest.mark.parametrize(
+    ("after", "then"), [(0, "cancel"), (40, "erase")], ids=["nothing is written", "half a line is written"]
+)
 def test_a_ledger_that_cannot_be_written_leaves_the_account_which_is_cancelled_or_erased_at_once(
     hasty: Service, monkeypatch: pytest.MonkeyPatch, after: int, then: str
 ) -> None:

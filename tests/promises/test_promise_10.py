@@ -4,11 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from journeys import change_email, erase_due, hold
-from server_process import run_tiles
 from sqlalchemy import Column, MetaData, Table, Uuid, inspect
 from support import Person, Service, any_database, invoke, request_and_reply
 
@@ -85,18 +83,6 @@ def test_promise_10_erasing_treats_every_table_as_declared(
     assert filled() == {table.name for table in tables_about_people() if basis_of(table)}
 
 
-@any_database
-def test_promise_10_the_export_and_the_privacy_page_have_each_declared_column(service: Service, ada: Person) -> None:
-    columns = {table.name: [column.name for column in table.columns] for table in inventory()}
-    page = service.http.get("/privacy").text
-    assert all(f'id="table-{name}"' in page for name in columns)
-    copy = service.http.get("/v1/account/export", headers=ada.headers).json
-    about_people = {table.name for table in tables_about_people()}
-    assert {table["table"]: list(table["columns"]) for table in copy["stored"]} == {
-        name: names for name, names in columns.items() if name in about_people
-    }
-
-
 # The inventory command
 
 
@@ -120,9 +106,3 @@ def test_a_person_gets_the_same_as_tables(service: Service) -> None:
         cells = [[row[start:end].rstrip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
                  for row in rows]  # fmt: skip
         assert cells == [list(asdict(column).values()) for column in table.columns]
-
-
-def test_the_inventory_needs_no_database(tmp_path: Path) -> None:
-    done = run_tiles(tmp_path, "inventory", database_url="postgresql://nobody@127.0.0.1:1/nothing")
-    assert done.returncode == 0
-    assert done.stdout.startswith("accounts: ")

@@ -221,6 +221,7 @@ WRONG: list[Callable[[Any], object]] = [
     lambda client: client.register(name=b"Ada", email="ada@example.org"),
     lambda client: client.policy(1),
     lambda client: client.account(x=1),
+    lambda client: client.register(name="Ada", email="ada@example.org", phone="1"),
     lambda client: client.with_options(retries=1),
     lambda client: type(client)(BASE),
     lambda client: type(client)(),
@@ -229,9 +230,10 @@ WRONG: list[Callable[[Any], object]] = [
 
 @both_clients
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_arguments_name_the_class_that_was_used(
+def test_wrong_arguments_are_refused_before_sending_and_name_the_class_that_was_used(
     kind: type[Client | AsyncClient], wrong: Callable[[object], object]
 ) -> None:
-    client = driver_of(kind, answer_to("policy")).client
+    driver = driver_of(kind, answer_to("policy"))
     with pytest.raises(TypeError, match=rf"^{kind.__name__}\.\w+\(\) "):
-        wrong(client)
+        wrong(driver.client)
+    assert driver.service.requests == []

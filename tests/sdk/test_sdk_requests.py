@@ -14,7 +14,6 @@ from simulated_service import (
     BASE,
     CALLS,
     CONTRACT,
-    PASSWORD,
     TOKEN,
     Driver,
     Kind,
@@ -87,36 +86,6 @@ def test_the_headers_are_a_fixed_set_that_tells_nothing(kind: Kind, name: str) -
             "connection": "keep-alive",
             "user-agent": "tiles-client",
         }
-
-
-CHANGES: list[dict[str, object]] = [
-    {}, {"name": None}, {"name": "Ada King"}, {"email_updates": False},
-    {"email_updates": True, "accepted_policy": "2026-01", "name": "Ada King"},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("changes", CHANGES)
-@both_clients
-def test_only_the_passed_fields_of_the_account_are_changed(kind: Kind, changes: dict[str, object]) -> None:
-    driver = Driver(kind, Service(answer_to("change_account")))
-    driver.send("change_account", **changes)
-    assert json.loads(driver.service.requests[0].content) == changes
-
-
-def test_closing_erases_only_on_request() -> None:
-    driver = Driver(Client, Service(answer_to("close_account")))
-    driver.send("close_account", password=PASSWORD)
-    driver.send("close_account", password=PASSWORD, erase=True)
-    assert [json.loads(request.content).get("erase", False) for request in driver.service.requests] == [False, True]
-
-
-@pytest.mark.parametrize("arguments", [{}, {"name": "Ada"}, {"name": "Ada", "email": "a@example.org", "phone": "1"}])
-@both_clients
-def test_a_missing_or_unknown_argument_is_refused_before_sending(kind: Kind, arguments: dict[str, object]) -> None:
-    driver = Driver(kind, Service(answer_to("register")))
-    with pytest.raises(TypeError, match=r"register\(\)"):
-        driver.send("register", **arguments)
-    assert not driver.service.requests
 
 
 def test_any_text_is_sent_and_a_lone_surrogate_is_left_for_the_service_to_refuse() -> None:

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 import httpx2
 import pytest
 from simulated_service import (
+    CALLS,
     Driver,
     Kind,
     Outcome,
@@ -19,7 +20,6 @@ from simulated_service import (
     arguments_of,
     both_clients,
     described,
-    every_call,
     outcome_of,
     page,
     problem,
@@ -39,16 +39,20 @@ UNSENT: list[Outcome] = [httpx2.ConnectError("refused"), httpx2.ConnectTimeout("
 PASSING: list[Outcome] = [problem("too-many-requests", 429), problem("overloaded", 503), page(502)]
 
 
-@pytest.mark.parametrize("outcome", UNSENT, ids=described)
-@every_call
+def each(outcomes: list[Outcome], *calls: str) -> pytest.MarkDecorator:
+    """Parametrize a test by every call with the first outcome, and by these calls with all outcomes."""
+    pairs = [(call, outcomes[0]) for call in CALLS] + [(call, outcome) for call in calls for outcome in outcomes[1:]]
+    return pytest.mark.parametrize(("name", "outcome"), pairs, ids=[f"{call} {described(of)}" for call, of in pairs])
+
+
+@each(UNSENT, "register")
 def test_a_request_that_was_not_sent_is_retried(name: str, outcome: Outcome, pauses: list[float]) -> None:
     driver = Driver(Client, Service(outcome, outcome, answer_to(name)))
     driver.call(name)
     assert (len(driver.service.requests), len(pauses)) == (3, 2)
 
 
-@pytest.mark.parametrize("outcome", SENT + PASSING, ids=described)
-@every_call
+@each(SENT + PASSING, "account", "register")
 def test_a_request_that_was_sent_is_retried_only_when_that_is_safe(
     name: str, outcome: Outcome, pauses: list[float]
 ) -> None:
