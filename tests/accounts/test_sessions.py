@@ -73,6 +73,13 @@ def test_only_the_sha256_of_a_session_token_is_stored(service: Service, ada: Per
     assert token.removeprefix("tiles_") not in repr([service.rows(name) for name in ("accounts", "sessions", "mails")])
 
 
+@any_database
+def test_a_session_token_is_random_in_each_character(service: Service, ada: Person) -> None:
+    tokens = [service.sign_in(ada.email).json["session"]["token"] for _ in range(12)]
+    assert {(token[:6], len(token)) for token in tokens} == {("tiles_", 6 + 43)}, "256 bits"
+    assert all(len(set(characters)) > 3 for characters in zip(*(token[6:] for token in tokens), strict=True))
+
+
 def test_session_fixation_is_impossible(service: Service, ada: Person) -> None:
     mine = "tiles_" + "A" * 43
     headers = bearer(mine) | {"Cookie": f"session={mine}; tiles={mine}; token={mine}"}

@@ -232,8 +232,7 @@ def test_no_cache_of_sent_text_is_shared_between_clients() -> None:
         "backend.logs._to_the_second",
         "backend.security.password_rules._common_passwords",
         "backend.security.hashing._hash_of_nobody",
-        "backend.database.totals._addition",
         "backend.mail.composing.written_sender",
         "backend.mail.messages._templates",
         "backend.accounts.feedback._insertion",
-    }  # fmt: skip
+    }
