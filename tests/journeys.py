@@ -17,7 +17,7 @@ from support import OTHER_PASSWORD, PASSWORD, Person, Service, bearer
 from werkzeug.test import TestResponse
 
 from backend.database.engine import Base
-from backend.desk import operations, requests
+from backend.desk import holds, requests
 from backend.errors import Impossible
 from backend.privacy import erasure, ledger
 from backend.serving import worker
@@ -253,7 +253,7 @@ def in_ledger(service: Service) -> list[uuid.UUID]:
 
 def hold(service: Service, account: str, until: datetime) -> None:
     """Place a legal hold, as the data manager does."""
-    service.run(operations.hold, account, basis="Court order 12 of 2026", until=until)
+    service.run(holds.place, account, basis="Court order 12 of 2026", until=until)
 
 
 def overdue(service: Service) -> list[uuid.UUID]:

@@ -23,7 +23,6 @@ from backend.security import keys
 from backend.values import is_loopback
 
 SKEW_SECONDS = 5.0
-OLDEST_MAIL_SECONDS = 3600
 MOUNTS = Path("/proc/self/mounts")
 WORKER = "see that `tiles serve` or `tiles mail work` runs, and what its log says"
 # A machine does not see another's locks there, or SQLite cannot share the WAL's index.
@@ -130,7 +129,7 @@ def mails() -> Findings:
     elif refused:
         message = f"the mail server refuses some emails ({_counted(refused)})"
         yield warning("mails-refused", message, explain(min(refused))[1])
-    if status.oldest_seconds > OLDEST_MAIL_SECONDS:
+    if status.oldest_seconds > queue.LATE_SECONDS:
         yield error("mails-waiting", f"an email has waited untried for {status.oldest_seconds // 60} minutes", WORKER)
     if status.abandoned:
         message = f"{status.abandoned} were abandoned ({_counted(queue.failures(given_up=True))})"

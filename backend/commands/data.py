@@ -13,7 +13,7 @@ from backend.commands import console
 from backend.config import settings
 from backend.database import scrub
 from backend.database.engine import AnyRow
-from backend.desk import operations
+from backend.desk import disclosures, holds, operations
 from backend.errors import InvalidToken
 from backend.privacy import erasure, ledger
 from backend.security import tokens
@@ -144,7 +144,7 @@ def hold(who: str, basis: str, until: datetime, *, as_json: bool) -> None:
     The person sees it in the copy of their data, and gets an email if it delays an erasure. Of several holds the last
     to end counts.
     """
-    console.show({"hold": operations.hold(who, basis=basis, until=until), "until": until}, as_json=as_json)
+    console.show({"hold": holds.place(who, basis=basis, until=until), "until": until}, as_json=as_json)
 
 
 @data.command()
@@ -155,9 +155,9 @@ def release(who: str, *, yes: bool, as_json: bool) -> None:
 
     An overdue erasure is done at once; you are asked first.
     """
-    if operations.is_late_but_for_a_hold(who):
+    if holds.is_late_but_for_a_hold(who):
         console.confirm(f"Release the account of {who}, and have it erased for good, now?", yes=yes)
-    console.show({"released": operations.release(who)}, as_json=as_json)
+    console.show({"released": holds.release(who)}, as_json=as_json)
 
 
 @data.command()
@@ -165,7 +165,7 @@ def release(who: str, *, yes: bool, as_json: bool) -> None:
 @click.option("--authority", required=True, help="The recipient of the data, such as an office and its place.")
 @BASIS
 @click.option(
-    "--field", "fields", type=click.Choice(operations.DISCLOSED), multiple=True, default=operations.DISCLOSED,
+    "--field", "fields", type=click.Choice(disclosures.DISCLOSED), multiple=True, default=disclosures.DISCLOSED,
     help="Disclose only this; both are the most that the policy allows.",
 )  # fmt: skip
 @console.output_option
@@ -179,7 +179,7 @@ def disclose(  # noqa: PLR0913 - its options
     Use it when an authority may lawfully have the data. The record is kept for 3 years, even if the account is erased,
     and names the account by its random id only. The person sees it in the copy of their data.
     """
-    disclosed = operations.disclose(who, authority=authority, basis=basis, fields=fields)
+    disclosed = disclosures.disclose(who, authority=authority, basis=basis, fields=fields)
     try:
         console.write(asdict(disclosed), output, as_json=as_json)
     except click.ClickException as error:

@@ -5,29 +5,25 @@ Each is written to the audit. They raise Impossible with the reason, such as tha
 
 import hashlib
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from backend import clock
 from backend.accounts import audit, closing
 from backend.accounts.closing import AccountClosure
 from backend.accounts.fields import clean_email
 from backend.accounts.sessions import account_columns
-from backend.database.engine import AnyRow, changed, db, reading, transaction
+from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.export import AccountExport
 from backend.database.export import export as export_account
-from backend.database.models import Account, Disclosure, Hold
-from backend.desk.naming import refuse_naming
+from backend.database.models import Account, Hold
 from backend.errors import EmailInUse, Impossible, InvalidToken, Unknown
 from backend.mail import queue
 
 MANAGER: audit.Actor = "data manager"
 CHANGED = "this account has changed in this moment, or is being erased: look at it again"
-# The policy lets a disclosure hold no more.
-DISCLOSED = "name", "email"
 _STATE = ("id", "name", "email", "email_updates", "closed_at", "credentials_id", "erasure_requested_at", "erase_after",
           "erasing_since", "held_until")  # fmt: skip
 
@@ -124,7 +120,7 @@ def request_email_change(who: Who, email: str) -> AnyRow:
     if account.closed_at:
         raise Impossible("this account is closed: open it again first")
     with transaction():
-        _lock(account, who)
+        lock_account(account, who)
         queue.enqueue("email_change", email=email, account_id=account.id, about=account.credentials_id)
         audit.record("email-change-requested", account.id, actor=MANAGER)
     return account
@@ -133,7 +129,7 @@ def request_email_change(who: Who, email: str) -> AnyRow:
 def _change(who: Who, act: audit.Act, **values: str | bool | None) -> AnyRow:
     account = get_account(who)
     with transaction() as session:
-        _lock(account, who)
+        lock_account(account, who)
         session.execute(update(Account).where(Account.id == account.id).values(**values))
         audit.record(act, account.id, actor=MANAGER)
     return get_account(str(account.id))
@@ -179,72 +175,7 @@ def _close_account(account: AnyRow, *, erase: bool, grace: timedelta | None = No
     return closed
 
 
-def hold(who: Who, *, basis: str, until: datetime) -> uuid.UUID:
-    """Place a legal hold, which delays the erasure of an account. If one waits, the person gets an email."""
-    account, now = get_account(who), clock.now()
-    if until <= now:
-        raise Impossible("name a day in the future: a hold ends by itself")
-    refuse_naming(basis, account)
-    hold_id = uuid.uuid4()
-    with transaction() as session:
-        _lock(account, who)
-        session.execute(insert(Hold).values(id=hold_id, account_id=account.id, basis=basis, placed_at=now, until=until))
-        audit.record("held", account.id, actor=MANAGER, until=f"{until:%Y-%m-%d}", basis=basis)
-        _notify_if_waiting(account)
-    return hold_id
-
-
-def release(who: Who) -> int:
-    """Lift every legal hold on an account, and return how many. If its erasure waits, the person gets an email."""
-    account = get_account(who)
-    with transaction():
-        _lock(account, who)
-        lifted = changed(delete(Hold).where(Hold.account_id == account.id, Hold.until > clock.now()))
-        if not lifted:
-            raise Impossible("there is no legal hold on this account")
-        audit.record("released", account.id, actor=MANAGER, holds=lifted)
-        _notify_if_waiting(account)
-    return lifted
-
-
-def is_late_but_for_a_hold(who: str) -> bool:
-    """Return whether an account would be erased at once if its legal holds were lifted."""
-    account = get_account(who)
-    return account.held_until is not None and account.erase_after is not None and account.erase_after <= clock.now()
-
-
-def _notify_if_waiting(account: AnyRow) -> None:
-    if account.erase_after:
-        queue.enqueue("account_closed", account_id=account.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Disclosed:
-    """The data for an authority, with the legal basis."""
-
-    authority: str
-    basis: str
-    disclosed_at: clock.Moment
-    data: dict[str, str | None]
-
-
-def disclose(who: Who, *, authority: str, basis: str, fields: Sequence[str] = DISCLOSED) -> Disclosed:
-    """Record the disclosure of an account's name, address or both to an authority, and return the data to hand over."""
-    account, chosen = get_account(who), [name for name in DISCLOSED if name in fields]
-    if not chosen:
-        raise Impossible("choose what to disclose: the name, the email address, or both")
-    for text in (authority, basis):
-        refuse_naming(text, account)
-    disclosed = Disclosed(authority, basis, clock.now(), {name: getattr(account, name) for name in chosen})
-    row = {"authority": authority, "basis": basis, "disclosed_at": disclosed.disclosed_at}
-    with transaction() as session:
-        _lock(account, who)
-        session.execute(insert(Disclosure).values(id=uuid.uuid4(), account_id=account.id, **row))
-        audit.record("disclosed", account.id, actor=MANAGER, authority=authority, basis=basis, fields=chosen)
-    return disclosed
-
-
-def _lock(account: AnyRow, who: Who) -> None:
+def lock_account(account: AnyRow, who: Who) -> None:
     """Lock an account in the caller's transaction, so that no other transaction changes or erases it."""
     free = (Account.id == account.id) & Account.erasing_since.is_(None)
     if db.session.scalar(select(Account.id).where(free).with_for_update()) is None:
@@ -261,9 +192,3 @@ def audit_trail(who: str | None) -> list[AnyRow]:
         return audit.entries([uuid.UUID(who)])
     except ValueError:
         return audit.entries([account.id for account in accounts_where(_is(who))])
-
-
-def forget_ended_holds() -> None:
-    """Delete the legal holds that have ended."""
-    with transaction() as session:
-        session.execute(delete(Hold).where(Hold.until <= clock.now()))

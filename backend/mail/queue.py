@@ -36,6 +36,8 @@ CLAIM = timedelta(seconds=45)
 UNKNOWN_FATE = timedelta(seconds=FINAL_REPLY_SECONDS)
 FIRST_RETRY = timedelta(seconds=15)
 LONGEST_RETRY = timedelta(hours=1)
+# An untried email that is older shows that no email leaves.
+LATE_SECONDS = 3600
 # An older email would only surprise. RFC 5321 section 4.5.4.1 allows 4 or 5 days.
 GIVE_UP = timedelta(days=2)
 

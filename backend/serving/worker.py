@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from backend.accounts import audit, credentials, sessions
 from backend.database import scrub
 from backend.database.models import Mail
-from backend.desk import managers, operations
+from backend.desk import holds, managers
 from backend.errors import Impossible, stack_of
 from backend.mail import delivery, mailboxes, queue
 from backend.mail.refusals import ServerUnavailable, explain
@@ -41,7 +41,7 @@ def tidy() -> Iterator[object]:
     credentials.forget_costs()
     yield from lockout.tidy()
     yield from mailboxes.tidy()
-    operations.forget_ended_holds()
+    holds.forget_ended()
     managers.forget_ended()
     yield from audit.tidy()
     yield from queue.tidy()

@@ -33,7 +33,6 @@ from backend.security.tokens import Purpose
 from backend.web import metrics, schemas
 from backend.web.operations import Operations
 
-OLDEST_MAIL_SECONDS = 3600
 READY_RETRY_SECONDS = 5
 
 door = Blueprint("api", __name__)
@@ -257,7 +256,7 @@ UNREADY: dict[str, Callable[[], object]] = {
     "The database's file system is read-only, or its file is: run `tiles check`.": is_read_only,
     "No email leaves: `tiles check` says why.": queue.is_blocked,
     # Without the number of seconds, which would tell whether an address has an account.
-    "Emails have been waiting for over an hour.": lambda: queue.oldest_seconds() > OLDEST_MAIL_SECONDS,
+    "Emails have been waiting for over an hour.": lambda: queue.oldest_seconds() > queue.LATE_SECONDS,
 }
 
 

@@ -16,12 +16,12 @@ from flask import Blueprint, Response, request
 from pydantic import TypeAdapter
 
 from backend import errors
+from backend.accounts.feedback import KEY_LENGTH
 from backend.accounts.sessions import Viewer
 from backend.errors import Problem
 from backend.web import examples, problems, schemas
 from backend.web.bodies import Body, read_json, refuse_body
 
-HEADER_LENGTH = 255
 RETRIED = {errors.TooManyRequests.status, errors.Overloaded.status}
 Runs = Literal["loop", "thread", "hashing"]
 """Where the server runs an operation: in the event loop (it never waits, and writes through the outbox), in a thread,
@@ -186,7 +186,7 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    key = {"type": "string", "maxLength": HEADER_LENGTH, "pattern": "^[ -~]+$"}
+    key = {"type": "string", "maxLength": KEY_LENGTH, "pattern": "^[ -~]+$"}
     id_ = {"type": "string", "format": "uuid"}
     parameters: dict[str, dict[str, Any]] = {
         "idempotency_key": {"name": "Idempotency-Key", "in": "header", "schema": key},

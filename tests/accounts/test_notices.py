@@ -37,6 +37,7 @@ from peers import html_of, text_of, token_of
 from support import OTHER_PASSWORD, Person, Service, any_database
 
 from backend import clock
+from backend.desk import holds
 from backend.desk import operations as desk
 from backend.web.api import operations
 
@@ -91,7 +92,7 @@ def holding(life: Life) -> Act:
 def releasing(life: Life) -> Act:
     holding(life)()
     life.service.deliver()
-    return partial(life.manage, desk.release)
+    return partial(life.manage, holds.release)
 
 
 def erasing_when_due(life: Life) -> Act:

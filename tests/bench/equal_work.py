@@ -16,7 +16,7 @@ from server_process import ServerProcess
 
 from backend import clock
 from backend.commands.console import progress
-from backend.desk import operations
+from backend.desk import holds, operations
 
 # Every address has the same length, so that only what the service knows of it differs.
 PEOPLE = 10
@@ -87,7 +87,7 @@ def _have_people(stage: Stage) -> None:
         with stage.app.app_context():
             operations.close(address("close", number))
             operations.erase(address("erase", number))
-            operations.hold(address("holds", number), basis="Order 12/26", until=clock.now() + timedelta(days=30))
+            holds.place(address("holds", number), basis="Order 12/26", until=clock.now() + timedelta(days=30))
 
 
 Compared = tuple[str, float, bool]

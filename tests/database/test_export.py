@@ -10,7 +10,7 @@ from support import Person, Service, any_database, assert_problem, request_and_r
 from backend import clock
 from backend.database import engine
 from backend.database.declarations import Category
-from backend.desk import operations
+from backend.desk import disclosures
 
 ADA = "ada@example.org"
 ABOUT_PEOPLE = {
@@ -39,7 +39,7 @@ def fill(service: Service, person: Person, note: str) -> None:
     assert service.http.post("/v1/feedback", json={"message": f"{note} tiles"}, headers=headers).status_code == 201
     signed_in(service, person.email)
     hold(service, person.email, clock.now() + timedelta(days=9))
-    service.run(operations.disclose, person.email, authority=f"Court of {note}", basis=f"Order {note}")
+    service.run(disclosures.disclose, person.email, authority=f"Court of {note}", basis=f"Order {note}")
     request_and_reply(service, person.email)
     assert request_email_change(service, person.headers, f"{note}@example.org").status_code == 202
 

@@ -35,7 +35,7 @@ from backend import clock
 from backend.database import engine
 from backend.database.desk_tables import Manager
 from backend.database.models import Account, AuditEntry, Mail, PreviousAddress
-from backend.desk import operations
+from backend.desk import disclosures, operations
 from backend.mail.news import News
 from backend.privacy import announcements, policy
 from backend.security import keys, tokens
@@ -112,7 +112,7 @@ def populate(service: Service) -> list[Person]:
     closed_by(service, bob.headers, bob.email, erase=True)
     cancel(service, closed_by(service, carl.headers, carl.email))
     with service.app.app_context():
-        operations.disclose(dora.email, authority="Amtsgericht", basis="Order 12")
+        disclosures.disclose(dora.email, authority="Amtsgericht", basis="Order 12")
         announcements.announce(News("News", "New tiles are here."))
         while worker.deliver():
             pass

@@ -18,7 +18,7 @@ from server_process import ServerProcess
 from support import Person, Service, any_database, assert_problem
 
 from backend.database import engine
-from backend.desk import operations
+from backend.desk import holds, operations
 from backend.privacy import erasure
 
 ADA, BOB = "ada@example.org", "bob@example.org"
@@ -207,9 +207,9 @@ def test_a_registration_email_queued_in_the_backup_is_erased_with_its_account(se
 @pytest.mark.usefixtures("ada")
 def test_a_legal_hold_in_the_backup_does_not_stop_erasing_again(service: Service, backup: Backup) -> None:
     with service.app.app_context():
-        operations.hold(ADA, basis="Order 4 of 2026", until=datetime(2099, 1, 1, tzinfo=UTC))
+        holds.place(ADA, basis="Order 4 of 2026", until=datetime(2099, 1, 1, tzinfo=UTC))
         backup.make()
-        operations.release(ADA)
+        holds.release(ADA)
     erase(service)
     backup.restore()
     assert replay(service) == (1, 1)

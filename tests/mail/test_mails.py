@@ -11,7 +11,7 @@ from peers import html_of, text_of, token_of
 from support import Person, Service, any_database
 
 from backend import clock
-from backend.desk import operations
+from backend.desk import holds
 from backend.mail.news import News
 from backend.privacy import announcements, erasure, policy
 
@@ -77,7 +77,7 @@ def test_placing_and_lifting_a_legal_hold_sends_an_email_with_the_new_date(servi
     hold(service, ada.email, HOLD_ENDS)
     phrases = "On 2 March 2099 it will be erased", "A legal duty keeps it from being erased before 2 March 2099"
     assert_says(service.mail(), *phrases, never=("Court order",))
-    service.run(operations.release, ada.email)
+    service.run(holds.release, ada.email)
     assert_says(service.mail(), f"On {in_days(14)} it will be erased", never=("legal duty",))
 
 

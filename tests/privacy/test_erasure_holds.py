@@ -28,7 +28,7 @@ from peers import text_of, token_of
 from support import Person, Service, any_database
 
 from backend import clock
-from backend.desk import operations
+from backend.desk import holds, operations
 from backend.errors import Impossible
 
 ADA = "ada@example.org"
@@ -90,7 +90,7 @@ def test_lifting_the_hold_lets_the_erasure_run_and_notifies_the_person(
     assert erase_due(service) == 1
     assert [row["email"] for row in service.rows("accounts")] == [ADA]
     service.deliver()
-    service.run(operations.release, ADA)
+    service.run(holds.release, ADA)
     assert "A legal duty" not in text_of(the_mail(service.deliver(), ADA, CLOSED))
     assert erase_due(service) == 1
 

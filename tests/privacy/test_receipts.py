@@ -29,7 +29,7 @@ from support import Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend import clock
-from backend.desk import operations
+from backend.desk import disclosures
 
 ADA = "ada@example.org"
 
@@ -48,7 +48,7 @@ def receipt(hasty: Service) -> str:
     change_email(hasty, ada.headers, ADA)
     for message in ("More tiles.", "Fewer tiles."):
         hasty.http.post("/v1/feedback", json={"message": message}, headers=ada.headers)
-    hasty.run(operations.disclose, ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
+    hasty.run(disclosures.disclose, ADA, authority="Amtsgericht", basis="Court order 12 of 2026")
     close(hasty, ada.headers, erase=True)
     return erased(hasty)
 

@@ -22,7 +22,7 @@ from lifecycle_steps import DOORS, EMAILS, PASSWORDS, PostOffice, Run, Steps
 from peers import MailServer
 from support import Service
 
-from backend.desk import operations
+from backend.desk import holds, operations
 from backend.errors import Impossible
 from backend.mail import queue
 from backend.mail.news import News
@@ -329,8 +329,8 @@ class Life(Steps):
         until = self.world.now + timedelta(days=days)
         possible = self.manage_in_the_model(account, act, until)
         acts: dict[str, Callable[[str], object]] = {
-            "hold": lambda account_id: operations.hold(account_id, basis="Court order 12 of 2026", until=until),
-            "release": operations.release,
+            "hold": lambda account_id: holds.place(account_id, basis="Court order 12 of 2026", until=until),
+            "release": holds.release,
             "close": operations.close,
             "erase": operations.erase,
             "erase at once": lambda account_id: operations.erase(account_id, at_once=True),

@@ -13,7 +13,7 @@ from support import Person, Service, any_database, invoke, request_and_reply
 from backend.database import engine
 from backend.database.declarations import ABOUT_STAFF, DELETED, KEPT, UNTOUCHED, Category, Declaration
 from backend.database.inventory import basis_of, declarations, inventory, tables_about_people
-from backend.desk import operations
+from backend.desk import disclosures, operations
 
 MoveClock = Callable[[timedelta], None]
 GRACE = timedelta(days=14, minutes=1)
@@ -68,7 +68,7 @@ def test_promise_10_erasing_treats_every_table_as_declared(
     service.http.post("/v1/feedback", json={"message": "More tiles."}, headers=ada.headers)
     change_email(service, ada.headers, "countess@example.org")
     hold(service, "countess@example.org", datetime.now(UTC) + timedelta(days=1))
-    service.run(operations.disclose, "countess@example.org", authority="A court", basis="Order 12")
+    service.run(disclosures.disclose, "countess@example.org", authority="A court", basis="Order 12")
     request_and_reply(service, "countess@example.org")
     service.http.post("/v1/password-resets", json={"email": "countess@example.org"})
 

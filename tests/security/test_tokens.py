@@ -152,6 +152,14 @@ def test_a_token_of_an_unknown_account_is_invalid(send: Send, shared_service: Se
     refuse(send, "/v1/password-resets/confirm", real_token(shared_service.app, Purpose.PASSWORD_RESET))
 
 
+def test_line_breaks_in_a_receipt_do_no_harm(shared_service: Service) -> None:
+    entry: Any = SimpleNamespace(account_id=uuid.UUID(NOBODY), details={"removed": [], "kept": []})
+    with shared_service.app.app_context():
+        receipt = tokens.issue_receipt(entry)
+        content = tokens.redeem(Purpose.RECEIPT, f" {receipt[:40]}\r\n {receipt[40:]}\n")
+    assert content == {"account": NOBODY, "removed": [], "kept": []}
+
+
 def forged(algorithm: Callable[..., "hashlib._Hash"]) -> str:
     """Sign a token with the right key and the right salt, by any algorithm."""
     signer_kwargs = {"key_derivation": "hmac", "digest_method": algorithm}

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from backend.accounts.fields import clean_name
 from backend.config import settings
-from backend.desk import operations, people
+from backend.desk import disclosures, holds, operations, people
 from backend.desk.operations import Seen
 from backend.errors import FieldError, Impossible, InvalidRequest, NotFound, Problem
 from backend.web import forms
@@ -53,12 +53,12 @@ def print_person(account_id: uuid.UUID) -> str:
 
 def _hold(who: Seen) -> object:
     until = datetime.combine(forms.day("until"), time.min, UTC)
-    return operations.hold(who, basis=forms.field("basis"), until=until)
+    return holds.place(who, basis=forms.field("basis"), until=until)
 
 
 def _disclose(who: Seen) -> object:
-    chosen = [name for name in operations.DISCLOSED if forms.field(name)]
-    return operations.disclose(who, authority=forms.field("authority"), basis=forms.field("basis"), fields=chosen)
+    chosen = [name for name in disclosures.DISCLOSED if forms.field(name)]
+    return disclosures.disclose(who, authority=forms.field("authority"), basis=forms.field("basis"), fields=chosen)
 
 
 # templates/desk/act.html explains each act under the same name.
@@ -74,7 +74,7 @@ ACTS: dict[str, Callable[[Seen], object]] = {
     "cancel": lambda who: operations.reopen(who, erasure=True),
     "erase-now": lambda who: operations.erase(who, at_once=True),
     "hold": _hold,
-    "release": operations.release,
+    "release": holds.release,
     "disclose": _disclose,
 }
 # They need a recent sign-in and a tick, as they cannot be undone.
@@ -114,6 +114,6 @@ def do_act(account_id: uuid.UUID, act: str) -> ResponseReturnValue:
         result = ACTS[act](Seen(account_id, forms.field("seen")))
     except (Problem, Impossible) as error:
         return refused("act.html", error, **form)
-    if isinstance(result, operations.Disclosed):
+    if isinstance(result, disclosures.Disclosed):
         return page("disclosed.html", disclosed=result, account_id=account_id)
     return redirect_to(f"/desk/people/{account_id}?done={act}")
