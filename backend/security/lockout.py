@@ -91,10 +91,15 @@ def guess(address: str, client: str | None) -> Iterator[None]:
         yield
     except (Overloaded, DBAPIError):
         # The password was not checked.
-        with suppress(DBAPIError), transaction():
-            for row, *_ in rows:
-                changed(_GIVE_BACK, address_=names(), client_=row)
+        with suppress(DBAPIError):
+            _give_back(names(), [row for row, *_ in rows])
         raise
+
+
+def _give_back(address: bytes, clients: Iterable[bytes]) -> None:
+    with transaction():
+        for client in clients:
+            changed(_GIVE_BACK, address_=address, client_=client)
 
 
 def clear(address: str) -> None:

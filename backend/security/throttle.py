@@ -75,7 +75,10 @@ class _Window(NamedTuple):
 
 
 class _ProcessCounts:
-    """Counts in this process. A window that has `MOST_KEYS` begins anew, which bounds the memory."""
+    """Counts in this process.
+
+    A window that has `MOST_KEYS` begins anew: that bounds the memory, and gives everybody a new allowance.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -33,6 +33,16 @@ HEALTH = "/healthz"
 # A service manager decides by these whether this process may live: each has a thread of its own.
 PROBES = ("/readyz", "/metrics")
 
+# What is the same in the WSGI environment of every request (PEP 3333).
+ALWAYS: dict[str, Any] = {
+    "SCRIPT_NAME": "",
+    "wsgi.version": (1, 0),
+    "wsgi.input_terminated": True,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+    "wsgi.run_once": False,
+}
+
 Response = tuple[int, list[tuple[str, str]], bytes]
 
 
@@ -172,10 +182,9 @@ async def _body(length: str, protocol: HTTPProtocol, most: int) -> Arrived:
 def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
     """Return a request in the form of PEP 3333."""
     server, _, port = scope.server.rpartition(":")
-    environ: dict[str, Any] = {
+    environ = ALWAYS | {
         # Methods are case-sensitive (RFC 9110 section 9.1), but Flask uppercases them.
         "REQUEST_METHOD": scope.method if scope.method.isupper() else "_OTHER",
-        "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode().decode("latin-1"),
         "QUERY_STRING": scope.query_string,
         "SERVER_NAME": server,
@@ -183,14 +192,9 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
         # granian writes an IPv6 address in brackets.
         "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
-        "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.scheme,
         "wsgi.input": io.BytesIO(arrived.body),
-        "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
         ARRIVED: arrived,
     }
     for name, value in scope.headers.items():
