@@ -5,7 +5,9 @@ import uuid
 from sqlalchemy import select, update
 
 from backend.accounts.sessions import Viewer, account_columns
-from backend.database.engine import AnyRow, changed, db, transaction
+from backend.database.engine import AnyRow, changed, db, reading, transaction
+from backend.database.export import AccountExport
+from backend.database.export import export as export_account
 from backend.database.models import Account, Policy
 from backend.errors import FieldError, InvalidRequest, InvalidToken, Unauthenticated
 from backend.security import tokens
@@ -18,11 +20,23 @@ def unsubscribe(*, token: str, client: str | None) -> None:
     try:
         account_id = uuid.UUID(tokens.redeem(Purpose.UNSUBSCRIBE, token)["account"])
     except InvalidToken:
-        # A good link costs no code: a mail provider unsubscribes many people from a few machines.
         throttle().charge("token", client=client)
         raise
+    subscribed = (Account.id == account_id) & Account.email_updates
+    with reading() as session:
+        is_used = session.scalar(select(Account.id).where(subscribed)) is None
+    if is_used:
+        # The first use of a link is free: a mail provider unsubscribes many people from a few machines.
+        throttle().charge("token", client=client)
+        return
     with transaction():
-        changed(update(Account).where(Account.id == account_id, Account.email_updates).values(email_updates=False))
+        changed(update(Account).where(subscribed).values(email_updates=False))
+
+
+def export(viewer: Viewer) -> AccountExport:
+    """Return everything that is stored about the viewer's account."""
+    throttle().charge("export", account=str(viewer.account.id))
+    return export_account(viewer.account.id)
 
 
 def refuse_unpublished(version: object) -> None:

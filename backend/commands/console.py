@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
@@ -126,9 +127,11 @@ def new_file(value: str) -> Path | None:
     if value == "-":
         return None
     file = Path(value)
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise click.BadParameter(f"'{file}' cannot be written: name a file in an existing folder")
-    return file
+    # A path may be too long, or in a folder that may not be read.
+    with suppress(OSError):
+        if not file.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
+            return file
+    raise click.BadParameter(f"'{file}' cannot be written: name a file in an existing folder")
 
 
 output_option = click.option(

@@ -12,9 +12,10 @@ from flask.cli import ScriptInfo
 
 from backend.commands import check
 from backend.commands.console import Group, confirm, dump, progress, show, tiles, yes_option
-from backend.config import make_folder, settings
+from backend.config import settings
 from backend.database import backup, copying, inventory, schema, scrub
 from backend.database.engine import is_sqlite
+from backend.files import make_folder
 from backend.privacy import erasure
 from backend.security import keys
 

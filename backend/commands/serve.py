@@ -16,15 +16,16 @@ from sqlalchemy.exc import DBAPIError
 from backend import metrics
 from backend.commands import data, data_changes, desk, feedback, operate, publish, requests
 from backend.commands.console import Group, show, tiles
-from backend.config import OWNER_ONLY, SettingsError, instance_path, load, make_folder, serve_threads, settings
+from backend.config import OWNER_ONLY, SettingsError, instance_path, load, serve_threads, settings
 from backend.database import engine, schema, scrub
 from backend.database.models import Mail
 from backend.errors import Impossible
+from backend.files import make_folder
 from backend.logs import say
-from backend.mail import queue
-from backend.mail.refusals import ServerUnavailable, needs_operator
+from backend.mail import delivery, queue
+from backend.mail.refusals import ServerUnavailable, explain, needs_operator
 from backend.mail.transport import MAILBOX
-from backend.privacy import erasure
+from backend.privacy import announcements, erasure
 from backend.security import hashing, keys
 from backend.serving import server, worker
 from backend.serving.supervisor import finish_event, leave_no_core, open_standard_streams
@@ -127,6 +128,8 @@ def _free_address(host: str, port: int) -> str:
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+    except UnicodeError:
+        raise click.BadParameter(f"'{host}' is no host name") from None
     except OSError as error:
         reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else f"the service cannot listen on {host}"
         raise click.ClickException(f"{reason} ({error.strerror}): choose another with --host and --port") from None
@@ -153,6 +156,9 @@ def mail_work() -> None:
         if not engine.has_file():
             raise
         keys.make()
+    else:
+        # As the server does at its start: the database may be a backup.
+        erasure.replay()
     worker.work(_app(), finish_event())
 
 
@@ -163,10 +169,11 @@ def mail_deliver(*, as_json: bool) -> None:
     keys.begin()
     tried = 0
     try:
-        while sent := worker.deliver():
+        while (sent := delivery.deliver()) or announcements.queue_some():
             tried += sent
     except ServerUnavailable as error:
-        msg = f"the mail server is away ({error.code}); nothing was lost, try again later"
+        fault, advice = explain(error.code)
+        msg = f"the mail server is away ({error.code}): {fault}; {advice}; nothing was lost"
         raise click.ClickException(msg) from None
     finally:
         scrub.scrub(Mail)

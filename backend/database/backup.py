@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from backend.config import sync
 from backend.database.engine import SQLITE_BUSY_SECONDS, db
 from backend.database.schema import versions
 from backend.errors import Impossible
+from backend.files import sync
 
 # The bytes that each connection in WAL mode locks (SQLite's os.h: SHARED_SIZE, SHARED_FIRST).
 IN_USE = (510, 0x40000002)
@@ -40,9 +40,9 @@ def make(file: Path) -> Copied:
     Raises:
         Impossible: the file exists or cannot be written, or the database is missing or damaged.
     """
-    if file.exists():
-        raise Impossible(f"{file} is there already: name a new file")
     with _draft(file) as draft:
+        if file.exists():
+            raise FileExistsError
         copied = _copy(database(), draft, "rw")
         # Unlike a rename, a link never replaces a file that somebody else made meanwhile.
         os.link(draft, file)
@@ -92,8 +92,11 @@ def _draft(file: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, draft: Path, mode: str) -> Copied:
-    if not source.is_file():
-        raise Impossible(f"{source}: there is no such database")
+    try:
+        if not source.is_file():
+            raise Impossible(f"{source}: there is no such database")
+    except OSError as error:
+        raise Impossible(f"{source} cannot be read ({error.strerror})") from None
     try:
         with closing(_open(source, mode)) as connection:
             connection.execute("VACUUM INTO ?", (str(draft),))

@@ -16,12 +16,12 @@ from urllib.parse import quote
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
-from sqlalchemy import Executable, Select, Table, event, select, text
+from sqlalchemy import ColumnElement, Executable, Select, Table, event, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, CursorResult, Dialect, Engine, Row, create_engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, declared_attr, registry, scoped_session
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, declared_attr, registry, scoped_session
 from sqlalchemy.types import DateTime, TypeDecorator, Uuid
 
 from backend.config import served_threads, settings
@@ -257,6 +257,12 @@ def materialized(keys: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     # Nested, as SQLite's driver counts the rows of a statement only if it begins with UPDATE.
     rows = keys.cte(nesting=True)
     return select(*rows.c)
+
+
+def locked(condition: ColumnElement[bool], *key: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Return the condition of the same rows, locked in the order of their key, so that no two transactions deadlock."""
+    rows = select(*key).where(condition).order_by(*key).with_for_update()
+    return tuple_(*key).in_(materialized(rows))
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:

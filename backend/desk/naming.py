@@ -3,33 +3,25 @@
 import re
 import unicodedata
 
-from sqlalchemy import select
-
-from backend.database.engine import AnyRow, reading
-from backend.database.models import REASON_LENGTH, PreviousAddress
+from backend.database.engine import AnyRow
+from backend.database.models import REASON_LENGTH
 from backend.errors import Impossible
 
 
 def refuse_naming(text: str, account: AnyRow | None) -> None:
-    """Refuse a text that contains the name or an address of its account, or any address if no account is known.
+    """Refuse a text that contains the name of its account, or any email address.
 
     Raises:
         Impossible: it does, or it is not one line of at most `REASON_LENGTH` characters.
     """
-    if len(text) > REASON_LENGTH or not text.strip() or not text.isprintable():
-        raise Impossible(f"write 1 to {REASON_LENGTH} characters in one line")
+    # Word processors put a no-break space into a law's name.
+    is_plain = all(character.isprintable() or unicodedata.category(character) == "Zs" for character in text)
+    if len(text) > REASON_LENGTH or not text.strip() or not is_plain:
+        raise Impossible(f"write 1 to {REASON_LENGTH} visible characters in one line")
     folded = unicodedata.normalize("NFKC", text).casefold()
     name = _words(account.name or "") if account else set()
-    if (name and name <= _words(text)) or any(address in folded for address in _addresses(account)):
+    if (name and name <= _words(text)) or "@" in folded:
         raise Impossible("leave the person's name and address out: the record needs neither")
-
-
-def _addresses(account: AnyRow | None) -> list[str]:
-    if account is None:
-        return ["@"]
-    with reading() as session:
-        previous = session.scalars(select(PreviousAddress.email).where(PreviousAddress.account_id == account.id))
-        return [email.casefold() for email in (account.email, *previous)]
 
 
 def _words(text: str) -> set[str]:

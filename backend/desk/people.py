@@ -31,7 +31,10 @@ class SearchResult:
 
 
 def search(text: str) -> SearchResult:
-    """Find accounts by address or name: first equal, then with this beginning; if there is none, with this part."""
+    """Find accounts by address or name: first equal, then with this beginning; if there is none, with this part.
+
+    The audit has how many were found, and not the text.
+    """
     term = unicodedata.normalize("NFC", text).strip()[:EMAIL_LENGTH]
     accounts: dict[uuid.UUID, AnyRow] = {}
     # PostgreSQL has no NUL in a text.
@@ -45,7 +48,10 @@ def search(text: str) -> SearchResult:
                 accounts |= {row.id: row for row in rows if row.id not in accounts}
                 if len(accounts) > MOST_FOUND:
                     break
-    return SearchResult(list(accounts.values())[:MOST_FOUND], len(accounts) > MOST_FOUND)
+    shown = list(accounts.values())[:MOST_FOUND]
+    with transaction():
+        audit.record("found", None, actor=operations.MANAGER, accounts=len(shown))
+    return SearchResult(shown, len(accounts) > MOST_FOUND)
 
 
 def _conditions(text: str, matched: Collection[uuid.UUID]) -> Iterator[tuple[_Column, ColumnElement[bool]]]:

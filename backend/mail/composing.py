@@ -46,10 +46,12 @@ def written_sender(sender: str) -> tuple[str, str]:
 
 def _header(name: str, value: str) -> str:
     """Return a header, encoded and folded where it has to be (RFC 2047, RFC 5322 section 2.2.3)."""
-    fits = len(name) + len(value) < LINE_LENGTH and value.isascii() and value.isprintable()
+    fits = len(name) + len(value) < LINE_LENGTH and value.isascii() and value.isprintable() and "=?" not in value
     if fits or name in WHOLE:
         return f"{name}: {value}"
-    return f"{name}: " + Header(value, maxlinelen=LINE_LENGTH - 1, header_name=name).encode(linesep="\r\n")
+    return f"{name}: " + Header(
+        value, "utf-8" if "=?" in value else None, maxlinelen=LINE_LENGTH - 1, header_name=name
+    ).encode(linesep="\r\n")
 
 
 def _part(boundary: str, subtype: str, text: str) -> bytes:

@@ -21,7 +21,7 @@ from backend import clock
 from backend.config import settings
 from backend.database import outbox, totals
 from backend.database.engine import AnyRow, autocommit, changed, db, reading, transaction
-from backend.database.models import FORGET_ABANDONED, Mail
+from backend.database.models import FORGET_ABANDONED, Account, Mail
 from backend.database.steps import in_steps
 from backend.mail import mailboxes
 from backend.mail.claims import BY_AGE, CLAIMS, FIRST_DUE, IS_UNTRIED, IS_WAITING, oldest
@@ -267,7 +267,11 @@ def retry() -> int:
     now = clock.now()
     anew = {"abandoned_at": None, "blocked_at": None, "attempts": 0, "created_at": now, "due_at": now}
     failed = (IS_WAITING & (Mail.attempts > 0), ~IS_WAITING)
-    return sum(sum(in_steps(update(Mail).values(**anew), each & Mail.claim.is_(None))) for each in failed)
+    # A registration that is older than the closing of an account with its address is erased with that account.
+    has_address = Account.is_closed_with(Mail.email) & (Account.closed_at > Mail.created_at)
+    is_old = (Mail.kind == "registration") & select(Account.id).where(has_address).exists()
+    anew_ = update(Mail).values(**anew)
+    return sum(sum(in_steps(anew_, each & Mail.claim.is_(None) & ~is_old)) for each in failed)
 
 
 def tidy() -> Iterator[int]:
@@ -278,6 +282,6 @@ def tidy() -> Iterator[int]:
     given_up = update(Mail).values(abandoned_at=now, blocked_at=None, claim=None)
     # Each of the two finds its rows by the index.
     for late in (is_late & (Mail.attempts == 0), is_late & (Mail.attempts > 0)):
-        yield from in_steps(delete(Mail), late & (Mail.kind == "erased"))
+        yield from in_steps(delete(Mail), late & (Mail.kind == "erased"), "mails_given_up")
         yield from in_steps(given_up, late, "mails_given_up")
     yield from in_steps(delete(Mail), Mail.abandoned_at < now - FORGET_ABANDONED)

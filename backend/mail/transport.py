@@ -18,6 +18,7 @@ from backend.mail.refusals import Interrupted, Refused, ServerUnavailable, code_
 from backend.mail.smtp import SecureSession, Session, tls_context
 
 MAILBOX = "mailbox"
+TOO_LARGE = 552
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -127,7 +128,8 @@ class Connection(flask_mail.Connection):
                 raise ServerUnavailable(code_of(error)) from None
             raise
         except Refused as error:
-            if error.stage == "MAIL" and (error.is_permanent or self._is_fresh):
+            # 552 is about this email's size (RFC 1870 section 6.1).
+            if error.stage == "MAIL" and error.reply != TOO_LARGE and (error.is_permanent or self._is_fresh):
                 raise ServerUnavailable(error.code) from None
             raise
 

@@ -125,9 +125,11 @@ def _erase(condition: ColumnElement[bool], now: datetime, *, notify: bool = True
         accounts = session.execute(select(*columns).where(condition).order_by(Account.id).with_for_update()).all()
         if not accounts:
             return 0
+        emails = [account.email for account in accounts]
+        lockout.forget(emails)
+        # Before the emails, as the worker locks them.
+        mailboxes.forget(emails)
         removed = _delete(accounts)
-        lockout.forget(account.email for account in accounts)
-        mailboxes.forget(account.email for account in accounts)
         kept = _count_kept([account.id for account in accounts])
         for account in accounts:
             requested_at = clock.rfc3339(at) if (at := account.erasure_requested_at) else None

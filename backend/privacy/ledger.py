@@ -14,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 
 from backend import clock
-from backend.config import settings, sync
+from backend.config import settings
 from backend.errors import Impossible
+from backend.files import sync
 
 NAME = "erasures.jsonl"
 BASIS = "keeping a restored backup from bringing the account back, GDPR Art. 5(1)(f) and 17(1)"
@@ -68,9 +69,12 @@ def _append(file: int, erased: Mapping[uuid.UUID, datetime]) -> None:
 
 def _end_of_last_line(file: int) -> int:
     """Return where the next line begins. A partial line that a crash left is to be overwritten."""
-    size = os.fstat(file).st_size
-    start = max(0, size - LONGER_THAN_A_LINE)
-    lines, line_break, rest = os.pread(file, LONGER_THAN_A_LINE, start).rpartition(b"\n")
+    size, length, start, line_break = os.fstat(file).st_size, LONGER_THAN_A_LINE, 1, b""
+    # A crash may leave more zeros than a line is long.
+    while start and not line_break:
+        start = max(0, size - length)
+        lines, line_break, rest = os.pread(file, length, start).rpartition(b"\n")
+        length *= 2
     if ENTRY.fullmatch(rest.decode("ascii", "replace").strip(BLANK)):
         os.write(file, b"\n")
         return size + 1

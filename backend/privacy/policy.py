@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from sqlalchemy import insert, select, update
@@ -21,22 +21,26 @@ STATES = IN_FORCE, UPCOMING, WITHDRAWN, REPLACED = "in force", "upcoming", "with
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version: its first day (UTC), the SHA-256 of its text, and its state today, one of `STATES`."""
+    """A version: its first day (UTC), the SHA-256 of its text, and its state today, one of `STATES`.
+
+    `text` is empty in a list: texts are long.
+    """
 
     version: str
     effective_on: date
     sha256: str
     published_at: datetime
     state: str
-    text: str
+    text: str = ""
 
 
 def versions() -> list[Version]:
-    """Return every published version, by its first day."""
+    """Return every published version without its text, by its first day."""
     today = clock.now().date()
     with reading() as session:
         in_force = session.scalar(select(Policy.in_force_on(today)))
-        rows = session.execute(select(*Policy.__table__.c).order_by(Policy.effective_on, Policy.published_at)).all()
+        columns = [column for column in Policy.__table__.c if column.name != "text"]
+        rows = session.execute(select(*columns).order_by(Policy.effective_on, Policy.published_at)).all()
 
     def state(row: AnyRow) -> str:
         if row.withdrawn_at:
@@ -45,7 +49,14 @@ def versions() -> list[Version]:
             return UPCOMING
         return IN_FORCE if row.version == in_force else REPLACED
 
-    return [Version(row.version, row.effective_on, row.sha256, row.published_at, state(row), row.text) for row in rows]
+    return [Version(row.version, row.effective_on, row.sha256, row.published_at, state(row)) for row in rows]
+
+
+def with_text(version: Version) -> Version:
+    """Return a version with its text."""
+    with reading() as session:
+        text = session.scalars(select(Policy.text).where(Policy.version == version.version)).one()
+    return replace(version, text=text)
 
 
 def current() -> Version | None:
@@ -54,10 +65,10 @@ def current() -> Version | None:
 
 
 def find(version: str) -> Version:
-    """Return a published version, or raise Unknown."""
+    """Return a published version with its text, or raise Unknown."""
     for each in versions():
         if each.version == version:
-            return each
+            return with_text(each)
     raise Unknown("there is no version with this name")
 
 
@@ -76,7 +87,7 @@ def check(*, version: str, effective_on: date, text: str, once: bool = False) ->
     With `once`, raise for one that is published already too.
     """
     _check_form(version, text)
-    known = versions()
+    known = [with_text(each) for each in versions()]
     for old in known:
         if old.version == version:
             if old.state != WITHDRAWN and (old.effective_on, old.text) == (effective_on, text):

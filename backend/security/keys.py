@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from flask import Flask, current_app
@@ -20,11 +21,12 @@ from pydantic import SecretStr
 from sqlalchemy import delete, insert, select
 
 from backend import clock
-from backend.config import PREFIX, SettingsError, make_folder, settings, sync
+from backend.config import PREFIX, SettingsError, settings
 from backend.database import schema
 from backend.database.engine import has_file, lock, reading, transaction
 from backend.database.service_tables import KeyDigest
 from backend.errors import Impossible
+from backend.files import make_folder, sync
 from backend.values import strong
 
 NAME = "secret_key"
@@ -97,10 +99,17 @@ def exist() -> bool:
     return bool(settings().secret_keys) or _path().exists()
 
 
-def digests(purpose: str) -> Callable[..., bytes]:
-    """Return a function that makes digests of texts. Without the newest key nobody can find a text by trying."""
-    key = hmac.digest(in_use()[0].get_secret_value().encode(), purpose.encode(), "sha256")
-    return lambda *texts: hmac.digest(key, "\0".join(texts).encode(), "sha256")
+def digests(purpose: str) -> list[Callable[..., bytes]]:
+    """Return a function for each key in use, the newest first, that makes digests of texts.
+
+    Without the key nobody can find a text by trying.
+    """
+    keys = [hmac.digest(key.get_secret_value().encode(), purpose.encode(), "sha256") for key in in_use()]
+    return [partial(_digest_of_texts, key) for key in keys]
+
+
+def _digest_of_texts(key: bytes, *texts: str) -> bytes:
+    return hmac.digest(key, "\0".join(texts).encode(), "sha256")
 
 
 # The keys that the database knows

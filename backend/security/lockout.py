@@ -4,7 +4,7 @@ At most 100 may be tried between two right ones (NIST SP 800-63B-4, section 3.2.
 it, may try fewer, so that a client locks out only itself; the last ten are for a client that used an emailed link.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend import clock
 from backend.config import settings
-from backend.database.engine import changed, db, insert_into, transaction
+from backend.database.engine import changed, db, insert_into, locked, transaction
 from backend.database.outbox import write
 from backend.database.service_tables import FORGET_WRONG_PASSWORDS, WrongPassword
 from backend.database.steps import in_steps
@@ -38,7 +38,9 @@ _GIVE_BACK = (
     .where(TABLE.c.address == bindparam("address_"), TABLE.c.client == bindparam("client_"))
     .values(count=TABLE.c.count - 1)
 )
-_CLEAR = delete(TABLE).where(TABLE.c.address == bindparam("address_"), TABLE.c.trusted_until.is_(None))
+_CLEAR = delete(TABLE).where(
+    locked((WrongPassword.address == bindparam("address_")) & WrongPassword.trusted_until.is_(None), *_KEY)
+)
 
 
 def _names(address: str) -> Callable[..., bytes]:
@@ -46,7 +48,7 @@ def _names(address: str) -> Callable[..., bytes]:
 
     Without the key nobody can find an address or a client by trying.
     """
-    return partial(keys.digests("wrong passwords"), address.lower())
+    return partial(keys.digests("wrong passwords")[0], address.lower())
 
 
 def _trusted(names: Callable[..., bytes], client: str | None) -> bytes:
@@ -80,7 +82,8 @@ def guess(address: str, client: str | None) -> Iterator[None]:
         return
     names, now = _names(address), clock.now()
     rows = [(names(network), MOST_OF_CLIENT[times], _ALL) for network, times in networks(client or "")]
-    rows.append((_ALL, MOST_OF_ALL, _trusted(names, client)))
+    # In the order of `locked`.
+    rows = sorted([*rows, (_ALL, MOST_OF_ALL, _trusted(names, client))])
     with transaction():
         counting = _counting()
         for row, most, trusted in rows:
@@ -111,7 +114,7 @@ def clear(address: str) -> None:
 def trust(address: str, client: str | None) -> None:
     """In the caller's transaction: forget an address's wrong passwords, and trust a client that read its mailbox."""
     names, now = _names(address), clock.now()
-    db.session.execute(delete(WrongPassword).where(WrongPassword.address == names()))
+    forget([address])
     row = insert_into(WrongPassword).values(
         address=names(), client=_trusted(names, client), count=0, last_on=now.date(), trusted_until=now + TRUST
     )
@@ -119,10 +122,10 @@ def trust(address: str, client: str | None) -> None:
     db.session.execute(row.on_conflict_do_update(index_elements=_KEY, set_={"trusted_until": now + TRUST}))
 
 
-def forget(addresses: Iterable[str]) -> None:
-    """In the caller's transaction: forget the wrong passwords of erased addresses."""
-    digests = [_names(address)() for address in addresses]
-    db.session.execute(delete(WrongPassword).where(WrongPassword.address.in_(digests)))
+def forget(addresses: Collection[str]) -> None:
+    """In the caller's transaction: forget the wrong passwords of some addresses, also under older keys."""
+    named = [digest(address.lower()) for digest in keys.digests("wrong passwords") for address in addresses]
+    db.session.execute(delete(WrongPassword).where(locked(WrongPassword.address.in_(named), *_KEY)))
 
 
 def tidy() -> Iterator[int]:

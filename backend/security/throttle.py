@@ -34,9 +34,10 @@ LIMITS = {
     "desk-sign-in/client": "20/hour",
     "desk-sign-in/address+client": "3/hour; 5/day",
     "email-change/account": "10/hour",
-    "email-change/address": "5/hour",
+    "email-change/address+account": "5/hour",
     "token/client": "120/hour",
     "password/account": "10/5 minutes",
+    "export/account": "30/hour",
     "feedback/client": "10/hour",
     "feedback/account": "10/hour",
 }
@@ -190,7 +191,8 @@ class Throttle:
                 return
             earlier.add(charge)
         mailbox_ = mailbox(address) if address else None
-        whole = {"account": account, "address": mailbox_, "service": service}
+        of_account = f"{mailbox_}\0{account}" if mailbox_ and account else None
+        whole = {"account": account, "address+account": of_account, "service": service}
         subjects = _around(client, mailbox_) + [_Subject(kind, name, 1) for kind, name in whole.items() if name]
         if counts := self._counts(scope, subjects):
             limit = self._in_redis(lambda redis: redis.charge(counts), otherwise=lambda: self._own.charge(counts))

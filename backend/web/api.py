@@ -13,14 +13,15 @@ from backend.accounts import closing, email_change, feedback, passwords, profile
 from backend.accounts.sessions import Viewer
 from backend.accounts.sign_in import authenticate
 from backend.config import settings
-from backend.database import export
 from backend.database.engine import has_room, is_read_only
+from backend.database.export import AccountExport
 from backend.database.schema import is_current
 from backend.errors import (
     EmailInUse,
     InvalidToken,
     NotFound,
     Overloaded,
+    TooManyRequests,
     Unauthenticated,
     WeakPassword,
     WrongCredentials,
@@ -168,10 +169,10 @@ def undo_email_change(body: schemas.TokenRequest, client: str) -> None:
     email_change.undo(token=body.token, client=client)
 
 
-@operations.add("GET", "/v1/account/export", tag="Account")
-def export_account(viewer: Viewer) -> export.AccountExport:
+@operations.add("GET", "/v1/account/export", tag="Account", errors=(TooManyRequests,))
+def export_account(viewer: Viewer) -> AccountExport:
     """Return everything that is stored about the account, table by table, and the purpose of each column."""
-    return export.export(viewer.account.id)
+    return profile.export(viewer)
 
 
 @operations.add("POST", "/v1/account/close", tag="Erasure", runs="hashing", errors=(WrongPassword,))

@@ -28,11 +28,11 @@ def check() -> None:
     """Charge a form, and refuse it from another site: its visitors would each have a limit of their own."""
     if request.method != "POST":
         return
-    charge_request()
-    # A webmail program unsubscribes from its own page (RFC 8058), with the token of the path.
-    is_foreign = request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
-    if is_foreign and request.endpoint != "links.confirm_unsubscribe":
-        raise InvalidRequest("Open this page itself, and send the form from there.")
+    # A mail provider unsubscribes many people from a few machines (RFC 8058), each with the token of the path.
+    if request.endpoint != "links.confirm_unsubscribe":
+        charge_request()
+        if request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+            raise InvalidRequest("Open this page itself, and send the form from there.")
     read_body()
 
 

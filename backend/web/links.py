@@ -102,9 +102,10 @@ def mangled(purpose: Purpose, code: str) -> ResponseReturnValue:  # noqa: ARG001
 
 @door.get("/password-reset/confirm")
 @door.get("/erasure/confirm")
+@door.get("/registration/again")
 def last_step() -> ResponseReturnValue:
     """Redirect a reload of the last step to the first."""
-    return redirect(request.path.removesuffix("/confirm"), HTTPStatus.SEE_OTHER)
+    return redirect(request.path.rpartition("/")[0], HTTPStatus.SEE_OTHER)
 
 
 def _using(purpose: Purpose) -> Callable[[Submit], Submit]:

@@ -50,7 +50,6 @@ BODY_ERRORS = (
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
     errors.InvalidRequest,
-    errors.TooManyRequests,
 )
 
 
@@ -84,6 +83,11 @@ class Operation:
         """The type of the request's body."""
         return self.types.get("body")
 
+    @property
+    def is_charged(self) -> bool:
+        """Whether a request counts for the limit of its client: if it has a body, or changes something."""
+        return self.body is not None or self.method != "GET"
+
     @cached_property
     def response(self) -> TypeAdapter[Any] | None:
         """The type of the response; None for one without a body."""
@@ -98,7 +102,7 @@ class Operation:
 
     def view(self, **arguments: Any) -> Response:
         """Respond to a request."""
-        if self.body:
+        if self.is_charged:
             sender = problems.charge_request()
             if "client" in self.types:
                 arguments["client"] = sender
@@ -212,6 +216,8 @@ def _problems(operation: Operation) -> dict[int, list[type[Problem]]]:
     """Return the problems that an operation responds with, by status."""
     of_session = () if operation.session == "none" else (errors.Unauthenticated,)
     of_body = BODY_ERRORS if operation.body else (errors.InvalidRequest,)
+    if operation.is_charged:
+        of_body = (*of_body, errors.TooManyRequests)
     by_status: dict[int, list[type[Problem]]] = {}
     for kind in (*of_session, *of_body, *operation.errors, errors.InternalError, errors.Overloaded):
         by_status.setdefault(kind.status, []).append(kind)

@@ -53,7 +53,9 @@ def home() -> str:
 def privacy() -> str:
     """Show the promises, the policy and the inventory; while the database is away, all but the policy."""
     try:
-        versions, unknown = policy.versions(), False
+        shown = {policy.IN_FORCE, policy.UPCOMING}
+        versions = [policy.with_text(each) if each.state in shown else each for each in policy.versions()]
+        unknown = False
     except DATABASE_AWAY:
         versions, unknown = [], True
     of_state = {state: [version for version in versions if version.state == state] for state in policy.STATES}

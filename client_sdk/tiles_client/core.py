@@ -248,7 +248,7 @@ def retry_after(response: httpx2.Response) -> float | None:
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return float(text)
-    with suppress(ValueError, TypeError):  # not a date, or a date without its zone
+    with suppress(ValueError, TypeError, OverflowError):  # not a date, or a date without its zone
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     return None
 

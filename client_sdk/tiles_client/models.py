@@ -66,7 +66,7 @@ class SessionEntry:
 
 @dataclass(frozen=True, slots=True)
 class AccountClosure:
-    """When the account was closed, and when it will be erased. None if nobody has asked for that."""
+    """When the account was closed, and when it will be erased. None if it is kept until somebody asks for that."""
 
     closed_at: datetime
     erase_after: datetime | None

@@ -172,16 +172,16 @@ def test_an_account_that_is_erased_while_its_password_is_checked_is_unauthentica
 
 
 @any_database
-def test_email_changes_are_limited_per_account_and_per_address(make_service: MakeService) -> None:
-    service = make_service(rate_limits="email-change/account=2/hour,email-change/address=1/hour")
+def test_an_account_is_limited_in_all_and_for_an_address_and_limits_no_other_account(make_service: MakeService) -> None:
+    service = make_service(rate_limits="email-change/account=2/hour,email-change/address+account=1/hour")
     ada = service.register()
     bob = service.register(name="Bob", email="bob@example.org")
     service.register(name="Eve", email=THIRD)
     assert request_email_change(service, ada.headers, NEW).status_code == 202
-    assert_problem(request_email_change(service, bob.headers, NEW.upper()), 429, "too-many-requests")
+    assert_problem(request_email_change(service, ada.headers, NEW.upper()), 429, "too-many-requests")
     # An address that has an account has the same limit.
     assert request_email_change(service, ada.headers, THIRD).status_code == 202
-    assert_problem(request_email_change(service, bob.headers, THIRD), 429, "too-many-requests")
+    assert [request_email_change(service, bob.headers, email).status_code for email in (NEW, THIRD)] == [202, 202]
     refused = request_email_change(service, ada.headers, "fourth@example.org")
     assert_problem(refused, 429, "too-many-requests")
     assert int(refused.headers["Retry-After"]) > 0

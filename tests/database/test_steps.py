@@ -60,6 +60,13 @@ def test_tidying_deletes_many_rows_of_each_table_in_small_steps(service: Service
     assert [service.rows(name) for name in ("audit", "wrong_passwords", "mailbox_counts", "mails")] == [[], [], [], []]
 
 
+def test_late_receipts_are_deleted_and_counted_as_given_up(service: Service) -> None:
+    add(service, Mail, mails(kind="erased"))
+    service.run(lambda: list(queue.tidy()))
+    assert service.rows("mails") == []
+    assert [(row["event"], row["value"]) for row in service.rows("totals")] == [("mails_given_up", MANY)]
+
+
 @pytest.mark.parametrize("attempts", [0, 1])
 def test_late_emails_are_given_up_in_small_steps_and_all_are_counted(
     service: Service, changes: list[int], attempts: int

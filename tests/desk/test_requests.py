@@ -94,7 +94,7 @@ def test_a_request_is_due_a_month_after_it_came_not_after_it_was_typed(service: 
 def test_no_text_of_a_request_names_the_person_or_has_several_lines(service: Service) -> None:
     request_id = recorded(service, ADA)
     refused = pytest.raises(Impossible, match=r"leave the person's name and address out|in one line")
-    for text in ("", " ", "a" * 501, "two\nlines", "for ada@EXAMPLE.org", "Lovelace, Ada"):
+    for text in ("", " ", "a" * 501, "two\nlines", "for ada@EXAMPLE.org", "as ada@xn--bcher-kva.org", "Lovelace, Ada"):
         with refused:
             recorded(service, ADA, identity=text)
         for act in (extend, finish):
@@ -102,6 +102,7 @@ def test_no_text_of_a_request_names_the_person_or_has_several_lines(service: Ser
                 act(service, request_id, text)
     assert len(service.rows("data_requests")) == 1
     assert len(acts(service)) == 1
+    recorded(service, ADA, identity="§\N{NO-BREAK SPACE}94 StPO")
 
 
 @any_database

@@ -60,6 +60,7 @@ def test_an_address_of_no_manager_gets_the_same_response_and_no_email(service: S
 def test_signing_in_is_limited_as_resets_are(make_service: Make) -> None:
     service = make_service(rate_limits="")
     assert [ask(service, MARY).status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert 1 <= int(ask(service, MARY).headers["Retry-After"]) <= 3600
 
 
 @any_database

@@ -1,7 +1,9 @@
 """Emails on the wire: readable in every email program, with any name, address or setting."""
 
 import random
+from email import message_from_bytes
 from email.header import decode_header, make_header
+from email.policy import default
 from email.utils import parseaddr
 from pathlib import Path
 
@@ -89,6 +91,12 @@ def test_generated_names_become_ascii_headers_that_decode_to_the_name() -> None:
         header, address = written_sender(named(name, "tiles@example.org"))
         encoded, parsed = parseaddr(header.replace("\r\n", ""))
         assert (str(make_header(decode_header(encoded))), parsed, address) == (name, address, "tiles@example.org")
+
+
+@pytest.mark.parametrize("subject", ["=?utf-8?q?hi?=", "=?utf-8?b?aGk=?= there", "Tiles =?", "Für alle"])
+def test_a_subject_arrives_as_it_was_written(subject: str) -> None:
+    email = compose("tiles@example.org", {"Subject": subject}, "text", "<p>text</p>")
+    assert message_from_bytes(email, policy=default)["Subject"] == subject
 
 
 @any_database

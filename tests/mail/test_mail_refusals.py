@@ -54,6 +54,16 @@ def test_a_refusal_about_the_mailbox_abandons_an_email_at_once(service: Service)
     assert service.http.get("/readyz").status_code == 200
 
 
+def test_an_email_that_is_too_large_for_the_server_stops_no_other(service: Service) -> None:
+    too_large = "552 5.3.4 Message size exceeds fixed limit"
+    ask_many(service, 3)
+    sizes = iter([too_large, None, None])
+    with through(service, Scripted(lambda stage, _: next(sizes, None) if stage == "MAIL" else None)) as peer:
+        service.deliver()
+        assert len(peer.messages) == 2
+    assert counts(service) == {"retrying": 1}
+
+
 def test_a_refusal_about_us_waits_for_the_operator(service: Service) -> None:
     refuse_each(service, OURS)
     assert counts(service) == {"retrying": len(OURS)}

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from journeys import request_email_change, tidy
+from journeys import at_once, request_email_change, tidy
 from mailing import Make, MoveClock, postgresql_only
 from peers import MailServer, token_of, wait_for
 from sqlalchemy import delete, insert, select, text
@@ -16,6 +19,7 @@ from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 from backend import clock
 from backend.database import engine as db
 from backend.database.service_tables import MailboxCount
+from backend.desk import managers
 from backend.mail import delivery, mailboxes, queue
 
 ADA = "ada@example.org"
@@ -195,3 +199,45 @@ def test_erasing_and_counting_lock_mailboxes_in_the_same_order(service: Service)
                 session.execute(other)
         forgetting.result()
     assert service.rows("mailbox_counts") == []
+
+
+def test_strangers_keep_a_manager_out_for_less_than_an_hour(make_service: Make, move_clock: MoveClock) -> None:
+    service = make_service(rate_limits="desk-sign-in/client=1000/hour,desk-sign-in/address+client=1000/hour")
+    with service.app.app_context():
+        managers.invite("mary@example.org", "Mary")
+
+    def links(number: int) -> int:
+        for _ in range(number):
+            assert service.http.post("/desk/sign-in", data={"email": "mary@example.org"}).status_code == 200
+        return len(service.deliver())
+
+    assert links(mailboxes.MOST_AN_HOUR + 5) == mailboxes.MOST_AN_HOUR
+    move_clock(timedelta(hours=1))
+    assert links(1) == 1
+    service.run(lambda: give_back("mary@example.org"))
+    assert {row["count"] for row in service.rows("mailbox_counts")} == {mailboxes.MOST_AN_HOUR, 0}
+
+
+def give_back(email: str) -> None:
+    with db.transaction():
+        mailboxes.give_back(email)
+
+
+@postgresql_only
+@pytest.mark.long
+def test_emails_and_used_links_of_a_mailbox_never_deadlock(service: Service) -> None:
+    for path in PATHS:
+        request(service, path, ADA)
+    service.deliver()
+
+    def count() -> None:
+        with service.app.app_context(), db.transaction():
+            rows: list[Any] = [SimpleNamespace(id=uuid4(), email=ADA, kind=kind) for kind in mailboxes.GROUPS]
+            mailboxes.count(rows)
+
+    def give() -> None:
+        with service.app.app_context():
+            give_back(ADA)
+
+    for _ in range(40):
+        at_once(count, give, count, give)

@@ -158,11 +158,14 @@ def test_lines_of_an_earlier_release_and_a_byte_order_mark_are_read(service: Ser
 
 
 @any_database
+@pytest.mark.parametrize("zeros", [20, 4_096, 20_000])
 @pytest.mark.parametrize("length", [0, 1, 50, 80])
-def test_a_partial_last_line_is_not_read_and_cut_off_before_the_next_one(service: Service, length: int) -> None:
+def test_a_partial_last_line_is_not_read_and_cut_off_before_the_next_one(
+    service: Service, length: int, zeros: int
+) -> None:
     file = write(service, 3)
     with file.open("a") as end:
-        end.write(EARLIER[:length] + "\0" * 20)
+        end.write(EARLIER[:length] + "\0" * zeros)
     assert len(in_ledger(service)) == 3
     write(service)
     assert len(in_ledger(service)) == 4

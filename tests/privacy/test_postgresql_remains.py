@@ -14,10 +14,12 @@ from journeys import at_once, post, request_email_change
 from migrations import migrate
 from peers import token_of
 from residue import files_with, rows_with
+from sqlalchemy import LargeBinary, String
 from support import Service
 
 from backend.database import schema, scrub
-from backend.database.inventory import tables_about_people
+from backend.database.declarations import Category
+from backend.database.inventory import declarations, tables_about_people
 
 
 @pytest.mark.parametrize("database_url", ["empty_postgresql"], indirect=True)
@@ -68,3 +70,29 @@ def test_an_address_that_many_requests_race_for_is_not_in_postgresqls_log(
     assert statuses[0] < 300
     assert set(statuses[1:]) == {409}
     assert word not in postgresql.log.read_text()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_postgresql_samples_no_personal_column_and_no_expression_of_an_index(
+    service: Service, database_url: str
+) -> None:
+    assert service
+    personal = {
+        (table.name, name)
+        for table in tables_about_people()
+        for name, column in declarations(table).items()
+        if column.category is Category.PERSONAL and isinstance(table.c[name].type, String | LargeBinary)
+    }
+    sampled = (
+        "SELECT relname, attname, relkind FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid "
+        "WHERE attnum > 0 AND attstattarget IS DISTINCT FROM 0 AND NOT attisdropped"
+    )
+    expressions = (
+        "SELECT indexrelid::regclass::text, attname FROM pg_index JOIN pg_attribute ON attrelid = indexrelid "
+        "WHERE indexprs IS NOT NULL AND atttypid = 'text'::regtype AND attstattarget IS DISTINCT FROM 0"
+    )
+    with psycopg.connect(database_url) as connection:
+        columns = {(table, name) for table, name, kind in connection.execute(sampled) if kind == "r"}
+        assert connection.execute(expressions).fetchall() == []
+    # A published version's name is nobody's own.
+    assert columns & personal == {("accounts", "accepted_policy")}

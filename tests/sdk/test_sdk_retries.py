@@ -101,6 +101,12 @@ def test_retry_after_a_date_is_kept(pauses: list[float]) -> None:
     assert 3 < pauses[0] <= 5
 
 
+@pytest.mark.parametrize("retry_after", ["soon", "-1", "Tue, 01 Dec 2026 06:00:00 +99999999999999", "31 Foo 2026"])
+def test_a_retry_after_that_cannot_be_read_is_ignored(retry_after: str, pauses: list[float]) -> None:
+    Driver(Client, Service(busy(retry_after), answer_to("account"))).call("account")
+    assert len(pauses) == 1
+
+
 @pytest.mark.parametrize("retry_after", ["11", "86400", "9" * 5000, "Fri, 31 Dec 2999 23:59:59 GMT"])
 @both_clients
 def test_more_than_ten_seconds_are_not_waited(kind: Kind, retry_after: str, pauses: list[float]) -> None:

@@ -4,15 +4,19 @@ import ipaddress
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import pytest
-from journeys import MakeService, MoveClock, close, tidy
+from journeys import MakeService, MoveClock, at_once, close, tidy
 from sqlalchemy.exc import OperationalError
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, any_database, assert_problem
 from werkzeug.test import TestResponse
 
 from backend.database import engine
+from backend.errors import TooManyRequests
+from backend.security import keys, lockout
 from backend.security.hashing import Hasher
 from backend.serving import worker
 
@@ -199,3 +203,30 @@ def test_erasing_an_account_deletes_its_wrong_passwords(service: Service) -> Non
             session.execute(engine.text("UPDATE accounts SET erase_after = closed_at"))
         assert worker.erase_due() == 1
     assert service.rows("wrong_passwords") == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_wrong_and_right_passwords_at_once_never_deadlock(service: Service) -> None:
+    service.register(email=ADA)
+
+    def guess(number: int) -> None:
+        with service.app.app_context():
+            with suppress(TooManyRequests), lockout.guess(ADA, f"192.0.2.{number % 2}"):
+                pass
+            lockout.clear(ADA)
+
+    for _ in range(40):
+        at_once(*[partial(guess, number) for number in range(6)])
+
+
+@any_database
+def test_erasing_after_a_rotation_deletes_the_wrong_passwords_of_older_keys(make_service: MakeService) -> None:
+    service = make_service(secret_keys="", rate_limits=SLOWLY)
+    service.run(keys.begin)
+    service.register(email=ADA)
+    assert wrong_passwords(service, [ipv4(0)]) == 1
+    service.run(keys.rotate, ())
+    with service.app.app_context(), engine.transaction():
+        lockout.forget([ADA])
+    assert {bytes(row["client"]) for row in service.rows("wrong_passwords")} == set()

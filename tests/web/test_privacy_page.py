@@ -132,3 +132,14 @@ def test_a_policy_is_rendered_for_the_first_of_many_readers_only(service: Servic
     for _ in range(3):
         assert "The first to be read here" in service.http.get("/privacy").text
     assert rendered().misses == before + 1
+
+
+def test_reading_one_version_of_the_policy_reads_no_other_text(service: Service) -> None:
+    publish(service, "2026-01", "The first.")
+    publish(service, "2026-02", "The second.")
+    with service.statements() as statements:
+        assert service.http.get("/v1/policy").json["version"] == "2026-02"
+    assert not any("policies.text" in statement for statement in statements)
+    with service.statements() as statements:
+        assert "The first." in service.http.get("/privacy/2026-01").text
+    assert sum("policies.text" in statement for statement in statements) == 1

@@ -66,7 +66,7 @@ def _refuse_foreign() -> None:
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site == "same-origin" if site else origin in {None, settings().public_url}
     if not own:
-        raise InvalidRequest("Open the desk itself, and send the form from there.")
+        raise InvalidRequest("Open the desk itself over https://, in a current browser, and send the form from there.")
 
 
 @door.teardown_request
@@ -102,7 +102,10 @@ def page(template: str, **context: Any) -> str:
 def refused(template: str, error: Problem | Impossible, **context: Any) -> Response:
     """Return a form again with its errors: a field breaks its rule, or the act cannot be done."""
     if isinstance(error, Problem):
-        return make_response(page(template, problem=error, errors=forms.errors_of(error), **context), error.status)
+        response = make_response(page(template, problem=error, errors=forms.errors_of(error), **context), error.status)
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        return response
     text = str(error)
     return make_response(page(template, failure=text[:1].upper() + text[1:], **context), HTTPStatus.CONFLICT)
 

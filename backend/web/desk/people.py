@@ -2,20 +2,23 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime, time
 from typing import Any
 
-from flask import current_app
+from flask import Response
 from flask.typing import ResponseReturnValue
+from pydantic import TypeAdapter
 
 from backend.accounts.fields import clean_name
 from backend.config import settings
+from backend.database.export import AccountExport
 from backend.desk import disclosures, holds, operations, people
 from backend.desk.operations import Seen
 from backend.errors import FieldError, Impossible, InvalidRequest, NotFound, Problem
 from backend.web import forms
 from backend.web.desk.door import door, page, redirect_to, refused, sign_in_again, visitor
+
+EXPORT = TypeAdapter(AccountExport)
 
 
 @door.get("/people")
@@ -39,7 +42,8 @@ def person(account_id: uuid.UUID) -> str:
 @door.get("/people/<uuid:account_id>/export.json")
 def export_person(account_id: uuid.UUID) -> ResponseReturnValue:
     """Give out everything that is held, as the person's app would get it."""
-    response = current_app.json.response(asdict(operations.export(str(account_id))))
+    content = EXPORT.dump_json(operations.export(str(account_id)))
+    response = Response(content, content_type="application/json")
     response.headers["Content-Disposition"] = f'attachment; filename="tiles-{account_id}.json"'
     return response
 
