@@ -20,7 +20,7 @@ from backend.errors import Impossible
 from backend.logs import configure
 
 # C1 controls and bidirectional controls (UAX 9). json.dumps escapes the other controls.
-CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 Function = Callable[..., Any]
 T = TypeVar("T")
@@ -157,7 +157,11 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def dump(document: object, **options: Any) -> str:
     """Return JSON in which characters that control a terminal or change the text's direction are escaped."""
-    text = json.dumps(document, default=clock.plain, ensure_ascii=False, **options)
+    return visible(json.dumps(document, default=clock.plain, ensure_ascii=False, **options))
+
+
+def visible(text: str) -> str:
+    """Return a text in which characters that control a terminal or change the text's direction are escaped."""
     return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -186,7 +190,8 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
     for name, value in values.items():
         label = name.replace("_", " ")
         for line in [_text(entry) for entry in value] or ["none"] if isinstance(value, list) else [_text(value)]:
-            click.echo(f"{label:<{width}}  {line}")
+            indented = line.replace("\n", "\n" + " " * (width + 2))
+            click.echo(f"{label:<{width}}  {indented}")
             label = ""
 
 
@@ -216,7 +221,7 @@ def _text(value: object) -> str:
         case list():
             return "; ".join(map(_text, value))
         case _:
-            return str(clock.plain(value))
+            return visible(str(clock.plain(value)))
 
 
 def progress(length: int, label: str) -> ProgressBar[int]:

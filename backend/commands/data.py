@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from backend import clock
 from backend.commands import console
@@ -127,9 +128,17 @@ def _erase_due() -> int:
     except OSError as error:
         msg = f"{ledger.path()}: the ledger cannot be written ({error.strerror}), and nothing is erased until it can be"
         raise click.ClickException(msg) from None
-    if scrub.has_remains():
-        scrub.compact()
+    _compact()
     return erased
+
+
+def _compact() -> None:
+    """Rewrite SQLite's file after erasures. While it is locked or there is no space, leave that to the service."""
+    try:
+        if scrub.has_remains():
+            scrub.compact()
+    except OperationalError:
+        click.echo("Note: the database's file cannot be rewritten now; the service does it later", err=True)
 
 
 @data.command()
@@ -202,8 +211,7 @@ def replay_erasures(file: Path | None, *, yes: bool, as_json: bool) -> None:
     if file:
         console.confirm(f"Erase for good every account that {file} names?", yes=yes)
     replayed = erasure.replay(file)
-    if scrub.has_remains():
-        scrub.compact()
+    _compact()
     if not replayed.in_ledger:
         click.echo(f"Note: {file or ledger.path()} names no erasure; is it the right one?", err=True)
     console.show(asdict(replayed), as_json=as_json)

@@ -20,9 +20,11 @@ from journeys import (
     to_and_subject,
 )
 from peers import token_of
+from sqlalchemy.exc import OperationalError
 from support import Person, Service, any_database, assert_problem, invoke
 
 from backend import clock
+from backend.database import scrub
 
 pytestmark = pytest.mark.usefixtures("ada")
 
@@ -202,3 +204,17 @@ def test_a_late_erasure_ends_the_command_with_1_and_nothing_late_with_0(
     move_clock(2 * A_DAY)
     (request,) = json.loads(invoke(service, "data", "requests", "--overdue", "--json", status=1).stdout)
     assert (request["asked_at"], request["age_days"], request["overdue"]) == (None, None, True)
+
+
+@any_database
+def test_an_erasure_succeeds_although_the_file_cannot_be_rewritten_now(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked() -> None:
+        raise OperationalError(None, None, Exception("database is locked"))
+
+    monkeypatch.setattr(scrub, "compact", locked)
+    done = invoke(service, "data", "erase", ADA, "--now", "--yes")
+    assert (done.exit_code, "the service does it later" in done.stderr) == (0, True)
+    assert service.rows("accounts") == []
+    assert invoke(service, "data", "replay-erasures", "--yes").exit_code == 0

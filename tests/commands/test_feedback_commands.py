@@ -51,6 +51,14 @@ def test_a_message_takes_one_line_of_the_list_and_cannot_write_over_it(service: 
 
 
 @any_database
+def test_a_message_forges_no_line_and_does_not_turn_the_text(service: Service) -> None:
+    sent = send(service, "hi\ndone at      2026-12-01T00:00:00Z \N{RIGHT-TO-LEFT OVERRIDE}evil")
+    shown = invoke(service, "feedback", "show", sent["id"]).stdout
+    assert "\\u202eevil" in shown
+    assert [line for line in shown.splitlines() if line.startswith("done at")] == ["done at      none"]
+
+
+@any_database
 def test_the_export_contains_all_or_the_filtered_messages_in_full(service: Service, tmp_path: Path) -> None:
     messages = ["word " * 700 + "end", "\N{RIGHT-TO-LEFT OVERRIDE}drawkcab", "Fewer."]
     *_, done = (send(service, message) for message in messages)
