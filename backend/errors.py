@@ -113,7 +113,7 @@ class EmailInUse(Problem):
 
 class NotFound(Problem):
     code, status, title = "not-found", 404, "Nothing is here"
-    explanation = "This address leads to nothing, or to nothing of yours."
+    explanation = "There is nothing at this address, or it belongs to somebody else."
     remedy = "Compare the address with /openapi.json."
 
 

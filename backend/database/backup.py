@@ -83,7 +83,7 @@ def _draft(file: Path) -> Iterator[Path]:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield draft
     except FileExistsError:
-        raise Impossible(f"{file} is there already: name a new file") from None
+        raise Impossible(f"{file} exists: name a new file") from None
     except OSError as error:
         raise Impossible(f"{file} cannot be written ({error.strerror})") from None
     finally:

@@ -23,7 +23,7 @@ from backend.errors import EmailInUse, Impossible, InvalidToken, Unknown
 from backend.mail import queue
 
 MANAGER: audit.Actor = "data manager"
-CHANGED = "this account has changed in this moment, or is being erased: look at it again"
+CHANGED = "this account has just changed, or is being erased: look at it again"
 _STATE = ("id", "name", "email", "email_updates", "closed_at", "credentials_id", "erasure_requested_at", "erase_after",
           "erasing_since", "held_until")  # fmt: skip
 

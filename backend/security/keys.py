@@ -232,7 +232,7 @@ def _put_first(new: SecretStr, leaving: Collection[SecretStr]) -> Keys:
             kept = tuple(key for key in _read(path) if key not in leaving)
             _write(path, (new, *kept), like=path.stat())
     except OSError as error:
-        msg = f"{_path()}: cannot be written ({error.strerror}); mend that, and run this once more"
+        msg = f"{_path()}: cannot be written ({error.strerror}); fix that, and run the command again"
         raise Impossible(msg) from None
     except ValueError:
         raise Impossible(f"{_path()} holds no usable key") from None

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from backend.accounts import audit, credentials, sessions
 from backend.database import scrub
 from backend.database.models import Mail
+from backend.database.schema import is_current
 from backend.desk import holds, managers
 from backend.errors import Impossible, stack_of
 from backend.mail import delivery, mailboxes, queue
@@ -165,10 +167,19 @@ def _log(error: Exception, pause: float) -> None:
             delivery.log_once_a_minute(error.code, message, error.code, *explain(error.code))
         case Impossible():
             log.error("%s", error)
+        case SQLAlchemyError() if _is_outdated():
+            log.error("the database schema is older than this release's: run `tiles db upgrade`")
         case SQLAlchemyError():
             log.warning("the database is away (%s); trying again in %.0f s", type(error).__name__, pause)
         case _:
             log.error("the worker failed, and goes on in %.0f s: %s", pause, stack_of(error))
+
+
+def _is_outdated() -> bool:
+    """Return whether the schema is older than this release's; False where the database does not respond."""
+    with suppress(SQLAlchemyError):
+        return not is_current()
+    return False
 
 
 def _deliver(stop: threading.Event) -> int:

@@ -12,7 +12,7 @@ from backend.errors import FieldError, InvalidRequest, MalformedJson, PayloadToo
 BODY_BYTES = 16 * 1024
 # 4,000 characters outside the BMP, written as JSON escapes of 12 bytes each.
 FEEDBACK_BODY_BYTES = 64 * 1024
-# Only a signed-in data manager may send so much: the server asks before it reads (serving/front.py).
+# Only a signed-in data manager may send so much: the server checks the session before it reads (serving/front.py).
 LARGEST_BODY_BYTES = 256 * 1024
 MOST_BYTES = {
     "/v1/feedback": FEEDBACK_BODY_BYTES,

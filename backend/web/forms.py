@@ -75,11 +75,6 @@ def token() -> str:
     return joined(field("token"))
 
 
-def email_as_typed() -> str:
-    """Return the text in the field for the email address."""
-    return field("email")
-
-
 def email() -> str:
     """Return the email address.
 

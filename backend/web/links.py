@@ -2,7 +2,7 @@
 
 They use no cookie and need no JavaScript. GET shows and POST acts, so that an email scanner can open every link. A link
 is looked at first: the script posts the token that it finds in the fragment, or the person pastes it. Each step posts
-to a path of its own: a link opened on top of a response from its own path would load nothing.
+to a path of its own: on a page with the link's own path, opening the link would change only the fragment.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def _page(purpose: Purpose, view: str, **context: Any) -> str:
 
 def _start_again(purpose: Purpose, problem: Problem, view: str = "start") -> Response:
     """Return a form of the page again, with the typed values and the errors."""
-    shown = {"token": forms.token(), "email": forms.email_as_typed(), "errors": forms.errors_of(problem)}
+    shown = {"token": forms.token(), "email": forms.field("email"), "errors": forms.errors_of(problem)}
     return _refused(_page(purpose, view, **shown, problem=problem), problem)
 
 
@@ -145,7 +145,7 @@ def _ask(purpose: Purpose, request_email: Callable[..., None], view: str = "star
         request_email(email=forms.email(), client=client())
     except Problem as problem:
         return _start_again(purpose, problem, "start" if isinstance(problem, InvalidToken) else view)
-    return _page(purpose, "sent", token=forms.token(), email=forms.email_as_typed())
+    return _page(purpose, "sent", token=forms.token(), email=forms.field("email"))
 
 
 @door.post("/registration")

@@ -32,7 +32,7 @@ def folder(sqlite_url: str, tmp_path: Path) -> Path:  # noqa: ARG001 - the datab
 
 def test_a_backup_needs_a_new_file_and_an_existing_database(folder: Path) -> None:
     before = (folder / "backup").read_bytes()
-    assert "is there already" in error_of(folder, "backup", str(folder / "backup"))
+    assert "exists: name a new file" in error_of(folder, "backup", str(folder / "backup"))
     assert (folder / "backup").read_bytes() == before
     assert "No such file or directory" in error_of(folder, "backup", str(folder / "none" / "backup"))
     (folder / "tiles.sqlite3").unlink()
@@ -82,7 +82,7 @@ def test_a_backup_that_is_killed_or_whose_file_is_created_meanwhile_leaves_no_fi
         draft.unlink()
     with half_way(folder) as refused:
         (folder / "second").write_text("another's")
-        assert "is there already" in refused.communicate(timeout=60)[1]
+        assert "exists: name a new file" in refused.communicate(timeout=60)[1]
     assert refused.returncode == 1
     assert (folder / "second").read_text() == "another's"
     assert drafts(folder) == []

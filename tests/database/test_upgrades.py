@@ -1,5 +1,6 @@
 """Upgrades: every migration keeps all rows, up and down, and the service continues while it runs."""
 
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from alembic.script import ScriptDirectory
 from apps import KEY, dispose, make_app, make_settings
 from flask import Flask
 from migrations import migrate
+from peers import wait_for
 from server_process import ServerProcess
 from sqlalchemy import Column, Connection, MetaData, Table, select, text
 from support import Service, any_database, assert_problem, empty_database
 
 from backend.database import engine, schema
 from backend.errors import Impossible
+from backend.serving import worker
 
 ROWS = 7
 REVISIONS = schema.versions()
@@ -186,3 +189,13 @@ def test_on_the_schema_of_an_older_release_it_is_not_ready(service: Service) -> 
     with service.app.app_context(), engine.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :older"), {"older": REVISIONS[-2]})
     assert_problem(service.http.get("/readyz"), 503, "overloaded")
+
+
+@empty_database
+def test_a_worker_without_tables_says_what_to_do(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    working = threading.Thread(target=worker.work, args=(app, stop))
+    working.start()
+    wait_for(lambda: "run `tiles db upgrade`" in caplog.text)
+    stop.set()
+    working.join()

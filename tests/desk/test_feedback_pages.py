@@ -141,7 +141,7 @@ def test_the_longest_reply_fits_and_a_longer_one_is_shown_again(service: Service
 def test_the_page_says_when_the_writer_cannot_get_a_reply(service: Service, desk: Desk) -> None:
     path = send(service)
     page = desk.get(path)
-    assert "Nobody can be sent a reply" in page
+    assert "You cannot reply" in page
     assert "Reply by email" not in page
     assert "no open account that wants emails" in desk.post(f"{path}/reply", 409, text="Thank you.", after=0).text
 

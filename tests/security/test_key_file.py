@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -
     )  # fmt: skip
     assert full.returncode == 1
     assert re.fullmatch(
-        r"Error: .*secret_key: cannot be written \(File too large\); .* run this once more\n", full.stderr
+        r"Error: .*secret_key: cannot be written \(File too large\); .* run the command again\n", full.stderr
     )
     assert keys_in(path) == [OLD_KEY]
     assert set(tmp_path.iterdir()) == files

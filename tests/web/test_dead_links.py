@@ -145,7 +145,7 @@ def test_each_link_that_no_longer_works_says_what_to_do(
     opened(Purpose.EMAIL_CHANGE, late, "This link no longer works", "change the address again")
     (undo,) = [token_of(m) for m in service.deliver() if m["To"] == ADA]
     change_email(service, ada.headers, "countess@example.org")
-    opened(Purpose.EMAIL_CHANGE_UNDO, undo, "This link no longer works", "only the link in the newest one works")
+    opened(Purpose.EMAIL_CHANGE_UNDO, undo, "This link no longer works", "Only the newest link works")
     expect(page.get_by_role("main").get_by_role("link", name="help@tiles.test")).to_be_visible()
     erase = ask_for_erasure(service, "countess@example.org")
     cancel = closed_by(service, ada.headers, "countess@example.org")

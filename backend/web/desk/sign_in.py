@@ -20,7 +20,7 @@ TEMPLATE = "sign_in.html"
 
 
 def _page_values(view: str, **context: object) -> dict[str, object]:
-    defaults = {"purpose": Purpose.DESK, "token": forms.token(), "email": forms.email_as_typed(), "link": None}
+    defaults = {"purpose": Purpose.DESK, "token": forms.token(), "email": forms.field("email"), "link": None}
     return defaults | context | {"view": view}
 
 
