@@ -1,6 +1,7 @@
 """Announcements: to everybody who wants emails, once each, queued batch by batch."""
 
 import hashlib
+import json
 from collections import Counter
 from datetime import date, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from announcing import (
 )
 from journeys import MakeService, MoveClock, at_once, close, turning_away
 from peers import html_of, text_of
-from support import Person, Service, any_database
+from support import Person, Service, any_database, invoke
 
 from backend.desk import operations
 from backend.errors import Impossible
@@ -66,6 +67,13 @@ def test_a_person_who_unsubscribes_or_closes_while_the_email_is_queued_gets_none
     news = [message for message in work_off(service) if message["Subject"] == "News"]
     assert recipients(news) == [ada.email]
     assert service.rows("mails") == []
+
+
+def test_sending_by_command_counts_each_email_of_an_announcement_once(service: Service, ada: Person) -> None:
+    announce(service)
+    done = invoke(service, "mail", "deliver", "--json")
+    assert json.loads(done.stdout) == {"tried": 1}
+    assert recipients(service.mail_server.messages)[-1:] == [ada.email]
 
 
 def test_an_announcement_without_recipients_finishes_at_once(service: Service) -> None:
