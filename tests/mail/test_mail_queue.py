@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from journeys import account_id
 from mailing import (
     HANG_UP,
     LATER,
@@ -32,8 +33,10 @@ from peers import free_port, token_of, wait_for
 from raw_smtp import RawPeer, silence
 from support import Person, Service, any_database, invoke, working
 
+from backend import clock
 from backend.mail import delivery, queue
 from backend.mail.refusals import ServerUnavailable
+from backend.privacy import ledger
 from backend.serving import worker
 
 
@@ -221,6 +224,16 @@ def test_worker_processes_send_each_email_once(service: Service, tmp_path: Path,
             worker.terminate()
         assert [worker.wait(20) for worker in workers] == [0, 0]
     assert Counter(recipients(slow)) == Counter(addresses)
+
+
+@pytest.mark.long
+def test_a_mail_worker_erases_again_what_a_backup_brought_back(
+    service: Service, ada: Person, tmp_path: Path, database_url: str
+) -> None:
+    with service.app.app_context(), ledger.opened() as append:
+        append({account_id(service, ada.email): clock.now()})
+    with mail_workers(1, tmp_path, database_url, free_port()):
+        wait_for(lambda: not service.rows("accounts"))
 
 
 def test_the_emails_of_a_dead_worker_are_sent_when_its_claim_has_expired(
