@@ -1,8 +1,6 @@
 """TILES accounts: a name and an email address, and nothing else."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, Request
 from jinja2 import FileSystemLoader
@@ -16,7 +14,7 @@ from backend.web import api, desk, links, pages, problems
 
 
 class _App(Flask):
-    """Flask without two steps that have the same result for every request."""
+    """Flask without a step that has the same result for every request."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match a route by path and method alone, never by the Host header."""
@@ -24,10 +22,6 @@ class _App(Flask):
             return super().create_url_adapter(request)
         scheme, query = request.environ["wsgi.url_scheme"], request.environ["QUERY_STRING"]
         return MapAdapter(self.url_map, "", "/", "", scheme, request.path, request.method, query)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the view itself: no view is asynchronous."""
-        return func
 
 
 def create_app(settings: config.Settings | None = None, *, make_instance: bool = True) -> Flask:

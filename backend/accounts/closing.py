@@ -16,7 +16,7 @@ from backend.database.engine import AnyRow, db, transaction
 from backend.database.models import Account, Hold, Session, with_hold
 from backend.errors import InvalidToken, Unauthenticated
 from backend.mail import mailboxes, queue
-from backend.security.throttle import throttle
+from backend.security import throttle
 from backend.security.tokens import Purpose
 
 
@@ -40,7 +40,7 @@ def close(viewer: Viewer, *, password: str, erase: bool, client: str | None) -> 
 
 def request_erasure(*, email: str, client: str | None) -> None:
     """Email an erasure link if the address has or had an account, which only the mail worker looks up."""
-    throttle().charge("erasure-request", client=client, address=email)
+    throttle.charge("erasure-request", client=client, address=email)
     queue.accept("erasure_request", email=email)
 
 

@@ -15,10 +15,9 @@ from backend.database.models import Account, PreviousAddress
 from backend.database.service_tables import PasswordCost
 from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, WrongPassword
 from backend.mail import mailboxes, queue
-from backend.security import lockout, tokens
+from backend.security import lockout, throttle, tokens
 from backend.security.hashing import HASH_PREFIX, cost_of, hasher
 from backend.security.password_rules import normalize, weaknesses
-from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
 # The values of these columns in an open account.
@@ -60,7 +59,7 @@ def forget_costs() -> None:
 def check_current_password(viewer: Viewer, password: str, client: str | None) -> AnyRow:
     """Return the viewer's account. A wrong password counts as one at sign-in."""
     account = viewer.account
-    throttle().charge("password", account=str(account.id))
+    throttle.charge("password", account=str(account.id))
     with lockout.guess(account.email, client):
         right = hasher().verify(account.password_hash, password)
     if not right:
@@ -71,7 +70,7 @@ def check_current_password(viewer: Viewer, password: str, client: str | None) ->
 
 def redeem_for(purpose: Purpose, token: str, client: str | None) -> tuple[AnyRow, dict[str, Any]]:
     """Return the account of an emailed link and the token's content. The caller updates it where `is_unchanged`."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     content = tokens.redeem(purpose, token)
     account = account_of(content)
     if account is None or tokens.state(purpose, account) != content["state"]:

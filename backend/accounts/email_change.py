@@ -13,14 +13,14 @@ from backend.database.engine import AnyRow, db, reading, transaction
 from backend.database.models import Account, Mail, PreviousAddress, Session
 from backend.errors import InvalidToken, Unauthenticated
 from backend.mail import queue
+from backend.security import throttle
 from backend.security.hashing import hasher, unusable_hash
-from backend.security.throttle import throttle
 from backend.security.tokens import Purpose
 
 
 def request(viewer: Viewer, *, email: str, password: str, client: str | None) -> None:
     """Email a link to the new address. Whether it has an account is looked up only once the mailbox is proven."""
-    throttle().charge("email-change", account=str(viewer.account.id), address=email)
+    throttle.charge("email-change", account=str(viewer.account.id), address=email)
     account = credentials.check_current_password(viewer, password, client)
     with transaction() as session:
         if not session.scalar(select(Account.id).where(credentials.is_unchanged(account)).with_for_update(read=True)):

@@ -16,7 +16,7 @@ from backend.database import outbox
 from backend.database.engine import db, insert_unless_taken, reading
 from backend.database.models import Account, Feedback
 from backend.errors import FieldError, InvalidRequest, Unauthenticated
-from backend.security.throttle import throttle
+from backend.security import throttle
 from backend.security.unicode import LONGEST_DECOMPOSITION, most_marks
 
 MESSAGE_LENGTH = 4000
@@ -56,7 +56,7 @@ class FeedbackReceipt:
 def submit(viewer: Viewer | None, *, message: str, key: str | None, client: str | None) -> FeedbackReceipt:
     """Store a message once: the same key with the same message returns the same result."""
     account_id = viewer.account.id if viewer else None
-    throttle().charge("feedback", client=client, account=str(account_id) if account_id else None)
+    throttle.charge("feedback", client=client, account=str(account_id) if account_id else None)
     key_sha256 = _digest(account_id, key, message) if key is not None else None
     stored = FeedbackReceipt(uuid.uuid4(), clock.now())
     row = {"id": stored.id, "received_at": stored.received_at, "message": message, "key_sha256": key_sha256}

@@ -12,8 +12,7 @@ from typing import Any
 from backend.accounts import audit, credentials, email_change, registration
 from backend.database.engine import AnyRow, reading
 from backend.errors import EmailInUse, InvalidToken
-from backend.security import tokens
-from backend.security.throttle import throttle
+from backend.security import throttle, tokens
 from backend.security.tokens import Purpose
 
 
@@ -40,7 +39,7 @@ class Link:
 
 def look(purpose: Purpose, *, token: str, client: str | None) -> Link:
     """Return the state of an emailed link. The limits are those of using a link."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     return find(purpose, token)
 
 

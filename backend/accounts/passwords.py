@@ -10,13 +10,13 @@ from backend.database.engine import AnyRow, changed, transaction
 from backend.database.models import Account, Session
 from backend.errors import InvalidToken, Unauthenticated
 from backend.mail import mailboxes, queue
-from backend.security.throttle import throttle
+from backend.security import throttle
 from backend.security.tokens import Purpose
 
 
 def request_reset(*, email: str, client: str | None) -> None:
     """Email a reset link if the address has an account, which only the mail worker looks up."""
-    throttle().charge("password-reset", client=client, address=email)
+    throttle.charge("password-reset", client=client, address=email)
     queue.accept("password_reset", email=email)
 
 
@@ -29,7 +29,7 @@ def reset(*, token: str, password: str, client: str | None) -> None:
             raise InvalidToken
         session.execute(delete(Session).where(Session.account_id == account.id))
         credentials.note_mailbox_proven(account.email, client)
-    throttle().clear("sign-in", client=client, address=account.email)
+    throttle.clear("sign-in", client=client, address=account.email)
 
 
 def change(viewer: Viewer, *, current_password: str, new_password: str, client: str | None) -> None:

@@ -10,8 +10,7 @@ from backend.database.export import AccountExport
 from backend.database.export import export as export_account
 from backend.database.models import Account, Policy
 from backend.errors import FieldError, InvalidRequest, InvalidToken, Unauthenticated
-from backend.security import tokens
-from backend.security.throttle import throttle
+from backend.security import throttle, tokens
 from backend.security.tokens import Purpose
 
 
@@ -20,14 +19,14 @@ def unsubscribe(*, token: str, client: str | None) -> None:
     try:
         account_id = uuid.UUID(tokens.redeem(Purpose.UNSUBSCRIBE, token)["account"])
     except InvalidToken:
-        throttle().charge("token", client=client)
+        throttle.charge("token", client=client)
         raise
     subscribed = (Account.id == account_id) & Account.email_updates
     with reading() as session:
         is_used = session.scalar(select(Account.id).where(subscribed)) is None
     if is_used:
         # The first use of a link is free: a mail provider unsubscribes many people from a few machines.
-        throttle().charge("token", client=client)
+        throttle.charge("token", client=client)
         return
     with transaction():
         changed(update(Account).where(subscribed).values(email_updates=False))
@@ -35,7 +34,7 @@ def unsubscribe(*, token: str, client: str | None) -> None:
 
 def export(viewer: Viewer) -> AccountExport:
     """Return everything that is stored about the viewer's account."""
-    throttle().charge("export", account=str(viewer.account.id))
+    throttle.charge("export", account=str(viewer.account.id))
     return export_account(viewer.account.id)
 
 

@@ -12,20 +12,19 @@ from backend.database.engine import AnyRow, db, insert_unless_taken, reading, tr
 from backend.database.models import Account
 from backend.errors import EmailInUse, InvalidToken
 from backend.mail import queue
-from backend.security import tokens
-from backend.security.throttle import throttle
+from backend.security import throttle, tokens
 from backend.security.tokens import Purpose
 
 
 def request(*, name: str, email: str, client: str | None) -> None:
     """Email a link that finishes the registration; until then nothing is stored about the person."""
-    throttle().charge("registration", client=client, address=email)
+    throttle.charge("registration", client=client, address=email)
     queue.accept("registration", name=name, email=email)
 
 
 def request_again(*, token: str, email: str, client: str | None) -> None:
     """Email another link in place of an expired one, whose token holds the name."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     content, _ = tokens.read(Purpose.REGISTRATION, token)
     request(name=content["name"], email=email, client=client)
 
@@ -51,7 +50,7 @@ def confirm_and_sign_in(
 
 def _redeem(token: str, password: str, client: str | None) -> dict[str, Any]:
     """Return the columns of the account to be created."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     content = tokens.redeem(Purpose.REGISTRATION, token)
     account_id, name, email = uuid.UUID(content["account"]), content["name"], content["email"]
     with reading():

@@ -12,9 +12,8 @@ from backend.database.engine import AnyRow, reading, transaction
 from backend.database.models import Account
 from backend.database.service_tables import PasswordCost
 from backend.errors import Overloaded, WrongCredentials
-from backend.security import lockout
+from backend.security import lockout, throttle
 from backend.security.hashing import cost_of, hasher
-from backend.security.throttle import throttle
 
 # One row for each cost in use, with or without an account: an unknown address gets as many rows as a known one.
 _BY_EMAIL = select(PasswordCost.cost, *account_columns(TODAY)).outerjoin_from(
@@ -29,7 +28,7 @@ def authenticate(*, email: str, password: str, client: str | None) -> SignedIn:
         WrongCredentials: the password is wrong, or no open account has the address.
         TooManyRequests: too many wrong passwords were tried.
     """
-    throttle().charge("sign-in", client=client, address=email, service="all")
+    throttle.charge("sign-in", client=client, address=email, service="all")
     hasher().refuse_if_full()
     with lockout.guess(email, client):
         with reading() as session:

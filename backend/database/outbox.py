@@ -61,7 +61,7 @@ def write(statement: Executable, **values: object) -> int:
 def write_soon(statement: Executable, **values: object) -> None:
     """Execute a statement that the response does not depend on; in the event loop, do not wait for it."""
     if (request := collected.get()) and request.outbox:
-        request.outbox.add([(statement, values)])
+        request.outbox.commit_soon([(statement, values)])
     else:
         write(statement, **values)
 
@@ -86,12 +86,12 @@ class Outbox:
     async def commit(self, request: Collected) -> bool:
         """Return True once all writes are durable, or False if a thread has to answer the request again."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.add(request.writes, done)
+        self._queue.put((request.writes, done))
         return await done
 
-    def add(self, writes: Writes, done: "asyncio.Future[bool] | None" = None) -> None:
-        """Queue writes that are committed together or not at all."""
-        self._queue.put((writes, done))
+    def commit_soon(self, writes: Writes) -> None:
+        """Commit these writes together, or none of them, without waiting for it."""
+        self._queue.put((writes, None))
 
     def _work(self) -> None:
         while True:

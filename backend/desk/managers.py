@@ -16,8 +16,7 @@ from backend.database.desk_tables import DeskSession, Manager
 from backend.database.engine import AnyRow, changed, lock, reading, transaction
 from backend.errors import Impossible, InvalidToken, NotFound
 from backend.mail import mailboxes, queue
-from backend.security import tokens
-from backend.security.throttle import throttle
+from backend.security import throttle, tokens
 from backend.security.tokens import Purpose
 
 IDLE, LONGEST, RECENT = timedelta(minutes=30), timedelta(hours=8), timedelta(minutes=10)
@@ -74,13 +73,13 @@ def listed() -> list[AnyRow]:
 
 def request_sign_in(*, email: str, client: str | None) -> None:
     """Email a link if this is a data manager's address, which only the mail worker looks up."""
-    throttle().charge("desk-sign-in", client=client, address=email)
+    throttle.charge("desk-sign-in", client=client, address=email)
     queue.accept("desk_sign_in", email=email)
 
 
 def look(*, token: str, client: str | None) -> tuple[Link, AnyRow | None]:
     """Return the state of a link, and the manager whom it signs in. Nothing is changed."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     return find(token)
 
 
@@ -111,7 +110,7 @@ def sign_in(*, token: str, client: str | None) -> str:
     Raises:
         InvalidToken: it is expired or was used, or the manager was removed.
     """
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     content, session_token, now = tokens.redeem(Purpose.DESK, token), secrets.token_urlsafe(32), clock.now()
     with transaction() as session:
         manager = _of_token(content)

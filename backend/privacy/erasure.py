@@ -41,8 +41,7 @@ from backend.database.models import KEEP_RECORDS, Account, AuditEntry, Hold, Mai
 from backend.database.scrub import leave_remains
 from backend.mail import mailboxes, queue
 from backend.privacy import ledger
-from backend.security import lockout, tokens
-from backend.security.throttle import throttle
+from backend.security import lockout, throttle, tokens
 
 BATCH = 100
 # PostgreSQL's statement_timeout is for one call of the driver.
@@ -180,7 +179,7 @@ def _count_kept(ids: list[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:
 
 def verify(*, receipt: str, client: str | None) -> dict[str, Any]:
     """Return the content of an erasure receipt; an InvalidToken says that it was not signed here, or was altered."""
-    throttle().charge("token", client=client)
+    throttle.charge("token", client=client)
     return tokens.redeem(tokens.Purpose.RECEIPT, receipt)
 
 

@@ -6,9 +6,9 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from flask import Flask, current_app
 from limits import RateLimitItem, parse_many
@@ -45,26 +45,18 @@ REDIS_SECONDS = 1
 ALONE_SECONDS = 10.0
 MOST_KEYS = 100_000
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-
-class _Subject(NamedTuple):
-    kind: str
-    name: str
-    times: int
+charged: ContextVar[set[object] | None] = ContextVar("charged", default=None)
+"""The charges of a request that may be answered twice: for its second answer they are not charged again."""
 
 
 class _Count(NamedTuple):
-    """A limit, and the name of what it counts."""
+    """A limit and what it counts, such as the requests of one client for password resets."""
 
     limit: RateLimitItem
-    name: str
-
-    def key(self, window_key: bytes) -> str:
-        """Return the key of this count in a window; without the window's key it names nobody."""
-        scope, _, subject = self.name.partition(":")
-        return self.limit.key_for(f"{scope}:{hmac.digest(window_key, subject.encode(), 'sha256').hex()[:32]}")
+    kind: str
+    name: bytes
 
 
 class _Window(NamedTuple):
@@ -87,12 +79,13 @@ class _ProcessCounts:
 
     def _find(self, counts: Sequence[_Count]) -> list[tuple[RateLimitItem, dict[str, int], str]]:
         entries = []
-        for count in counts:
-            seconds = count.limit.get_expiry()
+        for limit, _, name in counts:
+            seconds = limit.get_expiry()
             number, window = int(time.time()) // seconds, self.windows.get(seconds)
             if window is None or window.number != number or len(window.counts) >= MOST_KEYS:
                 window = self.windows[seconds] = _Window(number, secrets.token_bytes(32), {})
-            entries.append((count.limit, window.counts, count.key(window.key)))
+            # Without the window's key, this key names nobody.
+            entries.append((limit, window.counts, limit.key_for(hmac.digest(window.key, name, "sha256").hex())))
         return entries
 
     def charge(self, counts: Sequence[_Count]) -> RateLimitItem | None:
@@ -112,117 +105,114 @@ class _ProcessCounts:
                 stored.pop(key, None)
 
 
-class _RedisCounts(RedisStorage):
-    """Counts in Redis for all processes."""
+class _RedisCounts(_ProcessCounts):
+    """Counts in Redis for all processes. After Redis failed, counts in this process for `ALONE_SECONDS`."""
 
-    def _find(self, counts: Sequence[_Count]) -> list[tuple[RateLimitItem, str]]:
-        keys = {seconds: self._window_key(seconds) for seconds in {count.limit.get_expiry() for count in counts}}
-        return [(count.limit, count.key(keys[count.limit.get_expiry()])) for count in counts]
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._redis = RedisStorage(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
+        self._alone_until = 0.0
+
+    def charge(self, counts: Sequence[_Count]) -> RateLimitItem | None:
+        """Add one to each count, or return a limit that is reached, also by other requests at the same time."""
+        if time.time() >= self._alone_until:
+            try:
+                return self._charge_shared(counts)
+            except self._redis.base_exceptions as error:
+                self._note_failure(error)
+        return super().charge(counts)
+
+    def forget(self, counts: Sequence[_Count]) -> None:
+        super().forget(counts)
+        if time.time() >= self._alone_until:
+            try:
+                for _, key in self._shared(counts):
+                    self._redis.clear(key)
+            except self._redis.base_exceptions as error:
+                self._note_failure(error)
+
+    def _charge_shared(self, counts: Sequence[_Count]) -> RateLimitItem | None:
+        shared = self._shared(counts)
+        for limit, key in shared:
+            if self._redis.get(key) >= limit.amount:
+                return limit
+        for limit, key in shared:
+            if self._redis.incr(key, limit.get_expiry()) > limit.amount:
+                return limit
+        return None
+
+    def _shared(self, counts: Sequence[_Count]) -> list[tuple[RateLimitItem, str]]:
+        keys = {seconds: self._window_key(seconds) for seconds in {limit.get_expiry() for limit, *_ in counts}}
+        return [
+            (limit, limit.key_for(hmac.digest(keys[limit.get_expiry()], name, "sha256").hex()))
+            for limit, _, name in counts
+        ]
 
     def _window_key(self, seconds: int) -> bytes:
         number, passed = divmod(int(time.time()), seconds)
         key = secrets.token_bytes(32)
         name = f"tiles:window:{seconds}:{number}"
-        agreed = self.storage.set(name, key, nx=True, get=True, ex=seconds - passed)
+        agreed = self._redis.storage.set(name, key, nx=True, get=True, ex=seconds - passed)
         return agreed if isinstance(agreed, bytes) else key
 
-    def charge(self, counts: Sequence[_Count]) -> RateLimitItem | None:
-        """Add one to each count, or return a limit that is reached, also by other requests at the same time."""
-        entries = self._find(counts)
-        for limit, key in entries:
-            if self.get(key) >= limit.amount:
-                return limit
-        for limit, key in entries:
-            if self.incr(key, limit.get_expiry()) > limit.amount:
-                return limit
-        return None
-
-    def forget(self, counts: Sequence[_Count]) -> None:
-        for _, key in self._find(counts):
-            self.clear(key)
+    def _note_failure(self, error: Exception) -> None:
+        # A Redis that hangs would cost every request several timeouts.
+        self._alone_until = time.time() + ALONE_SECONDS
+        log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
 
 
-charged: ContextVar[set[object] | None] = ContextVar("charged", default=None)
-"""The charges of a request that may be answered twice: for its second answer they are not charged again."""
+class _Throttle(NamedTuple):
+    """The limits of an app, by name and by the multiple that a network has, and their counts."""
+
+    limits: dict[tuple[str, int], list[RateLimitItem]]
+    counts: _ProcessCounts
 
 
-def _around(client: str | None, mailbox_: str | None) -> list[_Subject]:
-    """Return a client and the networks around it, alone and together with an address."""
-    around = networks(client) if client else []
-    alone = [_Subject("client", network, times) for network, times in around]
-    if mailbox_ is None:
-        return alone
-    return alone + [_Subject("address+client", f"{mailbox_}\0{network}", times) for network, times in around]
+def charge(
+    scope: str,
+    *,
+    client: str | None = None,
+    address: str | None = None,
+    account: str | None = None,
+    service: str | None = None,
+) -> None:
+    """Charge one to each limit of a scope: for each of what is given, and for each together with the address.
+
+    Raises:
+        TooManyRequests: a limit is reached. Nothing is charged: a limit on one thing never uses up another's.
+    """
+    earlier, this = charged.get(), (scope, client, address, account, service)
+    if earlier is not None:
+        if this in earlier:
+            return
+        earlier.add(this)
+    throttle: _Throttle = current_app.extensions["tiles.throttle"]
+    counts = _counts(throttle, scope, client=client, address=address, account=account, service=service)
+    if counts and (limit := throttle.counts.charge(counts)):
+        seconds = limit.get_expiry()
+        raise TooManyRequests(retry_after=math.ceil(seconds - time.time() % seconds))
 
 
-class Throttle:
-    """Counts in Redis when there is a URL. After Redis failed, counts in this process for `ALONE_SECONDS`."""
+def clear(scope: str, *, client: str | None, address: str) -> None:
+    """Forget what was charged to a client for an address."""
+    throttle: _Throttle = current_app.extensions["tiles.throttle"]
+    counts = _counts(throttle, scope, client=client, address=address)
+    throttle.counts.forget([count for count in counts if count.kind == "address+client"])
 
-    def __init__(self, limits: dict[str, list[RateLimitItem]], redis_url: str | None) -> None:
-        """Scale each limit for the networks around a client."""
-        self._limits = {
-            (name, times): [type(item)(item.amount * times, item.multiples) for item in items]
-            for name, items in limits.items()
-            for times in NETWORK_SIZES
-        }
-        self._own = _ProcessCounts()
-        self._redis = None
-        if redis_url:
-            self._redis = _RedisCounts(redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
-        self._alone_until = 0.0
 
-    def charge(
-        self,
-        scope: str,
-        *,
-        client: str | None = None,
-        address: str | None = None,
-        account: str | None = None,
-        service: str | None = None,
-    ) -> None:
-        """Charge one to each limit of a scope.
-
-        Raises:
-            TooManyRequests: a limit is reached. Nothing is charged: a limit on one thing never uses up another's.
-        """
-        earlier, charge = charged.get(), (scope, client, address, account, service)
-        if earlier is not None:
-            if charge in earlier:
-                return
-            earlier.add(charge)
-        mailbox_ = mailbox(address) if address else None
-        of_account = f"{mailbox_}\0{account}" if mailbox_ and account else None
-        whole = {"account": account, "address+account": of_account, "service": service}
-        subjects = _around(client, mailbox_) + [_Subject(kind, name, 1) for kind, name in whole.items() if name]
-        if counts := self._counts(scope, subjects):
-            limit = self._in_redis(lambda redis: redis.charge(counts), otherwise=lambda: self._own.charge(counts))
-            if limit:
-                seconds = limit.get_expiry()
-                raise TooManyRequests(retry_after=math.ceil(seconds - time.time() % seconds))
-
-    def clear(self, scope: str, *, client: str | None, address: str) -> None:
-        """Forget what was charged to a client for an address."""
-        around = _around(client, mailbox(address))
-        counts = self._counts(scope, [subject for subject in around if subject.kind == "address+client"])
-        self._own.forget(counts)
-        self._in_redis(lambda redis: redis.forget(counts), otherwise=lambda: None)
-
-    def _counts(self, scope: str, subjects: Sequence[_Subject]) -> list[_Count]:
-        return [
-            _Count(limit, f"{scope}/{kind}:{name}")
-            for kind, name, times in subjects
-            for limit in self._limits.get((f"{scope}/{kind}", times), ())
-        ]
-
-    def _in_redis(self, call: Callable[[_RedisCounts], T], *, otherwise: Callable[[], T]) -> T:
-        if self._redis and time.time() >= self._alone_until:
-            try:
-                return call(self._redis)
-            except self._redis.base_exceptions as error:
-                # A Redis that hangs would cost every request several time-outs.
-                self._alone_until = time.time() + ALONE_SECONDS
-                log.warning("Redis is away (%s): limits are counted in this process", type(error).__name__)
-        return otherwise()
+def _counts(
+    throttle: _Throttle, scope: str, *, address: str | None, client: str | None, **whole: str | None
+) -> list[_Count]:
+    subjects = [("client", network, times) for network, times in (networks(client) if client else [])]
+    subjects += [(kind, name, 1) for kind, name in whole.items() if name]
+    if address:
+        own = mailbox(address)
+        subjects += [(f"address+{kind}", f"{own}\0{name}", times) for kind, name, times in subjects]
+    return [
+        _Count(limit, kind, f"{scope}/{kind}:{name}".encode())
+        for kind, name, times in subjects
+        for limit in throttle.limits.get((f"{scope}/{kind}", times), ())
+    ]
 
 
 def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
@@ -248,14 +238,13 @@ def parse_limits(changes: str) -> dict[str, list[RateLimitItem]]:
 
 
 def init_app(app: Flask) -> None:
-    """Give the app its limits."""
+    """Give the app its limits, each scaled for the networks around a client."""
     with app.app_context():
         config = settings()
-    limits = parse_limits(config.rate_limits) if config.is_limited else {}
-    app.extensions["tiles.throttle"] = Throttle(limits, config.redis_url)
-
-
-def throttle() -> Throttle:
-    """Return the limits of the current app."""
-    current: Throttle = current_app.extensions["tiles.throttle"]
-    return current
+    limits = {
+        (name, times): [type(item)(item.amount * times, item.multiples) for item in items]
+        for name, items in (parse_limits(config.rate_limits) if config.is_limited else {}).items()
+        for times in NETWORK_SIZES
+    }
+    counts = _RedisCounts(config.redis_url) if config.redis_url else _ProcessCounts()
+    app.extensions["tiles.throttle"] = _Throttle(limits, counts)

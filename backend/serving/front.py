@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from backend.database.outbox import Outbox, collecting
 from backend.security.hashing import BACKLOG
 from backend.security.throttle import charged
-from backend.web.bodies import ARRIVED, BODY_BYTES, LARGEST_BODY_BYTES, Arrived, most_bytes
+from backend.web.bodies import ARRIVED, BODY_BYTES, LARGEST_BODY_BYTES, NO_BODY, Arrived, most_bytes
 from backend.web.operations import Runs
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ ALWAYS: dict[str, Any] = {
     "wsgi.multiprocess": False,
     "wsgi.run_once": False,
 }
+
+# The headers whose variables have no prefix (PEP 3333).
+UNPREFIXED = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 Response = tuple[int, list[tuple[str, str]], bytes]
 
@@ -66,7 +69,7 @@ class Front:
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         """Answer one request."""
-        arrived = Arrived(b"", complete=True)
+        arrived = NO_BODY
         if "content-length" in scope.headers or "transfer-encoding" in scope.headers:
             try:
                 arrived = await self._read(scope, protocol)
@@ -88,16 +91,27 @@ class Front:
         protocol.response_bytes(*response)
 
     async def _read(self, scope: Scope, protocol: HTTPProtocol) -> Arrived:
-        """Read a body: a large one only from a client who may open the form's own page."""
-        length, most = scope.headers.get("content-length", ""), most_bytes(scope.path)
-        if most < LARGEST_BODY_BYTES or await self._may_open(scope, protocol):
-            return await _body(length, protocol, most)
-        # It is refused, whatever it holds.
-        await _body(length, protocol, BODY_BYTES)
-        return Arrived(b"", complete=True)
+        """Read a body, or as much of it as shows that it is too large."""
+        length, most, body = scope.headers.get("content-length", ""), most_bytes(scope.path), bytearray()
+        # A large body is taken only from a client who may open the form's own page; another is refused anyway.
+        is_refused = most == LARGEST_BODY_BYTES and not await self._may_open(scope, protocol)
+        if is_refused:
+            most = BODY_BYTES
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                if length.isdecimal() and int(length) <= most:
+                    body += await protocol()
+                else:
+                    async for chunk in protocol:
+                        body += chunk
+                        if len(body) > most:
+                            break
+        except TimeoutError:
+            return Arrived(b"", most, complete=False)
+        return NO_BODY if is_refused else Arrived(bytes(body), most)
 
     async def _may_open(self, scope: Scope, protocol: HTTPProtocol) -> bool:
-        environ = environ_of(scope, Arrived(b"", complete=True)) | {"REQUEST_METHOD": "HEAD"}
+        environ = environ_of(scope, NO_BODY) | {"REQUEST_METHOD": "HEAD"}
         response = await self._reading.run(protocol, partial(self._call, environ, set()))
         return response is not None and response[0] == HTTPStatus.OK
 
@@ -163,22 +177,6 @@ class _Lane:
             self._slots.release()
 
 
-async def _body(length: str, protocol: HTTPProtocol, most: int) -> Arrived:
-    """Read a body, or as much of it as shows that it is too large."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            if length.isdecimal() and int(length) <= most:
-                return Arrived(await protocol(), complete=True)
-            async for chunk in protocol:
-                body += chunk
-                if len(body) > most:
-                    break
-    except TimeoutError:
-        return Arrived(b"", complete=False)
-    return Arrived(bytes(body), complete=True)
-
-
 def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
     """Return a request in the form of PEP 3333."""
     server, _, port = scope.server.rpartition(":")
@@ -197,18 +195,13 @@ def environ_of(scope: Scope, arrived: Arrived) -> dict[str, Any]:
         "wsgi.errors": sys.stderr,
         ARRIVED: arrived,
     }
-    for name, value in scope.headers.items():
+    for name in scope.headers.keys():  # noqa: SIM118 - no dictionary
         # As a variable, X_Forwarded_For could not be told from X-Forwarded-For.
         if "_" not in name:
-            variable = _variable(name)
-            environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
-    # granian drops a value that is not ASCII: the header is there, and empty.
-    for name in scope.headers.keys():  # noqa: SIM118 - no dictionary
-        if "_" not in name:
-            environ.setdefault(_variable(name), "")
+            # granian drops a value that is not ASCII: the header is there, and empty.
+            values = scope.headers.get_all(name)  # type: ignore[attr-defined]
+            environ[f"HTTP_{name.upper().replace('-', '_')}"] = ",".join(values)
+    for name in UNPREFIXED:
+        if (value := environ.pop(f"HTTP_{name}", None)) is not None:
+            environ[name] = value
     return environ
-
-
-def _variable(header: str) -> str:
-    name = header.upper().replace("-", "_")
-    return name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"

@@ -25,11 +25,14 @@ ARRIVED = "tiles.arrived"
 
 
 class Arrived(NamedTuple):
-    """The part of a request's body that arrived in time."""
+    """A request's body, or as much of it as arrived in time, and how many bytes it may have."""
 
     body: bytes
-    complete: bool
+    most: int
+    complete: bool = True
 
+
+NO_BODY = Arrived(b"", 0)
 
 B = TypeVar("B", bound="Body")
 
@@ -88,8 +91,9 @@ def read_body() -> bytes:
     arrived: Arrived | None = request.environ.get(ARRIVED)
     if arrived is None:
         body = request.get_data(parse_form_data=False)
-        arrived = Arrived(body, complete=len(body) >= (request.content_length or 0))
-    if len(arrived.body) > most_bytes(request.path):
+        complete = len(body) >= (request.content_length or 0)
+        arrived = Arrived(body, most_bytes(request.path), complete)
+    if len(arrived.body) > arrived.most:
         raise PayloadTooLarge
     if not arrived.complete:
         raise MalformedJson("The body did not arrive completely.")

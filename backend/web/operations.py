@@ -83,7 +83,7 @@ class Operation:
         """The type of the request's body."""
         return self.types.get("body")
 
-    @property
+    @cached_property
     def is_charged(self) -> bool:
         """Whether a request counts for the limit of its client: if it has a body, or changes something."""
         return self.body is not None or self.method != "GET"

@@ -20,8 +20,8 @@ from backend.errors import Problem, Unauthenticated
 from backend.logs import REQUEST_ID, log_response
 from backend.logs import Response as LoggedResponse
 from backend.metrics import meters
+from backend.security import throttle
 from backend.security.clients import client_key
-from backend.security.throttle import throttle
 from backend.web.bodies import LARGEST_BODY_BYTES
 from backend.web.headers import with_headers
 
@@ -45,8 +45,8 @@ def charge_request() -> str:
     Raises:
         TooManyRequests: it sent too many.
     """
-    sender = client()
-    throttle().charge("request", client=sender)
+    sender = client_key(request.remote_addr)
+    throttle.charge("request", client=sender)
     return sender
 
 

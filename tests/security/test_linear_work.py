@@ -93,7 +93,7 @@ def milliseconds(read: Callable[[], object], most: float = MOST_MS) -> float:
 
 
 def reading(service: Service, model: type[Body], body: bytes) -> float:
-    environ = {"CONTENT_TYPE": "application/json", bodies.ARRIVED: bodies.Arrived(body, complete=True)}
+    environ = {"CONTENT_TYPE": "application/json", bodies.ARRIVED: bodies.Arrived(body, bodies.FEEDBACK_BODY_BYTES)}
     with service.app.test_request_context(path_of(model), method="POST", environ_overrides=environ):
         return milliseconds(lambda: read_json(model))
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -126,12 +127,9 @@ def test_one_48_cannot_reset_the_counts_of_others(service: Service, monkeypatch:
     monkeypatch.setattr(throttle, "MOST_KEYS", 5_000)
     for number in range(50):
         post(service, HOME, "sessions", email=f"bob{number}@example.org", password=PASSWORD)
-    limits = service.app.extensions["tiles.throttle"]
     for number in range(6_000):
         client = f"ipv6:20010db80001{number:04x}"
         for scope in ("request", "sign-in", "token", "feedback"):
-            try:
-                limits.charge(scope, client=client, address=f"{number}@example.org")
-            except throttle.TooManyRequests:
-                break
+            with service.app.app_context(), suppress(throttle.TooManyRequests):
+                throttle.charge(scope, client=client, address=f"{number}@example.org")
     assert post(service, HOME, "sessions", email=ADA, password=PASSWORD).status_code == 429
