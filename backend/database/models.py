@@ -212,7 +212,7 @@ class Mail(Base):
     """Each email that still has to be sent: what it is about, never its text or its link."""
 
     __tablename__ = "mails"
-    id: Mapped[uuid.UUID] = pseudonymous("Names the email; random", HANDOVER, primary_key=True)
+    id: Mapped[uuid.UUID] = pseudonymous("Names the email; random", HANDOVER, primary_key=True, default=uuid.uuid4)
     kind: Mapped[str] = technical("Which email it is", HANDOVER, String(40))
     email: Mapped[str | None] = personal("Where it goes, if no account says so", HANDOVER, String(EMAIL_LENGTH))
     name: Mapped[str | None] = personal("The name, for the link of a registration", HANDOVER, String(NAME_LENGTH))

@@ -63,14 +63,14 @@ def enqueue(
 ) -> None:
     """Queue an email in the caller's transaction: it is sent if that commits."""
     now = clock.now()
-    row = {"email": email, "account_id": account_id, "about": about, "created_at": now, "due_at": now, "attempts": 0}
-    db.session.execute(_INSERT, {"id": uuid.uuid4(), "kind": kind, **row})
+    row = {"email": email, "account_id": account_id, "about": about, "created_at": now, "due_at": now}
+    db.session.execute(_INSERT, {"kind": kind, **row})
 
 
 def accept(kind: Kind, *, email: str, name: str | None = None) -> None:
     """Queue an email in a transaction of its own: it will be sent once this returns."""
     now = clock.now()
-    outbox.write(_INSERT, id=uuid.uuid4(), kind=kind, email=email, name=name, created_at=now, due_at=now, attempts=0)
+    outbox.write(_INSERT, kind=kind, email=email, name=name, created_at=now, due_at=now)
 
 
 def is_due() -> bool:

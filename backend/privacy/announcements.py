@@ -251,9 +251,9 @@ def _queue_part(announcement: AnyRow) -> int:
         unmade = (Announcement.id == announcement.id) & (Announcement.parts_made == announcement.parts_made)
         if not changed(update(Announcement).where(unmade, Announcement.finished_at.is_(None)).values(**step)):
             return 0
-        email = {"kind": "announcement", "about": announcement.id, "attempts": 0, "created_at": now, "due_at": now}
+        email = {"kind": "announcement", "about": announcement.id, "created_at": now, "due_at": now}
         if ids:
-            session.execute(insert(Mail), [{"id": uuid.uuid4(), "account_id": id_, **email} for id_ in ids])
+            session.execute(insert(Mail), [{"account_id": id_, **email} for id_ in ids])
     return len(ids)
 
 
