@@ -22,7 +22,7 @@ HOURLY, MOST_AN_HOUR = {"desk sign-ins"}, 20
 # Every other kind reports an act with the password or the mailbox, and is never held back.
 GROUPS = {
     "registration": "registrations",
-    "email_change": "registrations",
+    "email_change": "email changes",
     "password_reset": "password resets",
     "erasure_request": "erasure requests",
     "desk_sign_in": "desk sign-ins",

@@ -18,7 +18,6 @@ from backend.config import settings
 from backend.database import outbox
 from backend.errors import Problem, Unauthenticated
 from backend.logs import REQUEST_ID, log_response
-from backend.logs import Response as LoggedResponse
 from backend.metrics import meters
 from backend.security import throttle
 from backend.security.clients import client_key
@@ -151,7 +150,7 @@ def _end(response: Response) -> Response:
     def report() -> None:
         seconds = time.perf_counter() - begun
         measure(method, route, status, seconds)
-        log_response(LoggedResponse(method, route, status, seconds, request_id))
+        log_response(method, route, status, seconds, request_id)
 
     outbox.afterwards(report)
     return response
