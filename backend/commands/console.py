@@ -9,15 +9,17 @@ from contextlib import suppress
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click._termui_impl import ProgressBar
 from flask.cli import AppGroup, ScriptInfo, routes_command, run_command, shell_command
 
 from backend import clock, create_app
 from backend.errors import Impossible
 from backend.logs import configure
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 # C1 controls and bidirectional controls (UAX 9). json.dumps escapes the other controls.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -224,6 +226,6 @@ def _text(value: object) -> str:
             return visible(str(clock.plain(value)))
 
 
-def progress(length: int, label: str) -> ProgressBar[int]:
+def progress(length: int, label: str) -> "ProgressBar[int]":
     """Return a progress bar, which is shown on a terminal only."""
     return click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty())

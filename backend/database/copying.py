@@ -1,11 +1,12 @@
 """`tiles db copy`: copy SQLite into an empty PostgreSQL, every row or none, and compare the two."""
 
 import hashlib
+import sqlite3
 from collections.abc import Callable
 
 from sqlalchemy import URL, Connection, Engine, Row, Table, func, inspect, make_url, select
 from sqlalchemy import table as sql_table
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from backend.database.engine import Base, db, engine_for, is_sqlite
 from backend.database.schema import VERSION, is_current, upgrade, versions
@@ -48,7 +49,7 @@ def copy(url: URL, progress: Callable[[int], None]) -> dict[str, int]:
     """Copy every row in one transaction, and return how many rows each table has.
 
     Raises:
-        Impossible: the target has rows or another schema, or a row cannot be stored there. It has no row then.
+        Impossible: the target cannot be used, has rows or another schema, or cannot store a row. It has no row then.
     """
     engine = engine_for(url)
     try:
@@ -57,6 +58,13 @@ def copy(url: URL, progress: Callable[[int], None]) -> dict[str, int]:
         with db.engine.connect() as source, engine.begin() as connection:
             tables = Base.metadata.sorted_tables
             return {table.name: _copy(table, source, connection, progress) for table in tables}
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise
+        reason = type(error).__name__
+        raise Impossible(
+            f"the target: it cannot be used ({reason}); check that it exists and accepts this user. Nothing was copied"
+        ) from None
     finally:
         engine.dispose()
 

@@ -17,7 +17,7 @@ from forking import TILES
 from peers import MailServer
 from running import error_of, invoke, json_of
 from server_process import environment, run_tiles
-from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, String, Uuid, insert
+from sqlalchemy import BigInteger, Boolean, Column, Date, Integer, LargeBinary, String, Uuid, insert, make_url
 from sqlalchemy.types import JSON, TypeEngine
 from support import Service
 
@@ -165,6 +165,15 @@ def test_a_target_other_than_postgresql_is_refused(service: Service, target: str
     error = error_of(service.app, "db", "copy", "--to", target)
     assert error.startswith("Error: the target: write a")
     assert "marmalade" not in error
+
+
+@pytest.mark.parametrize("part", ["nobody", "absent"])
+def test_a_target_that_cannot_be_used_is_named_as_such(service: Service, empty_postgresql_url: str, part: str) -> None:
+    url = make_url(empty_postgresql_url)
+    target = url.set(port=1) if part == "absent" else url.set(username="nobody")
+    error = error_of(service.app, "db", "copy", "--to", target.render_as_string(hide_password=False))
+    assert error.startswith("Error: the target: it cannot be used (OperationalError")
+    assert "Nothing was copied" in error
 
 
 def test_a_source_that_is_missing_or_no_sqlite_is_refused(
