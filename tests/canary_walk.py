@@ -15,7 +15,7 @@ import httpx2
 from click.testing import CliRunner, Result
 from flask import Flask
 from flask.cli import ScriptInfo
-from lifecycle_steps import PostOffice
+from lifecycle_run import PostOffice
 from peers import text_of, wait_for
 from server_process import ServerProcess
 from support import bearer

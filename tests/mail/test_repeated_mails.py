@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from journeys import account_id, change_email, close, erase_due
-from lifecycle_steps import PostOffice
+from lifecycle_run import PostOffice
 from mailing import MoveClock, retry
 from pairwise import on_one_database_each
 from peers import MailServer, token_of

@@ -31,7 +31,7 @@ from canary_life import (
 from canary_walk import Walk
 from command_line import commands
 from flask import Flask
-from lifecycle_steps import PostOffice
+from lifecycle_run import PostOffice
 from peers import text_of, wait_for
 from residue import files_with, residue, rows_with
 from server_process import ServerProcess, run_tiles
