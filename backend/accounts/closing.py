@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 
 from backend import clock
-from backend.accounts import audit, credentials
+from backend.accounts import audit, credentials, previous_addresses
 from backend.accounts.audit import Actor
 from backend.accounts.sessions import Viewer, account_columns
 from backend.config import settings
@@ -18,6 +18,9 @@ from backend.errors import InvalidToken, Unauthenticated
 from backend.mail import mailboxes, queue
 from backend.security import throttle
 from backend.security.tokens import Purpose
+
+# The values of these columns in an open account.
+OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,15 @@ def reopen_account(account: AnyRow, *, actor: Actor) -> None:
         InvalidToken: the account has changed since it was read.
         EmailInUse: another open account has the address.
     """
-    credentials.take_address(account, account.email, **credentials.OPEN)
-    credentials.notify_previous_addresses(account.id)
-    credentials.notify_reopened(account.id, actor)
+    credentials.take_address(account, account.email, **OPEN)
+    previous_addresses.notify(account.id)
+    notify_reopened(account.id, actor)
+
+
+def notify_reopened(account_id: uuid.UUID, actor: Actor = "person") -> None:
+    """In the caller's transaction: record that the account is open again, and email it."""
+    queue.enqueue("account_reopened", account_id=account_id)
+    audit.record("reopened", account_id, actor=actor)
 
 
 def close_account(
@@ -99,7 +108,7 @@ def close_account(
     db.session.execute(delete(Session).where(Session.account_id == account.id))
     queue.enqueue("account_closed", account_id=account.id)
     mailboxes.give_back(account.email)
-    credentials.notify_previous_addresses(account.id)
+    previous_addresses.notify(account.id)
     if account.closed_at is None:
         audit.record("closed", account.id, actor=actor)
     if erase:

@@ -3,57 +3,17 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, literal, select, text, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import aliased
 
-from backend import clock
-from backend.accounts import audit
 from backend.accounts.sessions import Viewer, account_columns
-from backend.config import settings
-from backend.database.engine import AnyRow, changed, db, insert_unless_taken, lock, reading, transaction
-from backend.database.models import Account, PreviousAddress
-from backend.database.service_tables import PasswordCost
-from backend.errors import EmailInUse, FieldError, InvalidToken, WeakPassword, WrongPassword
-from backend.mail import mailboxes, queue
+from backend.database.engine import AnyRow, changed, db, lock, reading
+from backend.database.models import Account
+from backend.errors import EmailInUse, InvalidToken, WrongPassword
+from backend.mail import mailboxes
 from backend.security import lockout, throttle, tokens
-from backend.security.hashing import HASH_PREFIX, cost_of, hasher
-from backend.security.password_rules import normalize, weaknesses
+from backend.security.hashing import hasher
 from backend.security.tokens import Purpose
-
-# The values of these columns in an open account.
-OPEN: dict[str, Any] = {"closed_at": None, "erasure_requested_at": None, "erase_after": None}
-
-
-def new_password_hash(password: str, *, name: str | None, email: str, pointer: str = "/password") -> str:
-    """Return the hash of a new password."""
-    minimum = settings().password_min_length
-    reasons = weaknesses(password, minimum=minimum, name=name, email=email)
-    if len(normalize(password)) < minimum:
-        # The other reasons may not apply to a longer password.
-        reasons = reasons[:1]
-    if reasons:
-        raise WeakPassword(errors=[FieldError(pointer, reason) for reason in reasons])
-    return hasher().hash(password)
-
-
-def note_cost(password_hash: str) -> None:
-    """In the transaction that stores a hash: store its cost, so that signing in does the same work for everybody."""
-    db.session.execute(insert_unless_taken(PasswordCost).values(cost=cost_of(password_hash)))
-
-
-def forget_costs() -> None:
-    """Forget the costs that no hash has any more."""
-    prefix = literal(HASH_PREFIX) + PasswordCost.cost + "$"
-    in_use = select(Account.id).where(Account.password_hash.startswith(prefix)).exists()
-    unused = (PasswordCost.cost != hasher().cost) & ~in_use
-    with reading() as session:
-        if not session.scalar(select(PasswordCost.cost).where(unused)):
-            return
-    with transaction() as session:
-        if db.engine.dialect.name == "postgresql":
-            # Wait for transactions that store such a hash and have not committed.
-            session.execute(text("LOCK TABLE password_costs IN EXCLUSIVE MODE"))
-        session.execute(delete(PasswordCost).where(unused))
 
 
 def check_current_password(viewer: Viewer, password: str, client: str | None) -> AnyRow:
@@ -119,25 +79,3 @@ def take_address(account: AnyRow, email: str, **values: Any) -> None:
     taken = select(other.id).where(other.is_open_with(email), other.id != account.id).exists()
     if not changed(update(Account).where(is_unchanged(account), ~taken).values(email=email, **values)):
         raise EmailInUse if db.session.scalar(select(taken).where(is_unchanged(account))) else InvalidToken
-
-
-def notify_previous_addresses(account_id: uuid.UUID) -> None:
-    """In the caller's transaction: email a new undo link to each previous address, as the change killed the old link.
-
-    Otherwise a thief who changed the email could keep the account by changing the password or closing it next.
-    """
-    of_account = (PreviousAddress.account_id == account_id) & PreviousAddress.may_take_back(clock.now())
-    for previous_id in db.session.scalars(select(PreviousAddress.id).where(of_account)).all():
-        queue.enqueue("email_changed", account_id=account_id, about=previous_id)
-
-
-def notify_reopened(account_id: uuid.UUID, actor: audit.Actor = "person") -> None:
-    """In the caller's transaction: record that the account is open again, and email it."""
-    queue.enqueue("account_reopened", account_id=account_id)
-    audit.record("reopened", account_id, actor=actor)
-
-
-def forget_previous_addresses() -> None:
-    """Delete the previous addresses whose undo link has expired."""
-    with transaction() as session:
-        session.execute(delete(PreviousAddress).where(~PreviousAddress.may_take_back(clock.now())))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from backend.accounts import audit, credentials, email_change, registration
+from backend.accounts import audit, credentials, previous_addresses, registration
 from backend.database.engine import AnyRow, reading
 from backend.errors import EmailInUse, InvalidToken
 from backend.security import throttle, tokens
@@ -88,7 +88,7 @@ def _live(purpose: Purpose, account: AnyRow, content: dict[str, Any]) -> Link:
         return Link(State.LIVE, content["email"])
     if purpose is Purpose.EMAIL_CHANGE_UNDO:
         try:
-            return Link(State.LIVE, email_change.previous_address(account, content["change"]).email)
+            return Link(State.LIVE, previous_addresses.find(account, content["change"]).email)
         except InvalidToken:
             return Link(State.EXPIRED)
     return Link(State.LIVE, account.email)

@@ -4,7 +4,8 @@ import uuid
 
 from sqlalchemy import delete, update
 
-from backend.accounts import credentials
+from backend.accounts import credentials, previous_addresses
+from backend.accounts.password_hashes import new_hash, note_cost
 from backend.accounts.sessions import Viewer
 from backend.database.engine import AnyRow, changed, transaction
 from backend.database.models import Account, Session
@@ -23,7 +24,7 @@ def request_reset(*, email: str, client: str | None) -> None:
 def reset(*, token: str, password: str, client: str | None) -> None:
     """Replace the password of an emailed link's account; every session and every older link ends."""
     account, _ = credentials.redeem_for(Purpose.PASSWORD_RESET, token, client)
-    password_hash = credentials.new_password_hash(password, name=account.name, email=account.email)
+    password_hash = new_hash(password, name=account.name, email=account.email)
     with transaction() as session:
         if not _replace_password(account, password_hash):
             raise InvalidToken
@@ -35,9 +36,7 @@ def reset(*, token: str, password: str, client: str | None) -> None:
 def change(viewer: Viewer, *, current_password: str, new_password: str, client: str | None) -> None:
     """Replace the viewer's password; every other session and every emailed link ends."""
     account = credentials.check_current_password(viewer, current_password, client)
-    password_hash = credentials.new_password_hash(
-        new_password, name=account.name, email=account.email, pointer="/new_password"
-    )
+    password_hash = new_hash(new_password, name=account.name, email=account.email, pointer="/new_password")
     with transaction() as session:
         credentials_id = _replace_password(account, password_hash)
         if not credentials_id:
@@ -54,7 +53,7 @@ def _replace_password(account: AnyRow, password_hash: str) -> uuid.UUID | None:
     values = {"password_hash": password_hash, "credentials_id": credentials_id}
     if not changed(update(Account).where(credentials.is_unchanged(account)).values(**values)):
         return None
-    credentials.note_cost(password_hash)
+    note_cost(password_hash)
     queue.enqueue("password_changed", account_id=account.id)
-    credentials.notify_previous_addresses(account.id)
+    previous_addresses.notify(account.id)
     return credentials_id

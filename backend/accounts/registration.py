@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from backend import clock
 from backend.accounts import audit, credentials, profile, sessions
+from backend.accounts.password_hashes import new_hash, note_cost
 from backend.accounts.sessions import SignedIn, account_columns
 from backend.database.engine import AnyRow, db, insert_unless_taken, reading, transaction
 from backend.database.models import Account
@@ -59,7 +60,7 @@ def _redeem(token: str, password: str, client: str | None) -> dict[str, Any]:
         "id": account_id,
         "name": name,
         "email": email,
-        "password_hash": credentials.new_password_hash(password, name=name, email=email),
+        "password_hash": new_hash(password, name=name, email=email),
         "credentials_id": uuid.uuid4(),
         "email_updates": True,
         "created_at": clock.now(),
@@ -78,7 +79,7 @@ def _create(values: dict[str, Any], client: str | None) -> AnyRow:
     if account is None:
         refuse_taken(values["id"], values["email"])
         raise InvalidToken
-    credentials.note_cost(values["password_hash"])
+    note_cost(values["password_hash"])
     credentials.note_mailbox_proven(values["email"], client)
     return account
 

@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, select, update
 
 from backend import clock
 from backend.accounts import sessions
-from backend.accounts.credentials import note_cost
+from backend.accounts.password_hashes import note_cost
 from backend.accounts.sessions import TODAY, SignedIn, account_columns
 from backend.database.engine import AnyRow, reading, transaction
 from backend.database.models import Account

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from flask import Flask
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend.accounts import audit, credentials, sessions
+from backend.accounts import audit, password_hashes, previous_addresses, sessions
 from backend.database import scrub
 from backend.database.models import Mail
 from backend.database.schema import is_current
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 def tidy() -> Iterator[object]:
     """Delete ended sessions and holds, abandoned emails and other expired rows, in small steps."""
-    credentials.forget_previous_addresses()
-    credentials.forget_costs()
+    previous_addresses.forget_expired()
+    password_hashes.forget_costs()
     yield from lockout.tidy()
     yield from mailboxes.tidy()
     holds.forget_ended()
