@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from peers import MailServer, text_of, token_of
+from sqlalchemy import text
 from support import OTHER_PASSWORD, PASSWORD, Person, Service, bearer
 from werkzeug.test import TestResponse
 
-from backend.database.engine import Base
+from backend.database.engine import Base, autocommit
 from backend.desk import holds, requests
 from backend.errors import Impossible
 from backend.privacy import erasure, ledger
@@ -282,3 +283,10 @@ def everything_stored(service: Service) -> dict[str, list[dict[str, Any]]]:
 def tidy(service: Service) -> None:
     """Let the worker delete expired rows."""
     service.run(lambda: list(worker.tidy()))
+
+
+def waits_for_a_lock() -> bool:
+    """Return whether a transaction waits for another's lock (PostgreSQL)."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with autocommit() as connection:
+        return bool(connection.scalar(text(waiting)))

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from journeys import at_once, request_email_change, tidy
+from journeys import at_once, request_email_change, tidy, waits_for_a_lock
 from mailing import Make, MoveClock, postgresql_only
 from peers import MailServer, token_of, wait_for
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, insert, select
 from support import OTHER_PASSWORD, PASSWORD, Service, any_database
 
 from backend import clock
@@ -179,17 +179,10 @@ def test_erasing_and_counting_lock_mailboxes_in_the_same_order(service: Service)
     service.deliver()
     # A plain DELETE would lock them in the order in which they are stored.
     rows = sorted(service.rows("mailbox_counts"), key=lambda row: bytes(row["mailbox"]), reverse=True)
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
 
     def forget() -> None:
         with service.app.app_context(), db.transaction():
             mailboxes.forget(emails)
-
-    def is_waiting() -> bool:
-        with db.autocommit() as connection:
-            return connection.scalar(waiting) == 1
 
     with service.app.app_context(), db.transaction() as session:
         session.execute(delete(MailboxCount))
@@ -201,7 +194,7 @@ def test_erasing_and_counting_lock_mailboxes_in_the_same_order(service: Service)
             ]
             session.execute(first)
             forgetting = thread.submit(forget)
-            wait_for(is_waiting)
+            wait_for(waits_for_a_lock)
             for other in others:
                 session.execute(other)
         forgetting.result()

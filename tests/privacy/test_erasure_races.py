@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from journeys import (
     CLOSED,
     ERASED,
+    MakeService,
     MoveClock,
     ask_for_email_change,
     ask_for_erasure,
@@ -25,10 +27,16 @@ from journeys import (
     finish_erasing,
     in_ledger,
     people,
+    post,
+    waits_for_a_lock,
 )
 from peers import MailServer, wait_for
+from sqlalchemy import select
 from support import OTHER_PASSWORD, Service
 
+from backend.database.engine import transaction
+from backend.database.models import Mail
+from backend.database.service_tables import MailboxCount
 from backend.privacy import erasure
 
 ADA = "ada@example.org"
@@ -74,6 +82,23 @@ def test_feedback_that_arrives_while_its_account_is_erased_is_refused_or_erased_
         assert hasty.rows("feedback") == []
         assert hasty.rows("accounts") == []
         hasty.deliver()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_erasing_locks_the_count_of_a_mailbox_before_its_emails_as_the_worker_does(make_service: MakeService) -> None:
+    service = make_service(rate_limits="", erasure_grace_days=0)
+    close(service, service.register(email=ADA).headers, erase=True)
+    post(service, "password-resets", email=ADA)
+    service.deliver()
+    post(service, "password-resets", email=ADA)
+    with ThreadPoolExecutor(1) as thread, service.app.app_context():
+        with transaction() as session:
+            assert session.scalars(select(MailboxCount.count).with_for_update()).all()
+            erasing = thread.submit(erase_due, service)
+            wait_for(waits_for_a_lock)
+            assert len(session.scalars(select(Mail.id).with_for_update(nowait=True)).all()) == 1
+        assert erasing.result() == 1
+    assert [service.rows(table) for table in ("accounts", "mailbox_counts")] == [[], []]
 
 
 def test_several_concurrent_workers_erase_each_account_once(hasty: Service) -> None:
