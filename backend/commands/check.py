@@ -19,7 +19,7 @@ from backend.mail import messages
 from backend.mail.refusals import Refused, ServerUnavailable, code_of, explain
 from backend.mail.transport import MAILBOX, Connection
 from backend.privacy import ledger
-from backend.security import keys
+from backend.security import key_file
 from backend.values import is_loopback
 
 SECONDS = 5.0
@@ -111,7 +111,7 @@ def files() -> Findings:
         return
     if folder.stat().st_uid != os.geteuid():
         yield warning("files-owner", f"{folder} is another user's", "run this, and the service, as its owner")
-    made = [folder / name for name in ("", keys.NAME, "config.toml", ledger.NAME, MAILBOX)]
+    made = [folder / name for name in ("", key_file.NAME, "config.toml", ledger.NAME, MAILBOX)]
     for path in filter(None, (*made, sqlite_file())):
         if others := path.stat().st_mode & 0o077 if path.exists() else 0:
             finding = error if others & 0o007 else warning

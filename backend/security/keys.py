@@ -5,16 +5,10 @@ reaches all processes of the instance at once. The database stores a digest of e
 other keys is refused at its start.
 """
 
-import fcntl
 import hmac
 import logging
-import os
-import secrets
-import stat
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
 
 from flask import Flask, current_app
 from pydantic import SecretStr
@@ -26,10 +20,10 @@ from backend.database import schema
 from backend.database.engine import has_file, lock, reading, transaction
 from backend.database.service_tables import KeyDigest
 from backend.errors import Impossible
-from backend.files import make_folder, sync
-from backend.values import strong
+from backend.files import make_folder
+from backend.security import key_file
+from backend.security.key_file import Keys
 
-NAME = "secret_key"
 LAST_READ = "tiles.keys"
 # A key has at least 32 random characters: its digest does not help to guess it.
 DIGEST_PURPOSE = b"tiles: this key signs for this database"
@@ -42,8 +36,6 @@ BY_HAND = f"""\
      that open a closed account again, and receipts of erasures last as long as their key.
 After a theft do all of it in one: new alone, `tiles keys adopt`, and restart. What the old one signed is refused from
 then on."""
-
-Keys = tuple[SecretStr, ...]
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +58,12 @@ def make() -> None:
         SettingsError: this process cannot make them.
     """
     make_folder(settings().instance_path)
-    path = _path()
+    path = key_file.path()
     try:
         if not exist():
-            _write(path, (_new(),))
+            key_file.write(path, (key_file.new_key(),))
     except OSError as error:
-        raise SettingsError(_reason(path, error)) from None
+        raise SettingsError(key_file.explain(path, error)) from None
     in_use()
 
 
@@ -84,11 +76,11 @@ def in_use() -> Keys:
     if settings().secret_keys:
         return settings().secret_keys
     try:
-        keys = _read(_path())
+        keys = key_file.read(key_file.path())
     except (OSError, ValueError) as error:
         keys = current_app.extensions.get(LAST_READ, ())
         if not keys:
-            raise SettingsError(_reason(_path(), error)) from None
+            raise SettingsError(key_file.explain(key_file.path(), error)) from None
         log.error("the key file cannot be read, its last keys stay in use (%s)", type(error).__name__)  # noqa: TRY400
     current_app.extensions[LAST_READ] = keys
     return keys
@@ -96,7 +88,7 @@ def in_use() -> Keys:
 
 def exist() -> bool:
     """Return whether the settings name keys or the instance has its file."""
-    return bool(settings().secret_keys) or _path().exists()
+    return bool(settings().secret_keys) or key_file.path().exists()
 
 
 def digests(purpose: str) -> list[Callable[..., bytes]]:
@@ -112,9 +104,6 @@ def _digest_of_texts(key: bytes, *texts: str) -> bytes:
     return hmac.digest(key, "\0".join(texts).encode(), "sha256")
 
 
-# The keys that the database knows
-
-
 def are_others() -> bool:
     """Return whether the database knows keys, but none of the keys here."""
     known = _known_digests()
@@ -128,12 +117,12 @@ def require() -> None:
         Impossible: another machine signs with other keys, or the key was lost.
     """
     if are_others():
-        place = f"{PREFIX}SECRET_KEYS" if settings().secret_keys else str(_path())
+        place = f"{PREFIX}SECRET_KEYS" if settings().secret_keys else str(key_file.path())
         raise Impossible(
             f"{place}: none of the keys here is known to this database, which knows others. Another machine "
-            f"signs with other keys, or {NAME} was not brought back after a restore: what those keys signed would "
-            "be refused here. Put the other machine's keys, or the old key file, in place. If they are lost for good, "
-            "run `tiles keys adopt`: unused links and receipts of erasures are refused from then on"
+            f"signs with other keys, or {key_file.NAME} was not brought back after a restore: what those keys signed "
+            "would be refused here. Put the other machine's keys, or the old key file, in place. If they are lost for "
+            "good, run `tiles keys adopt`: unused links and receipts of erasures are refused from then on"
         )
 
 
@@ -161,14 +150,14 @@ def rotate(leaving: Collection[SecretStr] = ()) -> Keys:
     """
     if settings().secret_keys:
         raise Impossible(BY_HAND)
-    new = _new()
+    new = key_file.new_key()
     if not (has_file() and schema.is_current()):
         make()
-        return _put_first(new, leaving)
+        return key_file.put_first(new, leaving)
     begin()
     # Stored before it signs, so that every process that meets the new key finds it in the database.
     _store({*_digests_here(), _digest(new)})
-    kept = _put_first(new, leaving)
+    kept = key_file.put_first(new, leaving)
     _store(_digests_here())
     return kept
 
@@ -194,78 +183,3 @@ def _store(digests: set[str]) -> None:
         if added := digests - known:
             today = clock.now().date()
             session.execute(insert(KeyDigest), [{"digest": digest, "first_seen": today} for digest in added])
-
-
-# The file
-
-
-def _path() -> Path:
-    return settings().instance_path / NAME
-
-
-def _new() -> SecretStr:
-    return SecretStr(secrets.token_urlsafe(32))
-
-
-def _read(path: Path) -> Keys:
-    keys = strong(tuple(SecretStr(key) for key in path.read_text("ascii").split()))
-    if not keys:
-        raise ValueError
-    return keys
-
-
-def _reason(path: Path, error: OSError | ValueError) -> str:
-    match error:
-        case FileNotFoundError():
-            return f"{path}: there is no key here yet; `tiles serve` makes one"
-        case OSError():
-            return f"{path}: this process cannot use the key file ({error.strerror})"
-        case _:
-            return f"{path} holds no usable key: delete it to have a new one made, or set {PREFIX}SECRET_KEYS"
-
-
-def _put_first(new: SecretStr, leaving: Collection[SecretStr]) -> Keys:
-    path = _path().resolve()  # it may be a link
-    try:
-        with _opened(path.parent) as folder:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # one rotation at a time
-            kept = tuple(key for key in _read(path) if key not in leaving)
-            _write(path, (new, *kept), like=path.stat())
-    except OSError as error:
-        msg = f"{_path()}: cannot be written ({error.strerror}); fix that, and run the command again"
-        raise Impossible(msg) from None
-    except ValueError:
-        raise Impossible(f"{_path()} holds no usable key") from None
-    return kept
-
-
-def _write(path: Path, keys: Keys, like: os.stat_result | None = None) -> None:
-    """Replace the file whose status is `like`, or make a new one unless there is one; completely or not at all."""
-    draft = path.with_name(f".{path.name}.{'next' if like else secrets.token_hex(8)}")
-    draft.unlink(missing_ok=True)  # left by a rotation that was killed
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            if like:
-                # Root may rotate for the service's own user, who has to read the file.
-                os.fchown(file.fileno(), like.st_uid, like.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode) & 0o640)
-            file.writelines(f"{key.get_secret_value()}\n" for key in keys)
-            file.flush()
-            os.fsync(file.fileno())
-        if like:
-            draft.replace(path)
-        else:
-            with suppress(FileExistsError):  # another process was faster
-                os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)

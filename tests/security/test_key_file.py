@@ -17,7 +17,7 @@ from support import Service, any_database
 
 from backend import create_app
 from backend.config import SettingsError, load
-from backend.security import keys
+from backend.security import key_file, keys
 
 OLD_KEY = "o" * 40
 
@@ -29,7 +29,7 @@ def own(make_service: MakeService) -> Service:
 
 
 def file_of(service: Service) -> Path:
-    return Path(service.app.instance_path) / keys.NAME
+    return Path(service.app.instance_path) / key_file.NAME
 
 
 def keys_in(path: Path) -> list[str]:
@@ -50,9 +50,9 @@ def files_left_by_killed(folder: Path, prepare: str, act: str) -> list[dict[str,
 import json, os, signal, sys
 from pathlib import Path
 from backend import create_app
-from backend.security import keys
+from backend.security import key_file, keys
 folder, app, states, status = Path({str(folder)!r}), create_app(), [], None
-path = folder / keys.NAME
+path = folder / key_file.NAME
 def count(frame, event, called):
     global left
     if event == "c_call":
@@ -82,24 +82,24 @@ print(json.dumps(states))
 def test_a_rotation_killed_at_any_step_keeps_the_old_keys(tmp_path: Path) -> None:
     old = [OLD_KEY, "e" * 40]
     steps = files_left_by_killed(tmp_path, f"path.write_text({' '.join(old)!r})", "keys.rotate()")
-    keys_after_each_step = [files[keys.NAME][0].split() for files in steps]
+    keys_after_each_step = [files[key_file.NAME][0].split() for files in steps]
     assert old in keys_after_each_step
     assert all(keys == old or keys[1:] == old for keys in keys_after_each_step)
     assert all(len(key) >= 32 for keys in keys_after_each_step for key in keys)
     # The draft that a killed process left is as secret as the file, and the next rotation deletes it.
     assert {mode for files in steps for _, mode in files.values()} == {0o600}
     assert {len(files) for files in steps} == {1, 2}
-    assert list(steps[-1]) == [keys.NAME]
+    assert list(steps[-1]) == [key_file.NAME]
     assert len(keys_after_each_step[-1]) == 3
 
 
 @pytest.mark.long
 def test_a_process_killed_while_it_creates_the_first_key_leaves_a_whole_key_or_none(tmp_path: Path) -> None:
     steps = files_left_by_killed(tmp_path, "path.unlink(missing_ok=True)", "keys.make()")
-    first_keys = [files[keys.NAME] for files in steps if keys.NAME in files]
+    first_keys = [files[key_file.NAME] for files in steps if key_file.NAME in files]
     assert 0 < len(first_keys) < len(steps)
     assert all(len(text.strip()) >= 32 and mode == 0o600 for text, mode in first_keys)
-    assert all(mode == 0o600 for files in steps for name, (_, mode) in files.items() if keys.NAME in name)
+    assert all(mode == 0o600 for files in steps for name, (_, mode) in files.items() if key_file.NAME in name)
 
 
 @any_database
@@ -150,7 +150,7 @@ def test_after_a_rotation_by_root_only_the_services_user_can_read_the_file(own: 
 
 
 def test_a_full_disk_leaves_the_keys_unchanged_and_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / keys.NAME
+    path = tmp_path / key_file.NAME
     path.write_text(f"{OLD_KEY}\n")
     path.chmod(0o600)
     files = set(tmp_path.iterdir())
@@ -180,7 +180,7 @@ def test_a_damaged_key_file_stops_no_running_process_and_is_logged(
 
 @pytest.mark.parametrize("content", [b"", b"marmalade", b"\xe9" * 40, None], ids=["empty", "short", "bytes", "folder"])
 def test_a_key_file_without_a_key_stops_the_start_and_is_named(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / keys.NAME
+    path = tmp_path / key_file.NAME
     path.mkdir() if content is None else path.write_bytes(content)
     unusable = "secret_key holds no usable key: delete it .* TILES_SECRET_KEYS"
     with pytest.raises(SettingsError, match="this process cannot use the key file" if content is None else unusable):

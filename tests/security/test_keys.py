@@ -14,13 +14,13 @@ from support import PASSWORD, Service, any_database, assert_problem, invoke, wor
 
 from backend.commands import check
 from backend.errors import Impossible
-from backend.security import keys
+from backend.security import key_file, keys
 
 OLD, NEW, OTHER = "o" * 40, "n" * 40, "x" * 40
 
 
 def keys_in(folder: Path) -> list[str]:
-    return (folder / keys.NAME).read_text("ascii").split()
+    return (folder / key_file.NAME).read_text("ascii").split()
 
 
 def digests(service: Service) -> set[str]:
@@ -141,10 +141,10 @@ def test_rotating_stores_the_new_key_and_forgets_the_removed_ones(make_service: 
 @pytest.mark.usefixtures("first")
 def test_rotating_adopts_no_key_by_accident(make_service: MakeService, tmp_path: Path) -> None:
     own = make_service(secret_keys="")
-    before = (tmp_path / keys.NAME).read_text()
+    before = (tmp_path / key_file.NAME).read_text()
     with own.app.app_context(), pytest.raises(Impossible, match="none of the keys here"):
         keys.rotate(())
-    assert (tmp_path / keys.NAME).read_text() == before
+    assert (tmp_path / key_file.NAME).read_text() == before
 
 
 @pytest.mark.long
@@ -198,7 +198,7 @@ def test_rotating_puts_a_new_key_first_and_keeps_the_given_number_of_older_ones(
 def test_before_it_removes_a_key_the_command_says_what_stops_working_and_asks(
     make_service: MakeService, tmp_path: Path, answer: str
 ) -> None:
-    (tmp_path / keys.NAME).write_text(f"{NEW}\n{OLD}\n")
+    (tmp_path / key_file.NAME).write_text(f"{NEW}\n{OLD}\n")
     refused = invoke(make_service(secret_keys=""), "keys", "rotate", "--keep", "1", typed=answer, status=1)
     assert refused.stdout == ""
     for part in ("1 oldest", "unused links", "unsubscribe", "open a closed account again", "receipts"):
@@ -213,4 +213,4 @@ def test_keys_in_the_environment_are_rotated_by_hand_as_the_command_explains(tmp
     steps = ("TILES_SECRET_KEYS", "old,new", "Restart", "new,old", "Restart", "Take out the old one", "After a theft")
     assert re.search(".*".join(steps), refused.stderr, re.DOTALL)
     assert OLD not in refused.stderr
-    assert not (tmp_path / keys.NAME).exists()
+    assert not (tmp_path / key_file.NAME).exists()
