@@ -10,7 +10,7 @@ from conftest import needs
 from journeys import MakeService
 from limits_steps import DAY, HOUR, MINUTE, MONTH, Moment, ask_for_reset, register, sign_in, stop_time
 from peers import RedisServer
-from support import any_database
+from support import OTHER_PASSWORD, any_database
 
 from backend.security import throttle
 from backend.security.throttle import LIMITS
@@ -42,6 +42,15 @@ def test_two_processes_share_their_counts_in_redis(make_service: MakeService, cl
     first, second = (make_service(rate_limits="", redis_url=clean_redis) for _ in range(2))
     statuses = [ask_for_reset(service).status_code for service in (first, second, first, second, first)]
     assert statuses == [202] * 3 + [429] * 2
+
+
+def test_a_reset_ends_a_sign_in_lock_in_redis_too(make_service: MakeService, clean_redis: str) -> None:
+    service = make_service(rate_limits="sign-in/address+client=3/5 minutes", redis_url=clean_redis)
+    service.register()
+    statuses = [service.sign_in(password="not that one").status_code for _ in range(4)]
+    assert statuses == [401, 401, 401, 429]
+    assert service.reset(service.ask_for_reset("ada@example.org")).status_code == 204
+    assert service.sign_in(password=OTHER_PASSWORD).status_code == 201
 
 
 def test_redis_holds_no_name_and_every_key_expires(make_service: MakeService, clean_redis: str) -> None:
